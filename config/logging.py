@@ -1,0 +1,47 @@
+"""Structured logs on standard error: one JSON object a line, or readable lines for a terminal.
+
+Rule: a log call names ids, codes and counts; never a request, a reply or a settings object.
+"""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+_LEVELS = logging.getLevelNamesMapping()
+
+
+def configure_logging(level: str, form: Literal["json", "console"]) -> None:
+    """Send our logs and those of the libraries through one formatter."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level.upper()]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(form),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+
+
+def _renderers(form: Literal["json", "console"]) -> list[structlog.typing.Processor]:
+    if form == "console":
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

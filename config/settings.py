@@ -1,0 +1,240 @@
+"""Settings from the environment, a `.env` file and a directory of secret files, in that order.
+
+Rules:
+- A wrong or missing setting is one line that names the variable and says what it takes.
+- Secrets are `SecretStr`: no `repr`, no error and no log shows them.
+- Everything is read afresh by each `load_settings()`: a secret replaced in its file needs no restart.
+
+`.env.example` lists every variable with its default.
+"""
+
+import base64
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX = "EVERGRANT_"
+KEY_BYTES = 32
+
+KEY_FORM = "id:base64-of-32-bytes, comma-separated; `evergrant keys new` makes one"
+
+
+class SettingsError(Exception):
+    """A setting is wrong or missing; the message is one line that names its variable."""
+
+
+def _endpoint_url(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.hostname or parts.scheme not in {"https", "http"}:
+        raise ValueError("takes an https:// URL")
+    if parts.username or parts.password:
+        raise ValueError("takes a URL without credentials in it")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ValueError("takes an https:// URL; plain http:// is accepted for loopback only")
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _redis_url(secret: SecretStr) -> SecretStr:
+    if urlsplit(secret.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("takes a redis://, rediss:// or unix:// URL")
+    return secret
+
+
+def _words(value: Any) -> Any:
+    return tuple(value.replace(",", " ").replace("+", " ").split()) if isinstance(value, str) else value
+
+
+EndpointUrl = Annotated[str, AfterValidator(_endpoint_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+
+
+class ClientSettings(BaseModel):
+    """One registration at a provider."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: Literal["buddy", "pagerduty", "oauth2"]
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr = Field(min_length=1)
+    previous_client_secret: SecretStr | None = None
+    scopes: Words = ()
+    redirect_uri: str | None = None
+    base_url: EndpointUrl | None = None
+    token_url: EndpointUrl | None = None
+    rate_per_second: float | None = Field(default=None, gt=0, le=100_000)
+    authentication: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
+    grant_type: Literal["refresh_token", "client_credentials"] = "refresh_token"
+    oauth_kind: Literal["scoped", "classic"] = "scoped"
+    refresh_lifetime_seconds: int | None = Field(default=None, gt=0)
+    absolute_lifetime_seconds: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _knows_its_endpoint(self) -> Self:
+        if self.provider == "oauth2" and self.token_url is None:
+            raise ValueError("needs TOKEN_URL: an oauth2 client names its own token endpoint")
+        return self
+
+
+class Settings(BaseSettings):
+    """The deployment's settings; `docs/operations.md` says what each is for."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    redis_url: RedisUrl | None = None
+    broker_url: RedisUrl | None = None
+    data_dir: Path = Field(default_factory=lambda: _data_home() / "evergrant")
+    namespace: str = Field(default="evergrant", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    keys: Annotated[dict[str, SecretStr], NoDecode] = {}
+    clients: dict[str, ClientSettings] = {}
+
+    sweep_seconds: float = Field(default=5.0, ge=0.1, le=3600)
+    refresh_at: float = Field(default=2 / 3, gt=0, lt=1)
+    min_margin_seconds: float = Field(default=300.0, ge=0)
+    http_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
+    in_flight: int = Field(default=100, ge=1, le=1000)
+    probe_seconds: float = Field(default=60.0, ge=0.1, le=3600)
+    events_kept: int = Field(default=100_000, ge=1000)
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 the base class's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add the directory of secret files, one variable a file."""
+        secret_files = NestedSecretsSettingsSource(
+            file_secret_settings,
+            secrets_dir=os.environ.get(PREFIX + "SECRETS_DIR", "/run/secrets"),
+            secrets_dir_missing="ok",
+            secrets_prefix=PREFIX,
+            secrets_nested_delimiter="__",
+        )
+        return init_settings, env_settings, dotenv_settings, secret_files
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.strip().partition(":") for part in value.split(",") if part.strip()]
+        if not all(key_id and secret for key_id, _, secret in pairs):
+            raise ValueError(f"takes {KEY_FORM}")
+        if len({key_id for key_id, _, _ in pairs}) < len(pairs):
+            raise ValueError("names one key id twice")
+        return {key_id: secret for key_id, _, secret in pairs}
+
+    @field_validator("keys")
+    @classmethod
+    def _are_keys(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for key_id, secret in keys.items():
+            if not (key_id.isascii() and key_id.isprintable() and len(key_id) <= 32):  # noqa: PLR2004
+                raise ValueError("takes key ids of at most 32 ASCII characters")
+            decode_key(secret.get_secret_value())
+        return keys
+
+    @field_validator("clients")
+    @classmethod
+    def _are_lower_case(cls, clients: dict[str, ClientSettings]) -> dict[str, ClientSettings]:
+        return {name.lower(): client for name, client in clients.items()}
+
+    @property
+    def uses_embedded_server(self) -> bool:
+        """Whether the store is the server that ships with the product."""
+        return self.redis_url is None
+
+
+def load_settings() -> Settings:
+    """Read all sources.
+
+    Raises:
+        SettingsError: with one line that names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise SettingsError(_one_line(first["loc"], first["type"], first["msg"])) from None
+    except Exception as error:  # noqa: BLE001 a source that cannot be read or parsed, whichever it is
+        raise SettingsError(f"settings cannot be read: {_source_problem(error)}") from None
+
+
+def decode_key(secret: str) -> bytes:
+    """A sealing key from its text.
+
+    Raises:
+        ValueError: it is not 32 bytes in base64.
+    """
+    try:
+        key = base64.b64decode(secret, validate=True)
+    except ValueError:
+        raise ValueError(f"takes {KEY_FORM}") from None
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"takes {KEY_FORM}; one of them has {len(key)} bytes")
+    return key
+
+
+def _one_line(where: tuple[int | str, ...], kind: str, message: str) -> str:
+    names = [str(part) for part in where if part != "[key]"]
+    variable = PREFIX + "__".join(names).upper()
+    if kind == "missing":
+        return f"{variable} is missing"
+    if kind == "extra_forbidden":
+        known = ", ".join(sorted(name.upper() for name in ClientSettings.model_fields))
+        return f"{variable} is no setting of a client; there are {known}"
+    text = message.removeprefix("Value error, ")
+    text = text[0].lower() + text[1:].replace("Input", "it")
+    return f"{variable}: {text}".replace(": takes", " takes").replace(": needs", " needs")
+
+
+def _source_problem(error: Exception) -> str:
+    """What went wrong at the source, without what it held."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError):
+        return f"{cause.filename}: {cause.strerror}"
+    return f"{error}".splitlines()[0]
+
+
+def _data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")

@@ -1,0 +1,15 @@
+"""`tasks.sweep`: count what is due per client and start as many `tasks.refresh` as it takes."""
+
+from celery import shared_task
+
+from tasks.refresh import refresh
+from worker.celery import this_process
+from worker.sweeper import PLACE_SECONDS, reserve_runners
+
+
+@shared_task(name="tasks.sweep")
+def sweep() -> None:
+    """Start refreshers; two sweeps at once start no more than one would."""
+    for client, runners in this_process.run(reserve_runners).items():
+        for runner in runners:
+            refresh.apply_async(args=(client,), task_id=runner, expires=PLACE_SECONDS)

@@ -1,0 +1,54 @@
+"""A sealing key in a file of the data directory, for a single machine that names none in its settings."""
+
+import base64
+import os
+import secrets
+from pathlib import Path
+
+FILE_NAME = "keys"
+
+
+class KeyFileError(Exception):
+    """The key file cannot be used; the message is one line that says why."""
+
+
+def new_key_line() -> str:
+    """A fresh key in the form that `EVERGRANT_KEYS` takes: `id:base64-of-32-bytes`."""
+    return f"k{secrets.token_hex(3)}:{base64.b64encode(os.urandom(32)).decode()}"
+
+
+def read_or_make(data_dir: Path) -> tuple[str, bool]:
+    """The key line of a data directory, and whether it was made just now.
+
+    It is written aside and linked into place, so that of two processes that start at once one makes the key
+    and both use it.
+
+    Raises:
+        KeyFileError: it cannot be read or written, or others may read it.
+    """
+    path = data_dir / FILE_NAME
+    try:
+        made = _make(path) if not path.exists() else False
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise KeyFileError(f"{path} can be read by others (mode {mode:o}); it takes mode 600")
+        return path.read_text().strip(), made
+    except OSError as error:
+        raise KeyFileError(f"{error.filename}: {error.strerror}") from None
+
+
+def _make(path: Path) -> bool:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(new_key_line() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink()
+    return True

@@ -1,0 +1,72 @@
+"""Token pairs sealed with AES-256-GCM, bound to the grant and the version they belong to.
+
+Rules:
+- The first key of the ring seals, every key opens: a key is retired by moving another in front of it.
+- The grant's id and version are associated data, so a sealed pair cannot be passed off as another grant's,
+  nor an old pair as the present one.
+- A sealed pair: one byte of format, one of key id length, the key id, 12 bytes of nonce, ciphertext with tag.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+import msgpack
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from worker.core.grant import Grant, TokenPair
+from worker.core.ports import UnsealError
+
+FORMAT: Final = 1
+NONCE_BYTES: Final = 12  # 96 bits, NIST SP 800-38D section 5.2.1.1
+
+
+class KeyRing:
+    """Sealing keys by id.
+
+    Args:
+        keys: id to 32 bytes, the sealing one first; at least one.
+    """
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        self._ciphers = {key_id.encode(): AESGCM(key) for key_id, key in keys.items()}
+        self._sealing_id = next(iter(self._ciphers))
+        self._header = bytes([FORMAT, len(self._sealing_id)]) + self._sealing_id
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(key_id.decode() for key_id in self._ciphers)})"
+
+    def seal(self, grant_id: str, version: int, pair: TokenPair) -> bytes:
+        """Seal under the first key of the ring."""
+        nonce = os.urandom(NONCE_BYTES)
+        plain = msgpack.packb([pair.access_token, pair.refresh_token])
+        cipher = self._ciphers[self._sealing_id]
+        return self._header + nonce + cipher.encrypt(nonce, plain, _bound_to(grant_id, version))
+
+    def open(self, grant: Grant) -> TokenPair:
+        """Open under whichever key sealed it.
+
+        Raises:
+            UnsealError: the key is not in the ring, or the pair is not this grant's at this version.
+        """
+        sealed = grant.sealed
+        if len(sealed) < 2 or sealed[0] != FORMAT:  # noqa: PLR2004 the two header bytes
+            raise UnsealError(f"{grant.id}: the sealed tokens have an unknown format")
+        body_at = 2 + sealed[1]
+        key_id = sealed[2:body_at]
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
+            name = key_id.decode(errors="replace")
+            raise UnsealError(f"{grant.id}: sealed with the key {name!r}, which is not in EVERGRANT_KEYS")
+        nonce, secret = sealed[body_at : body_at + NONCE_BYTES], sealed[body_at + NONCE_BYTES :]
+        try:
+            plain = cipher.decrypt(nonce, secret, _bound_to(grant.id, grant.version))
+        except (InvalidTag, ValueError):
+            raise UnsealError(f"{grant.id}: the sealed tokens do not belong to this record") from None
+        access_token, refresh_token = msgpack.unpackb(plain)
+        return TokenPair(access_token, refresh_token)
+
+
+def _bound_to(grant_id: str, version: int) -> bytes:
+    return f"evergrant\n{version}\n{grant_id}".encode()

@@ -1,0 +1,30 @@
+-- Store a grant that came from outside.
+--
+-- ARGV: id, packed record, due, attention, version that it replaces ('' if it must be new).
+-- Returns {verdict, version, lineage}: stored, exists, or moved (another version is stored than the one named).
+
+local id, packed, due, attention, replaces = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local old = load(id)
+local new = cmsgpack.unpack(packed)
+if old then
+  -- The same line sent twice, because the first reply was lost.
+  if old[SEALED] == new[SEALED] then return {'stored', old[VERSION], old[LINEAGE]} end
+  if replaces == '' then return {'exists', old[VERSION], old[LINEAGE]} end
+  if old[VERSION] ~= tonumber(replaces) then return {'moved', old[VERSION], old[LINEAGE]} end
+  count(old[CLIENT], 'grants:' .. old[STATUS], -1)
+  redis.call('ZREM', schedule_key(old[CLIENT]), id)
+  -- Whoever refreshes the old pair keeps the lease until it is done; its outcome will find another lineage.
+  new[LEASE_OWNER], new[LEASE_UNTIL] = old[LEASE_OWNER], old[LEASE_UNTIL]
+  new[FENCE], new[LAST] = old[FENCE], old[LAST]
+  if old[LINEAGE] == new[LINEAGE] then new[INTENT] = old[INTENT] end
+elseif replaces ~= '' then
+  return {'moved', 0, ''}
+end
+
+redis.call('SADD', P .. 'clients', new[CLIENT])
+save(id, new)
+count(new[CLIENT], 'grants:' .. new[STATUS], 1)
+schedule(id, new, due)
+mark(id, attention)
+return {'stored', new[VERSION], new[LINEAGE]}

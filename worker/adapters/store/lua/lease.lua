@@ -1,0 +1,27 @@
+-- Lease one grant, due or not.
+--
+-- ARGV: id, claim id, owner, lease ms.
+-- Returns {'leased', now, record, in doubt}, {'held', until}, {'paused'} or {'gone'}.
+-- Run twice with one claim id, it gives the same lease again.
+
+local id, claim_id, owner, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local now = now_ms()
+local claim_key = P .. 'claim:' .. claim_id
+
+local r = load(id)
+if not r then return {'gone'} end
+if r[STATUS] == 'paused' then return {'paused'} end
+
+local before = redis.call('GET', claim_key)
+if before then
+  local claimed = cmsgpack.unpack(before)
+  if r[FENCE] == claimed.fence and leased(r, now) then
+    return {'leased', now, cmsgpack.pack(r), claimed.doubt and 1 or 0}
+  end
+end
+
+if leased(r, now) then return {'held', r[LEASE_UNTIL]} end
+
+local in_doubt = take_lease(id, r, owner, now + lease_ms)
+redis.call('SET', claim_key, cmsgpack.pack({fence = r[FENCE], doubt = in_doubt}), 'PX', lease_ms)
+return {'leased', now, cmsgpack.pack(r), in_doubt and 1 or 0}

@@ -1,0 +1,37 @@
+-- Do what an operator asks of one grant.
+--
+-- ARGV: id, verb: pause, resume or delete.
+-- Returns done, unchanged or gone. Asking twice is harmless.
+
+local id, verb = ARGV[1], ARGV[2]
+
+local r = load(id)
+if not r then return 'gone' end
+
+if verb == 'delete' then
+  redis.call('DEL', grant_key(id))
+  redis.call('ZREM', schedule_key(r[CLIENT]), id)
+  count(r[CLIENT], 'grants:' .. r[STATUS], -1)
+  mark(id, '')
+  return 'done'
+end
+
+if verb == 'pause' then
+  if r[STATUS] == 'paused' then return 'unchanged' end
+  set_status(r, 'paused')
+  save(id, r)
+  schedule(id, r, '')
+  return 'done'
+end
+
+-- resume: a failed grant is given one more bout of tries.
+if r[STATUS] == 'failed' then
+  set_status(r, 'failing')
+elseif r[STATUS] == 'paused' then
+  set_status(r, r[STREAK] > 0 and 'failing' or 'active')
+else
+  return 'unchanged'
+end
+save(id, r)
+schedule(id, r, digits(math.max(now_ms(), r[LEASE_UNTIL])))
+return 'done'

@@ -1,0 +1,35 @@
+-- Store an outcome that brought no tokens, release the lease, and tell.
+--
+-- ARGV: id, fence, lineage, status, streak, reason, in doubt, noticed at, due, attention, event, events kept.
+-- Returns stored; stale (the lease is no longer ours: whoever has it will find out for itself); superseded (the
+-- stored refresh token is another than the one that was tried: nothing was learnt of it); gone.
+
+local id, fence, lineage = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+
+local r = load(id)
+if not r then return 'gone' end
+if r[LAST] == fence then return 'stored' end
+if r[FENCE] ~= fence or not r[LEASE_OWNER] then return 'stale' end
+
+r[LAST] = fence
+release(r)
+if r[LINEAGE] ~= lineage then
+  save(id, r)
+  return 'superseded'
+end
+
+r[INTENT] = ARGV[7] == '1'
+if r[STATUS] == 'paused' then
+  save(id, r)
+  return 'stored'
+end
+
+set_status(r, ARGV[4])
+r[STREAK] = tonumber(ARGV[5])
+r[REASON] = ARGV[6] ~= '' and ARGV[6]
+r[NOTICED_AT] = ARGV[8] ~= '' and tonumber(ARGV[8])
+save(id, r)
+schedule(id, r, ARGV[9])
+mark(id, ARGV[10])
+tell(ARGV[11], ARGV[12])
+return 'stored'

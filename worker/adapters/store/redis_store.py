@@ -1,0 +1,193 @@
+"""Grants, leases, schedule and events in Redis: what the refresher sees of them.
+
+Every method is one call of one script in `lua/`, which holds the rules; this file only packs and unpacks.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from worker.adapters.clock import RedisClock
+from worker.adapters.cloud_events import to_json
+from worker.adapters.store import record
+from worker.adapters.store.scripts import Scripts
+from worker.core.events import Event
+from worker.core.lifecycle import Change
+from worker.core.ports import Claim, Commit, Committed, Held, Lease, Paused, Verdict
+from worker.core.providers import Client
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """How long things last at the store.
+
+    Attributes:
+        lease_ms: longer than one whole refresh can take.
+        events_kept: about how many events the stream holds.
+        first_probe_ms: after a client was rejected; each further one waits twice as long.
+        longest_probe_ms: the longest such wait.
+    """
+
+    lease_ms: int
+    events_kept: int
+    first_probe_ms: int
+    longest_probe_ms: int
+
+
+class RedisStore:
+    """The refresher's store.
+
+    Args:
+        scripts: the deployment's scripts.
+        clock: set from every reply that tells the time.
+        limits: how long things last.
+        source: the `source` of its events.
+        owner: names this process in its leases.
+    """
+
+    def __init__(
+        self, scripts: Scripts, clock: RedisClock, limits: StoreLimits, *, source: str, owner: str
+    ) -> None:
+        self._scripts = scripts
+        self._clock = clock
+        self._limits = limits
+        self._source = source
+        self._owner = owner
+
+    async def claim(self, client: Client, limit: int, runner: str) -> Claim:
+        """Lease up to `limit` due grants of a client, each with its intent."""
+        now, generation, drained, wait_ms, probe, found = await self._scripts.run(
+            "claim",
+            client.name,
+            _claim_id(),
+            self._owner,
+            limit,
+            self._limits.lease_ms,
+            "" if client.rate_per_second is None else client.rate_per_second,
+            runner,
+        )
+        self._clock.set(now)
+        leases = [
+            _lease(grant_id, packed, in_doubt=in_doubt, probe=probe)
+            for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True)
+        ]
+        return Claim(now, leases, bool(drained), wait_ms, generation)
+
+    async def lease(self, grant_id: str) -> Lease | Held | Paused | None:
+        """Lease one grant whether it is due or not; `None` where there is no such grant."""
+        lease_ms = self._limits.lease_ms
+        reply = await self._scripts.run("lease", grant_id, _claim_id(), self._owner, lease_ms)
+        match reply:
+            case [b"leased", now, packed, in_doubt]:
+                self._clock.set(now)
+                return _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
+            case [b"held", until]:
+                return Held(until)
+            case [b"paused"]:
+                return Paused()
+            case _:
+                return None
+
+    async def commit(self, commit: Commit) -> Committed:
+        """Store an answer if and only if the lineage is still its own."""
+        successor = commit.successor
+        grant = successor.grant
+        verdict, version = await self._scripts.run(
+            "commit",
+            grant.id,
+            commit.fence,
+            commit.base_lineage,
+            commit.base_version,
+            commit.sealed,
+            grant.lineage,
+            grant.issued_at,
+            _instant(grant.access_expires_at),
+            grant.refresh_issued_at,
+            _instant(grant.refresh_expires_at),
+            grant.scope or "",
+            _instant(successor.due_at),
+            _instant(successor.attention_at),
+            self._event(successor.refreshed),
+            self._event(successor.recovered),
+            self._limits.events_kept,
+        )
+        return Committed(Verdict(verdict.decode()), version)
+
+    async def settle(self, lease: Lease, change: Change) -> Verdict:
+        """Store an outcome without tokens, if the lease is still ours."""
+        grant = change.grant
+        verdict = await self._scripts.run(
+            "settle",
+            grant.id,
+            lease.fence,
+            grant.lineage,
+            grant.status.value,
+            grant.streak,
+            grant.reason or "",
+            "1" if grant.in_doubt else "0",
+            _instant(grant.noticed_at),
+            _instant(change.due_at),
+            _instant(change.attention_at),
+            self._event(change.event),
+            self._limits.events_kept,
+        )
+        return Verdict(verdict.decode())
+
+    async def reject_client(self, client: Client, event: Event, *, sent_at: int, probe: bool) -> bool:
+        """Pause a client; returns whether it was not yet. A rejected probe puts the next one off."""
+        changed = await self._scripts.run(
+            "client",
+            "reject",
+            client.name,
+            self._event(event),
+            self._limits.events_kept,
+            sent_at,
+            "1" if probe else "0",
+            self._limits.first_probe_ms,
+            self._limits.longest_probe_ms,
+            event.data["reason"] or "",
+        )
+        return bool(changed)
+
+    async def accept_client(self, client: Client, event: Event) -> bool:
+        """Let a rejected client's grants be claimed again; returns whether it was rejected."""
+        kept = self._limits.events_kept
+        return bool(await self._scripts.run("client", "accept", client.name, self._event(event), kept))
+
+    async def reserve_runners(
+        self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]
+    ) -> tuple[int, int]:
+        """How many grants are due, and how many of the candidate refreshers to start for them.
+
+        Args:
+            client_name: whose grants.
+            share: due grants that one refresher takes on.
+            place_ms: how long a place is kept for one that does not claim.
+            candidates: runner ids, as many as there may be at once.
+        """
+        due, starting = await self._scripts.run(
+            "sweep", client_name, share, len(candidates), place_ms, *candidates
+        )
+        return due, starting
+
+    async def release_runner(self, client_name: str, runner: str) -> None:
+        """Give a refresher's place back."""
+        await self._scripts.run("release_runner", client_name, runner)
+
+    def _event(self, event: Event | None) -> bytes:
+        return b"" if event is None else to_json(event, self._source)
+
+
+def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, probe: Any) -> Lease:
+    fence, until = record.lease_of(packed)
+    grant = record.unpack(grant_id.decode(), packed, in_doubt=bool(in_doubt))
+    return Lease(grant, fence, until, probe=bool(probe))
+
+
+def _instant(at: int | None) -> str | int:
+    return "" if at is None else at
+
+
+def _claim_id() -> str:
+    return secrets.token_hex(8)

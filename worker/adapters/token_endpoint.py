@@ -1,0 +1,144 @@
+"""The authorization server's token endpoint, over httpx's transport for aiohttp.
+
+Rules:
+- One request per call, never repeated here: a POST to a token endpoint is not idempotent (RFC 9110 section
+  9.2.2). The transport does not follow redirects, keep cookies or retry.
+- The deadline is total: connecting, sending and reading together.
+- Whatever happens is an Outcome. Only what failed before a connection stood is certainly not acted on; all
+  else that brought no readable reply is unknown.
+- Replies are read up to a cap. TLS is verified. No exception text from the wire is passed on.
+
+The transport is called directly: `httpx.AsyncClient` above it would keep cookies between grants. The deadline
+cancels the request, which is safe with this transport and would wreck httpx's own pool
+(docs/decisions/0004-token-endpoint-transport.md).
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlencode
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from worker.core.grant import TokenPair
+from worker.core.ports import ClientCheck
+from worker.core.protocol import (
+    ClientRejected,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Reply,
+    TokenRequest,
+    Unavailable,
+    Unknown,
+    client_credentials_request,
+    read_reply,
+    refresh_request,
+)
+from worker.core.providers import Client, GrantType, Provider
+
+MAX_REPLY_BYTES: Final = 64 * 1024
+IDLE_SECONDS: Final = 15.0  # less than servers keep idle connections: few requests meet a closed one
+
+# The transport calls a connection lost after sending a ConnectTimeout too; only the cause tells.
+_BEFORE_SENDING = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+class HttpTokenEndpoint:
+    """Asks token endpoints; keeps connections and TLS sessions between requests.
+
+    Args:
+        timeout_seconds: the total deadline of one request.
+        connections: how many may be open at once.
+    """
+
+    def __init__(self, *, timeout_seconds: float, connections: int) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._transport = AiohttpTransport(client=lambda: self._open_session(connections))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.aclose()
+
+    async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:
+        """Ask once for new tokens; a second secret is tried only where the first was refused."""
+        outcome = await self._ask_for_tokens(client, client.client_secret, pair, now)
+        previous = client.previous_client_secret
+        if isinstance(outcome, ClientRejected) and previous is not None:
+            return await self._ask_for_tokens(client, previous, pair, now)
+        return outcome
+
+    async def check(self, client: Client, now: int) -> ClientCheck:
+        """Ask whether the client itself is accepted, with a client-credentials request.
+
+        A server that knows the client but not this grant type says so, which is an answer too.
+        """
+        request = client_credentials_request(client, client.client_secret)
+        match await self._ask(request, client.provider, now):
+            case Refreshed():
+                return ClientCheck.ACCEPTED
+            case ClientRejected(code="unauthorized_client" | "unsupported_grant_type" | "invalid_scope"):
+                return ClientCheck.ACCEPTED
+            case ClientRejected() | Rejected(ambiguous=True):
+                return ClientCheck.REJECTED
+            case _:
+                return ClientCheck.UNKNOWN
+
+    async def _ask_for_tokens(self, client: Client, secret: str, pair: TokenPair, now: int) -> Outcome:
+        if client.grant_type is GrantType.REFRESH_TOKEN:
+            request = refresh_request(client, secret, pair.refresh_token or "")
+            return await self._ask(request, client.provider, now)
+        request = client_credentials_request(client, secret)
+        outcome = await self._ask(request, client.provider, now)
+        if outcome == ClientRejected("invalid_scope"):
+            bare = client_credentials_request(client, secret, with_scope=False)
+            return await self._ask(bare, client.provider, now)
+        return outcome
+
+    async def _ask(self, request: TokenRequest, provider: Provider, now: int) -> Outcome:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                reply = await self._exchange(request)
+        except TimeoutError:
+            return Unknown("timeout")
+        except Exception as error:  # noqa: BLE001 what went wrong on the wire is an outcome, whatever it was
+            if isinstance(error.__cause__, _BEFORE_SENDING) or isinstance(error, httpx.UnsupportedProtocol):
+                return Unavailable("could_not_connect")
+            return Unknown("connection_lost")
+        if len(reply.body) > MAX_REPLY_BYTES:
+            return Unknown("reply_too_large")
+        return read_reply(reply, provider, now)
+
+    async def _exchange(self, request: TokenRequest) -> Reply:
+        headers = {**request.headers, "Content-Type": "application/x-www-form-urlencoded"}
+        response = await self._transport.handle_async_request(
+            httpx.Request("POST", request.url, headers=headers, content=urlencode(request.form).encode())
+        )
+        try:
+            return Reply(response.status_code, dict(response.headers), await _read(response))
+        finally:
+            await response.aclose()
+
+    @staticmethod
+    def _open_session(connections: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=IDLE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The body as it came, to a little beyond the cap at most."""
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_REPLY_BYTES:
+            break
+    return bytes(body)

@@ -1,0 +1,118 @@
+"""The Celery app and its schedule: what `celery -A worker` finds.
+
+Tasks carry a client's name and nothing else; grants are pulled from the store. So a task that is lost, late
+or delivered twice costs a delay or a glance at the schedule.
+"""
+
+import sys
+from typing import Any
+
+from celery import Celery, signals
+from celery.beat import Scheduler
+
+from config import SettingsError, load_settings
+from config.logging import configure_logging
+from worker import process, wiring
+
+SOFT_LIMIT_SECONDS = 90
+HARD_LIMIT_SECONDS = 120
+MOST_QUEUED = 100  # messages; beat adds none beyond them
+
+try:
+    settings = load_settings()
+    broker_url = wiring.broker_url(settings)
+except SettingsError as problem:
+    sys.stderr.write(f"{problem}\n")
+    raise SystemExit(2) from None
+
+server = wiring.embedded_server(settings)
+
+app = Celery("evergrant", broker=broker_url, include=["tasks.sweep", "tasks.refresh"])
+app.conf.update(
+    task_serializer="json",
+    accept_content=["json"],
+    result_backend=None,
+    task_ignore_result=True,
+    task_default_queue="evergrant",
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_soft_time_limit=SOFT_LIMIT_SECONDS,
+    task_time_limit=HARD_LIMIT_SECONDS,
+    worker_prefetch_multiplier=1,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_hijack_root_logger=False,
+    worker_enable_remote_control=False,
+    worker_send_task_events=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        "global_keyprefix": f"{{{settings.namespace}}}:celery:",
+        "visibility_timeout": HARD_LIMIT_SECONDS + 60,
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": server is None,
+        "health_check_interval": 10,
+        # kombu looks for messages of dead workers every hundred rounds otherwise: minutes.
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+    },
+    timezone="UTC",
+    beat_scheduler="worker.celery:BoundedScheduler",
+    beat_max_loop_interval=min(settings.sweep_seconds, 5),
+    beat_schedule={
+        "sweep": {
+            "task": "tasks.sweep",
+            "schedule": settings.sweep_seconds,
+            "options": {"expires": max(2 * settings.sweep_seconds, 10)},
+        }
+    },
+)
+
+
+class BoundedScheduler(Scheduler):
+    """Celery's own scheduler, in memory, that adds nothing to a queue nobody empties."""
+
+    def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **options: Any) -> Any:  # noqa: FBT001, FBT002 the base class's signature
+        """Publish an entry's task, unless too many wait already."""
+        with self.app.connection_for_write() as connection:
+            queue = self.app.amqp.queues[app.conf.task_default_queue](connection.default_channel)
+            waiting = queue.queue_declare(passive=False).message_count
+        if waiting >= MOST_QUEUED:
+            return None
+        return super().apply_async(entry, producer, advance, **options)
+
+
+def deploy() -> wiring.Deployment:
+    """Where this worker's things are."""
+    return wiring.deploy(settings, lambda line: print(line, file=sys.stderr))
+
+
+this_process = process.Process(deploy)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    configure_logging(settings.log_level, settings.log_format)
+
+
+@signals.celeryd_init.connect
+@signals.beat_init.connect
+def _prepare(**_: Any) -> None:
+    """Before anything connects: the server must run and the settings must do."""
+    try:
+        if server is not None:
+            server.open()
+        deploy()
+    except (SettingsError, wiring.EmbeddedServerError) as problem:
+        sys.stderr.write(f"{problem}\n")
+        raise SystemExit(2) from None
+
+
+@signals.worker_shutting_down.connect
+def _stop_claiming(**_: Any) -> None:
+    process.start_draining()
+
+
+@signals.worker_process_shutdown.connect
+def _close(**_: Any) -> None:
+    this_process.close()

@@ -1,0 +1,103 @@
+"""What consumers learn: CloudEvents 1.0, never with a token in them.
+
+An event is written by the same script that makes the change it tells of, so none is lost and none is
+told twice; its id is made from the attempt that caused it, so a consumer can drop what it has seen.
+`docs/events.md` is the public description of these.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from worker.core.grant import Grant
+from worker.core.providers import Client
+
+
+class EventType(StrEnum):
+    """Every type there is."""
+
+    GRANT_REFRESHED = "evergrant.grant.refreshed"
+    GRANT_FAILING = "evergrant.grant.failing"
+    GRANT_FAILED = "evergrant.grant.failed"
+    GRANT_RECOVERED = "evergrant.grant.recovered"
+    GRANT_EXPIRING = "evergrant.grant.expiring"
+    CLIENT_REJECTED = "evergrant.client.rejected"
+    CLIENT_RECOVERED = "evergrant.client.recovered"
+
+
+FAILURES = frozenset({EventType.GRANT_FAILING, EventType.GRANT_FAILED, EventType.GRANT_EXPIRING})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One CloudEvent; `at` becomes its `time`, `subject` is a grant's id or a client's name."""
+
+    type: EventType
+    id: str
+    subject: str
+    at: int
+    data: Mapping[str, Any]
+
+
+def grant_event(
+    event_type: EventType,
+    grant: Grant,
+    client: Client,
+    *,
+    attempt: int,
+    now: int,
+    expires_at: int | None,
+    detail: str | None = None,
+) -> Event:
+    """Tell what became of a grant; `grant` is as it stands after the change.
+
+    Args:
+        event_type: which.
+        grant: the record.
+        client: whose grant it is.
+        attempt: the fence of the attempt that made the change: it makes the id.
+        now: when.
+        expires_at: the end that this event is about, `None` for never.
+        detail: the server's registered error code, or what happened on the wire.
+    """
+    data: dict[str, Any] = {
+        "client": client.name,
+        "provider": client.provider.name,
+        "status": grant.status.value,
+        "reason": grant.reason,
+        "version": grant.version,
+        "expires_at": rfc3339(expires_at),
+        "labels": dict(grant.labels),
+    }
+    if event_type in FAILURES:
+        data["access_token_expires_at"] = rfc3339(grant.access_expires_at)
+    if detail is not None:
+        data["detail"] = detail
+    return Event(event_type, _event_id(event_type, attempt), grant.id, now, data)
+
+
+def client_event(
+    event_type: EventType, client: Client, *, attempt: int, now: int, reason: str | None = None
+) -> Event:
+    """Tell what became of a client; its grants are left as they are."""
+    status = "rejected" if event_type is EventType.CLIENT_REJECTED else "accepted"
+    data = {
+        "client": client.name,
+        "provider": client.provider.name,
+        "status": status,
+        "reason": reason,
+    }
+    return Event(event_type, _event_id(event_type, attempt), client.name, now, data)
+
+
+def rfc3339(at: int | None) -> str | None:
+    """Unix milliseconds as RFC 3339 in UTC; `None`, which means never, stays `None`."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _event_id(event_type: EventType, attempt: int) -> str:
+    return f"{attempt}.{event_type.removeprefix('evergrant.')}"

@@ -1,0 +1,223 @@
+"""When a grant is due, and why.
+
+Pure functions over a grant, its provider's promises and the deployment's rules; every answer carries a
+reason code. Chance is no input: the jitter is hashed from the grant's id, so that asking twice gives the
+same answer and a fleet imported at once still spreads out.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from worker.core.grant import Grant, Status
+from worker.core.providers import DAY_MS, MINUTE_MS, SECOND_MS, Client, GrantType
+
+JITTER = 0.05  # of the lifetime, either way
+MARGIN_SHARE = 0.25  # of a short lifetime: what the floor may take at most
+NOTICE_STEPS_MS = (30 * DAY_MS, 7 * DAY_MS, 1 * DAY_MS)
+
+BACKOFF_BASE_MS = 2 * SECOND_MS
+BACKOFF_CAP_MS = 15 * MINUTE_MS
+RETRY_AFTER_CAP_MS = 60 * MINUTE_MS
+CONFIRM_MIN_MS = 1 * SECOND_MS
+CONFIRM_MAX_MS = 60 * SECOND_MS
+
+
+class Reason(StrEnum):
+    """Why a grant is due when it is."""
+
+    NO_ACCESS_TOKEN = "no_access_token"
+    RETRY = "retry"
+    ACCESS_TOKEN_SHARE = "access_token_share"
+    ACCESS_TOKEN_FLOOR = "access_token_floor"
+    REFRESH_TOKEN_SHARE = "refresh_token_share"
+    NO_REFRESH_TOKEN = "no_refresh_token"
+    REFRESH_TOKEN_LIMIT = "refresh_token_limit"
+    ABSOLUTE_LIMIT = "absolute_limit"
+    ACCESS_TOKEN_END = "access_token_end"
+    NOTHING_EXPIRES = "nothing_expires"
+
+
+class Action(StrEnum):
+    """What being due calls for."""
+
+    REFRESH = "refresh"
+    ANNOUNCE = "announce"
+    EXPIRE = "expire"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The deployment's choice.
+
+    Attributes:
+        refresh_at: share of a lifetime after which a token is refreshed, 0 to 1.
+        min_margin_ms: never refresh later than this before the end, unless the lifetime is so short
+            that this would be most of it.
+    """
+
+    refresh_at: float = 2 / 3
+    min_margin_ms: int = 5 * MINUTE_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One thing that will have to be done; `at` is `None` for never."""
+
+    at: int | None
+    action: Action
+    reason: Reason
+
+
+NEVER = Due(None, Action.WAIT, Reason.NOTHING_EXPIRES)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An end that no refresh can move, of a life that began at `start`."""
+
+    start: int
+    at: int
+    reason: Reason
+
+
+def next_due(grant: Grant, client: Client, rules: Rules) -> Due:
+    """The first thing this grant will need, as things stand; `NEVER` where nothing expires."""
+    dues = [due for due in _candidates(grant, client, rules) if due.at is not None]
+    return min(dues, key=lambda due: due.at or 0, default=NEVER)
+
+
+def decide(grant: Grant, client: Client, rules: Rules, now: int) -> Due:
+    """What to do with a grant that was found due at `now`; a `WAIT` says until when.
+
+    What is overdue is done in the order of `Action`: a refresh settles more than a notice does.
+    """
+    if grant.status is Status.FAILING and _refreshable(grant, client):
+        return Due(now, Action.REFRESH, Reason.RETRY)
+    overdue = [d for d in _candidates(grant, client, rules) if d.at is not None and d.at <= now]
+    for action in (Action.REFRESH, Action.EXPIRE, Action.ANNOUNCE):
+        for due in overdue:
+            if due.action is action:
+                return due
+    due = next_due(grant, client, rules)
+    return Due(due.at, Action.WAIT, due.reason)
+
+
+def fixed_end(grant: Grant, client: Client, rules: Rules) -> End | None:
+    """The first end that no refresh can move: the person will have to connect again by then."""
+    if client.grant_type is GrantType.CLIENT_CREDENTIALS:
+        return None
+    if not grant.has_refresh_token:
+        if grant.access_expires_at is None:
+            return None
+        return End(grant.issued_at, grant.access_expires_at, Reason.NO_REFRESH_TOKEN)
+    ends = []
+    absolute_ms = client.provider.absolute_lifetime_ms
+    if absolute_ms is not None and grant.authorized_at is not None:
+        limit_at = grant.authorized_at + absolute_ms
+        ends.append(End(grant.authorized_at, limit_at, Reason.ABSOLUTE_LIMIT))
+    if grant.refresh_expires_at is not None and _refresh_limit_stands(grant, rules):
+        limit_at = grant.refresh_expires_at
+        ends.append(End(grant.refresh_issued_at, limit_at, Reason.REFRESH_TOKEN_LIMIT))
+    return min(ends, key=lambda end: end.at, default=None)
+
+
+def jitter(grant_id: str) -> float:
+    """A number from -1 to 1 that belongs to the grant."""
+    digest = hashlib.blake2b(grant_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**63 - 1
+
+
+def backoff_ms(streak: int, chance: float, life_left_ms: int | None) -> int:
+    """How long to leave a grant alone after `streak` failures: exponential, full jitter.
+
+    Args:
+        streak: failures in a row, from 1.
+        chance: 0 to 1, drawn by the caller.
+        life_left_ms: of the access token; negative when it is dead, `None` when it never dies. While it
+            lives, never more than a third of it, so that several more attempts fit.
+    """
+    ceiling = min(BACKOFF_BASE_MS * 2 ** min(streak - 1, 16), BACKOFF_CAP_MS)
+    return int(chance * _within_life(ceiling, life_left_ms))
+
+
+def retry_after_ms(asked_ms: int, life_left_ms: int | None) -> int:
+    """How much of a server's `Retry-After` to grant: at most an hour, never the token's last chance."""
+    return _within_life(min(max(asked_ms, 0), RETRY_AFTER_CAP_MS), life_left_ms)
+
+
+def confirm_ms(life_left_ms: int | None) -> int:
+    """How far to space the second try that confirms a rejection: a tenth of the life left, in bounds."""
+    if life_left_ms is None or life_left_ms < 0:
+        return CONFIRM_MAX_MS
+    return min(max(life_left_ms // 10, CONFIRM_MIN_MS), CONFIRM_MAX_MS)
+
+
+def _candidates(grant: Grant, client: Client, rules: Rules) -> Iterator[Due]:
+    if _refreshable(grant, client):
+        yield _access_due(grant, rules)
+        yield _refresh_token_due(grant, rules)
+    elif grant.access_expires_at is not None:
+        yield Due(grant.access_expires_at, Action.EXPIRE, Reason.ACCESS_TOKEN_END)
+    end = fixed_end(grant, client, rules)
+    if end is not None:
+        yield Due(_next_notice(grant, end, rules), Action.ANNOUNCE, end.reason)
+
+
+def _refreshable(grant: Grant, client: Client) -> bool:
+    return grant.has_refresh_token or client.grant_type is GrantType.CLIENT_CREDENTIALS
+
+
+def _access_due(grant: Grant, rules: Rules) -> Due:
+    if grant.access_expires_at is None:
+        return NEVER
+    lifetime_ms = grant.access_expires_at - grant.issued_at
+    if lifetime_ms <= 0:
+        return Due(grant.issued_at, Action.REFRESH, Reason.NO_ACCESS_TOKEN)
+    share_at = _share_at(grant, grant.issued_at, lifetime_ms, rules)
+    floor_at = grant.access_expires_at - int(min(rules.min_margin_ms, MARGIN_SHARE * lifetime_ms))
+    if share_at <= floor_at:
+        return Due(share_at, Action.REFRESH, Reason.ACCESS_TOKEN_SHARE)
+    return Due(floor_at, Action.REFRESH, Reason.ACCESS_TOKEN_FLOOR)
+
+
+def _refresh_token_due(grant: Grant, rules: Rules) -> Due:
+    if grant.refresh_expires_at is None or _refresh_limit_stands(grant, rules):
+        return NEVER
+    return Due(_refresh_share_at(grant, rules), Action.REFRESH, Reason.REFRESH_TOKEN_SHARE)
+
+
+def _refresh_limit_stands(grant: Grant, rules: Rules) -> bool:
+    """Whether a refresh past its due time has left the refresh token's end where it was.
+
+    Such a server counts from the first consent: asking again would not help, only load it.
+    """
+    return grant.refresh_issued_at < grant.issued_at and _refresh_share_at(grant, rules) <= grant.issued_at
+
+
+def _refresh_share_at(grant: Grant, rules: Rules) -> int:
+    if grant.refresh_expires_at is None:
+        raise ValueError("a refresh token without an end has no due time")
+    lifetime_ms = max(grant.refresh_expires_at - grant.refresh_issued_at, 0)
+    return _share_at(grant, grant.refresh_issued_at, lifetime_ms, rules)
+
+
+def _share_at(grant: Grant, start: int, lifetime_ms: int, rules: Rules) -> int:
+    share = rules.refresh_at + JITTER * jitter(grant.id)
+    return start + int(lifetime_ms * min(max(share, 0.0), 1.0 - MARGIN_SHARE / 2))
+
+
+def _next_notice(grant: Grant, end: End, rules: Rules) -> int | None:
+    """The first notice not given yet; a life too short for the day's steps gets one at its share."""
+    steps = [end.at - step_ms for step_ms in NOTICE_STEPS_MS if end.at - step_ms > end.start]
+    if not steps:
+        steps = [end.start + int((end.at - end.start) * rules.refresh_at)]
+    return next((at for at in steps if grant.noticed_at is None or at > grant.noticed_at), None)
+
+
+def _within_life(span_ms: int, life_left_ms: int | None) -> int:
+    if life_left_ms is None or life_left_ms <= 0:
+        return span_ms
+    return min(span_ms, life_left_ms // 3)

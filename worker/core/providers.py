@@ -1,0 +1,99 @@
+"""The authorization servers, as data: what each promises, and where it departs from RFC 6749.
+
+Lifetimes are what the documentation says where the reply is silent, and caps on what a reply may
+claim. A server is odd by a field here, never by a branch elsewhere.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+SECOND_MS = 1_000
+MINUTE_MS = 60 * SECOND_MS
+DAY_MS = 24 * 60 * MINUTE_MS
+
+
+class ClientAuthentication(StrEnum):
+    """How the client proves itself at the token endpoint (RFC 6749 section 2.3.1)."""
+
+    POST = "client_secret_post"
+    BASIC = "client_secret_basic"
+
+
+class GrantType(StrEnum):
+    """How a client's grants get their next access token."""
+
+    REFRESH_TOKEN = "refresh_token"
+    CLIENT_CREDENTIALS = "client_credentials"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """What one kind of authorization server promises.
+
+    Attributes:
+        token_path: appended to a base URL; `None` where only a whole token URL will do.
+        base_url: used when the client names none.
+        refresh_lifetime_ms: of a refresh token whose reply states none.
+        refresh_lifetime_cap_ms: never believe a reply that claims more.
+        absolute_lifetime_ms: from the person's consent; no refresh moves it.
+        resend_after_unknown: send the same refresh token once more when no reply could be read.
+        bare_401_is_ambiguous: a 401 without an RFC 6749 code may mean a dead refresh token as well as
+            a wrong client secret; a client-credentials request tells them apart.
+    """
+
+    name: str
+    base_url: str | None = None
+    token_path: str | None = None
+    refresh_lifetime_ms: int | None = None
+    refresh_lifetime_cap_ms: int | None = None
+    absolute_lifetime_ms: int | None = None
+    resend_after_unknown: bool = True
+    bare_401_is_ambiguous: bool = False
+
+
+# buddy.works/docs/api/getting-started/oauth2: "Refresh tokens are valid for 6 months", while its sample
+# states 158112000 s (1,830 days) and a newer one 15811201 s (183 days): never believe more than 183.
+# 'Wrong authentication data' (401) is all it says, whatever was wrong.
+BUDDY = Provider(
+    name="buddy",
+    base_url="https://api.buddy.works",
+    token_path="/oauth2/token",
+    refresh_lifetime_ms=183 * DAY_MS,
+    refresh_lifetime_cap_ms=183 * DAY_MS,
+    bare_401_is_ambiguous=True,
+)
+
+# PagerDuty developer-docs, OAuth functionality and Private Apps: refresh replies state no refresh
+# lifetime; a Scoped user token lives a year from consent, a Classic one three.
+PAGERDUTY_SCOPED = Provider(
+    name="pagerduty",
+    base_url="https://identity.pagerduty.com",
+    token_path="/oauth/token",
+    refresh_lifetime_ms=30 * DAY_MS,
+    absolute_lifetime_ms=365 * DAY_MS,
+)
+PAGERDUTY_CLASSIC = Provider(
+    name="pagerduty",
+    base_url="https://identity.pagerduty.com",
+    token_path="/oauth/token",
+    refresh_lifetime_ms=210 * DAY_MS,
+    absolute_lifetime_ms=3 * 365 * DAY_MS,
+)
+
+OAUTH2 = Provider(name="oauth2")
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Our registration at a provider: everything a token request needs but the grant's own token."""
+
+    name: str
+    provider: Provider
+    token_url: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    previous_client_secret: str | None = field(default=None, repr=False)
+    authentication: ClientAuthentication = ClientAuthentication.POST
+    grant_type: GrantType = GrantType.REFRESH_TOKEN
+    scopes: tuple[str, ...] = ()
+    rate_per_second: float | None = None

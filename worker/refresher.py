@@ -1,0 +1,309 @@
+"""The one place where effects are ordered: lease, intent, send, commit.
+
+Rules:
+- A refresh token is presented only under its grant's lease, whose taking also stored the intent.
+- After a reply that could not be read the same token is sent once more, soon, under the same lease: a
+  server with a grace period answers, and with a strict one nothing more can be lost.
+- An answer, once here, is committed again and again for as long as the store is away.
+- What is wrong with the client or the provider is never held against a grant.
+- Decisions are the core's; this file only asks, sends and stores.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from worker.core import lifecycle, policy
+from worker.core.events import EventType, client_event
+from worker.core.grant import Grant, TokenPair
+from worker.core.policy import Action, Rules
+from worker.core.ports import (
+    ClientCheck,
+    Clients,
+    Clock,
+    Commit,
+    Lease,
+    Sealer,
+    Store,
+    StoreUnavailableError,
+    TokenEndpoint,
+    UnsealError,
+    Verdict,
+)
+from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.providers import Client
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+CHUNK = 50  # grants a claim takes at most
+REFILL_AT = 0.9  # of the slots taken: claims go in chunks, not one by one
+RESEND_PAUSE_SECONDS = 0.5
+STORE_PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard one refresher works.
+
+    Attributes:
+        in_flight: requests at once.
+        store_patience_seconds: how long an answer is offered to a store that is away.
+    """
+
+    in_flight: int = 100
+    store_patience_seconds: float = 60.0
+
+
+class Refresher:
+    """Refreshes grants that are due, many at once, each in the order its rules ask for."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        endpoint: TokenEndpoint,
+        sealer: Sealer,
+        clients: Clients,
+        clock: Clock,
+        rules: Rules,
+        chance: Callable[[], float],
+        effort: Effort,
+    ) -> None:
+        self._store = store
+        self._endpoint = endpoint
+        self._sealer = sealer
+        self._clients = clients
+        self._clock = clock
+        self._rules = rules
+        self._chance = chance
+        self._effort = effort
+        self._checks: dict[str, _Check] = {}  # the last one of each client
+
+    async def drain(self, client_name: str, runner: str, stop: Callable[[], bool]) -> int:
+        """Refresh what a client has due until nothing is left or `stop` says so.
+
+        What is in flight is always finished. Returns how many grants were attempted.
+
+        Raises:
+            KeyError: no client has that name.
+            StoreUnavailableError: the store went away; leases come back by themselves.
+        """
+        client = self._clients.get(client_name, 0)
+        running: set[asyncio.Task[None]] = set()
+        attempted, claiming = 0, True
+        while True:
+            claiming = claiming and not stop()
+            if not claiming and not running:
+                return attempted
+            wait_seconds = None
+            if claiming and len(running) <= self._effort.in_flight * REFILL_AT:
+                room = self._effort.in_flight - len(running)
+                claim = await self._store.claim(client, min(room, CHUNK), runner)
+                client = self._clients.get(client_name, claim.generation)
+                running |= {asyncio.create_task(self._attempt(lease, client)) for lease in claim.leases}
+                attempted += len(claim.leases)
+                claiming = not claim.drained
+                if claiming and not claim.wait_ms:
+                    continue
+                wait_seconds = claim.wait_ms / 1_000 if claiming else None
+            running = await _until_one_ends(running, wait_seconds)
+
+    async def refresh_one(self, lease: Lease) -> Outcome | None:
+        """Refresh one leased grant now, due or not; `None` where its tokens cannot be unsealed."""
+        return await self._refresh(lease, self._clients.reread(lease.grant.client))
+
+    async def _attempt(self, lease: Lease, client: Client) -> None:
+        """Do what a claimed grant is due for."""
+        now = self._clock.now()
+        if lease.probe:
+            await self._refresh(lease, self._clients.reread(client.name))
+            return
+        due = policy.decide(lease.grant, client, self._rules, now)
+        match due.action:
+            case Action.REFRESH:
+                await self._refresh(lease, client)
+            case Action.ANNOUNCE:
+                change = lifecycle.announce(
+                    lease.grant, due, client, self._rules, attempt=lease.fence, now=now
+                )
+                await self._settle(lease, change)
+            case Action.EXPIRE:
+                change = lifecycle.expire(lease.grant, client, self._rules, attempt=lease.fence, now=now)
+                await self._settle(lease, change)
+            case Action.WAIT:
+                await self._settle(lease, lifecycle.leave(lease.grant, due.at, client, self._rules))
+
+    async def _refresh(self, lease: Lease, client: Client) -> Outcome | None:
+        try:
+            pair = self._sealer.open(lease.grant)
+        except UnsealError as error:
+            log.warning("grant.cannot_unseal", problem=str(error))
+            await self._store_failure(
+                lease, Unavailable("cannot_unseal"), client, in_doubt=lease.grant.in_doubt
+            )
+            return None
+        sent_at = self._clock.now()
+        outcome, in_doubt = await self._send(lease.grant, client, pair)
+        if isinstance(outcome, Rejected) and outcome.ambiguous:
+            outcome = await self._tell_apart(outcome, client, sent_at)
+        if lease.probe and isinstance(outcome, Refreshed | Rejected):
+            await self._accept_client(lease, client)
+        match outcome:
+            case Refreshed():
+                await self._commit(lease, client, pair, outcome, sent_at)
+            case ClientRejected():
+                await self._reject_client(lease, client, outcome, sent_at, in_doubt=in_doubt)
+            case _:
+                await self._store_failure(lease, outcome, client, in_doubt=in_doubt)
+        return outcome
+
+    async def _send(self, grant: Grant, client: Client, pair: TokenPair) -> tuple[Outcome, bool]:
+        """Present the refresh token, and once more if the reply is unknown.
+
+        Returns the outcome, and whether an earlier presentation may have been acted on.
+        """
+        outcome = await self._endpoint.refresh(client, pair, self._clock.now())
+        if not isinstance(outcome, Unknown) or not client.provider.resend_after_unknown:
+            return outcome, grant.in_doubt
+        log.warning("refresh.reply_unknown", grant=grant.id, client=client.name, detail=outcome.detail)
+        await asyncio.sleep(RESEND_PAUSE_SECONDS * (0.5 + self._chance()))
+        return await self._endpoint.refresh(client, pair, self._clock.now()), True
+
+    async def _commit(
+        self, lease: Lease, client: Client, pair: TokenPair, answer: Refreshed, sent_at: int
+    ) -> None:
+        """Store the answer; sealed anew if the record moved on without using up its refresh token."""
+        base = lease.grant
+        version = base.version
+        while True:
+            successor = lifecycle.succeed(
+                base,
+                pair,
+                answer,
+                client,
+                self._rules,
+                version=version,
+                attempt=lease.fence,
+                sent_at=sent_at,
+                now=self._clock.now(),
+            )
+            sealed = self._sealer.seal(base.id, successor.grant.version, successor.pair)
+            commit = Commit(lease.fence, base.lineage, version, successor, sealed)
+            committed = await self._until_stored(partial(self._store.commit, commit))
+            if committed.verdict is not Verdict.REBASE:
+                break
+            version = committed.version
+        if committed.verdict is Verdict.STORED:
+            log.debug("grant.refreshed", grant=base.id, client=client.name, version=committed.version)
+        else:
+            log.warning("grant.answer_not_used", grant=base.id, client=client.name, verdict=committed.verdict)
+
+    async def _store_failure(self, lease: Lease, outcome: Outcome, client: Client, *, in_doubt: bool) -> None:
+        change = lifecycle.fail(
+            lease.grant,
+            outcome,
+            client,
+            self._rules,
+            in_doubt=in_doubt,
+            attempt=lease.fence,
+            now=self._clock.now(),
+            chance=self._chance(),
+        )
+        await self._settle(lease, change)
+        log.warning(
+            "refresh.failed",
+            grant=lease.grant.id,
+            client=client.name,
+            outcome=repr(outcome),
+            status=change.grant.status.value,
+            reason=change.grant.reason,
+        )
+
+    async def _reject_client(
+        self, lease: Lease, client: Client, outcome: ClientRejected, sent_at: int, *, in_doubt: bool
+    ) -> None:
+        """Pause the client first, then put the grant back untouched: nothing can claim it in between."""
+        now = self._clock.now()
+        event = client_event(
+            EventType.CLIENT_REJECTED, client, attempt=lease.fence, now=now, reason=outcome.code
+        )
+        reject = partial(self._store.reject_client, client, event, sent_at=sent_at, probe=lease.probe)
+        if await self._until_stored(reject):
+            log.warning("client.rejected", client=client.name, code=outcome.code)
+        grant = replace(lease.grant, in_doubt=in_doubt)
+        await self._settle(lease, lifecycle.leave(grant, now, client, self._rules))
+
+    async def _accept_client(self, lease: Lease, client: Client) -> None:
+        event = client_event(EventType.CLIENT_RECOVERED, client, attempt=lease.fence, now=self._clock.now())
+        if await self._until_stored(partial(self._store.accept_client, client, event)):
+            log.info("client.recovered", client=client.name)
+
+    async def _settle(self, lease: Lease, change: lifecycle.Change) -> None:
+        await self._until_stored(partial(self._store.settle, lease, change))
+
+    async def _tell_apart(self, outcome: Rejected, client: Client, sent_at: int) -> Outcome:
+        """Whether an ambiguous refusal meant the grant or the client: ask about the client alone."""
+        match await self._check(client, sent_at):
+            case ClientCheck.ACCEPTED:
+                return replace(outcome, ambiguous=False)
+            case ClientCheck.REJECTED:
+                return ClientRejected(outcome.code)
+            case ClientCheck.UNKNOWN:
+                return Unavailable("client_not_confirmed")
+
+    async def _check(self, client: Client, sent_at: int) -> ClientCheck:
+        """One check serves all requests that left before it: a wrong secret is met by many at once.
+
+        An older one proves nothing: the secret may have been reset since.
+        """
+        known = self._checks.get(client.name)
+        if known is None or known.client != client or known.at < sent_at:
+            now = self._clock.now()
+            known = _Check(client, now, asyncio.create_task(self._endpoint.check(client, now)))
+            self._checks[client.name] = known
+        return await asyncio.shield(known.task)
+
+    async def _until_stored(self, store: Callable[[], Awaitable[T]]) -> T:
+        """Offer something to the store until it takes it, within the patience allowed."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._effort.store_patience_seconds
+        while True:
+            try:
+                return await store()
+            except StoreUnavailableError:
+                if loop.time() > give_up_at:
+                    raise
+                await asyncio.sleep(STORE_PAUSE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    client: Client
+    at: int
+    task: asyncio.Task[ClientCheck]
+
+
+async def _until_one_ends(
+    running: set[asyncio.Task[None]], wait_seconds: float | None
+) -> set[asyncio.Task[None]]:
+    """Wait for the first to end, or as long as the rate budget asks; returns those still running."""
+    if not running:
+        await asyncio.sleep(wait_seconds or 0)
+        return running
+    done, running = await asyncio.wait(running, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        _report(task)
+    return running
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """One grant's surprise must not stop the others; its lease brings it back."""
+    error = task.exception()
+    if error is not None:
+        log.error("refresh.broke_off", error=type(error).__name__, exc_info=error)

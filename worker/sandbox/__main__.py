@@ -1,0 +1,140 @@
+"""`python -m worker.sandbox`: one authorization server as a process of its own.
+
+Prints exactly one line on standard output, once connections are accepted:
+{"url": "http://127.0.0.1:PORT", "token_url": "http://127.0.0.1:PORT/oauth2/token"}
+Ends with 0 on SIGTERM and SIGINT. Logs nothing: what happened is asked for at /control.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, get_args
+
+import uvicorn
+
+from worker.sandbox.issuer import Reuse, Rules
+from worker.sandbox.profiles import PROFILES, ErrorStyle
+from worker.sandbox.server import TransportProtocol, build_app
+
+if TYPE_CHECKING:
+    import socket
+
+_HOST = "127.0.0.1"
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that says where it listens, and ends when the process that wanted it has ended."""
+
+    def __init__(self, config: uvicorn.Config, token_path: str, parent: int | None) -> None:
+        super().__init__(config)
+        self._token_path = token_path
+        self._parent = parent
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        url = f"http://{host}:{port}"
+        print(json.dumps({"url": url, "token_url": url + self._token_path}), flush=True)  # noqa: T201
+
+    async def on_tick(self, counter: int) -> bool:
+        orphaned = self._parent is not None and os.getppid() != self._parent
+        return await super().on_tick(counter) or orphaned
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.sandbox",
+        description="An authorization server on loopback that rotates strictly and judges clients.",
+    )
+    add = parser.add_argument
+    add("--profile", choices=tuple(PROFILES), default="buddy")
+    add("--port", type=_whole, default=0, help="0 takes a free one")
+    add("--client-id", default="sandbox-client")
+    add("--client-secret", default="sandbox-secret")
+    add("--access-seconds", type=_whole, default=60, help="0: never expires, and does not say so")
+    add("--refresh-seconds", type=_whole, help="true life of a refresh token")
+    add("--stated-refresh-seconds", type=_whole, help="what answers claim of it; 0: nothing")
+    add("--absolute-seconds", type=_whole, help="end of a grant from consent; 0: none")
+    add("--errors", choices=get_args(ErrorStyle), help="style of error answers")
+    add("--reuse", choices=get_args(Reuse), default="strict", help="what a used token causes")
+    add("--grace-seconds", type=_seconds, default=30.0, help="for --reuse grace")
+    add("--no-rotation", action="store_true", help="a refresh keeps the refresh token (oauth2)")
+    add("--latency-ms", type=_seconds, default=0.0, help="how late every answer is")
+    add("--parent", type=_whole, metavar="PID", help="end when this process, our parent, has ended")
+    return parser
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        message = "must not be negative"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        message = "must not be negative"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def _rules(options: argparse.Namespace) -> Rules:
+    """Put what was asked for over what the profile says."""
+    profile = PROFILES[options.profile]
+
+    def unless_given(given: int | None, default: int | None) -> int | None:
+        # On the command line 0 stands for "none".
+        return default if given is None else given or None
+
+    return Rules(
+        profile=profile,
+        client_id=options.client_id,
+        client_secret=options.client_secret,
+        access_seconds=options.access_seconds,
+        refresh_seconds=options.refresh_seconds or profile.refresh_seconds,
+        stated_refresh_seconds=unless_given(options.stated_refresh_seconds, profile.stated_refresh_seconds),
+        absolute_seconds=unless_given(options.absolute_seconds, profile.absolute_seconds),
+        error_style=options.errors or profile.error_style,
+        reuse=options.reuse,
+        grace_seconds=options.grace_seconds,
+        rotation=not options.no_rotation,
+    )
+
+
+def main() -> None:
+    """Serve until told to end."""
+    parser = _parser()
+    options = parser.parse_args()
+    if options.no_rotation and options.profile != "oauth2":
+        parser.error("--no-rotation goes with --profile oauth2: the others always rotate")
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        # Uvicorn raises the signal anew once it has shut down; by then it means an orderly end.
+        signal.signal(wanted, lambda *_: sys.exit(0))
+    rules = _rules(options)
+    config = uvicorn.Config(
+        build_app(rules, latency_seconds=options.latency_ms / 1000),
+        host=_HOST,
+        port=options.port,
+        http=TransportProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        # Longer than any client keeps an idle connection: closing one under a request that is
+        # just being sent is a fault, and faults happen here only when they are asked for.
+        timeout_keep_alive=3600,
+        # A hanging request would keep the process for ever.
+        timeout_graceful_shutdown=1,
+    )
+    _Server(config, rules.profile.token_path, options.parent).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Which fault meets the next token request, and what an answer spoiled by it looks like.
+
+Several faults may be on at once. Delays of all that apply add up; of the others the first one
+switched on wins. A fault may be limited to the next `times` requests, to one grant, or to a share
+of the requests, drawn from a generator of its own so that a seed replays. `acts` says whether the
+server does what was asked before it misbehaves. Control routes never meet a fault.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.sandbox.inputs import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from worker.sandbox.inputs import Fields
+
+# Whoever follows the redirect takes a secret to where it was not meant to go; the judge counts it.
+REDIRECT_PATH: Final = "/redirected"
+
+_MEBIBYTE = 1024 * 1024
+_HTML = {"Content-Type": "text/html; charset=utf-8"}
+_JSON = {"Content-Type": "application/json"}
+
+
+def _latency(fields: Fields) -> dict[str, Any]:
+    return {"ms": fields.number("ms", 100), "jitter_ms": fields.number("jitter_ms", 0)}
+
+
+def _status(fields: Fields) -> dict[str, Any]:
+    status = fields.whole("status", 503, least=500)
+    if status > 599:  # noqa: PLR2004 - where the class of server errors ends
+        message = "status must be from 500 to 599"
+        raise InputError(message)
+    return {"status": status, **_acting(fields)}
+
+
+def _too_many_requests(fields: Fields) -> dict[str, Any]:
+    return {
+        "retry_after": fields.whole("retry_after", 1),
+        "form": fields.choice("form", ("seconds", "http_date", "absent"), "seconds"),
+    }
+
+
+def _huge_body(fields: Fields) -> dict[str, Any]:
+    return {"bytes": fields.whole("bytes", 16 * _MEBIBYTE, least=1), **_acting(fields)}
+
+
+def _outage(fields: Fields) -> dict[str, Any]:
+    if fields.holds("grant"):
+        message = "an outage does not read requests, so it cannot tell grants apart"
+        raise InputError(message)
+    return {"form": fields.choice("form", ("close", "503"), "close")}
+
+
+def _acting(fields: Fields) -> dict[str, Any]:
+    return {"acts": fields.flag("acts", default=False)}
+
+
+def _always_acting(_: Fields) -> dict[str, Any]:
+    return {"acts": True}
+
+
+def _bare(_: Fields) -> dict[str, Any]:
+    return {}
+
+
+_KINDS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
+    "latency": _latency,
+    "status": _status,
+    "too_many_requests": _too_many_requests,
+    "drop_before": _bare,
+    "drop_after": _always_acting,
+    "not_json": _acting,
+    "empty_200": _acting,
+    "buddy_errors_200": _acting,
+    "huge_body": _huge_body,
+    "redirect": _bare,
+    "hang": _acting,
+    "outage": _outage,
+}
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault that is switched on."""
+
+    kind: str
+    options: dict[str, Any]
+    times: int | None
+    grant: str | None
+    probability: float
+    seed: int
+    dice: random.Random = field(repr=False)
+
+    @property
+    def acts(self) -> bool:
+        """Whether the server does what was asked before it misbehaves."""
+        return bool(self.options.get("acts", False))
+
+    def view(self) -> dict[str, Any]:
+        """Return the fault as control routes show it."""
+        return {
+            "kind": self.kind,
+            **self.options,
+            "times": self.times,
+            "grant": self.grant,
+            "probability": self.probability,
+            "seed": self.seed,
+        }
+
+    def strikes(self, grant_id: str | None) -> bool:
+        """Decide whether this fault meets a request, and use it up if it does."""
+        if self.times == 0 or self.grant not in (None, grant_id):
+            return False
+        if self.probability < 1 and self.dice.random() >= self.probability:
+            return False
+        if self.times is not None:
+            self.times -= 1
+        return True
+
+
+def read_fault(fields: Fields) -> Fault:
+    """Read what POST /control/faults asks for."""
+    kind = fields.choice("kind", tuple(_KINDS))
+    options = _KINDS[kind](fields)
+    seed = fields.whole("seed", 0)
+    fault = Fault(
+        kind=kind,
+        options=options,
+        times=fields.whole("times", least=1) if fields.holds("times") else None,
+        grant=fields.text("grant") if fields.holds("grant") else None,
+        probability=fields.number("probability", 1, most=1),
+        seed=seed,
+        dice=random.Random(seed),  # noqa: S311 - a seed must replay
+    )
+    fields.finish()
+    return fault
+
+
+class FaultBoard:
+    """The faults that are on, in the order they were switched on."""
+
+    def __init__(self) -> None:
+        self._faults: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        """Switch a fault on."""
+        self._faults.append(fault)
+
+    def clear(self) -> None:
+        """Switch every fault off."""
+        self._faults.clear()
+
+    def active(self) -> list[dict[str, Any]]:
+        """Show the faults that can still meet a request."""
+        return [fault.view() for fault in self._faults if fault.times != 0]
+
+    def next_outage(self) -> Fault | None:
+        """Return the outage that meets a request before its body is read, if any."""
+        outages = (fault for fault in self._faults if fault.kind == "outage")
+        return next((fault for fault in outages if fault.strikes(None)), None)
+
+    def next_delay(self, grant_id: str | None) -> float:
+        """Return the seconds by which the answer is to be late."""
+        delays = (fault for fault in self._faults if fault.kind == "latency")
+        return sum(_seconds_late(fault) for fault in delays if fault.strikes(grant_id))
+
+    def next_fault(self, grant_id: str | None) -> Fault | None:
+        """Return the fault that spoils the answer to a request, if any."""
+        spoilers = (fault for fault in self._faults if fault.kind not in ("latency", "outage"))
+        return next((fault for fault in spoilers if fault.strikes(grant_id)), None)
+
+
+def _seconds_late(fault: Fault) -> float:
+    jitter: float = fault.options["jitter_ms"] * fault.dice.random()
+    milliseconds: float = fault.options["ms"] + jitter
+    return milliseconds / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """An answer that a fault puts in the place of the server's own."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+def spoiled_answer(fault: Fault, now: float) -> Spoiled:
+    """Return the answer of a fault that does answer; dropping and hanging have none."""
+    match fault.kind:
+        case "status":
+            return Spoiled(fault.options["status"], _HTML, b"<h1>Something went wrong</h1>")
+        case "too_many_requests":
+            return Spoiled(429, _retry_after(fault, now))
+        case "not_json":
+            return Spoiled(200, _HTML, b"<!doctype html><title>Maintenance</title>")
+        case "empty_200":
+            return Spoiled(200, _JSON)
+        case "buddy_errors_200":
+            errors = {"errors": [{"message": "Something went wrong"}]}
+            return Spoiled(200, _JSON, json.dumps(errors).encode())
+        case "redirect":
+            return Spoiled(302, {"Location": REDIRECT_PATH})
+        case kind:
+            message = f"{kind} has no answer"
+            raise ValueError(message)
+
+
+def _retry_after(fault: Fault, now: float) -> dict[str, str]:
+    seconds = fault.options["retry_after"]
+    match fault.options["form"]:
+        case "seconds":
+            return {"Retry-After": str(seconds)}
+        case "http_date":
+            return {"Retry-After": formatdate(now + seconds, usegmt=True)}
+    return {}

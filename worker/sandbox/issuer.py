@@ -1,0 +1,337 @@
+"""Grants, tokens and rotation: a strict authorization server without its sockets.
+
+Rules:
+    - `now` is an argument everywhere, in Unix seconds.
+    - A refresh kills the old access token and the old refresh token at once.
+    - `examine` says what a request is and changes nothing; `act` does it. Between the two a fault
+      may decide that the server never acts.
+    - An access token has expired when its end passed while the grant was neither revoked nor
+      given up. A client has given a grant up once it was told that a refresh token of it is dead,
+      until it refreshes it again. Each token is counted once, however often it is checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from worker.sandbox.judge import Judge, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.sandbox.form import TokenRequest
+    from worker.sandbox.profiles import ErrorStyle, Profile
+
+Reuse = Literal["strict", "revoke-family", "grace"]
+
+_DEAD = frozenset(
+    {
+        Verdict.SUPERSEDED,
+        Verdict.REVOKED,
+        Verdict.REFRESH_EXPIRED,
+        Verdict.ABSOLUTE_LIMIT,
+    }
+)
+
+_RFC_ERRORS: dict[Verdict, tuple[int, str]] = {
+    Verdict.MALFORMED: (400, "invalid_request"),
+    Verdict.UNSUPPORTED: (400, "unsupported_grant_type"),
+    Verdict.WRONG_CLIENT: (401, "invalid_client"),
+    Verdict.NEVER_ISSUED: (400, "invalid_grant"),
+    **dict.fromkeys(_DEAD, (400, "invalid_grant")),
+}
+
+# Buddy tells neither a wrong secret nor a dead token apart; of the rest it documents nothing.
+_BUDDY_AMBIGUOUS = frozenset({Verdict.WRONG_CLIENT, Verdict.NEVER_ISSUED}) | _DEAD
+
+
+@dataclass(slots=True)
+class Rules:
+    """How this server behaves: a profile's facts with what the command line changed in them."""
+
+    profile: Profile
+    client_id: str
+    client_secret: str
+    access_seconds: int
+    """Life of an access token; 0 is forever, and answers then state no end."""
+    refresh_seconds: int
+    stated_refresh_seconds: int | None
+    absolute_seconds: int | None
+    error_style: ErrorStyle
+    reuse: Reuse
+    grace_seconds: float
+    rotation: bool
+
+
+@dataclass(slots=True)
+class Pair:
+    """The tokens of one answer."""
+
+    access_token: str
+    refresh_token: str
+    issued_at: float
+    access_expires_at: float | None
+    refresh_expires_at: float
+    counted_as_expired: bool = False
+
+
+@dataclass(slots=True)
+class Grant:
+    """One person's consent and the pair that lives now: in RFC 9700's word, a family."""
+
+    id: str
+    client: str
+    """What the grant's owner calls its client; import lines carry it."""
+    authorized_at: float
+    access_seconds: int
+    refresh_seconds: int
+    stated_refresh_seconds: int | None
+    pair: Pair
+    watched: bool = True
+    """Whether someone is to keep it alive; the by-product of a client_credentials request is not."""
+    previous_refresh_token: str | None = None
+    rotations: int = 0
+    revoked: bool = False
+    told_dead: bool = False
+    """Whether the client was told that a refresh token of this grant is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssueOrder:
+    """What /control/issue asks for."""
+
+    count: int
+    prefix: str
+    client: str
+    access_seconds: int
+    refresh_seconds: int
+    stated_refresh_seconds: int | None
+    spread_seconds: float
+    """Issue times are spread back evenly over this span."""
+    authorized_seconds_ago: float
+    """How long before its issue a grant was consented to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a token request is, and which grant its refresh token belongs to."""
+
+    verdict: Verdict
+    grant: Grant | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the token endpoint answers."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Issuer:
+    """The state of one authorization server with one client."""
+
+    def __init__(self, rules: Rules, judge: Judge) -> None:
+        self.rules = rules
+        self.judge = judge
+        self.grants: dict[str, Grant] = {}
+        # Every refresh token ever issued. It is live if it is the one in its grant's pair.
+        self._families: dict[str, Grant] = {}
+        self._last_number: Counter[str] = Counter()
+
+    def issue(self, order: IssueOrder, now: float) -> Iterator[Grant]:
+        """Mint the grants that were ordered, as if people had just consented."""
+        for index in range(order.count):
+            issued_at = now - order.spread_seconds * index / order.count
+            yield self._new_grant(order, issued_at)
+
+    def examine(self, request: TokenRequest, now: float) -> Finding:
+        """Say what a request is. Nothing changes, but for what the judge has to know of time."""
+        grant = self._families.get(request.refresh_token)
+        if grant is not None:
+            self.check_expiry(grant, now)
+        if request.problem is not None:
+            return Finding(Verdict.MALFORMED, grant, request.problem)
+        if not self._knows_client(request):
+            return Finding(Verdict.WRONG_CLIENT, grant)
+        if request.grant_type == "client_credentials":
+            return Finding(Verdict.CLIENT_CREDENTIALS)
+        if request.grant_type != "refresh_token":
+            return Finding(Verdict.UNSUPPORTED, grant)
+        if not request.refresh_token:
+            return Finding(Verdict.MALFORMED, None, "refresh_token is missing")
+        if grant is None:
+            return Finding(Verdict.NEVER_ISSUED)
+        return Finding(self._examine_token(grant, request.refresh_token, now), grant)
+
+    def act(self, request: TokenRequest, finding: Finding, now: float) -> Reply:
+        """Do what a request asks, as far as its finding allows, and answer it."""
+        match finding:
+            case Finding(verdict=Verdict.CLIENT_CREDENTIALS):
+                return self._give_client_tokens(request, now)
+            case Finding(verdict=Verdict.LIVE, grant=Grant() as grant):
+                self._rotate(grant, now)
+                self.judge.count("refreshes", grant.id)
+                return self._success(grant, now)
+            case Finding(verdict=Verdict.WITHIN_GRACE, grant=Grant() as grant):
+                self.judge.count("replays", grant.id)
+                return self._success(grant, now)
+            case Finding(verdict=Verdict.SUPERSEDED, grant=Grant() as grant):
+                if self.rules.reuse == "revoke-family":
+                    self.revoke(grant, now)
+        return self._refusal(request, finding)
+
+    def hear_back(self, finding: Finding, now: float) -> None:
+        """Note that the server's own answer to a request has reached its client."""
+        if finding.grant is not None and finding.verdict in _DEAD:
+            self.check_expiry(finding.grant, now)
+            finding.grant.told_dead = True
+
+    def revoke(self, grant: Grant, now: float) -> None:
+        """Take a grant back, as a person or a server does."""
+        self.check_expiry(grant, now)
+        grant.revoked = True
+
+    def check_expiry(self, grant: Grant, now: float) -> None:
+        """Bring the judge's count of one grant's expired access tokens up to `now`."""
+        pair = grant.pair
+        if grant.revoked or grant.told_dead or not grant.watched or pair.counted_as_expired:
+            return
+        if pair.access_expires_at is not None and now > pair.access_expires_at:
+            pair.counted_as_expired = True
+            self.judge.count("expired", grant.id)
+
+    def check_all_expiries(self, now: float) -> None:
+        """Bring the judge's count of expired access tokens up to `now`."""
+        for grant in self.grants.values():
+            self.check_expiry(grant, now)
+
+    def watched_grants(self) -> Iterator[Grant]:
+        """Yield the grants that someone is to keep alive."""
+        return (grant for grant in self.grants.values() if grant.watched)
+
+    def _knows_client(self, request: TokenRequest) -> bool:
+        if request.used_basic and request.grant_type not in self.rules.profile.basic_for:
+            return False
+        known = (self.rules.client_id, self.rules.client_secret)
+        return (request.client_id, request.client_secret) == known
+
+    def _examine_token(self, grant: Grant, refresh_token: str, now: float) -> Verdict:
+        if refresh_token != grant.pair.refresh_token:
+            return self._examine_used_token(grant, refresh_token, now)
+        if grant.revoked:
+            return Verdict.REVOKED
+        limit = self.rules.absolute_seconds
+        if limit is not None and now > grant.authorized_at + limit:
+            return Verdict.ABSOLUTE_LIMIT
+        if now > grant.pair.refresh_expires_at:
+            return Verdict.REFRESH_EXPIRED
+        return Verdict.LIVE
+
+    def _examine_used_token(self, grant: Grant, refresh_token: str, now: float) -> Verdict:
+        in_grace = (
+            self.rules.reuse == "grace"
+            and not grant.revoked
+            and refresh_token == grant.previous_refresh_token
+            and now <= grant.pair.issued_at + self.rules.grace_seconds
+        )
+        return Verdict.WITHIN_GRACE if in_grace else Verdict.SUPERSEDED
+
+    def _rotate(self, grant: Grant, now: float) -> None:
+        old = grant.pair
+        grant.pair = self._new_pair(grant.access_seconds, grant.refresh_seconds, now)
+        if self.rules.rotation:
+            grant.previous_refresh_token = old.refresh_token
+            self._families[grant.pair.refresh_token] = grant
+        else:
+            grant.pair.refresh_token = old.refresh_token
+            grant.pair.refresh_expires_at = old.refresh_expires_at
+        grant.rotations += 1
+        grant.told_dead = False
+
+    def _new_pair(self, access_seconds: int, refresh_seconds: int, now: float) -> Pair:
+        profile = self.rules.profile
+        return Pair(
+            access_token=profile.new_access_token(),
+            refresh_token=profile.new_refresh_token(),
+            issued_at=now,
+            access_expires_at=now + access_seconds if access_seconds else None,
+            refresh_expires_at=now + refresh_seconds,
+        )
+
+    def _new_grant(self, order: IssueOrder, issued_at: float, *, watched: bool = True) -> Grant:
+        self._last_number[order.prefix] += 1
+        grant = Grant(
+            id=f"{order.prefix}-{self._last_number[order.prefix]}",
+            client=order.client,
+            authorized_at=issued_at - order.authorized_seconds_ago,
+            access_seconds=order.access_seconds,
+            refresh_seconds=order.refresh_seconds,
+            stated_refresh_seconds=order.stated_refresh_seconds,
+            pair=self._new_pair(order.access_seconds, order.refresh_seconds, issued_at),
+            watched=watched,
+        )
+        self.grants[grant.id] = grant
+        self._families[grant.pair.refresh_token] = grant
+        return grant
+
+    def _give_client_tokens(self, request: TokenRequest, now: float) -> Reply:
+        rules = self.rules
+        order = IssueOrder(
+            count=1,
+            prefix="client-credentials",
+            client=rules.client_id,
+            access_seconds=rules.access_seconds,
+            refresh_seconds=rules.refresh_seconds,
+            stated_refresh_seconds=rules.stated_refresh_seconds,
+            spread_seconds=0,
+            authorized_seconds_ago=0,
+        )
+        if rules.profile.credentials_give_refresh_token:
+            return self._success(self._new_grant(order, now, watched=False), now)
+        body: dict[str, Any] = {
+            "access_token": rules.profile.new_access_token(),
+            "token_type": rules.profile.token_type,
+        }
+        if rules.access_seconds:
+            body["expires_in"] = rules.access_seconds
+        if request.scope:
+            body["scope"] = request.scope
+        return _reply(200, body)
+
+    def _success(self, grant: Grant, now: float) -> Reply:
+        pair = grant.pair
+        # A pair that is answered a second time has lived a while already.
+        age = math.ceil(now - pair.issued_at)
+        body: dict[str, Any] = {"access_token": pair.access_token}
+        if grant.access_seconds:
+            body["expires_in"] = max(0, grant.access_seconds - age)
+        if self.rules.rotation:
+            body["refresh_token"] = pair.refresh_token
+            if grant.stated_refresh_seconds is not None:
+                body["refresh_token_expires_in"] = max(0, grant.stated_refresh_seconds - age)
+        body["token_type"] = self.rules.profile.token_type
+        if self.rules.profile.scope is not None:
+            body["scope"] = self.rules.profile.scope
+        return _reply(200, body)
+
+    def _refusal(self, request: TokenRequest, finding: Finding) -> Reply:
+        if self.rules.error_style == "buddy" and finding.verdict in _BUDDY_AMBIGUOUS:
+            return _reply(401, {"errors": [{"message": "Wrong authentication data"}]})
+        status, code = _RFC_ERRORS[finding.verdict]
+        body = {"error": code}
+        if finding.description is not None:
+            body["error_description"] = finding.description
+        challenge = finding.verdict is Verdict.WRONG_CLIENT and request.used_basic
+        return _reply(status, body, {"WWW-Authenticate": 'Basic realm="sandbox"'} if challenge else {})
+
+
+def _reply(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Reply:
+    # RFC 6749, section 5.1: nobody may keep a copy of a token response.
+    caching = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+    return Reply(status, body, caching | (headers or {}))

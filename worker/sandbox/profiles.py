@@ -1,0 +1,105 @@
+"""How the imitated authorization servers differ, as data.
+
+Everything here is what a provider documents; what it leaves open is taken at its strictest.
+A lifetime is in seconds. Where a server can leave something out, None says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DAY = 86_400
+
+ErrorStyle = Literal["buddy", "rfc6749"]
+
+
+def _buddy_refresh_token() -> str:
+    # 60 bytes are 80 characters of base64; Buddy's have letters and digits only.
+    return base64.b64encode(secrets.token_bytes(60), altchars=b"bX").decode()
+
+
+def _uuid() -> str:
+    return str(uuid.uuid4())
+
+
+def _opaque() -> str:
+    return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one kind of authorization server answers, and where."""
+
+    name: str
+    token_path: str
+    token_type: str
+    new_access_token: Callable[[], str]
+    new_refresh_token: Callable[[], str]
+    error_style: ErrorStyle
+    basic_for: frozenset[str]
+    """Grant types whose client may show its credentials by HTTP Basic; the body always works."""
+    credentials_give_refresh_token: bool
+    """Whether a client_credentials answer carries a refresh token too."""
+    scope: str | None
+    """The scope that answers state; None leaves the field out."""
+    refresh_seconds: int
+    stated_refresh_seconds: int | None
+    """What answers claim of the refresh token's life; None leaves the field out."""
+    absolute_seconds: int | None
+    """The end of a grant counted from consent, which no refresh moves."""
+
+
+BUDDY = Profile(
+    name="buddy",
+    token_path="/oauth2/token",
+    token_type="Bearer",
+    new_access_token=_uuid,
+    new_refresh_token=_buddy_refresh_token,
+    error_style="buddy",
+    basic_for=frozenset({"client_credentials"}),
+    credentials_give_refresh_token=True,
+    scope=None,
+    refresh_seconds=183 * DAY,
+    # Buddy's own page claims ten times the six months that its prose promises.
+    stated_refresh_seconds=1830 * DAY,
+    absolute_seconds=None,
+)
+
+PAGERDUTY = Profile(
+    name="pagerduty",
+    token_path="/oauth/token",
+    token_type="bearer",
+    new_access_token=lambda: f"pdus+_0XBPWQQ_{_uuid()}",
+    new_refresh_token=lambda: f"pdus+_1XBPWQQ_{_uuid()}",
+    error_style="rfc6749",
+    basic_for=frozenset(),
+    credentials_give_refresh_token=False,
+    scope="openid incidents.read incidents.write services.read",
+    refresh_seconds=30 * DAY,
+    stated_refresh_seconds=None,
+    absolute_seconds=365 * DAY,
+)
+
+OAUTH2 = Profile(
+    name="oauth2",
+    token_path="/token",
+    token_type="Bearer",
+    new_access_token=_opaque,
+    new_refresh_token=_opaque,
+    error_style="rfc6749",
+    basic_for=frozenset({"refresh_token", "client_credentials"}),
+    credentials_give_refresh_token=False,
+    scope=None,
+    refresh_seconds=30 * DAY,
+    stated_refresh_seconds=None,
+    absolute_seconds=None,
+)
+
+PROFILES = {profile.name: profile for profile in (BUDDY, PAGERDUTY, OAUTH2)}

@@ -1,0 +1,186 @@
+"""The token endpoint over HTTP, and connections dropped for real.
+
+Rules:
+    - The server acts the moment a request's body is read and is late only with its answer. A
+      client that dies while it waits has therefore lost the reply to a rotation that took place,
+      the hardest case there is.
+    - A dropped connection is aborted at its transport; the client sees an end of file or a reset.
+    - Faults are met here and nowhere else, so control routes never meet one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from worker.sandbox.control import control_app
+from worker.sandbox.faults import REDIRECT_PATH, FaultBoard, spoiled_answer
+from worker.sandbox.form import read_token_request
+from worker.sandbox.issuer import Issuer
+from worker.sandbox.judge import Judge, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.datastructures import Headers
+    from starlette.types import Receive, Scope, Send
+
+    from worker.sandbox.faults import Fault
+    from worker.sandbox.issuer import Finding, Rules
+    from worker.sandbox.judge import Visit
+
+_CHUNK = b" " * 65_536
+
+
+class TransportProtocol(H11Protocol):
+    """Uvicorn's HTTP/1.1 that lets the application reach the connection below it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Hand the transport on: what stands in `app_state` becomes every request's state."""
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One request's way back to its client."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        transport: asyncio.Transport = self.scope["state"]["transport"]
+        return transport
+
+    def gone(self) -> bool:
+        """Tell whether the client has left, or was made to."""
+        return self._transport.is_closing()
+
+    async def answer(self, response: Response) -> None:
+        """Write a response; nothing happens if nobody is there to read it."""
+        await response(self.scope, self.receive, self.send)
+
+    async def drop(self) -> None:
+        """Close the connection without a word."""
+        self._transport.abort()
+        await self.outlast()
+
+    async def outlast(self) -> None:
+        """Wait until the connection is gone; until then uvicorn would still want an answer."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+class TokenEndpoint:
+    """The ASGI application behind the token path."""
+
+    def __init__(self, issuer: Issuer, judge: Judge, faults: FaultBoard, latency_seconds: float) -> None:
+        self._issuer = issuer
+        self._judge = judge
+        self._faults = faults
+        self._latency_seconds = latency_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        connection = Connection(scope, receive, send)
+        now = time.time()
+        self._judge.arrive(now)
+        if outage := self._faults.next_outage():
+            await self._be_out(outage, connection, now)
+            return
+        request = Request(scope, receive)
+        if request.method != "POST":
+            await connection.answer(Response(status_code=405, headers={"Allow": "POST"}))
+            return
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return
+        await self._serve(request.headers, body, connection)
+
+    async def _be_out(self, outage: Fault, connection: Connection, now: float) -> None:
+        visit = self._judge.begin(now, Verdict.UNREAD, None, fault=outage.kind)
+        if outage.options["form"] == "503":
+            await connection.answer(Response(status_code=503))
+        else:
+            await connection.drop()
+        self._judge.finish(visit, time.time())
+
+    async def _serve(self, headers: Headers, body: bytes, connection: Connection) -> None:
+        """Judge a request, act on it, and answer it as far as faults allow."""
+        now = time.time()
+        request = read_token_request(headers, body)
+        finding = self._issuer.examine(request, now)
+        grant_id = finding.grant.id if finding.grant else None
+        fault = self._faults.next_fault(grant_id)
+        fault_kind = fault.kind if fault else None
+        visit = self._judge.begin(now, finding.verdict, grant_id, fault=fault_kind, gone=connection.gone)
+        try:
+            reply = None
+            if fault is None or fault.acts:
+                reply = self._issuer.act(request, finding, now)
+                visit.acted = True
+            if delay := self._latency_seconds + self._faults.next_delay(grant_id):
+                await asyncio.sleep(delay)
+            if fault is not None:
+                await self._misbehave(fault, connection)
+            elif reply is not None and not connection.gone():
+                visit.delivered = True
+                await connection.answer(JSONResponse(reply.body, reply.status, reply.headers))
+        finally:
+            self._judge.finish(visit, time.time())
+            self._settle(visit, finding)
+
+    def _settle(self, visit: Visit, finding: Finding) -> None:
+        if visit.delivered:
+            self._issuer.hear_back(finding, time.time())
+        elif visit.acted and finding.verdict is Verdict.LIVE:
+            self._judge.count("undelivered", visit.grant)
+
+    async def _misbehave(self, fault: Fault, connection: Connection) -> None:
+        match fault.kind:
+            case "drop_before" | "drop_after":
+                await connection.drop()
+            case "hang":
+                await connection.outlast()
+            case "huge_body":
+                pieces = _blanks(fault.options["bytes"])
+                await connection.answer(StreamingResponse(pieces, media_type="application/json"))
+            case _:
+                spoiled = spoiled_answer(fault, time.time())
+                await connection.answer(Response(spoiled.body, spoiled.status, spoiled.headers))
+
+
+async def _blanks(length: int) -> AsyncIterator[bytes]:
+    """Yield so many bytes of JSON that never comes to its point."""
+    while length > 0:
+        yield _CHUNK[:length]
+        length -= len(_CHUNK)
+
+
+def build_app(rules: Rules, *, latency_seconds: float) -> Starlette:
+    """Put a fresh authorization server together."""
+    judge, faults = Judge(), FaultBoard()
+    issuer = Issuer(rules, judge)
+
+    async def redirected(_: Request) -> Response:
+        judge.count("redirects_followed", None)
+        return Response(status_code=404)
+
+    return Starlette(
+        routes=[
+            Route(rules.profile.token_path, TokenEndpoint(issuer, judge, faults, latency_seconds)),
+            Route(REDIRECT_PATH, redirected, methods=["GET", "POST"]),
+            Mount("/control", control_app(issuer, judge, faults)),
+        ]
+    )

@@ -1,0 +1,49 @@
+"""What the scheduled tasks do: reserve places for refreshers, and run one.
+
+A place is held at the store and ends by itself unless its refresher keeps claiming, so that a lost task costs
+a delay, and neither two beats nor two sweeps start more refreshers than the due grants need.
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from worker.core.ports import StoreUnavailableError
+from worker.wiring import Runtime
+
+PLACE_SECONDS: Final = 30
+MOST_RUNNERS: Final = 4  # of one client
+ROUNDS: Final = 4  # times its requests in flight: what one refresher is expected to take on
+
+log = structlog.get_logger(__name__)
+
+
+async def reserve_runners(runtime: Runtime) -> dict[str, list[str]]:
+    """For each client the ids of the refreshers to start now."""
+    share = ROUNDS * runtime.deployment.settings.in_flight
+    started = {}
+    for client in runtime.clients:
+        candidates = [str(uuid.uuid4()) for _ in range(MOST_RUNNERS)]
+        due, starting = await runtime.store.reserve_runners(
+            client.name, share=share, place_ms=PLACE_SECONDS * 1000, candidates=candidates
+        )
+        if due or starting:
+            log.info("sweep", client=client.name, due=due, starting=starting)
+        started[client.name] = candidates[:starting]
+    return started
+
+
+async def run_refresher(runtime: Runtime, client: str, runner: str, stop: Callable[[], bool]) -> None:
+    """Refresh what a client has due, and give the place back."""
+    if client not in runtime.clients:
+        log.warning("refresh.client_not_configured", client=client)
+        return
+    try:
+        attempted = await runtime.refresher.drain(client, runner, stop)
+    except StoreUnavailableError as problem:
+        log.warning("refresh.store_away", client=client, problem=str(problem))
+        return
+    await runtime.store.release_runner(client, runner)
+    log.info("refresh.done", client=client, attempted=attempted)

@@ -1,0 +1,270 @@
+"""Settings -> objects. The only place that knows both.
+
+Rules:
+- Built in the process that uses it, after any fork: connections and event loops are never inherited.
+- Opened and closed in one place each; what is opened here is closed here.
+"""
+
+import os
+import random
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from config import ClientSettings, Settings, SettingsError, load_settings
+from config.settings import decode_key
+from worker.adapters import key_file
+from worker.adapters.clock import RedisClock
+from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
+from worker.adapters.sealing import KeyRing
+from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.scripts import Scripts
+from worker.adapters.token_endpoint import HttpTokenEndpoint
+from worker.core import providers
+from worker.core.policy import Rules
+from worker.core.providers import Client, ClientAuthentication, GrantType, Provider
+from worker.refresher import RESEND_PAUSE_SECONDS, Effort, Refresher
+
+__all__ = [
+    "ConfiguredClients",
+    "Deployment",
+    "EmbeddedServerError",
+    "Runtime",
+    "broker_url",
+    "client_of",
+    "deploy",
+    "embedded_server",
+    "open_runtime",
+]
+
+REDIS_TIMEOUT_SECONDS: Final = 5.0
+COMMIT_SECONDS: Final = 5.0  # of a lease, for storing what came back
+LONGEST_PROBE_SHARE: Final = 5  # a rejected client is probed at least this many times slower than at first
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where one deployment keeps its things."""
+
+    settings: Settings
+    redis_url: str
+    broker_url: str
+    keys: KeyRing
+
+    @property
+    def prefix(self) -> str:
+        """What every key begins with: the namespace as a hash tag."""
+        return f"{{{self.settings.namespace}}}:"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The open objects of one process."""
+
+    deployment: Deployment
+    redis: Redis
+    store: RedisStore
+    fleet: Fleet
+    clients: "ConfiguredClients"
+    clock: RedisClock
+    refresher: Refresher
+    rules: Rules
+
+
+def embedded_server(settings: Settings) -> EmbeddedServer | None:
+    """The server that ships with the product, where no other is named; not opened yet."""
+    return EmbeddedServer(settings.data_dir) if settings.uses_embedded_server else None
+
+
+def broker_url(settings: Settings) -> str:
+    """Where Celery's messages go: the broker that is named, else the store."""
+    if settings.broker_url is not None:
+        return _celery_url(settings.broker_url.get_secret_value())
+    if settings.redis_url is not None:
+        return _celery_url(settings.redis_url.get_secret_value())
+    return EmbeddedServer(settings.data_dir).broker_url
+
+
+def deploy(settings: Settings, tell: Callable[[str], None]) -> Deployment:
+    """Find out where things are.
+
+    Args:
+        settings: the deployment's.
+        tell: is told in a line when a sealing key was made.
+
+    Raises:
+        SettingsError: no sealing key is named, or its file cannot be used.
+    """
+    if settings.redis_url is not None:
+        url = settings.redis_url.get_secret_value()
+    else:
+        url = EmbeddedServer(settings.data_dir).url
+    return Deployment(settings, url, broker_url(settings), _key_ring(settings, tell))
+
+
+@asynccontextmanager
+async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
+    """Connect everything in the running event loop, and close it at the end."""
+    settings = deployment.settings
+    redis = Redis.from_url(
+        deployment.redis_url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        # A command may thus run twice; every script is idempotent by its attempt.
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=3),
+    )
+    scripts = Scripts(redis, deployment.prefix)
+    clock = RedisClock()
+    clients = ConfiguredClients(settings)
+    rules = Rules(settings.refresh_at, int(settings.min_margin_seconds * 1000))
+    limits = _store_limits(settings)
+    store = RedisStore(
+        scripts, clock, limits, source=f"evergrant/{settings.namespace}", owner=_process_name()
+    )
+    endpoint = HttpTokenEndpoint(
+        timeout_seconds=settings.http_timeout_seconds, connections=settings.in_flight
+    )
+    async with redis, endpoint:
+        refresher = Refresher(
+            store=store,
+            endpoint=endpoint,
+            sealer=deployment.keys,
+            clients=clients,
+            clock=clock,
+            rules=rules,
+            chance=random.random,
+            effort=Effort(in_flight=settings.in_flight),
+        )
+        fleet = Fleet(redis, scripts, deployment.prefix)
+        yield Runtime(deployment, redis, store, fleet, clients, clock, refresher, rules)
+
+
+class ConfiguredClients:
+    """The clients of the settings, read from their sources again when they may have changed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._clients = {name: client_of(name, each) for name, each in settings.clients.items()}
+        self._generation = 0
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(self._clients.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._clients
+
+    def get(self, name: str, generation: int) -> Client:
+        """The client as it is configured; read anew when `generation` has grown."""
+        if generation > self._generation:
+            self._generation = generation
+            return self.reread(name)
+        return self._clients[name]
+
+    def reread(self, name: str) -> Client:
+        """The client as its source has it now; as it was where the source cannot be read."""
+        try:
+            settings = load_settings()
+        except SettingsError:
+            return self._clients[name]
+        if name in settings.clients:
+            self._clients[name] = client_of(name, settings.clients[name])
+        return self._clients[name]
+
+
+def client_of(name: str, settings: ClientSettings) -> Client:
+    """A client as the core knows it."""
+    provider = _provider_of(settings)
+    token_url = settings.token_url
+    if token_url is None:
+        token_url = f"{settings.base_url or provider.base_url}{provider.token_path}"
+    previous = settings.previous_client_secret
+    return Client(
+        name=name,
+        provider=provider,
+        token_url=token_url,
+        client_id=settings.client_id,
+        client_secret=settings.client_secret.get_secret_value(),
+        previous_client_secret=None if previous is None else previous.get_secret_value(),
+        authentication=ClientAuthentication(settings.authentication),
+        grant_type=GrantType(settings.grant_type),
+        scopes=settings.scopes,
+        rate_per_second=settings.rate_per_second,
+    )
+
+
+def _provider_of(settings: ClientSettings) -> Provider:
+    if settings.provider == "buddy":
+        provider = providers.BUDDY
+    elif settings.provider == "pagerduty":
+        kinds = {"scoped": providers.PAGERDUTY_SCOPED, "classic": providers.PAGERDUTY_CLASSIC}
+        provider = kinds[settings.oauth_kind]
+    else:
+        provider = providers.OAUTH2
+    changes: dict[str, Any] = {}
+    if settings.refresh_lifetime_seconds is not None:
+        changes["refresh_lifetime_ms"] = settings.refresh_lifetime_seconds * 1000
+    if settings.absolute_lifetime_seconds is not None:
+        changes["absolute_lifetime_ms"] = settings.absolute_lifetime_seconds * 1000
+    return replace(provider, **changes)
+
+
+def _key_ring(settings: Settings, tell: Callable[[str], None]) -> KeyRing:
+    if settings.keys:
+        lines = {key_id: secret.get_secret_value() for key_id, secret in settings.keys.items()}
+    elif settings.uses_embedded_server:
+        lines = _keys_of_file(settings, tell)
+    else:
+        raise SettingsError(
+            "EVERGRANT_KEYS is missing: tokens are sealed before they are stored;"
+            " `evergrant keys new` makes a key"
+        )
+    return KeyRing({key_id: decode_key(secret) for key_id, secret in lines.items()})
+
+
+def _keys_of_file(settings: Settings, tell: Callable[[str], None]) -> dict[str, str]:
+    try:
+        line, made = key_file.read_or_make(settings.data_dir)
+    except key_file.KeyFileError as error:
+        raise SettingsError(f"EVERGRANT_KEYS is not set, and its file cannot be used: {error}") from None
+    path = settings.data_dir / key_file.FILE_NAME
+    if made:
+        tell(f"made a sealing key in {path}: keep a copy, without it no stored token can be read")
+    try:
+        lines = dict(part.strip().split(":", 1) for part in line.split(","))
+        for secret in lines.values():
+            decode_key(secret)
+    except ValueError:
+        raise SettingsError(f"EVERGRANT_KEYS is not set, and {path} holds no key") from None
+    return lines
+
+
+def _store_limits(settings: Settings) -> StoreLimits:
+    refresh_seconds = 2 * settings.http_timeout_seconds + 1.5 * RESEND_PAUSE_SECONDS
+    first_probe_ms = int(settings.probe_seconds * 1000)
+    return StoreLimits(
+        lease_ms=int((refresh_seconds + COMMIT_SECONDS) * 1000),
+        events_kept=settings.events_kept,
+        first_probe_ms=first_probe_ms,
+        longest_probe_ms=first_probe_ms * LONGEST_PROBE_SHARE,
+    )
+
+
+def _process_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def _celery_url(url: str) -> str:
+    """Kombu spells a Unix socket another way than redis-py does."""
+    if url.startswith("unix://"):
+        path, _, query = url.removeprefix("unix://").partition("?")
+        database = dict(parse_qsl(query)).get("db", "0")
+        return f"redis+socket://{path}?virtual_host={database}"
+    return url
