@@ -75,8 +75,10 @@ class BoundedScheduler(Scheduler):
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **options: Any) -> Any:  # noqa: FBT001, FBT002 the base class's signature
         """Publish an entry's task, unless too many wait already."""
         with self.app.connection_for_write() as connection:
-            queue = self.app.amqp.queues[app.conf.task_default_queue](connection.default_channel)
-            waiting = queue.queue_declare(passive=False).message_count
+            channel: Any = connection.default_channel
+            queue = self.app.amqp.queues[app.conf.task_default_queue](channel)
+            queue.queue_declare()
+            waiting = channel._size(queue.name)  # noqa: SLF001 kombu's Redis transport counts nowhere else
         if waiting >= MOST_QUEUED:
             return None
         return super().apply_async(entry, producer, advance, **options)
@@ -84,7 +86,11 @@ class BoundedScheduler(Scheduler):
 
 def deploy() -> wiring.Deployment:
     """Where this worker's things are."""
-    return wiring.deploy(settings, lambda line: print(line, file=sys.stderr))
+    return wiring.deploy(settings, _tell)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"evergrant: {line}\n")
 
 
 this_process = process.Process(deploy)
@@ -104,7 +110,7 @@ def _prepare(**_: Any) -> None:
             server.open()
         deploy()
     except (SettingsError, wiring.EmbeddedServerError) as problem:
-        sys.stderr.write(f"{problem}\n")
+        _tell(str(problem))
         raise SystemExit(2) from None
 
 

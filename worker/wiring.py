@@ -76,6 +76,7 @@ class Runtime:
     fleet: Fleet
     clients: "ConfiguredClients"
     clock: RedisClock
+    endpoint: HttpTokenEndpoint
     refresher: Refresher
     rules: Rules
 
@@ -145,7 +146,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
             effort=Effort(in_flight=settings.in_flight),
         )
         fleet = Fleet(redis, scripts, deployment.prefix)
-        yield Runtime(deployment, redis, store, fleet, clients, clock, refresher, rules)
+        yield Runtime(deployment, redis, store, fleet, clients, clock, endpoint, refresher, rules)
 
 
 class ConfiguredClients:

@@ -35,7 +35,11 @@ class KeyRing:
         self._header = bytes([FORMAT, len(self._sealing_id)]) + self._sealing_id
 
     def __repr__(self) -> str:
-        return f"KeyRing({', '.join(key_id.decode() for key_id in self._ciphers)})"
+        return f"KeyRing({', '.join(self.ids())})"
+
+    def ids(self) -> list[str]:
+        """The keys' names, the sealing one first."""
+        return [key_id.decode() for key_id in self._ciphers]
 
     def seal(self, grant_id: str, version: int, pair: TokenPair) -> bytes:
         """Seal under the first key of the ring."""

@@ -90,6 +90,18 @@ class HttpTokenEndpoint:
             case _:
                 return ClientCheck.UNKNOWN
 
+    async def reach(self, client: Client) -> str | None:
+        """Whether the endpoint answers anything at all; returns why not. Nothing secret is sent."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                response = await self._transport.handle_async_request(httpx.Request("HEAD", client.token_url))
+                await response.aclose()
+        except TimeoutError:
+            return f"does not answer within {self._timeout_seconds:g} s"
+        except Exception as error:  # noqa: BLE001 whatever it was, it is what the operator asked for
+            return f"cannot be reached: {str(error) or type(error).__name__}"
+        return None
+
     async def _ask_for_tokens(self, client: Client, secret: str, pair: TokenPair, now: int) -> Outcome:
         if client.grant_type is GrantType.REFRESH_TOKEN:
             request = refresh_request(client, secret, pair.refresh_token or "")

@@ -1,0 +1,18 @@
+"""`evergrant`: the command line.
+
+    app.py        the commands and what becomes of their errors
+    session.py    a command's connection to the deployment
+    output.py     JSON lines, columns and times as people read them
+    grants.py     import, list, show, export, refresh, pause, resume, delete
+    fleet.py      token, events, status
+    doctor.py     is everything in order?
+    children.py   worker and beat as child processes
+    up.py         everything in one terminal
+    demo.py       a fleet against the sandbox, live
+
+Modules that take long to load are imported by the commands that need them: `--help` is instant.
+"""
+
+from worker.cli.app import main
+
+__all__ = ["main"]

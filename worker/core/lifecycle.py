@@ -262,6 +262,14 @@ def leave(grant: Grant, due_at: int | None, client: Client, rules: Rules) -> Cha
     return Change(grant, due_at, attention_at(grant, client, rules), None)
 
 
+def admit(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
+    """Take in a grant from outside: nothing is told of it, a failing one is tried at once."""
+    due_at = policy.next_due(grant, client, rules).at
+    if grant.status is Status.FAILING:
+        due_at = now
+    return Change(grant, due_at, attention_at(grant, client, rules), None)
+
+
 def attention_at(grant: Grant, client: Client, rules: Rules) -> int | None:
     """When something ends that a person may have to see to; `NO_END` where it has no known end."""
     if grant.status in {Status.FAILING, Status.FAILED}:

@@ -39,6 +39,7 @@ class Provider:
         resend_after_unknown: send the same refresh token once more when no reply could be read.
         bare_401_is_ambiguous: a 401 without an RFC 6749 code may mean a dead refresh token as well as
             a wrong client secret; a client-credentials request tells them apart.
+        known_scopes: the documented ones, none where they are the server's own; others may exist.
     """
 
     name: str
@@ -49,7 +50,18 @@ class Provider:
     absolute_lifetime_ms: int | None = None
     resend_after_unknown: bool = True
     bare_401_is_ambiguous: bool = False
+    known_scopes: frozenset[str] = frozenset()
 
+
+# buddy.works/docs/api/getting-started/oauth2, "Supported scopes".
+_BUDDY_SCOPES = frozenset(
+    {"WORKSPACE", "PROJECT_DELETE", "REPOSITORY_READ", "REPOSITORY_WRITE"}
+    | {"EXECUTION_INFO", "EXECUTION_RUN", "EXECUTION_MANAGE"}
+    | {"ENVIRONMENT_INFO", "ENVIRONMENT_ADD", "ENVIRONMENT_MANAGE"}
+    | {"USER_INFO", "USER_KEY", "USER_EMAIL", "MEMBER_EMAIL", "MANAGE_EMAILS"}
+    | {"INTEGRATION_INFO", "WEBHOOK_INFO", "WEBHOOK_ADD", "WEBHOOK_MANAGE"}
+    | {"VARIABLE_ADD", "VARIABLE_INFO", "VARIABLE_MANAGE", "TOKEN_INFO", "TOKEN_MANAGE"}
+)
 
 # buddy.works/docs/api/getting-started/oauth2: "Refresh tokens are valid for 6 months", while its sample
 # states 158112000 s (1,830 days) and a newer one 15811201 s (183 days): never believe more than 183.
@@ -61,6 +73,7 @@ BUDDY = Provider(
     refresh_lifetime_ms=183 * DAY_MS,
     refresh_lifetime_cap_ms=183 * DAY_MS,
     bare_401_is_ambiguous=True,
+    known_scopes=_BUDDY_SCOPES,
 )
 
 # PagerDuty developer-docs, OAuth functionality and Private Apps: refresh replies state no refresh

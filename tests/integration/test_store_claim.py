@@ -1,0 +1,449 @@
+"""claim.lua: who is leased, who is not, and when to come again."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from worker.adapters.clock import RedisClock
+from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.scripts import Scripts
+from worker.core.events import EventType, client_event
+from worker.core.grant import Grant, Status
+from worker.core.ports import Commit
+from worker.core.providers import Client
+
+Seed = Callable[..., Awaitable[Grant]]
+RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
+OnGrant = Callable[[str], Awaitable[None]]
+DueOf = Callable[..., Awaitable[float | None]]
+Answer = Callable[..., Commit]
+
+
+@pytest.fixture
+def claim_as(scripts: Scripts) -> Callable[..., Awaitable[list[Any]]]:
+    """The bare script, under a claim id of the test's choice."""
+
+    async def run(
+        claim_id: str, *, limit: int = 10, lease_ms: int = 60_000, rate: float | str = ""
+    ) -> list[Any]:
+        reply: list[Any] = await scripts.run(
+            "claim", "acme", claim_id, "this", limit, lease_ms, rate, "runner"
+        )
+        return reply
+
+    return run
+
+
+@pytest.fixture
+def reject(store: RedisStore, clock: RedisClock) -> Callable[..., Awaitable[bool]]:
+    async def run(client: Client, attempt: int = 1) -> bool:
+        event = client_event(EventType.CLIENT_REJECTED, client, attempt=attempt, now=clock.now(), reason="no")
+        return await store.reject_client(client, event, sent_at=clock.now(), probe=False)
+
+    return run
+
+
+async def _let_the_probe_be_due(redis: Redis, prefix: str) -> None:
+    await redis.hset(f"{prefix}client:acme", "probe_at", "1")
+
+
+async def test_a_due_grant_is_leased_with_a_fence_an_end_and_an_intent(
+    store: RedisStore, client: Client, seed: Seed, record_of: RecordOf
+) -> None:
+    await seed("one")
+
+    claim = await store.claim(client, 10, "runner")
+
+    (lease,) = claim.leases
+    record = await record_of("one")
+    assert (lease.grant.id, lease.fence, lease.until) == ("one", record["FENCE"], record["LEASE_UNTIL"])
+    assert lease.until == claim.now + 60_000
+    assert record["LEASE_OWNER"] == b"this"
+    assert record["INTENT"] is True
+    assert not lease.probe
+
+
+async def test_a_lease_moves_the_due_time_to_its_end_so_that_a_dead_workers_grants_come_back(
+    store: RedisStore, client: Client, seed: Seed, due_of: DueOf
+) -> None:
+    await seed("one")
+
+    claim = await store.claim(client, 10, "runner")
+
+    assert await due_of("one") == claim.leases[0].until
+
+
+async def test_a_grant_that_is_not_due_stays_where_it_is(
+    store: RedisStore, client: Client, seed: Seed
+) -> None:
+    await seed("later", due_in_ms=60_000)
+    await seed("never", due_in_ms=None)
+
+    claim = await store.claim(client, 10, "runner")
+
+    assert claim.leases == []
+    assert claim.drained
+
+
+async def test_grants_out_of_work_are_never_claimed(store: RedisStore, client: Client, seed: Seed) -> None:
+    await seed("paused", status=Status.PAUSED)
+    await seed("failed", status=Status.FAILED)
+
+    assert (await store.claim(client, 10, "runner")).leases == []
+
+
+async def test_another_clients_grants_are_not_touched(store: RedisStore, client: Client, seed: Seed) -> None:
+    await seed("theirs", client="other")
+
+    assert (await store.claim(client, 10, "runner")).leases == []
+
+
+async def test_the_longest_due_come_first_and_a_full_chunk_says_there_may_be_more(
+    store: RedisStore, client: Client, seed: Seed
+) -> None:
+    for number in range(3):
+        await seed(f"due-{number}", due_in_ms=-1_000 * (3 - number))
+
+    first = await store.claim(client, 2, "runner")
+    second = await store.claim(client, 2, "runner")
+
+    assert [lease.grant.id for lease in first.leases] == ["due-0", "due-1"]
+    assert not first.drained
+    assert [lease.grant.id for lease in second.leases] == ["due-2"]
+    assert second.drained
+
+
+async def test_a_leased_grant_that_is_due_again_is_skipped_and_moved_to_its_leases_end(
+    store: RedisStore, client: Client, seed: Seed, make_due: OnGrant, due_of: DueOf
+) -> None:
+    await seed("one")
+    first = await store.claim(client, 10, "runner")
+    await make_due("one")
+
+    second = await store.claim(client, 10, "runner")
+
+    assert second.leases == []
+    assert await due_of("one") == first.leases[0].until
+
+
+async def test_a_schedule_entry_without_a_record_is_healed_away(
+    store: RedisStore, client: Client, seed: Seed, redis: Redis, prefix: str, due_of: DueOf
+) -> None:
+    await seed("one")
+    await redis.zadd(f"{prefix}schedule:acme", {"ghost": 1})
+
+    claim = await store.claim(client, 10, "runner")
+
+    assert [lease.grant.id for lease in claim.leases] == ["one"]
+    assert await due_of("ghost") is None
+
+
+async def test_a_lease_that_ran_out_is_claimed_again_and_tells_that_its_intent_has_no_outcome(
+    open_store: Callable[..., RedisStore], client: Client, seed: Seed
+) -> None:
+    dying, living = open_store(lease_ms=30, owner="dying"), open_store(owner="living")
+    await seed("one")
+    first = await dying.claim(client, 10, "runner")
+
+    deadline = time.monotonic() + 20
+    while not (second := await living.claim(client, 10, "runner")).leases:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+    assert second.now >= first.leases[0].until
+    assert not first.leases[0].grant.in_doubt
+    assert second.leases[0].grant.in_doubt
+    assert second.leases[0].fence > first.leases[0].fence
+
+
+async def test_a_stored_outcome_clears_the_doubt_of_the_next_claim(
+    store: RedisStore, client: Client, seed: Seed, make_due: OnGrant, answer: Answer
+) -> None:
+    await seed("one")
+    (lease,) = (await store.claim(client, 10, "runner")).leases
+    await store.commit(answer(lease))
+    await make_due("one")
+
+    (again,) = (await store.claim(client, 10, "runner")).leases
+
+    assert not again.grant.in_doubt
+
+
+async def test_one_claim_run_twice_gives_the_same_leases_and_takes_none(
+    claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed
+) -> None:
+    for number in range(3):
+        await seed(f"due-{number}")
+
+    first = await claim_as("the-claim", limit=2)
+    again = await claim_as("the-claim", limit=2)
+    other = await claim_as("another-claim")
+
+    assert first[5] == again[5]
+    assert len(first[5]) == 2 * 3
+    assert first[2] == again[2] == 0  # not drained
+    assert len(other[5]) == 1 * 3
+
+
+async def test_a_claim_repeated_tells_of_the_doubt_it_found_the_first_time(
+    claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed, end_lease: OnGrant
+) -> None:
+    await seed("doubtful")
+    await claim_as("a dead one's")
+    await end_lease("doubtful")
+
+    first, again = await claim_as("the-claim"), await claim_as("the-claim")
+
+    assert first[5][1] == again[5][1] == 1
+
+
+async def test_a_claim_repeated_leaves_out_what_was_settled_deleted_or_leased_by_another_since(
+    claim_as: Callable[..., Awaitable[list[Any]]],
+    fleet: Fleet,
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    end_lease: OnGrant,
+) -> None:
+    for grant_id in ("kept", "deleted", "lost"):
+        await seed(grant_id)
+    await claim_as("the-claim")
+    await fleet.operate("deleted", "delete")
+    await end_lease("lost")
+    (theirs,) = (await store.claim(client, 10, "runner")).leases
+    assert theirs.grant.id == "lost"
+
+    again = await claim_as("the-claim")
+
+    assert again[5][2::3] == [b"kept"]
+
+
+async def test_the_rate_budget_is_a_seconds_worth_and_tells_how_long_to_wait(
+    store: RedisStore, client: Client, seed: Seed
+) -> None:
+    slow = replace(client, rate_per_second=0.001)
+    for number in range(3):
+        await seed(f"due-{number}")
+
+    first = await store.claim(slow, 10, "runner")
+    second = await store.claim(slow, 10, "runner")
+
+    assert len(first.leases) == 1
+    assert not first.drained
+    assert second.leases == []
+    assert not second.drained
+    assert 900_000 < second.wait_ms <= 1_000_000
+
+
+async def test_the_rate_budget_fills_up_with_time(store: RedisStore, client: Client, seed: Seed) -> None:
+    brisk = replace(client, rate_per_second=20)
+    for number in range(22):
+        await seed(f"due-{number}")
+
+    first = await store.claim(brisk, 50, "runner")
+    leased, deadline = len(first.leases), time.monotonic() + 20
+    while leased < 22:
+        assert time.monotonic() < deadline
+        claim = await store.claim(brisk, 50, "runner")
+        assert claim.leases or 0 < claim.wait_ms <= 50 or claim.drained
+        leased += len(claim.leases)
+        await asyncio.sleep(claim.wait_ms / 1000)
+
+    assert len(first.leases) == 20
+
+
+async def test_the_rate_budget_counts_only_what_was_leased(
+    store: RedisStore, client: Client, seed: Seed
+) -> None:
+    slow = replace(client, rate_per_second=0.001)
+    assert (await store.claim(slow, 10, "runner")).drained  # nothing was due, nothing is spent
+    await seed("one")
+
+    assert len((await store.claim(slow, 10, "runner")).leases) == 1
+
+
+async def test_a_claim_repeated_spends_the_budget_once(
+    claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed
+) -> None:
+    for number in range(3):
+        await seed(f"due-{number}")
+    await claim_as("the-claim", limit=1, rate=2)
+    await claim_as("the-claim", limit=1, rate=2)
+
+    assert len((await claim_as("another", rate=2))[5]) == 1 * 3
+
+
+async def test_a_rejected_clients_grants_stay_where_they_are_until_the_probe_time(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    clock: RedisClock,
+    reject: Callable[..., Awaitable[bool]],
+) -> None:
+    await seed("one")
+    clock.set((await store.claim(replace(client, name="other"), 1, "")).now)
+    await reject(client)
+
+    claim = await store.claim(client, 10, "runner")
+
+    assert claim.leases == []
+    assert claim.drained
+
+
+async def test_at_the_probe_time_exactly_one_grant_is_let_through_even_if_it_is_not_due(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    redis: Redis,
+    prefix: str,
+    reject: Callable[..., Awaitable[bool]],
+) -> None:
+    await seed("later", due_in_ms=600_000)
+    await seed("sooner", due_in_ms=500_000)
+    await seed("never", due_in_ms=None)
+    await store.claim(client, 1, "")
+    await reject(client)
+    await _let_the_probe_be_due(redis, prefix)
+
+    probe = await store.claim(client, 10, "runner")
+    after = await store.claim(client, 10, "runner")
+
+    assert [(lease.grant.id, lease.probe) for lease in probe.leases] == [("sooner", True)]
+    assert probe.drained
+    assert after.leases == []
+    assert after.drained
+
+
+async def test_a_lost_probe_is_followed_by_another_when_its_lease_has_ended(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    redis: Redis,
+    prefix: str,
+    reject: Callable[..., Awaitable[bool]],
+) -> None:
+    await seed("one")
+    await store.claim(client, 0, "")
+    await reject(client)
+    await _let_the_probe_be_due(redis, prefix)
+
+    probe = await store.claim(client, 10, "runner")
+
+    probe_at = int(await redis.hget(f"{prefix}client:acme", "probe_at") or 0)
+    assert probe_at == probe.leases[0].until
+
+
+async def test_a_probe_claimed_twice_under_one_claim_id_is_still_a_probe(
+    claim_as: Callable[..., Awaitable[list[Any]]],
+    seed: Seed,
+    store: RedisStore,
+    client: Client,
+    redis: Redis,
+    prefix: str,
+    reject: Callable[..., Awaitable[bool]],
+) -> None:
+    await seed("one")
+    await store.claim(client, 0, "")
+    await reject(client)
+    await _let_the_probe_be_due(redis, prefix)
+
+    first, again = await claim_as("the-claim"), await claim_as("the-claim")
+
+    assert first[4] == again[4] == 1
+    assert first[5] == again[5] != []
+
+
+async def test_a_probe_keeps_to_the_rate_budget(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    redis: Redis,
+    prefix: str,
+    reject: Callable[..., Awaitable[bool]],
+) -> None:
+    slow = replace(client, rate_per_second=0.001)
+    await seed("spends")
+    await seed("waits")
+    assert len((await store.claim(slow, 1, "")).leases) == 1
+    await reject(client)
+    await _let_the_probe_be_due(redis, prefix)
+
+    claim = await store.claim(slow, 10, "runner")
+
+    assert claim.leases == []
+    assert claim.wait_ms > 0
+
+
+async def test_each_claim_extends_the_runners_place_to_the_end_of_the_leases(
+    store: RedisStore, client: Client, redis: Redis, prefix: str
+) -> None:
+    claim = await store.claim(client, 10, "runner")
+
+    assert await redis.zscore(f"{prefix}runners:acme", "runner") == claim.now + 60_000
+
+
+async def test_a_claim_without_a_runner_takes_no_place(
+    store: RedisStore, client: Client, redis: Redis, prefix: str
+) -> None:
+    await store.claim(client, 10, "")
+
+    assert await redis.zcard(f"{prefix}runners:acme") == 0
+
+
+async def test_a_claim_tells_the_clients_generation(
+    store: RedisStore, client: Client, redis: Redis, prefix: str
+) -> None:
+    before = await store.claim(client, 10, "runner")
+    await redis.hset(f"{prefix}client:acme", "generation", "3")
+
+    after = await store.claim(client, 10, "runner")
+
+    assert (before.generation, after.generation) == (0, 3)
+
+
+async def test_fences_only_grow_even_if_the_fence_key_is_lost(
+    store: RedisStore, client: Client, seed: Seed, redis: Redis, prefix: str
+) -> None:
+    fences = []
+    for number in range(6):
+        await seed(f"due-{number}")
+        (lease,) = (await store.claim(client, 10, "runner")).leases
+        fences.append(lease.fence)
+        if number % 2:
+            await redis.delete(f"{prefix}fence")
+
+    assert fences == sorted(set(fences))
+
+
+async def test_fences_grow_past_a_counter_that_is_ahead_of_the_clock(
+    store: RedisStore, client: Client, seed: Seed, redis: Redis, prefix: str
+) -> None:
+    ahead = 8_000_000_000_000_000  # a clock that was set back
+    await redis.set(f"{prefix}fence", ahead)
+    await seed("one")
+    await seed("two")
+
+    claim = await store.claim(client, 10, "runner")
+
+    assert [lease.fence for lease in claim.leases] == [ahead + 1, ahead + 2]
+
+
+async def test_many_claims_at_once_never_lease_one_grant_twice(
+    open_store: Callable[..., RedisStore], client: Client, seed: Seed
+) -> None:
+    for number in range(40):
+        await seed(f"due-{number}")
+    stores = [open_store(owner=f"worker {number}") for number in range(8)]
+
+    claims = await asyncio.gather(*(each.claim(client, 7, "runner") for each in stores))
+
+    leased = [lease.grant.id for claim in claims for lease in claim.leases]
+    fences = [lease.fence for claim in claims for lease in claim.leases]
+    assert len(leased) == len(set(leased)) == 40
+    assert len(set(fences)) == 40

@@ -1,0 +1,321 @@
+"""commit.lua: the lineage decides, and one step stores everything."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore
+from worker.core.grant import Grant, Status, lineage_of
+from worker.core.ports import Commit, Committed, Lease, Verdict
+from worker.core.providers import Client
+
+Seed = Callable[..., Awaitable[Grant]]
+RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
+OnGrant = Callable[[str], Awaitable[None]]
+DueOf = Callable[..., Awaitable[float | None]]
+Answer = Callable[..., Commit]
+Told = Callable[[], Awaitable[list[dict[str, Any]]]]
+Claim = Callable[[], Awaitable[Lease]]
+
+
+@pytest.fixture
+def claim_one(store: RedisStore, client: Client) -> Claim:
+    async def run() -> Lease:
+        (lease,) = (await store.claim(client, 1, "runner")).leases
+        return lease
+
+    return run
+
+
+async def test_tokens_due_time_status_release_and_event_are_stored_in_one_step(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    answer: Answer,
+    record_of: RecordOf,
+    due_of: DueOf,
+    told: Told,
+) -> None:
+    await seed("one", labels={"tenant": "acme"}, authorized_at=1_700_000_000_000, scope="WORKSPACE")
+    lease = await claim_one()
+    commit = answer(lease)
+
+    committed = await store.commit(commit)
+
+    successor = commit.successor
+    record = await record_of("one")
+    assert committed == Committed(Verdict.STORED, 1)
+    assert record["VERSION"] == 1
+    assert record["LINEAGE"] == lineage_of("one", "r1")
+    assert record["SEALED"] == commit.sealed
+    assert record["STATUS"] == b"active"
+    assert record["ISSUED_AT"] == successor.grant.issued_at
+    assert record["ACCESS_EXPIRES_AT"] == successor.grant.access_expires_at
+    assert record["REFRESH_ISSUED_AT"] == successor.grant.refresh_issued_at
+    assert record["REFRESH_EXPIRES_AT"] is False
+    assert (record["LEASE_OWNER"], record["LEASE_UNTIL"]) == (False, 0)
+    assert (record["INTENT"], record["STREAK"], record["REASON"]) == (False, 0, False)
+    assert record["LAST"] == lease.fence
+    assert (record["SCOPE"], record["AUTHORIZED_AT"]) == (b"WORKSPACE", 1_700_000_000_000)
+    assert record["LABELS"] == b'{"tenant":"acme"}'
+    assert await due_of("one") == successor.due_at
+    (event,) = await told()
+    assert event["type"] == "evergrant.grant.refreshed"
+    assert event["id"] == f"{lease.fence}.grant.refreshed"
+    assert (event["subject"], event["data"]["version"]) == ("one", 1)
+
+
+async def test_an_answer_is_stored_after_its_lease_ran_out_if_the_lineage_is_still_its_own(
+    store: RedisStore, seed: Seed, claim_one: Claim, end_lease: OnGrant, answer: Answer, record_of: RecordOf
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    await end_lease("one")
+
+    assert (await store.commit(answer(lease))).verdict is Verdict.STORED
+    assert (await record_of("one"))["LEASE_UNTIL"] == 0
+
+
+async def test_a_late_answer_does_not_release_the_lease_that_another_has_by_now(
+    store: RedisStore, seed: Seed, claim_one: Claim, end_lease: OnGrant, answer: Answer, record_of: RecordOf
+) -> None:
+    await seed("one")
+    late = await claim_one()
+    await end_lease("one")
+    theirs = await claim_one()
+
+    committed = await store.commit(answer(late))
+
+    record = await record_of("one")
+    assert committed.verdict is Verdict.STORED
+    assert record["FENCE"] == theirs.fence
+    assert record["LEASE_UNTIL"] == theirs.until
+    assert record["LEASE_OWNER"] == b"this"
+
+
+async def test_an_answer_to_a_refresh_token_that_was_replaced_since_is_superseded(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    end_lease: OnGrant,
+    answer: Answer,
+    record_of: RecordOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    late = await claim_one()
+    await end_lease("one")
+    theirs = await claim_one()
+    await store.commit(answer(theirs, "r1"))
+    before = await record_of("one")
+
+    committed = await store.commit(answer(late, "r-late"))
+
+    assert committed == Committed(Verdict.SUPERSEDED, 1)
+    assert await record_of("one") == before
+    assert len(await told()) == 1
+
+
+async def test_a_rotating_answer_to_a_record_that_moved_on_with_the_same_refresh_token_is_to_be_rebased(
+    store: RedisStore, seed: Seed, claim_one: Claim, end_lease: OnGrant, answer: Answer, record_of: RecordOf
+) -> None:
+    await seed("one")
+    late = await claim_one()
+    await end_lease("one")
+    theirs = await claim_one()
+    await store.commit(answer(theirs, "r0"))  # this time the server did not rotate
+
+    refused = await store.commit(answer(late, "r1"))
+    rebased = await store.commit(answer(late, "r1", version=refused.version))
+
+    assert refused == Committed(Verdict.REBASE, 1)
+    assert rebased == Committed(Verdict.STORED, 2)
+    assert (await record_of("one"))["LINEAGE"] == lineage_of("one", "r1")
+
+
+async def test_an_answer_that_did_not_rotate_gives_way_to_a_newer_one_of_the_same_refresh_token(
+    store: RedisStore, seed: Seed, claim_one: Claim, end_lease: OnGrant, answer: Answer, record_of: RecordOf
+) -> None:
+    await seed("one")
+    late = await claim_one()
+    await end_lease("one")
+    theirs = await claim_one()
+    newer = answer(theirs, "r0")
+    await store.commit(newer)
+
+    committed = await store.commit(answer(late, "r0"))
+
+    assert committed == Committed(Verdict.SUPERSEDED, 1)
+    assert (await record_of("one"))["SEALED"] == newer.sealed
+
+
+async def test_an_answer_to_a_grant_that_was_deleted_is_gone(
+    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, answer: Answer, told: Told
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    await fleet.operate("one", "delete")
+
+    assert await store.commit(answer(lease)) == Committed(Verdict.GONE, 0)
+    assert await fleet.find("one") is None
+    assert await told() == []
+
+
+async def test_a_commit_run_twice_gives_the_same_verdict_and_tells_once(
+    store: RedisStore,
+    fleet: Fleet,
+    seed: Seed,
+    claim_one: Claim,
+    answer: Answer,
+    record_of: RecordOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    commit = answer(await claim_one())
+
+    first = await store.commit(commit)
+    once = await record_of("one")
+    again = await store.commit(commit)
+
+    assert first == again == Committed(Verdict.STORED, 1)
+    assert await record_of("one") == once
+    assert len(await told()) == 1
+    assert (await fleet.client_state("acme")).refreshed == 1
+
+
+async def test_a_commit_of_a_server_that_does_not_rotate_is_also_stored_once(
+    store: RedisStore, seed: Seed, claim_one: Claim, answer: Answer, told: Told
+) -> None:
+    await seed("one")
+    commit = answer(await claim_one(), "r0")
+
+    assert await store.commit(commit) == await store.commit(commit) == Committed(Verdict.STORED, 1)
+    assert len(await told()) == 1
+
+
+async def test_a_commit_repeated_after_the_next_refresh_changes_nothing(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    make_due: OnGrant,
+    answer: Answer,
+    record_of: RecordOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    first = answer(await claim_one(), "r1")
+    await store.commit(first)
+    await make_due("one")
+    await store.commit(answer(await claim_one(), "r2", used="r1"))
+    before = await record_of("one")
+
+    assert (await store.commit(first)).verdict is Verdict.SUPERSEDED
+    assert await record_of("one") == before
+    assert len(await told()) == 2
+
+
+@pytest.mark.parametrize("status", [Status.FAILING, Status.FAILED])
+async def test_an_answer_for_a_grant_that_was_not_well_is_told_as_recovered(
+    store: RedisStore,
+    seed: Seed,
+    answer: Answer,
+    record_of: RecordOf,
+    told: Told,
+    status: Status,
+) -> None:
+    await seed("one", status=status, streak=2, reason="rejected")
+    lease = await store.lease("one")
+    assert isinstance(lease, Lease)
+
+    await store.commit(answer(lease))
+
+    record = await record_of("one")
+    assert (record["STATUS"], record["STREAK"], record["REASON"]) == (b"active", 0, False)
+    assert [event["type"] for event in await told()] == ["evergrant.grant.recovered"]
+
+
+async def test_a_grant_paused_while_it_was_refreshed_gets_its_tokens_and_stays_paused(
+    store: RedisStore,
+    fleet: Fleet,
+    seed: Seed,
+    claim_one: Claim,
+    answer: Answer,
+    record_of: RecordOf,
+    due_of: DueOf,
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    await fleet.operate("one", "pause")
+
+    assert (await store.commit(answer(lease))).verdict is Verdict.STORED
+
+    record = await record_of("one")
+    assert (record["STATUS"], record["VERSION"]) == (b"paused", 1)
+    assert await due_of("one") == float("inf")
+
+
+async def test_the_event_of_a_paused_grants_refresh_says_that_it_is_paused(
+    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, answer: Answer, told: Told
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    await fleet.operate("one", "pause")
+
+    await store.commit(answer(lease))
+
+    (event,) = await told()
+    assert event["data"]["status"] == "paused"
+
+
+async def test_an_answer_that_came_after_the_old_access_tokens_end_is_counted_as_late(
+    store: RedisStore, fleet: Fleet, seed: Seed, client: Client, answer: Answer
+) -> None:
+    now = await fleet.now()
+    await seed("late", access_expires_at=now - 1)
+    await seed("in time", access_expires_at=now + 600_000)
+    await seed("never ends", access_expires_at=None)
+
+    for lease in (await store.claim(client, 10, "runner")).leases:
+        await store.commit(answer(lease))
+
+    state = await fleet.client_state("acme")
+    assert (state.refreshed, state.late) == (3, 1)
+
+
+async def test_the_first_access_token_of_a_grant_that_had_none_is_not_late(
+    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, answer: Answer
+) -> None:
+    issued_at = await fleet.now() - 1
+    await seed("new", issued_at=issued_at, access_expires_at=issued_at)
+
+    await store.commit(answer(await claim_one()))
+
+    assert (await fleet.client_state("acme")).late == 0
+
+
+async def test_an_answer_takes_the_grant_off_the_list_of_those_that_need_attention(
+    store: RedisStore, seed: Seed, claim_one: Claim, answer: Answer, redis: Redis, prefix: str
+) -> None:
+    await seed("one", status=Status.FAILING, streak=1, reason="unavailable")
+    await redis.zadd(f"{prefix}attention", {"one": 1})
+
+    await store.commit(answer(await claim_one()))
+
+    assert await redis.zcard(f"{prefix}attention") == 0
+
+
+async def test_the_event_stream_is_kept_to_about_its_length(
+    store: RedisStore, seed: Seed, claim_one: Claim, answer: Answer, redis: Redis, prefix: str
+) -> None:
+    pipeline = redis.pipeline(transaction=False)
+    for number in range(10_400):
+        pipeline.xadd(f"{prefix}events", {"event": f'{{"id": "old {number}"}}'})
+    await pipeline.execute()
+    await seed("one")
+
+    await store.commit(answer(await claim_one()))
+
+    assert 10_000 <= await redis.xlen(f"{prefix}events") < 10_200

@@ -1,0 +1,256 @@
+"""`evergrant demo`: a fleet kept alive against the sandbox Buddy, live, and judged at the end.
+
+Everything is real but the provider: the embedded server, a worker and beat as their own processes, the
+settings, the import. The provider is the sandbox, whose tokens live a minute; it judges what it saw.
+"""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli.output import note
+from worker.cli.session import BAD_STATE, UNREACHABLE, CommandError
+
+if TYPE_CHECKING:
+    from worker.cli.children import Children
+    from worker.cli.demo_view import Moment, View
+    from worker.sandbox.client import Sandbox
+    from worker.wiring import Runtime
+
+CLIENT = "buddy"
+TOKEN_SECONDS = 60
+OLDEST_SECONDS = 34  # grants come in at all ages up to this, so that the first are due at once
+REVOKE_AT = 0.25  # of the demo
+LOOK_SECONDS = 0.5
+FAILURE_WAIT_SECONDS = 25  # a revoked grant is announced within its token's life
+CHILD_LOG_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the sandbox and the store say at the end."""
+
+    grants: int
+    seconds: float
+    rotations: int
+    failures: int
+    expired: int
+    lost: int
+    superseded_presented: int
+    overlapping: int
+    revoked: bool
+
+    @property
+    def good(self) -> bool:
+        """Whether every grant was kept alive, and the one that was revoked was announced."""
+        announced = self.failures == int(self.revoked)
+        faults = self.expired + self.lost + self.superseded_presented + self.overlapping
+        return faults == 0 and announced
+
+    def lines(self) -> Iterator[str]:
+        """The summary as the demo prints it."""
+        yield f"{self.grants} grants, {self.seconds:.0f} s"
+        yield f"rotations            {self.rotations}"
+        yield f"failures announced   {self.failures}" + (" (one grant was revoked)" if self.revoked else "")
+        yield f"tokens expired       {self.expired}"
+        yield f"grants lost          {self.lost}"
+        yield f"dead tokens presented to the provider  {self.superseded_presented}"
+        yield f"requests that overlapped for one grant {self.overlapping}"
+
+
+def demo(
+    grants: Annotated[int, typer.Option("--grants", min=2, max=20_000, help="How many.")] = 200,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=3_600, help="How long.")] = 60,
+) -> None:
+    """Show a fleet being kept alive against a sandbox Buddy whose tokens live a minute.
+
+    Exits 0 only if no token expired and none was lost. Ctrl-C ends it early.
+
+    Example: evergrant demo --grants 500 --seconds 30
+    """
+    from worker.adapters.embedded import EmbeddedServerError
+    from worker.cli.children import ChildGaveUpError
+    from worker.sandbox.client import Sandbox, SandboxError
+
+    try:
+        with _own_house() as house, Sandbox.start("buddy", access_seconds=TOKEN_SECONDS) as sandbox:
+            _settings_of_the_demo(house, sandbox)
+            summary = _run(house, sandbox, grants, seconds)
+    except (EmbeddedServerError, SandboxError) as problem:
+        raise CommandError(str(problem), UNREACHABLE) from None
+    except ChildGaveUpError as problem:
+        raise CommandError(str(problem), BAD_STATE) from None
+    for line in summary.lines():
+        typer.echo(line)
+    if not summary.good:
+        raise typer.Exit(BAD_STATE)
+
+
+@contextmanager
+def _own_house() -> Iterator[Path]:
+    """A directory of its own, and none of the settings around it."""
+    for name in [name for name in os.environ if name.startswith("EVERGRANT_")]:
+        del os.environ[name]
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="evergrant-demo-") as name:
+        os.chdir(name)
+        try:
+            yield Path(name)
+        finally:
+            os.chdir(before)
+
+
+def _settings_of_the_demo(house: Path, sandbox: "Sandbox") -> None:
+    """Compressed like the tokens: what lives a minute is looked at every second."""
+    os.environ |= {
+        "EVERGRANT_DATA_DIR": str(house / "data"),
+        "EVERGRANT_SWEEP_SECONDS": "1",
+        "EVERGRANT_HTTP_TIMEOUT_SECONDS": "2",
+        "EVERGRANT_CLIENTS__BUDDY__PROVIDER": "buddy",
+        "EVERGRANT_CLIENTS__BUDDY__CLIENT_ID": "sandbox-client",
+        "EVERGRANT_CLIENTS__BUDDY__CLIENT_SECRET": "sandbox-secret",
+        "EVERGRANT_CLIENTS__BUDDY__TOKEN_URL": sandbox.token_url,
+    }
+
+
+def _run(house: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Summary:
+    from config import load_settings
+    from config.logging import configure_logging
+    from worker import wiring
+    from worker.adapters.embedded import EmbeddedServer
+    from worker.cli.children import BEAT, WORKER, Children
+
+    settings = load_settings()
+    configure_logging("error", "console")
+    log = house / "children.log"
+    with log.open("wb") as output, EmbeddedServer(settings.data_dir):
+        deployment = wiring.deploy(settings, lambda _: None)
+        children = Children(output=output)
+
+        async def show() -> Summary:
+            async with wiring.open_runtime(deployment) as runtime:
+                return await _Show(runtime, sandbox, children).run(grants, seconds)
+
+        try:
+            children.start("worker", WORKER)
+            children.start("beat", BEAT)
+            return asyncio.run(show())
+        except BaseException:
+            output.flush()
+            for line in log.read_text(errors="replace").splitlines()[-CHILD_LOG_LINES:]:
+                note(line)
+            raise
+        finally:
+            children.stop()
+
+
+class _Show:
+    """One run of the demo."""
+
+    def __init__(self, runtime: "Runtime", sandbox: "Sandbox", children: "Children") -> None:
+        self._runtime = runtime
+        self._sandbox = sandbox
+        self._children = children
+        self._stopping = asyncio.Event()
+        self._revoked: str | None = None
+
+    async def run(self, grants: int, seconds: float) -> Summary:
+        """Import, watch, revoke one on the way, stop, judge."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stopping.set)
+        from worker.cli.demo_view import View
+
+        await self._import(grants)
+        began = time.monotonic()
+        with View(grants, self._sandbox.token_url) as view:
+            await self._watch(view, began, seconds)
+        elapsed = time.monotonic() - began
+        await asyncio.to_thread(self._children.stop)
+        return await self._judge(grants, elapsed)
+
+    async def _import(self, grants: int) -> None:
+        from worker.importing import BATCH, Importer
+
+        importer = Importer(self._runtime, replace_existing=False)
+        lines = [
+            line.encode()
+            for line in self._sandbox.issue_lines(
+                grants, client=CLIENT, prefix="user", spread_seconds=OLDEST_SECONDS
+            )
+        ]
+        for start in range(0, grants, BATCH):
+            refusals = await importer.take(enumerate(lines[start : start + BATCH], start + 1))
+            if refusals:
+                raise CommandError(f"line {refusals[0].number}: {refusals[0].reason}", BAD_STATE)
+
+    async def _watch(self, view: "View", began: float, seconds: float) -> None:
+        from worker.cli.demo_view import look
+
+        before: Moment | None = None
+        end = began + seconds
+        while not self._stopping.is_set():
+            before = await look(self._runtime, CLIENT, before)
+            elapsed = time.monotonic() - began
+            view.show(before, elapsed, seconds)
+            if self._revoked is None and elapsed > REVOKE_AT * seconds:
+                await self._revoke_one()
+            if time.monotonic() > end and (before.failed or time.monotonic() > end + FAILURE_WAIT_SECONDS):
+                return
+            self._children.look_after()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _revoke_one(self) -> None:
+        """What a user does who disconnects the application; the one who is due next, to see it soon."""
+        soon = [
+            (stored.due_at, stored.grant.id)
+            async for stored in self._runtime.fleet.walk(CLIENT)
+            if stored.due_at is not None
+        ]
+        _, self._revoked = min(soon)
+        self._sandbox.revoke(self._revoked)
+
+    async def _judge(self, grants: int, elapsed: float) -> Summary:
+        totals = self._sandbox.totals()
+        live = {pair["id"]: pair for pair in self._sandbox.pairs()}
+        lost = 0
+        async for stored in self._runtime.fleet.walk(CLIENT):
+            kept = self._runtime.deployment.keys.open(stored.grant)
+            pair = live[stored.grant.id]
+            is_live = (kept.access_token, kept.refresh_token) == (pair["access_token"], pair["refresh_token"])
+            lost += not is_live and not pair["revoked"]
+        state = await self._runtime.fleet.client_state(CLIENT)
+        return Summary(
+            grants=grants,
+            seconds=elapsed,
+            rotations=state.refreshed,
+            failures=await self._failures_announced(),
+            expired=totals["expired"],
+            lost=lost,
+            superseded_presented=totals["superseded"],
+            overlapping=totals["concurrent"],
+            revoked=self._revoked is not None,
+        )
+
+    async def _failures_announced(self) -> int:
+        failures, last = 0, "0-0"
+        while entries := await self._runtime.fleet.events(last):
+            failures += sum(entry.event["type"] == "evergrant.grant.failed" for entry in entries)
+            last = entries[-1].id
+        return failures

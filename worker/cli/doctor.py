@@ -1,0 +1,73 @@
+"""`evergrant doctor`: is everything in order?"""
+
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from worker.cli.output import write_line
+from worker.cli.session import BAD_STATE, run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from worker.adapters.store.durability import Finding
+    from worker.wiring import Runtime
+
+MOST_CLOCK_DRIFT_SECONDS = 5.0
+
+
+def doctor() -> None:
+    """Check settings, keys, Redis durability, the clock and each client's token endpoint.
+
+    No token and no secret is sent anywhere. Exits 1 when something must be mended.
+
+    Example: evergrant doctor
+    """
+    if not run(_examine):
+        raise typer.Exit(BAD_STATE)
+
+
+async def _examine(runtime: "Runtime") -> bool:
+    from worker.adapters.store.durability import Level
+
+    good = True
+    async for finding in _findings(runtime):
+        good = good and finding.level is not Level.REFUSED
+        write_line(f"{finding.level.value:9}{finding.text}")
+    return good
+
+
+async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
+    from worker.adapters.store.durability import Finding, Level, inspect_durability
+
+    settings = runtime.deployment.settings
+    where = "the embedded server" if settings.uses_embedded_server else "EVERGRANT_REDIS_URL"
+    yield Finding(Level.OK, f"settings are valid; namespace {settings.namespace}, store: {where}")
+    yield Finding(Level.OK, f"sealing keys: {', '.join(runtime.deployment.keys.ids())}; the first one seals")
+    for finding in await inspect_durability(runtime.redis):
+        yield finding
+    yield _clock_finding(await runtime.fleet.now())
+    if not settings.clients:
+        yield Finding(Level.WARNING, "no client is configured; set EVERGRANT_CLIENTS__<NAME>__PROVIDER")
+    for client in runtime.clients:
+        problem = await runtime.endpoint.reach(client)
+        level = Level.OK if problem is None else Level.REFUSED
+        answer = "answers" if problem is None else problem
+        yield Finding(level, f"client {client.name}: {client.token_url} {answer}")
+        unknown = set(client.scopes) - client.provider.known_scopes
+        if client.provider.known_scopes and unknown:
+            names = ", ".join(sorted(unknown))
+            yield Finding(Level.WARNING, f"client {client.name}: scopes nobody documents: {names}")
+
+
+def _clock_finding(redis_now: int) -> "Finding":
+    from worker.adapters.store.durability import Finding, Level
+
+    drift = abs(redis_now / 1000 - time.time())
+    if drift <= MOST_CLOCK_DRIFT_SECONDS:
+        return Finding(Level.OK, f"this machine's clock and Redis's agree within {drift:.1f} s")
+    return Finding(
+        Level.WARNING,
+        f"this machine's clock and Redis's differ by {drift:.0f} s; all times are Redis's: set both by NTP",
+    )

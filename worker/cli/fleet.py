@@ -1,0 +1,179 @@
+"""`evergrant token`, `events` and `status`: what the fleet gives, tells and needs."""
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli.output import columns, note, until, write_json, write_line
+from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from worker.fleet_report import Incident, Report
+    from worker.wiring import Runtime
+
+FOLLOW_WAIT_MS = 2_000
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+def token(
+    grant_id: Annotated[str, typer.Argument(metavar="ID", help="The grant's id.")],
+    min_ttl: Annotated[
+        float, typer.Option("--min-ttl", min=0, metavar="SECONDS", help="How long it must live at least.")
+    ] = 60,
+) -> None:
+    """Print an access token that lives long enough, refreshing the grant if it must.
+
+    Example: curl -H "Authorization: Bearer $(evergrant token user-42/buddy)" https://api.buddy.works/user
+    """
+    write_line(run(lambda runtime: _token(runtime, grant_id, int(min_ttl * 1000))))
+
+
+def events(
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more, until Ctrl-C.")] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="ID", help="Only those after this stream id.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the event stream, oldest first; with --follow only what is still to come, unless --since.
+
+    Example: evergrant events --follow --json
+    """
+    if since is not None and not re.fullmatch(r"[0-9]{1,20}(-[0-9]{1,20})?", since):
+        raise CommandError("--since takes a stream id such as 1795322840527-0", SETTINGS)
+    run(lambda runtime: _events(runtime, since, follow=follow, as_json=as_json))
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show the fleet at a glance: what is wrong, whom it concerns, until when there is time, what to do.
+
+    Exits 1 when something will expire unless a person acts.
+
+    Example: evergrant status
+    """
+    if run(lambda runtime: _status(runtime, as_json=as_json)):
+        raise typer.Exit(BAD_STATE)
+
+
+async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> str:
+    from worker.core.ports import UnsealError
+    from worker.on_demand import RefreshFailedError, refresh_now
+
+    stored = await runtime.fleet.find(grant_id)
+    if stored is None:
+        raise CommandError(f"no grant has the id {grant_id!r}", BAD_STATE)
+    try:
+        if not _lives(stored.grant.access_expires_at, await runtime.fleet.now(), min_ttl_ms):
+            stored = await refresh_now(runtime, grant_id)
+            now = await runtime.fleet.now()
+            if not _lives(stored.grant.access_expires_at, now, min_ttl_ms):
+                life = until(stored.grant.access_expires_at, now)
+                raise CommandError(f"{grant_id}: a fresh access token lives only {life}", BAD_STATE)
+        pair = runtime.deployment.keys.open(stored.grant)
+    except (RefreshFailedError, UnsealError) as problem:
+        raise CommandError(str(problem), BAD_STATE) from None
+    if pair.access_token is None:
+        raise CommandError(f"{grant_id} has no access token yet", BAD_STATE)
+    if stored.grant.status.value == "failed":
+        note(f"evergrant: {grant_id} is failed ({stored.grant.reason}): this is its last access token")
+    return pair.access_token
+
+
+def _lives(expires_at: int | None, now: int, min_ttl_ms: int) -> bool:
+    return expires_at is None or expires_at - now >= min_ttl_ms
+
+
+async def _events(runtime: "Runtime", since: str | None, *, follow: bool, as_json: bool) -> None:
+    import sys
+
+    last = since
+    if last is None:
+        last = await runtime.fleet.last_event_id() if follow else "0-0"
+    while True:
+        entries = await runtime.fleet.events(last, wait_ms=FOLLOW_WAIT_MS if follow else None)
+        if not entries and not follow:
+            return
+        for entry in entries:
+            last = entry.id
+            if as_json:
+                write_json({**entry.event, "streamid": entry.id})
+            else:
+                write_line(_event_line(entry.id, entry.event))
+        sys.stdout.flush()
+
+
+def _event_line(stream_id: str, event: "Mapping[str, Any]") -> str:
+    data = event["data"]
+    facts = [data["client"], data.get("reason"), data.get("detail")]
+    if data.get("access_token_expires_at"):
+        facts.append(f"its access token works until {data['access_token_expires_at']}")
+    return columns(
+        [
+            (stream_id, 16),
+            (event["time"][:19] + "Z", 20),
+            (event["type"].removeprefix("evergrant."), 18),
+            (event["subject"], 24),
+            (", ".join(str(fact) for fact in facts if fact), 0),
+        ]
+    )
+
+
+async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
+    from worker.fleet_report import report_on
+
+    report = await report_on(runtime)
+    if as_json:
+        for document in report.documents():
+            write_json(document)
+    else:
+        _write_report(report)
+    return report.needs_a_person
+
+
+def _write_report(report: "Report") -> None:
+    now = report.now
+    header = (
+        "CLIENT",
+        "STATE",
+        "ACTIVE",
+        "FAILING",
+        "FAILED",
+        "PAUSED",
+        "DUE",
+        "NEXT DUE IN",
+        "SOONEST EXPIRY IN",
+    )
+    write_line(_client_row(*header))
+    for client in report.clients:
+        write_line(
+            _client_row(
+                client.name,
+                client.state,
+                *(str(number) for number in client.grants.values()),
+                str(client.due),
+                "-" if client.next_due_at is None else until(client.next_due_at, now),
+                "-" if client.soonest_expiry_at is None else until(client.soonest_expiry_at, now),
+            )
+        )
+    write_line()
+    for incident in report.incidents:
+        write_line(_incident_line(incident, now))
+    if not report.incidents:
+        write_line(
+            "Nothing needs a person." if report.clients else "No grants yet: `evergrant grants import`."
+        )
+    elif report.more:
+        write_line(f"... and {report.more} more: `evergrant grants list --status failed`")
+
+
+def _client_row(*cells: str) -> str:
+    return columns(zip(cells, (16, 9, 7, 7, 7, 7, 7, 12, 0), strict=True))
+
+
+def _incident_line(incident: "Incident", now: int) -> str:
+    mark = "!" if incident.needs_a_person else "-"
+    time_left = "" if incident.ends_at is None else f" Time left: {until(incident.ends_at, now)}."
+    return f"{mark} {incident.subject}: {incident.problem}.{time_left} {incident.advice}"

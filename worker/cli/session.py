@@ -1,0 +1,79 @@
+"""A command's connection to the deployment."""
+
+from typing import TYPE_CHECKING, TypeVar
+
+from worker.cli.output import note
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from config import Settings
+    from worker.wiring import Runtime
+
+T = TypeVar("T")
+
+BAD_STATE = 1
+SETTINGS = 2
+UNREACHABLE = 3
+
+
+class CommandError(Exception):
+    """Ends a command with one line and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def settings() -> "Settings":
+    """The deployment's settings.
+
+    Raises:
+        CommandError: one of them is wrong.
+    """
+    from config import SettingsError, load_settings
+
+    try:
+        return load_settings()
+    except SettingsError as problem:
+        raise CommandError(str(problem), SETTINGS) from None
+
+
+def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
+    """Run `work` on the deployment that the settings name; the embedded server runs meanwhile.
+
+    Raises:
+        CommandError: a setting is wrong, or a server cannot be reached.
+    """
+    import asyncio
+    from contextlib import nullcontext
+
+    from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 redis-py's own names
+
+    from config import SettingsError
+    from config.logging import configure_logging
+    from worker import wiring
+    from worker.core.ports import StoreUnavailableError
+
+    chosen = settings()
+    configure_logging("error", "console")
+    try:
+        deployment = wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
+
+        async def work_on_it() -> T:
+            async with wiring.open_runtime(deployment) as runtime:
+                return await work(runtime)
+
+        with wiring.embedded_server(chosen) or nullcontext():
+            return asyncio.run(work_on_it())
+    except SettingsError as problem:
+        raise CommandError(str(problem), SETTINGS) from None
+    except wiring.EmbeddedServerError as problem:
+        raise CommandError(str(problem), UNREACHABLE) from None
+    except (StoreUnavailableError, ConnectionError, TimeoutError) as problem:
+        name = "the embedded server" if chosen.uses_embedded_server else "EVERGRANT_REDIS_URL"
+        raise CommandError(f"{name} cannot be reached: {_first_line(problem)}", UNREACHABLE) from None
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem) or type(problem).__name__).splitlines()[0]

@@ -1,0 +1,45 @@
+"""`evergrant up`: embedded server, worker and beat in one terminal."""
+
+import signal
+import threading
+
+from worker.cli.output import note
+from worker.cli.session import BAD_STATE, SETTINGS, UNREACHABLE, CommandError, settings
+
+LOOK_SECONDS = 0.5
+
+
+def up() -> None:
+    """Run everything in one terminal until Ctrl-C: the embedded server, a worker and beat.
+
+    Example: evergrant up
+    """
+    from contextlib import nullcontext
+
+    from config import SettingsError
+    from worker import wiring
+    from worker.cli.children import BEAT, WORKER, ChildGaveUpError, Children
+
+    chosen = settings()
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    children = Children()
+    try:
+        wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
+        with wiring.embedded_server(chosen) or nullcontext():
+            try:
+                children.start("worker", WORKER)
+                children.start("beat", BEAT)
+                note("evergrant: worker and beat are running; Ctrl-C stops them")
+                while not stopping.wait(LOOK_SECONDS):
+                    children.look_after()
+            finally:
+                children.stop()
+    except SettingsError as problem:
+        raise CommandError(str(problem), SETTINGS) from None
+    except wiring.EmbeddedServerError as problem:
+        raise CommandError(str(problem), UNREACHABLE) from None
+    except ChildGaveUpError as problem:
+        raise CommandError(str(problem), BAD_STATE) from None
+    note("evergrant: stopped")

@@ -1,0 +1,147 @@
+"""The fleet at a glance: each client's numbers, and what is wrong, for whom, until when, and what to do."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from worker.adapters.store.fleet import ClientState, Stored
+from worker.core.events import rfc3339
+from worker.core.grant import Status
+from worker.wiring import Runtime
+
+MOST_NAMED: Final = 20
+OVERDUE_MS: Final = 60_000  # past this a due grant means that nobody claims
+
+ADVICE: Final = {
+    "revoked": "The person must connect again.",
+    "refresh_token_expired": "The person must connect again.",
+    "absolute_limit": "The person must connect again: the provider ends every consent after this time.",
+    "reply_lost": "The person must connect again: the provider's reply was lost on the way.",
+    "access_token_expired": "The person must connect again: this grant has no refresh token.",
+    "invalid_request": "Compare the client's settings with the provider's documentation.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One thing that is wrong.
+
+    Attributes:
+        ends_at: until when there is time; `None` where nothing is about to end.
+        needs_a_person: whether something will expire unless a person acts.
+    """
+
+    kind: str
+    subject: str
+    problem: str
+    ends_at: int | None
+    advice: str
+    needs_a_person: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `evergrant status` shows; `more` counts the failed grants it does not name."""
+
+    now: int
+    clients: Sequence[ClientState]
+    incidents: Sequence[Incident]
+    more: int
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether something will expire unless a person acts."""
+        return any(incident.needs_a_person for incident in self.incidents)
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """The report as JSON lines: each client, then each incident."""
+        for client in self.clients:
+            yield {
+                "kind": "client",
+                "client": client.name,
+                "state": client.state,
+                "reason": client.reason,
+                "grants": {status.value: number for status, number in client.grants.items()},
+                "due": client.due,
+                "next_due_at": rfc3339(client.next_due_at),
+                "soonest_expiry_at": rfc3339(client.soonest_expiry_at),
+                "refreshed": client.refreshed,
+                "late": client.late,
+            }
+        for incident in self.incidents:
+            yield {
+                "kind": "incident",
+                "incident": incident.kind,
+                "subject": incident.subject,
+                "problem": incident.problem,
+                "ends_at": rfc3339(incident.ends_at),
+                "advice": incident.advice,
+                "needs_a_person": incident.needs_a_person,
+            }
+
+
+async def report_on(runtime: Runtime) -> Report:
+    """Look at every client that is configured or has grants."""
+    fleet = runtime.fleet
+    now = await fleet.now()
+    names = sorted({client.name for client in runtime.clients} | set(await fleet.client_names()))
+    clients = [await fleet.client_state(name) for name in names]
+    troubled = await fleet.attention(MOST_NAMED)
+    incidents = [incident for client in clients for incident in _of_client(client, runtime, now)]
+    incidents += [_of_grant(stored, ends_at) for stored, ends_at in troubled]
+    failed = sum(client.grants[Status.FAILED] for client in clients)
+    named = sum(stored.grant.status is Status.FAILED for stored, _ in troubled)
+    return Report(now, clients, incidents, max(failed - named, 0))
+
+
+def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Incident]:
+    has_grants = any(client.grants.values())
+    if client.state == "rejected":
+        yield Incident(
+            "client_rejected",
+            client.name,
+            f"the provider rejects this client's credentials ({client.reason})",
+            client.soonest_expiry_at,
+            f"Put the right secret into EVERGRANT_CLIENTS__{client.name.upper()}__CLIENT_SECRET;"
+            f" it is read again at the next probe.",
+            needs_a_person=has_grants,
+        )
+    elif client.name not in runtime.clients and has_grants:
+        yield Incident(
+            "client_not_configured",
+            client.name,
+            "it has grants but no settings",
+            client.soonest_expiry_at,
+            f"Set EVERGRANT_CLIENTS__{client.name.upper()}__PROVIDER and the rest, or delete its grants.",
+            needs_a_person=True,
+        )
+    elif client.next_due_at is not None and now - client.next_due_at > OVERDUE_MS:
+        yield Incident(
+            "not_refreshing",
+            client.name,
+            f"{client.due} grants are overdue and nobody refreshes them",
+            client.soonest_expiry_at,
+            "Are a worker and beat running, and can they reach Redis?",
+            needs_a_person=True,
+        )
+
+
+def _of_grant(stored: Stored, ends_at: int | None) -> Incident:
+    grant = stored.grant
+    if grant.status is Status.FAILED:
+        advice = ADVICE.get(grant.reason or "", "The person must connect again.")
+        return Incident(
+            "grant_failed", grant.id, f"failed, {grant.reason}", ends_at, advice, needs_a_person=True
+        )
+    if grant.status is Status.FAILING:
+        problem = f"failing, {grant.reason}, {grant.streak} tries"
+        advice = "It is being tried again; nothing to do yet."
+        return Incident("grant_failing", grant.id, problem, ends_at, advice, needs_a_person=False)
+    return Incident(
+        "grant_expiring",
+        grant.id,
+        "comes to an end that no refresh can move",
+        ends_at,
+        "The person must connect again before then.",
+        needs_a_person=True,
+    )

@@ -1,0 +1,106 @@
+"""Import lines -> stored grants, in batches.
+
+Rules:
+- A bad line is refused with its number and its reason, and costs no good line anything.
+- An id that exists is refused unless it may be replaced; replacing the pair that is stored already keeps its
+  version, any other pair counts as a rotation.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Final
+
+from worker.core import lifecycle
+from worker.core.interchange import Line, LineError, read_line
+from worker.wiring import Runtime
+
+BATCH: Final = 500
+MAX_LINE_BYTES: Final = 128 * 1024
+MOST_TRIES: Final = 5  # of replacing a grant that is being refreshed at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A line that was not stored, and why."""
+
+    number: int
+    reason: str
+
+
+class Importer:
+    """Stores import lines of one run.
+
+    Args:
+        runtime: the open deployment.
+        replace_existing: whether a grant may take the place of one with the same id.
+    """
+
+    def __init__(self, runtime: Runtime, *, replace_existing: bool) -> None:
+        self._runtime = runtime
+        self._clients = {client.name: client for client in runtime.clients}
+        self._replace_existing = replace_existing
+
+    async def take(self, batch: Iterable[tuple[int, bytes | None]]) -> list[Refusal]:
+        """Store a batch of numbered lines; returns those that were refused. `None` is a line too long."""
+        now = await self._runtime.fleet.now()
+        refusals, good = [], dict[str, tuple[int, Line]]()
+        for number, text in batch:
+            try:
+                line = self._read(text, now)
+            except LineError as problem:
+                refusals.append(Refusal(number, str(problem)))
+                continue
+            if line.grant.id in good:
+                first, _ = good[line.grant.id]
+                refusals.append(Refusal(number, f"id is the same as in line {first}"))
+            else:
+                good[line.grant.id] = number, line
+        reasons = await asyncio.gather(*(self._store(line, now) for _, line in good.values()))
+        for (number, _), reason in zip(good.values(), reasons, strict=True):
+            if reason is not None:
+                refusals.append(Refusal(number, reason))
+        return sorted(refusals, key=lambda refusal: refusal.number)
+
+    def _read(self, text: bytes | None, now: int) -> Line:
+        if text is None:
+            raise LineError(f"is longer than {MAX_LINE_BYTES} bytes")
+        return read_line(text, self._clients, now)
+
+    async def _store(self, line: Line, now: int) -> str | None:
+        """Store one grant; returns why it was refused."""
+        version, replaces = line.grant.version, None
+        for _ in range(MOST_TRIES):
+            grant = replace(line.grant, version=version)
+            sealed = self._runtime.deployment.keys.seal(grant.id, version, line.pair)
+            change = lifecycle.admit(
+                replace(grant, sealed=sealed), self._clients[grant.client], self._runtime.rules, now
+            )
+            landing = await self._runtime.fleet.land(change, replaces=replaces)
+            if landing.verdict == "stored":
+                return None
+            if not self._replace_existing:
+                return "id exists already; --replace puts this grant in its place"
+            if landing.verdict == "moved" and landing.lineage == b"" and landing.version == 0:
+                replaces = None  # it was deleted meanwhile
+            else:
+                replaces = landing.version
+                same_pair = landing.lineage == grant.lineage
+                version = landing.version if same_pair else max(line.grant.version, landing.version + 1)
+        return "is being refreshed again and again; try once more"
+
+
+def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file from 1, blank ones left out; `None` stands for one longer than the cap.
+
+    However long a line is, no more than the cap is held.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield number, None
+        elif line.strip():
+            yield number, line

@@ -1,0 +1,85 @@
+"""Refresh one grant because somebody asks for it, under the same lease as the worker's.
+
+Rules:
+- While another process refreshes the grant, its outcome is waited for, at most as long as its lease.
+- What a caller gets is what the store has afterwards.
+"""
+
+import asyncio
+from typing import Final
+
+from worker.adapters.store.fleet import Stored
+from worker.core.grant import Status
+from worker.core.ports import Held, Lease, Paused
+from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected
+from worker.wiring import Runtime
+
+LOOK_AGAIN_SECONDS: Final = 0.1
+
+
+class RefreshFailedError(Exception):
+    """No new tokens; the message is one line that says why and what becomes of the grant."""
+
+
+async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
+    """Refresh a grant, or wait for whoever does; returns it as it is stored then.
+
+    Raises:
+        RefreshFailedError: there are no new tokens.
+    """
+    before = await _find(runtime, grant_id)
+    if before.grant.client not in runtime.clients:
+        raise RefreshFailedError(f"{grant_id}: its client {before.grant.client!r} is not configured")
+    lease = await runtime.store.lease(grant_id)
+    while isinstance(lease, Held):
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        now = await _find(runtime, grant_id)
+        if now.grant.version > before.grant.version:
+            return now
+        lease = await runtime.store.lease(grant_id)
+    match lease:
+        case None:
+            raise RefreshFailedError(f"no grant has the id {grant_id!r}")
+        case Paused():
+            raise RefreshFailedError(f"{grant_id} is paused; `evergrant grants resume` puts it back to work")
+        case Lease():
+            return await _refresh(runtime, lease)
+
+
+async def _refresh(runtime: Runtime, lease: Lease) -> Stored:
+    outcome = await runtime.refresher.refresh_one(lease)
+    after = await _find(runtime, lease.grant.id)
+    if isinstance(outcome, Refreshed):
+        return after
+    raise RefreshFailedError(f"{lease.grant.id} was not refreshed: {_why(outcome)}; {_what_next(after)}")
+
+
+async def _find(runtime: Runtime, grant_id: str) -> Stored:
+    stored = await runtime.fleet.find(grant_id)
+    if stored is None:
+        raise RefreshFailedError(f"no grant has the id {grant_id!r}")
+    return stored
+
+
+def _why(outcome: Outcome | None) -> str:
+    match outcome:
+        case Rejected(code=code):
+            return f"the provider rejected its refresh token ({code})"
+        case ClientRejected(code=code):
+            return f"the provider rejected the client's credentials ({code})"
+        case None:
+            return "its tokens cannot be unsealed with the keys in EVERGRANT_KEYS"
+        case Refreshed():
+            return "nothing"
+        case _:
+            return f"no usable answer from the provider ({outcome.detail})"
+
+
+def _what_next(after: Stored) -> str:
+    match after.grant.status:
+        case Status.FAILED:
+            return "it is failed: the person must connect again"
+        case Status.FAILING:
+            return "it is failing and will be tried again"
+        case _:
+            return f"it is {after.grant.status.value} as before"
