@@ -7,8 +7,9 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import BinaryIO, Final
 
 from worker.core import lifecycle
@@ -20,12 +21,23 @@ MAX_LINE_BYTES: Final = 128 * 1024
 MOST_TRIES: Final = 5  # of replacing a grant that is being refreshed at the same time
 
 
+NumberedLine = tuple[int, bytes | None]  # `None` is a line too long
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A line that was not stored, and why."""
 
     number: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one batch."""
+
+    stored: int
+    refusals: Sequence[Refusal]
 
 
 class Importer:
@@ -41,8 +53,24 @@ class Importer:
         self._clients = {client.name: client for client in runtime.clients}
         self._replace_existing = replace_existing
 
-    async def take(self, batch: Iterable[tuple[int, bytes | None]]) -> list[Refusal]:
-        """Store a batch of numbered lines; returns those that were refused. `None` is a line too long."""
+    async def take_all(self, lines: Iterator[NumberedLine]) -> AsyncIterator[Taken]:
+        """Store lines in batches; one is read while the store still works on the one before."""
+        before: asyncio.Task[Taken] | None = None
+        while True:
+            batch = list(islice(lines, BATCH))
+            current = asyncio.create_task(self._take(batch)) if batch else None
+            try:
+                if before is not None:
+                    yield await before
+            except BaseException:
+                if current is not None:
+                    current.cancel()
+                raise
+            if current is None:
+                return
+            before = current
+
+    async def _take(self, batch: Sequence[NumberedLine]) -> Taken:
         now = await self._runtime.fleet.now()
         refusals, good = [], dict[str, tuple[int, Line]]()
         for number, text in batch:
@@ -60,7 +88,8 @@ class Importer:
         for (number, _), reason in zip(good.values(), reasons, strict=True):
             if reason is not None:
                 refusals.append(Refusal(number, reason))
-        return sorted(refusals, key=lambda refusal: refusal.number)
+        refusals.sort(key=lambda refusal: refusal.number)
+        return Taken(len(batch) - len(refusals), refusals)
 
     def _read(self, text: bytes | None, now: int) -> Line:
         if text is None:
@@ -90,7 +119,7 @@ class Importer:
         return "is being refreshed again and again; try once more"
 
 
-def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+def numbered_lines(file: BinaryIO) -> Iterator[NumberedLine]:
     """The lines of a file from 1, blank ones left out; `None` stands for one longer than the cap.
 
     However long a line is, no more than the cap is held.

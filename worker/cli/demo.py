@@ -179,19 +179,13 @@ class _Show:
         return await self._judge(grants, elapsed)
 
     async def _import(self, grants: int) -> None:
-        from worker.importing import BATCH, Importer
+        from worker.importing import Importer
 
-        importer = Importer(self._runtime, replace_existing=False)
-        lines = [
-            line.encode()
-            for line in self._sandbox.issue_lines(
-                grants, client=CLIENT, prefix="user", spread_seconds=OLDEST_SECONDS
-            )
-        ]
-        for start in range(0, grants, BATCH):
-            refusals = await importer.take(enumerate(lines[start : start + BATCH], start + 1))
-            if refusals:
-                raise CommandError(f"line {refusals[0].number}: {refusals[0].reason}", BAD_STATE)
+        order = {"client": CLIENT, "prefix": "user", "spread_seconds": OLDEST_SECONDS}
+        lines = enumerate((line.encode() for line in self._sandbox.issue_lines(grants, **order)), 1)
+        async for taken in Importer(self._runtime, replace_existing=False).take_all(lines):
+            for refusal in taken.refusals:
+                raise CommandError(f"line {refusal.number}: {refusal.reason}", BAD_STATE)
 
     async def _watch(self, view: "View", began: float, seconds: float) -> None:
         from worker.cli.demo_view import look

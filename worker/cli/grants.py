@@ -11,7 +11,6 @@ from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run
 
 if TYPE_CHECKING:
     from worker.adapters.store.fleet import Stored
-    from worker.importing import Refusal
     from worker.wiring import Runtime
 
 app = typer.Typer(help="The stored grants.", no_args_is_help=True)
@@ -117,24 +116,18 @@ def delete(grant_id: GrantId) -> None:
 
 
 async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> tuple[int, int]:
-    from worker.importing import BATCH, Importer, numbered_lines
+    from worker.importing import Importer, numbered_lines
 
     importer = Importer(runtime, replace_existing=replace_existing)
     stored = refused = 0
     with _open(name) as file, _Progress(file) as progress:
-        lines = numbered_lines(file)
-        while batch := [line for line, _ in zip(lines, range(BATCH), strict=False)]:
-            refusals = await importer.take(batch)
-            _name(refusals, progress)
-            refused += len(refusals)
-            stored += len(batch) - len(refusals)
+        async for taken in importer.take_all(numbered_lines(file)):
+            stored += taken.stored
+            refused += len(taken.refusals)
+            for refusal in taken.refusals:
+                progress.say(f"line {refusal.number}: {refusal.reason}")
             progress.show(stored)
     return stored, refused
-
-
-def _name(refusals: "list[Refusal]", progress: "_Progress") -> None:
-    for refusal in refusals:
-        progress.say(f"line {refusal.number}: {refusal.reason}")
 
 
 def _open(name: str) -> BinaryIO:

@@ -1,7 +1,7 @@
 """`Sandbox`: a server process and its control routes, as tests and the demo use them.
 
 Synchronous and thread-safe. `Sandbox.start` ends only the process that it started itself;
-`Sandbox(url)` speaks to one that runs already.
+`Sandbox(url, token_url)` speaks to one that runs already.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SandboxError(RuntimeError):
 class Sandbox:
     """Speaks to the control routes of one running server."""
 
-    def __init__(self, url: str, token_url: str = "", *, pid: int | None = None) -> None:
+    def __init__(self, url: str, token_url: str, *, pid: int | None = None) -> None:
         self.url = url
         self.token_url = token_url
         self.pid = pid
@@ -97,7 +97,10 @@ class Sandbox:
         return [json.loads(line) for line in self.issue_lines(count, **order)]
 
     def issue_lines(self, count: int, **order: Value) -> Iterator[str]:
-        """Mint grants and yield their import lines as text, as `evergrant grants import` reads."""
+        """Mint grants and yield their import lines as text, as `evergrant grants import` reads.
+
+        The server mints as the lines are taken: nothing before the first, all with the last.
+        """
         return self._lines("POST", "/issue", json={"count": count, **order})
 
     def revoke(self, grant_id: str) -> dict[str, Any]:
