@@ -4,6 +4,7 @@ Tasks carry a client's name and nothing else; grants are pulled from the store. 
 or delivered twice costs a delay or a glance at the schedule.
 """
 
+import atexit
 import sys
 from typing import Any
 
@@ -104,11 +105,13 @@ def _configure_logging(**_: Any) -> None:
 @signals.celeryd_init.connect
 @signals.beat_init.connect
 def _prepare(**_: Any) -> None:
-    """Before anything connects: the server must run and the settings must do."""
+    """Before anything connects: the server must run, and the settings and the store must do."""
     try:
         if server is not None:
             server.open()
-        deploy()
+            atexit.register(server.close)
+        for warning in wiring.check_store(deploy()):
+            _tell(warning)
     except (SettingsError, wiring.EmbeddedServerError) as problem:
         _tell(str(problem))
         raise SystemExit(2) from None

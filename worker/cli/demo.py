@@ -181,7 +181,7 @@ class _Show:
     async def _import(self, grants: int) -> None:
         from worker.importing import Importer
 
-        order = {"client": CLIENT, "prefix": "user", "spread_seconds": OLDEST_SECONDS}
+        order: dict[str, str | float] = {"client": CLIENT, "prefix": "user", "spread_seconds": OLDEST_SECONDS}
         lines = enumerate((line.encode() for line in self._sandbox.issue_lines(grants, **order)), 1)
         async for taken in Importer(self._runtime, replace_existing=False).take_all(lines):
             for refusal in taken.refusals:

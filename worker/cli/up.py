@@ -27,12 +27,14 @@ def up() -> None:
     children = Children()
     try:
         wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
-        with wiring.embedded_server(chosen) or nullcontext():
+        with wiring.embedded_server(chosen) or nullcontext() as server:
             try:
                 children.start("worker", WORKER)
                 children.start("beat", BEAT)
                 note("evergrant: worker and beat are running; Ctrl-C stops them")
                 while not stopping.wait(LOOK_SECONDS):
+                    if server is not None and not server.is_running():
+                        server.open()
                     children.look_after()
             finally:
                 children.stop()

@@ -1,0 +1,102 @@
+"""What goes wrong around a running deployment costs a delay, never a grant."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+
+def test_a_wrong_client_secret_is_one_incident_and_the_right_one_brings_the_client_back(
+    build: Callable[..., Any],
+) -> None:
+    house = build(access_seconds=40)
+    house.issue(60, spread_seconds=20)
+    house.start_worker()
+    house.start_beat()
+    house.wait_until(lambda: house.refreshed() > 0, "the first rotation")
+
+    house.sandbox.set_secret("the-new-secret")
+    house.wait_until(lambda: house.told("client.rejected") != [], "the incident")
+    seen = house.sandbox.totals()["wrong_client"]
+    house.wait_until(lambda: house.sandbox.totals()["wrong_client"] > seen, "a probe that is refused")
+    house.put_secret("the-new-secret")
+    house.wait_until(lambda: house.told("client.recovered") != [], "the recovery")
+    before = house.refreshed()
+    house.wait_until(lambda: house.refreshed() > before + 5, "rotations after it")
+    house.stop()
+
+    assert len(house.told("client.rejected")) == 1
+    assert len(house.told("client.recovered")) == 1
+    assert house.told("grant.failed") == []
+    assert house.told("grant.failing") == []
+    assert {stored.grant.status.value for stored in house.grants().values()} == {"active"}
+    assert house.lost() == []
+
+
+def test_a_worker_killed_in_the_middle_loses_at_most_the_answers_it_alone_held(
+    build: Callable[..., Any],
+) -> None:
+    house = build(access_seconds=40)
+    house.issue(80, spread_seconds=26)
+    with house.sandbox.fault("latency", ms=400):
+        worker = house.start_worker()
+        house.start_beat()
+        house.wait_until(lambda: house.refreshed() > 10, "rotations")
+        house.wait_until(lambda: _in_flight(house), "requests in flight")
+        house.kill(worker)
+        at_risk = _in_flight(house)
+    house.start_worker()
+
+    def settled() -> bool:
+        grants = house.grants().values()
+        return all(stored.grant.version > 0 or stored.grant.status == "failed" for stored in grants)
+
+    house.wait_until(settled, "every grant's next rotation")
+    house.wait_until(lambda: not _in_flight(house), "no lease that is still held")
+    house.stop()
+
+    failed = {event["subject"]: event["data"]["reason"] for event in house.told("grant.failed")}
+    assert set(failed) <= at_risk
+    assert set(failed.values()) <= {"reply_lost"}
+    assert set(house.lost()) == set(failed)
+    assert house.sandbox.totals()["expired"] <= len(failed)
+
+
+def _in_flight(house: Any) -> set[str]:
+    """Grants whose lease is held right now: what a worker that dies now may hold the answer of."""
+    grants = house.grants().items()
+    return {grant_id for grant_id, stored in grants if stored.lease_until is not None}
+
+
+def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(build: Callable[..., Any]) -> None:
+    house = build(access_seconds=40)
+    house.issue(60, spread_seconds=26)
+    house.sandbox.add_fault("latency", ms=500)
+    worker = house.start_worker()
+    house.start_beat()
+    house.wait_until(lambda: house.refreshed() > 5, "rotations")
+    house.wait_until(lambda: _in_flight(house), "requests in flight")
+
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert _in_flight(house) == set()
+    assert house.lost() == []
+    assert house.sandbox.totals()["undelivered"] == 0
+
+
+def test_a_broker_and_store_that_was_away_is_found_again(build: Callable[..., Any]) -> None:
+    house = build(access_seconds=40)
+    house.issue(60, spread_seconds=20)
+    house.start_worker()
+    house.start_beat()
+    house.wait_until(lambda: house.refreshed() > 0, "the first rotation")
+
+    os.kill(house.server.server_pid, signal.SIGKILL)
+    house.server.close()
+    house.server.open()
+    before = house.refreshed()
+    house.wait_until(lambda: house.refreshed() > before + 10, "rotations after the restart")
+    house.stop()
+
+    assert house.lost() == []
+    assert house.sandbox.totals()["superseded"] == 0

@@ -1,0 +1,88 @@
+"""The main promise, with every process real: two workers, two beats, a strict provider.
+
+`make soak` runs the long form: 1,000 grants of one-minute tokens for five minutes.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+SECONDS = float(os.environ.get("EVERGRANT_SOAK_SECONDS", "40"))
+GRANTS = int(os.environ.get("EVERGRANT_SOAK_GRANTS", "300"))
+TOKEN_SECONDS = 60 if SECONDS >= 120 else 30
+
+
+def test_two_workers_and_two_beats_keep_every_grant_alive_and_leak_nothing(
+    build: Callable[..., Any],
+) -> None:
+    house = build(access_seconds=TOKEN_SECONDS)
+    lines = house.issue(GRANTS, spread_seconds=TOKEN_SECONDS * 0.5)
+    workers = [house.start_worker(), house.start_worker()]
+    beats = [house.start_beat(), house.start_beat()]
+    began = time.monotonic()
+
+    house.wait_until(lambda: house.refreshed() > 0, "the first rotation")
+    revoked = min(house.grants().values(), key=lambda stored: stored.due_at or 0).grant.id
+    house.sandbox.revoke(revoked)
+    house.wait_until(lambda: house.told("grant.failed") != [], "the failure of the revoked grant")
+    house.wait_until(
+        lambda: time.monotonic() - began > SECONDS and house.refreshed() > GRANTS,
+        "every grant's first rotation, and the time",
+        seconds=SECONDS + 60,
+    )
+    assert all(process.poll() is None for process in workers + beats)
+    totals = house.sandbox.totals()
+    house.stop()
+
+    assert totals["expired"] == 0
+    assert totals["superseded"] == 0
+    assert totals["concurrent"] == 0
+    assert totals["wrong_client"] == 0
+    assert house.lost() == []
+    statuses = {stored.grant.id: stored.grant.status.value for stored in house.grants().values()}
+    assert [grant_id for grant_id, status in statuses.items() if status != "active"] == [revoked]
+
+    events = house.events()
+    assert len({event["id"] for event in events}) == len(events)
+    (failed,) = house.told("grant.failed")
+    assert failed["subject"] == revoked
+    assert failed["data"]["reason"] == "revoked"
+    assert _instant(failed["time"]) < _instant(failed["data"]["access_token_expires_at"])
+    assert len(house.told("grant.failing")) == 1
+
+    _assert_nothing_leaked(house, lines)
+    sys.stdout.write(
+        f"\n{GRANTS} grants, {time.monotonic() - began:.0f} s: {totals['refreshes']} rotations; {totals}\n"
+    )
+
+
+def _assert_nothing_leaked(house: Any, lines: list[str]) -> None:
+    """Logs, and every command Redis was ever sent: Celery's messages, the events, the records."""
+    canaries = _tokens(lines) | _tokens([json.dumps(pair) for pair in house.sandbox.pairs()])
+    canaries |= {os.environ["EVERGRANT_KEYS"].split(":")[1], "canary-client-secret"}
+    data = house.directory / "data"
+    # The append-only file has all of it; a rewrite would forget what was deleted since.
+    places = [house.log, *(path for path in data.rglob("*") if path.is_file())]
+    assert any("appendonly" in str(path) for path in places)
+    told = {path: path.read_bytes() for path in places}
+    assert b"tasks.refresh" in b"".join(told.values())
+    leaks = [
+        (path.name, secret[:8])
+        for path, text in told.items()
+        for secret in canaries
+        if secret.encode() in text
+    ]
+    assert leaks == []
+
+
+def _tokens(lines: list[str]) -> set[str]:
+    fields = [json.loads(line) for line in lines]
+    return {line[name] for line in fields for name in ("access_token", "refresh_token")}
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)

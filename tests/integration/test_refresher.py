@@ -1,0 +1,1013 @@
+"""The refresher with the real store, real HTTP and a strict judge."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as blocking
+from redis.asyncio import Redis
+
+from worker.adapters.sealing import KeyRing
+from worker.adapters.store import record
+from worker.adapters.store.fleet import Fleet, Stored
+from worker.adapters.store.redis_store import RedisStore
+from worker.core.grant import Grant, Status
+from worker.core.lifecycle import Change
+from worker.core.ports import Lease, StoreUnavailableError
+from worker.core.protocol import Refreshed
+from worker.refresher import Refresher
+from worker.sandbox.client import Sandbox
+from worker.wiring import ConfiguredClients
+
+Configure = Callable[..., ConfiguredClients]
+Enroll = Callable[..., Awaitable[list[Grant]]]
+Open = Callable[..., Awaitable[Refresher]]
+OnGrant = Callable[..., Awaitable[None]]
+Told = Callable[[], Awaitable[list[dict[str, Any]]]]
+Script = Callable[..., Awaitable[str]]
+
+DEADLINE_SECONDS = 30.0
+DEAD = ("superseded", "never_issued", "revoked", "refresh_expired", "absolute_limit")
+TOKENS = (200, '{"access_token": "a-new", "refresh_token": "r-new", "expires_in": 600}', "")
+
+
+def _never() -> bool:
+    return False
+
+
+async def _find(fleet: Fleet, grant_id: str) -> Stored:
+    stored = await fleet.find(grant_id)
+    assert stored is not None
+    return stored
+
+
+async def _drain(refresher: Refresher, name: str = "acme") -> int:
+    return await asyncio.wait_for(refresher.drain(name, "runner", _never), DEADLINE_SECONDS)
+
+
+async def _wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not what():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def _assert_alive(fleet: Fleet, keys: KeyRing, server: Sandbox, grants: list[Grant]) -> None:
+    """What is stored is what lives at the server, and no dead token was ever shown to it."""
+    live = {pair["id"]: pair for pair in server.pairs()}
+    for grant in grants:
+        stored = (await _find(fleet, grant.id)).grant
+        pair = keys.open(stored)
+        assert (pair.access_token, pair.refresh_token) == (
+            live[grant.id]["access_token"],
+            live[grant.id]["refresh_token"],
+        )
+        assert stored.status is Status.ACTIVE
+        counts = server.grant(grant.id)["counts"]
+        assert [counts[what] for what in (*DEAD, "concurrent")] == [0] * (len(DEAD) + 1)
+
+
+def _types(events: list[dict[str, Any]]) -> list[str]:
+    return [event["type"].removeprefix("evergrant.") for event in events]
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[Script]:
+    """A server that gives these answers, one a request, the last one ever after; its address."""
+    servers: list[asyncio.Server] = []
+    connected: set[asyncio.StreamWriter] = set()
+
+    async def start(*answers: tuple[int, str, str]) -> str:
+        left = list(answers)
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connected.add(writer)
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                while True:
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                    await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
+                    status, body, header = left.pop(0) if len(left) > 1 else left[0]
+                    lines = [
+                        f"HTTP/1.1 {status} X",
+                        f"Content-Length: {len(body)}",
+                        *([header] * bool(header)),
+                    ]
+                    writer.write(("\r\n".join([*lines, "", ""]) + body).encode())
+            connected.discard(writer)
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        servers.append(server)
+        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
+
+    yield start
+    for server in servers:
+        server.close()
+    for writer in connected:
+        writer.close()
+
+
+@pytest.fixture
+def let_the_probe_be_due(redis: Redis, prefix: str) -> OnGrant:
+    async def bring(client_name: str = "acme") -> None:
+        await redis.hset(f"{prefix}client:{client_name}", "probe_at", "1")
+
+    return bring
+
+
+# One at a time
+
+
+async def test_many_drains_at_once_refresh_each_grant_exactly_once(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 60)
+    processes = [await open_refresher(clients, in_flight=7) for _ in range(4)]
+
+    attempted = await asyncio.gather(*(_drain(process) for process in processes for _ in range(2)))
+
+    assert sum(attempted) == 60
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert [sandbox.grant(grant.id)["rotations"] for grant in grants] == [1] * 60
+    assert _types(await told()) == ["grant.refreshed"] * 60
+    assert {event["subject"] for event in await told()} == {grant.id for grant in grants}
+
+
+async def test_a_drain_of_nothing_due_asks_nobody(
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients, age=0.1)
+
+    assert await _drain(await open_refresher(clients)) == 0
+    assert list(sandbox.log(grant.id)) == []
+
+
+async def test_a_grant_claimed_before_its_time_is_put_back_until_then(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    make_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients, age=0.1)
+    due_at = (await _find(fleet, grant.id)).due_at
+    await make_due(grant.id)
+
+    await _drain(await open_refresher(clients))
+
+    stored = await _find(fleet, grant.id)
+    assert (stored.due_at, stored.lease_until) == (due_at, None)
+    assert (stored.grant, await told()) == (grant, [])
+
+
+async def test_a_refresh_somebody_asks_for_goes_the_same_way(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_store: Callable[..., RedisStore],
+    open_refresher: Open,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 2, age=0.1)
+    refresher = await open_refresher(clients)
+    await _drain(refresher)  # a process that is at work already
+    lease = await open_store().lease(grants[0].id)
+    assert isinstance(lease, Lease)
+
+    assert isinstance(await refresher.refresh_one(lease), Refreshed)
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert (await _find(fleet, grants[0].id)).grant.version == 1
+
+
+# Replies that nobody could read
+
+
+async def test_after_an_unknown_reply_the_same_token_is_sent_once_more_under_the_same_lease(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients)
+    sandbox.add_fault("drop_before", times=1)
+
+    assert await _drain(await open_refresher(clients)) == 1
+
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert [visit["fault"] for visit in sandbox.log(grants[0].id)] == ["drop_before", None]
+    assert _types(await told()) == ["grant.refreshed"]
+
+
+async def test_two_unknown_replies_leave_the_grant_failing_and_in_doubt_and_it_recovers(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+    make_due: OnGrant,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients)
+    refresher = await open_refresher(clients, chance=1.0)
+    sandbox.add_fault("drop_before", times=2)
+
+    await _drain(refresher)
+    failing = (await _find(fleet, grants[0].id)).grant
+    await make_due(grants[0].id)
+    await _drain(refresher)
+
+    assert (failing.status, failing.reason, failing.in_doubt) == (Status.FAILING, "reply_unknown", True)
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert _types(await told()) == ["grant.failing", "grant.recovered"]
+
+
+async def test_an_answer_lost_on_a_strict_server_fails_the_grant_as_reply_lost_with_one_event(
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fleet: Fleet, told: Told
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+    sandbox.add_fault("drop_after", times=1)
+
+    await _drain(await open_refresher(clients))
+
+    stored = await _find(fleet, grant.id)
+    assert (stored.grant.status, stored.grant.reason) == (Status.FAILED, "reply_lost")
+    assert stored.due_at is None
+    (event,) = await told()
+    assert (event["type"], event["subject"]) == ("evergrant.grant.failed", grant.id)
+    assert event["data"]["reason"] == "reply_lost"
+    assert len(list(sandbox.log(grant.id))) == 2
+
+
+async def test_a_worker_that_died_before_its_answer_leaves_a_doubt_that_names_the_cause(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    end_lease: OnGrant,
+    fleet: Fleet,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+    with sandbox.fault("hang", acts=True):
+        dying = asyncio.create_task((await open_refresher(clients)).drain("acme", "dies", _never))
+        await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            if "Refresher" in repr(task):  # the process is gone, with all that it had in flight
+                task.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+    await end_lease(grant.id)
+
+    await _drain(await open_refresher(clients))
+
+    stored = (await _find(fleet, grant.id)).grant
+    assert (stored.status, stored.reason) == (Status.FAILED, "reply_lost")
+
+
+# Rejections
+
+
+async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_access_token_ends(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    make_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+    sandbox.revoke(grant.id)
+    refresher = await open_refresher(clients)
+
+    await _drain(refresher)
+    failing = await _find(fleet, grant.id)
+    assert (failing.grant.status, failing.grant.reason) == (Status.FAILING, "rejected")
+    assert failing.due_at is not None
+    assert grant.access_expires_at is not None
+    assert await fleet.now() < failing.due_at < grant.access_expires_at
+    await make_due(grant.id)
+    await _drain(refresher)
+
+    failed = await _find(fleet, grant.id)
+    assert (failed.grant.status, failed.grant.reason) == (Status.FAILED, "revoked")
+    assert failed.due_at is None
+    events = await told()
+    assert _types(events) == ["grant.failing", "grant.failed"]
+    assert [event["data"]["reason"] for event in events] == ["rejected", "revoked"]
+    ends = {event["data"]["access_token_expires_at"] for event in events}
+    assert len(ends) == 1
+    assert None not in ends
+    assert await fleet.now() < grant.access_expires_at
+    assert len(list(sandbox.log(grant.id))) == 2
+
+
+async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_blamed_on_the_client(
+    buddy: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    make_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(buddy.token_url, provider="buddy")
+    (grant,) = await enroll(buddy, clients)
+    buddy.revoke(grant.id)
+    refresher = await open_refresher(clients)
+
+    await _drain(refresher)
+    await make_due(grant.id)
+    await _drain(refresher)
+
+    failed = (await _find(fleet, grant.id)).grant
+    assert (failed.status, failed.reason) == (Status.FAILED, "revoked")
+    assert _types(await told()) == ["grant.failing", "grant.failed"]
+
+
+async def test_an_ambiguous_refusal_whose_client_cannot_be_checked_is_no_rejection(
+    scripted: Script,
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    url = await scripted((401, '{"errors": []}', ""), (503, "", ""))
+    clients = configure(url, provider="buddy")
+    (grant,) = await enroll(sandbox, clients)
+
+    await _drain(await open_refresher(clients, chance=1.0))
+
+    stored = (await _find(fleet, grant.id)).grant
+    assert (stored.status, stored.reason) == (Status.FAILING, "unavailable")
+    assert _types(await told()) == ["grant.failing"]
+
+
+async def test_a_rejection_that_is_not_confirmed_ends_in_a_recovery(
+    scripted: Script,
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    make_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(await scripted((400, '{"error": "invalid_grant"}', ""), TOKENS))
+    (grant,) = await enroll(sandbox, clients)
+    refresher = await open_refresher(clients)
+
+    await _drain(refresher)
+    await make_due(grant.id)
+    await _drain(refresher)
+
+    stored = (await _find(fleet, grant.id)).grant
+    assert (stored.status, stored.streak, stored.reason) == (Status.ACTIVE, 0, None)
+    assert _types(await told()) == ["grant.failing", "grant.recovered"]
+
+
+# A provider at fault
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(503, "", "Retry-After: 15"), (429, "", "Retry-After: 15"), (500, "", "Retry-After: 15")],
+    ids=["503", "429", "500"],
+)
+async def test_a_server_that_asks_to_be_left_alone_is_left_alone_that_long(
+    scripted: Script,
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    told: Told,
+    answer: tuple[int, str, str],
+) -> None:
+    clients = configure(await scripted(answer))
+    (grant,) = await enroll(sandbox, clients)
+    before = await fleet.now()
+
+    assert await _drain(await open_refresher(clients)) == 1
+
+    stored = await _find(fleet, grant.id)
+    assert stored.grant.status is Status.FAILING
+    assert stored.due_at is not None
+    assert before + 14_000 < stored.due_at <= await fleet.now() + 15_000
+    assert _types(await told()) == ["grant.failing"]
+
+
+async def test_a_server_that_asks_for_too_long_is_asked_again_while_the_token_lives(
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fleet: Fleet
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+
+    with sandbox.fault("too_many_requests", retry_after=86_400):
+        await _drain(await open_refresher(clients))
+
+    stored = await _find(fleet, grant.id)
+    assert stored.due_at is not None
+    assert grant.access_expires_at is not None
+    assert stored.due_at < grant.access_expires_at
+
+
+async def test_an_outage_fails_no_grant_and_all_recover_after_it(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    make_due: OnGrant,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 10)
+    refresher = await open_refresher(clients, chance=1.0)
+
+    with sandbox.fault("outage", form="503"):
+        for _ in range(3):
+            await _drain(refresher)
+            for grant in grants:
+                await make_due(grant.id)
+    await _drain(refresher)
+
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert sorted(_types(await told())) == ["grant.failing"] * 10 + ["grant.recovered"] * 10
+
+
+# A client at fault
+
+
+@pytest.mark.parametrize("provider", ["oauth2", "buddy"])
+async def test_a_wrong_secret_is_one_incident_and_the_right_one_put_back_lets_every_grant_live(
+    request: pytest.FixtureRequest,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    let_the_probe_be_due: OnGrant,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+    provider: str,
+) -> None:
+    server: Sandbox = request.getfixturevalue("buddy" if provider == "buddy" else "sandbox")
+    clients = configure(server.token_url, provider=provider)
+    grants = await enroll(server, clients, 20)
+    refresher = await open_refresher(clients)
+    server.set_secret("replaced")
+
+    await _drain(refresher)
+    while_rejected = await _drain(refresher)
+
+    assert while_rejected == 0
+    assert (await fleet.client_state("acme")).state == "rejected"
+    for grant in grants:
+        stored = (await _find(fleet, grant.id)).grant
+        assert (stored.status, stored.streak, stored.version) == (Status.ACTIVE, 0, 0)
+    assert _types(await told()) == ["client.rejected"]
+
+    configure(secret="replaced")
+    await let_the_probe_be_due()
+    assert await _drain(refresher) == 1
+    assert await _drain(refresher) == 19
+
+    await _assert_alive(fleet, keys, server, grants)
+    events = _types(await told())
+    assert (events.count("client.rejected"), events.count("client.recovered")) == (1, 1)
+    assert events.count("grant.refreshed") == 20
+    assert (await fleet.client_state("acme")).state == "accepted"
+
+
+async def test_a_wrong_secret_met_by_many_at_once_is_checked_once(
+    buddy: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+) -> None:
+    clients = configure(buddy.token_url, provider="buddy")
+    await enroll(buddy, clients, 20)
+    refresher = await open_refresher(clients, in_flight=30)
+    buddy.set_secret("replaced")
+    before = buddy.totals()["wrong_client"]
+
+    with buddy.fault("latency", ms=700):
+        await _drain(refresher)
+
+    assert buddy.totals()["wrong_client"] == before + 20 + 1
+
+
+async def test_a_probe_with_the_secret_still_wrong_tells_nothing_and_waits_twice_as_long(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    let_the_probe_be_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 3)
+    refresher = await open_refresher(clients, first_probe_ms=60_000)
+    sandbox.set_secret("replaced")
+    await _drain(refresher)
+    await let_the_probe_be_due()
+    before = await fleet.now()
+
+    assert await _drain(refresher) == 1
+
+    state = await fleet.client_state("acme")
+    assert state.probe_at is not None
+    assert before + 120_000 <= state.probe_at <= await fleet.now() + 120_000
+    assert _types(await told()) == ["client.rejected"]
+    for grant in grants:
+        assert (await _find(fleet, grant.id)).grant.status is Status.ACTIVE
+
+
+async def test_a_probe_that_finds_its_grant_dead_lets_the_client_work_again(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    let_the_probe_be_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+    sandbox.revoke(grant.id)
+    refresher = await open_refresher(clients)
+    sandbox.set_secret("replaced")
+    await _drain(refresher)
+    configure(secret="replaced")
+    await let_the_probe_be_due()
+
+    await _drain(refresher)
+
+    assert _types(await told()) == ["client.rejected", "client.recovered", "grant.failing"]
+    assert (await _find(fleet, grant.id)).grant.status is Status.FAILING
+
+
+async def test_a_probe_does_no_harm_to_a_grant_that_cannot_be_refreshed(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    let_the_probe_be_due: OnGrant,
+    make_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (unrefreshable,) = await enroll(sandbox, clients, age=0.1, changes={"refresh_token": None})
+    await enroll(sandbox, clients)
+    refresher = await open_refresher(clients)
+    sandbox.set_secret("replaced")
+    await _drain(refresher)
+    configure(secret="replaced")
+    await make_due(unrefreshable.id)  # first in line
+    before = sandbox.totals()["malformed"]
+
+    await let_the_probe_be_due()
+    await _drain(refresher)
+
+    stored = (await _find(fleet, unrefreshable.id)).grant
+    assert (stored.status, stored.streak) == (Status.ACTIVE, 0)
+    assert "grant.failing" not in _types(await told())
+    assert sandbox.totals()["malformed"] == before
+
+
+async def test_a_second_process_reads_its_secret_anew_when_another_found_the_client_accepted(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    let_the_probe_be_due: OnGrant,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    first, second = configure(sandbox.token_url), configure()
+    grants = await enroll(sandbox, first, 5)
+    one, other = await open_refresher(first), await open_refresher(second)
+    sandbox.set_secret("replaced")
+    await _drain(one)
+    configure(secret="replaced")
+    await let_the_probe_be_due()
+    assert await _drain(one) == 1
+    wrong = sandbox.totals()["wrong_client"]
+
+    assert await _drain(other) == 4
+
+    assert sandbox.totals()["wrong_client"] == wrong
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert _types(await told()).count("client.rejected") == 1
+
+
+async def test_each_clients_secret_is_read_anew_however_often_anothers_was(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    redis: Redis,
+    prefix: str,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    configure(sandbox.token_url, "other")
+    stale = configure(sandbox.token_url, "acme")
+    await redis.hset(f"{prefix}client:other", "generation", "5")  # it was rejected and accepted five times
+    refresher = await open_refresher(stale)
+    await _drain(refresher, "other")
+    grants = await enroll(sandbox, stale, 3)
+    sandbox.set_secret("replaced")
+    configure(name="acme", secret="replaced")
+    await redis.hset(f"{prefix}client:acme", "generation", "1")  # another process found it accepted
+
+    await _drain(refresher)
+
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert _types(await told()) == ["grant.refreshed"] * 3
+
+
+# Late answers
+
+
+async def test_an_answer_that_comes_after_its_lease_ran_out_is_still_stored(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients)
+    refresher = await open_refresher(clients, lease_ms=50)
+
+    with sandbox.fault("latency", ms=600):
+        draining = asyncio.create_task(_drain(refresher))
+        await _wait_for(lambda: bool(list(sandbox.log(grants[0].id))))
+        held = await _find(fleet, grants[0].id)
+        await draining
+
+    assert held.lease_until is not None
+    assert held.lease_until < await fleet.now()
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert _types(await told()) == ["grant.refreshed"]
+
+
+async def test_a_late_answer_wins_over_whoever_took_the_lease_meanwhile(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    end_lease: OnGrant,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+    late, hasty = await open_refresher(clients), await open_refresher(clients)
+    sandbox.add_fault("latency", ms=1_500, times=1)
+    draining = asyncio.create_task(_drain(late))
+    await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
+    await end_lease(grant.id)
+
+    await _drain(hasty)
+    await draining
+
+    stored = (await _find(fleet, grant.id)).grant
+    (live,) = (pair for pair in sandbox.pairs() if pair["id"] == grant.id)
+    assert stored.status is Status.ACTIVE
+    assert keys.open(stored).refresh_token == live["refresh_token"]
+
+
+async def test_an_answer_made_while_the_same_pair_was_imported_anew_is_sealed_for_its_new_place(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients)
+    grant = grants[0]
+    refresher = await open_refresher(clients)
+    with sandbox.fault("latency", ms=700):
+        draining = asyncio.create_task(_drain(refresher))
+        await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
+        moved = replace(grant, version=6)
+        moved = replace(moved, sealed=keys.seal(grant.id, 6, keys.open(grant)))
+        landing = await fleet.land(Change(moved, None, None, None), replaces=0)
+        await draining
+
+    assert landing.verdict == "stored"
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert (await _find(fleet, grant.id)).grant.version == 7
+
+
+async def test_answers_that_come_while_redis_is_away_are_stored_when_it_is_back(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    behind_gate: Redis,
+    redis_away: Callable[[], AbstractAsyncContextManager[None]],
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 5)
+    refresher = await open_refresher(clients, connection=behind_gate)
+    sandbox.add_fault("latency", ms=500)
+    draining = asyncio.create_task(_drain(refresher))
+    await _wait_for(lambda: all(list(sandbox.log(grant.id)) for grant in grants))
+
+    async with redis_away():
+        done, _ = await asyncio.wait({draining}, timeout=1.5)
+        assert not done
+    await draining
+
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert _types(await told()) == ["grant.refreshed"] * 5
+
+
+async def test_a_drain_that_loses_redis_finishes_what_is_in_flight_before_it_ends(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    behind_gate: Redis,
+    redis_away: Callable[[], AbstractAsyncContextManager[None]],
+    valkey_socket: Path,
+    prefix: str,
+) -> None:
+    # The budget lets one grant through a claim, so that claims go on while requests are in flight.
+    clients = configure(sandbox.token_url, rate_per_second="1")
+    grants = await enroll(sandbox, clients, 2)
+    refresher = await open_refresher(clients, connection=behind_gate)
+    sandbox.add_fault("latency", ms=4_000)
+    draining = asyncio.create_task(_drain(refresher))
+    await _wait_for(lambda: any(list(sandbox.log(grant.id)) for grant in grants))
+
+    async with redis_away():
+        await asyncio.wait({draining}, timeout=2)
+    with suppress(StoreUnavailableError):
+        await draining
+
+    # Looked at without giving the event loop a turn: when a task ends, its worker's loop stands still.
+    with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
+        versions = [
+            record.unpack(grant.id, connection.get(f"{prefix}grant:{grant.id}")).version  # type: ignore[arg-type]
+            for grant in grants
+        ]
+    sent = [sandbox.grant(grant.id)["rotations"] for grant in grants]
+    assert sum(sent) > 0
+    assert versions == sent
+
+
+# What needs no refresh
+
+
+async def test_a_grant_without_a_refresh_token_fails_when_its_access_token_has_ended(
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fleet: Fleet, told: Told
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients, age=1.5, changes={"refresh_token": None})
+
+    await _drain(await open_refresher(clients))
+
+    stored = (await _find(fleet, grant.id)).grant
+    assert (stored.status, stored.reason) == (Status.FAILED, "access_token_expired")
+    assert _types(await told()) == ["grant.failed"]
+
+
+async def test_the_coming_end_of_a_grant_without_a_refresh_token_is_announced_once(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    make_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients, age=0.7, changes={"refresh_token": None})
+    refresher = await open_refresher(clients)
+
+    await _drain(refresher)
+    stored = await _find(fleet, grant.id)
+    await make_due(grant.id)
+    await _drain(refresher)
+
+    assert stored.grant.status is Status.ACTIVE
+    assert stored.due_at == grant.access_expires_at
+    assert [(each.grant.id, end) for each, end in await fleet.attention(9)] == [
+        (grant.id, grant.access_expires_at)
+    ]
+    (event,) = await told()
+    assert event["type"] == "evergrant.grant.expiring"
+    assert event["data"]["reason"] == "no_refresh_token"
+
+
+async def test_an_absolute_end_is_announced_though_the_grant_is_well(
+    pagerduty: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    day = 24 * 60 * 60
+    clients = configure(pagerduty.token_url, provider="pagerduty")
+    (grant,) = await enroll(
+        pagerduty, clients, access_seconds=30 * day, age=0.01, authorized_seconds_ago=360 * day
+    )
+
+    await _drain(await open_refresher(clients))
+
+    stored = await _find(fleet, grant.id)
+    assert stored.due_at is not None
+    assert grant.authorized_at is not None
+    ends_at = grant.authorized_at + 365 * day * 1000
+    assert abs(stored.due_at - (ends_at - day * 1000)) <= 1000
+    (event,) = await told()
+    assert event["data"]["reason"] == "absolute_limit"
+    assert event["data"]["status"] == "active"
+    assert list(pagerduty.log(grant.id)) == []
+
+
+async def test_clients_credentials_are_used_again_for_each_next_access_token(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    clients = configure(sandbox.token_url, grant_type="client_credentials", scopes="a b")
+    (old,) = await enroll(sandbox, clients)
+    (new,) = await enroll(sandbox, clients, age=0.0, changes={"access_token": None})
+    before = sandbox.totals()["client_credentials"]
+
+    assert await _drain(await open_refresher(clients)) == 2
+
+    assert sandbox.totals()["client_credentials"] == before + 2
+    for grant in (old, new):
+        stored = await _find(fleet, grant.id)
+        assert (stored.grant.version, stored.grant.scope) == (1, "a b")
+        pair = keys.open(stored.grant)
+        assert (pair.access_token is not None, pair.refresh_token) == (True, None)
+        assert stored.grant.access_expires_at is not None
+        assert stored.due_at is not None
+        assert await fleet.now() < stored.due_at < stored.grant.access_expires_at
+
+
+async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_when_the_key_is_back(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    make_due: OnGrant,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients)
+    stranger = await open_refresher(clients, ring=KeyRing({"k2": b"2" * 32}), chance=1.0)
+
+    await _drain(stranger)
+    stored = await _find(fleet, grants[0].id)
+    assert stored.grant.status is Status.FAILING
+    assert (stored.grant.sealed, stored.grant.in_doubt) == (grants[0].sealed, False)
+    assert list(sandbox.log(grants[0].id)) == []
+    await make_due(grants[0].id)
+    await _drain(await open_refresher(clients))
+
+    await _assert_alive(fleet, keys, sandbox, grants)
+    assert _types(await told()) == ["grant.failing", "grant.recovered"]
+
+
+# The end of a drain
+
+
+async def test_a_drain_told_to_stop_claims_nothing_more_and_finishes_what_is_in_flight(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 12)
+    refresher = await open_refresher(clients, in_flight=5)
+    stopping: list[bool] = []
+
+    with sandbox.fault("latency", ms=300):
+        draining = asyncio.create_task(refresher.drain("acme", "runner", lambda: bool(stopping)))
+        await _wait_for(lambda: any(list(sandbox.log(grant.id)) for grant in grants))
+        stopping.append(True)
+        attempted = await draining
+
+    stored = [await _find(fleet, grant.id) for grant in grants]
+    assert attempted == 5
+    assert sorted(each.grant.version for each in stored) == [0] * 7 + [1] * 5
+    assert [each.lease_until for each in stored] == [None] * 12
+
+
+async def test_one_grants_surprise_does_not_stop_the_others(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    redis: Redis,
+    prefix: str,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 5)
+    key = f"{prefix}grant:{grants[0].id}"
+    broken = replace(grants[0], sealed=grants[0].sealed[:20])
+    await redis.set(key, record.pack(broken))
+
+    await _drain(await open_refresher(clients, chance=1.0))
+
+    await _assert_alive(fleet, keys, sandbox, grants[1:])
+    assert (await _find(fleet, grants[0].id)).grant.status is Status.FAILING
+
+
+async def test_a_client_that_is_not_configured_is_an_error_before_anything_is_claimed(
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fleet: Fleet
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+
+    with pytest.raises(KeyError):
+        await _drain(await open_refresher(clients), "unknown")
+    assert (await _find(fleet, grant.id)).lease_until is None
+
+
+async def test_no_token_or_secret_stands_in_an_event_or_unsealed_in_the_store(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    redis: Any,
+    prefix: str,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 3)
+    sandbox.revoke(grants[0].id)
+    sandbox.add_fault("drop_after", times=1, grant=grants[1].id)
+    before = {pair["id"]: pair for pair in sandbox.pairs()}
+
+    await _drain(await open_refresher(clients, chance=1.0))
+
+    after = {pair["id"]: pair for pair in sandbox.pairs()}
+    tokens = [
+        pairs[grant.id][kind].encode()
+        for pairs in (before, after)
+        for grant in grants
+        for kind in ("access_token", "refresh_token")
+    ]
+    stored = bytearray()
+    async for key in redis.scan_iter(match=prefix + "*"):
+        stored += await redis.dump(key)
+        if key.endswith(b":events"):
+            stored += json.dumps(str(await redis.xrange(key))).encode()
+    assert not [token for token in [*tokens, b"sandbox-secret"] if token in stored]
+    assert uuid.UUID(hex=grants[0].id.split("-")[0]).hex.encode() in stored  # it was looked for rightly

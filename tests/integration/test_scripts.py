@@ -1,0 +1,229 @@
+"""Scripts: calls in groups, each with its own answer, whatever happens to Redis or to the caller."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from worker.adapters.clock import RedisClock
+from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.scripts import MOST_IN_A_GROUP, Scripts
+from worker.core.grant import Grant
+from worker.core.ports import Commit, StoreUnavailableError, Verdict
+from worker.core.providers import Client
+
+Seed = Callable[..., Awaitable[Grant]]
+RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
+Away = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class CountingRedis(Redis):
+    """The real client; it notes how many pipelines left."""
+
+    pipelines = 0
+    left: asyncio.Event | None = None
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        self.pipelines += 1
+        if self.left is not None:
+            self.left.set()
+        return super().pipeline(*args, **options)
+
+
+@pytest.fixture
+async def counting(valkey_socket: Path) -> AsyncIterator[CountingRedis]:
+    async with CountingRedis(unix_socket_path=str(valkey_socket)) as connection:
+        yield connection
+
+
+async def test_calls_made_together_leave_in_one_pipeline_and_each_gets_its_own_answer(
+    counting: CountingRedis, prefix: str, seed: Seed
+) -> None:
+    scripts = Scripts(counting, prefix)
+    await seed("one")
+    await scripts.run("operate", "nobody", "pause")  # Redis knows the scripts from here on
+    before = counting.pipelines
+
+    answers = await asyncio.gather(
+        *(scripts.run("operate", grant_id, "pause") for grant_id in ["one", "nobody", "one", *["x"] * 40])
+    )
+
+    assert counting.pipelines == before + 1
+    assert answers == [b"done", b"gone", b"unchanged", *[b"gone"] * 40]
+
+
+async def test_calls_made_while_a_group_is_on_its_way_leave_together_after_it(
+    counting: CountingRedis, prefix: str
+) -> None:
+    scripts = Scripts(counting, prefix)
+    await scripts.run("operate", "nobody", "pause")
+    before, counting.left = counting.pipelines, asyncio.Event()
+
+    first = asyncio.create_task(scripts.run("operate", "nobody", "pause"))
+    await counting.left.wait()
+    rest = [asyncio.create_task(scripts.run("operate", "nobody", "pause")) for _ in range(30)]
+    assert not first.done()
+    await asyncio.gather(first, *rest)
+
+    assert counting.pipelines == before + 2
+
+
+async def test_a_crowd_leaves_in_groups_of_limited_size(counting: CountingRedis, prefix: str) -> None:
+    scripts = Scripts(counting, prefix)
+    await scripts.run("operate", "nobody", "pause")
+    before = counting.pipelines
+
+    calls = (scripts.run("operate", "nobody", "pause") for _ in range(2 * MOST_IN_A_GROUP + 1))
+    answers = await asyncio.gather(*calls)
+
+    assert len(answers) == 2 * MOST_IN_A_GROUP + 1
+    assert counting.pipelines == before + 3
+
+
+async def test_a_redis_that_lost_its_scripts_is_given_them_again(scripts: Scripts, redis: Redis) -> None:
+    await scripts.run("operate", "nobody", "pause")
+    await redis.script_flush()
+
+    answers = await asyncio.gather(*(scripts.run("operate", "nobody", "pause") for _ in range(10)))
+
+    assert answers == [b"gone"] * 10
+
+
+async def test_of_a_group_only_the_calls_whose_script_was_missing_run_again(
+    scripts: Scripts, redis: Redis, seed: Seed, prefix: str
+) -> None:
+    await seed("one")
+    await redis.script_flush()
+    # Only this one is known now: it must not run a second time when the others are sent again.
+    await Scripts(redis, prefix).run("release_runner", "acme", "nobody")
+    await redis.zadd(f"{prefix}runners:acme", {"runner": 1})
+
+    released, paused = await asyncio.gather(
+        scripts.run("release_runner", "acme", "runner"), scripts.run("operate", "one", "pause")
+    )
+
+    assert (released, paused) == (1, b"done")
+
+
+async def test_a_redis_that_is_away_is_a_store_unavailable_and_is_used_again_once_it_is_back(
+    behind_gate: Redis, prefix: str, redis_away: Away, seed: Seed
+) -> None:
+    scripts = Scripts(behind_gate, prefix)
+    await seed("one")
+    assert await scripts.run("operate", "nobody", "pause") == b"gone"
+
+    async with redis_away():
+        calls = [scripts.run("operate", "one", "pause") for _ in range(3)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreUnavailableError] * 3
+
+    assert await scripts.run("operate", "one", "pause") == b"done"
+
+
+async def test_a_redis_that_cannot_take_a_write_now_is_a_store_unavailable_so_that_answers_are_kept(
+    scripts: Scripts, redis: Redis, seed: Seed
+) -> None:
+    await seed("one")
+    await redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailableError):
+            await scripts.run("operate", "one", "pause")
+    finally:
+        await redis.config_set("maxmemory", "0")
+
+    assert await scripts.run("operate", "one", "pause") == b"done"
+
+
+async def test_a_caller_that_gave_up_waiting_does_not_break_the_others(scripts: Scripts, seed: Seed) -> None:
+    await seed("one")
+    calls = [asyncio.create_task(scripts.run("operate", name, "pause")) for name in ("a", "one", "b")]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert answers[1:] == [b"done", b"gone"]
+    assert await scripts.run("operate", "one", "pause") == b"unchanged"
+
+
+async def test_a_caller_that_gave_up_while_redis_was_away_does_not_break_the_others(
+    behind_gate: Redis, prefix: str, redis_away: Away
+) -> None:
+    scripts = Scripts(behind_gate, prefix)
+    async with redis_away():
+        calls = [asyncio.create_task(scripts.run("operate", name, "pause")) for name in ("a", "b")]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [asyncio.CancelledError, StoreUnavailableError]
+    assert await scripts.run("operate", "a", "pause") == b"gone"
+
+
+async def test_a_script_error_reaches_only_its_caller(
+    scripts: Scripts, redis: Any, prefix: str, seed: Seed
+) -> None:
+    await seed("one")
+    await redis.rpush(f"{prefix}grant:list", "not a record")
+    names = ("one", "list", "nobody")
+
+    calls = [scripts.run("operate", name, "pause") for name in names]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    await redis.delete(f"{prefix}grant:list")
+    assert answers[0] == b"done"
+    assert isinstance(answers[1], ResponseError)
+    assert answers[2] == b"gone"
+
+
+async def test_an_argument_that_cannot_be_sent_is_its_callers_problem_alone(
+    scripts: Scripts, seed: Seed
+) -> None:
+    await seed("one")
+    names = ("one", "\udcff", "nobody")
+
+    calls = [scripts.run("operate", name, "pause") for name in names]
+    answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+
+    assert answers[0] == b"done"
+    assert isinstance(answers[1], UnicodeEncodeError)
+    assert answers[2] == b"gone"
+
+
+async def test_a_claim_and_a_commit_whose_replies_were_lost_are_made_once(
+    behind_gate: Redis,
+    prefix: str,
+    lose_replies: Callable[[int], asyncio.Event],
+    client: Client,
+    clock: RedisClock,
+    seed: Seed,
+    answer: Callable[..., Commit],
+    record_of: RecordOf,
+    told: Callable[[], Awaitable[list[dict[str, Any]]]],
+) -> None:
+    limits = StoreLimits(60_000, 10_000, 60_000, 60_000)
+    store = RedisStore(Scripts(behind_gate, prefix), clock, limits, source="evergrant/test", owner="this")
+    await seed("one")
+    await seed("two")
+    await store.claim(client, 0, "")
+
+    lost = lose_replies(1)
+    claim = await store.claim(client, 1, "runner")
+    assert lost.is_set()
+    lost.clear()
+    lose_replies(2)
+    committed = await store.commit(answer(claim.leases[0]))
+
+    assert lost.is_set()
+    assert committed.verdict is Verdict.STORED
+    stored = await record_of(claim.leases[0].grant.id)
+    assert (stored["VERSION"], stored["FENCE"]) == (1, claim.leases[0].fence)
+    assert [event["type"] for event in await told()] == ["evergrant.grant.refreshed"]
+    (other,) = {"one", "two"} - {claim.leases[0].grant.id}
+    assert (await record_of(other))["FENCE"] == 0

@@ -1,0 +1,188 @@
+"""client.lua: a client that is refused is paused, probed, and let back."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from worker.adapters.clock import RedisClock
+from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore
+from worker.core.events import EventType, client_event
+from worker.core.providers import Client
+
+Told = Callable[[], Awaitable[list[dict[str, Any]]]]
+Reject = Callable[..., Awaitable[bool]]
+Accept = Callable[..., Awaitable[bool]]
+
+FIRST_PROBE_MS = 60_000
+LONGEST_PROBE_MS = 200_000
+
+
+@pytest.fixture
+async def reject(store: RedisStore, fleet: Fleet, client: Client, clock: RedisClock) -> Reject:
+    clock.set(await fleet.now())
+
+    async def run(attempt: int = 1, *, sent_at: int | None = None, probe: bool = False) -> bool:
+        event = client_event(
+            EventType.CLIENT_REJECTED, client, attempt=attempt, now=clock.now(), reason="invalid_client"
+        )
+        sent_at = await fleet.now() if sent_at is None else sent_at
+        return await store.reject_client(client, event, sent_at=sent_at, probe=probe)
+
+    return run
+
+
+@pytest.fixture
+async def accept(store: RedisStore, fleet: Fleet, client: Client, clock: RedisClock) -> Accept:
+    clock.set(await fleet.now())
+
+    async def run(attempt: int = 2) -> bool:
+        event = client_event(EventType.CLIENT_RECOVERED, client, attempt=attempt, now=clock.now())
+        return await store.accept_client(client, event)
+
+    return run
+
+
+async def _generation(store: RedisStore, client: Client) -> int:
+    return (await store.claim(client, 0, "")).generation
+
+
+async def _delay_ms(redis: Redis, prefix: str) -> int:
+    return int(await redis.hget(f"{prefix}client:acme", "probe_delay") or 0)
+
+
+async def test_the_first_rejection_pauses_the_client_and_tells(
+    fleet: Fleet, reject: Reject, told: Told
+) -> None:
+    before = await fleet.now()
+
+    assert await reject()
+
+    state = await fleet.client_state("acme")
+    assert (state.state, state.reason) == ("rejected", "invalid_client")
+    assert state.rejected_at is not None
+    assert before <= state.rejected_at <= await fleet.now()
+    assert state.probe_at == state.rejected_at + FIRST_PROBE_MS
+    assert [(event["type"], event["id"]) for event in await told()] == [
+        ("evergrant.client.rejected", "1.client.rejected")
+    ]
+
+
+async def test_many_rejections_are_one_incident(fleet: Fleet, reject: Reject, told: Told) -> None:
+    await reject(1)
+    before = await fleet.client_state("acme")
+
+    assert not await reject(2)
+    assert not await reject(3)
+    assert await fleet.client_state("acme") == before
+    assert len(await told()) == 1
+
+
+async def test_each_rejected_probe_waits_twice_as_long_up_to_a_cap(
+    fleet: Fleet, reject: Reject, redis: Redis, prefix: str
+) -> None:
+    await reject()
+    delays = []
+    for attempt in range(2, 5):
+        before = await fleet.now()
+        assert not await reject(attempt, probe=True)
+        state = await fleet.client_state("acme")
+        delays.append(await _delay_ms(redis, prefix))
+        assert state.probe_at is not None
+        assert before + delays[-1] <= state.probe_at <= await fleet.now() + delays[-1]
+
+    assert delays == [2 * FIRST_PROBE_MS, LONGEST_PROBE_MS, LONGEST_PROBE_MS]
+
+
+async def test_one_rejected_probe_reported_twice_because_a_reply_was_lost_doubles_the_delay_once(
+    reject: Reject, redis: Redis, prefix: str
+) -> None:
+    await reject()
+    sent_at = 0
+    await reject(2, probe=True, sent_at=sent_at)
+    await reject(2, probe=True, sent_at=sent_at)
+
+    assert await _delay_ms(redis, prefix) == 2 * FIRST_PROBE_MS
+
+
+async def test_an_accepted_client_works_again_forgets_the_incident_and_tells(
+    store: RedisStore, fleet: Fleet, client: Client, reject: Reject, accept: Accept, told: Told
+) -> None:
+    await reject()
+    before = await _generation(store, client)
+
+    assert await accept()
+
+    state = await fleet.client_state("acme")
+    assert (state.state, state.reason, state.rejected_at, state.probe_at) == ("accepted", None, None, None)
+    assert await _generation(store, client) == before + 1
+    assert [event["type"] for event in await told()] == [
+        "evergrant.client.rejected",
+        "evergrant.client.recovered",
+    ]
+
+
+async def test_accepting_a_client_that_was_not_rejected_changes_nothing(
+    store: RedisStore, client: Client, accept: Accept, told: Told
+) -> None:
+    assert not await accept()
+    assert await _generation(store, client) == 0
+    assert await told() == []
+
+
+async def test_a_recovery_reported_twice_is_told_once(
+    store: RedisStore, client: Client, reject: Reject, accept: Accept, told: Told
+) -> None:
+    await reject()
+
+    assert await accept()
+    assert not await accept()
+    assert await _generation(store, client) == 1
+    assert len(await told()) == 2
+
+
+async def test_a_rejection_of_a_request_that_left_before_the_client_was_accepted_again_is_old_news(
+    fleet: Fleet, reject: Reject, accept: Accept, told: Told
+) -> None:
+    sent_at = await fleet.now()
+    await reject()
+    await accept()
+
+    assert not await reject(3, sent_at=sent_at)
+    assert (await fleet.client_state("acme")).state == "accepted"
+    assert len(await told()) == 2
+
+
+async def test_a_rejection_of_a_request_that_left_after_the_client_was_accepted_is_a_new_incident(
+    fleet: Fleet, reject: Reject, accept: Accept, redis: Redis, prefix: str, told: Told
+) -> None:
+    await reject()
+    await reject(2, probe=True)
+    await accept()
+
+    assert await reject(3, sent_at=await fleet.now() + 1)
+    assert await _delay_ms(redis, prefix) == FIRST_PROBE_MS
+    assert len(await told()) == 3
+
+
+async def test_a_late_probe_of_a_client_that_was_accepted_meanwhile_is_old_news(
+    fleet: Fleet, reject: Reject, accept: Accept
+) -> None:
+    sent_at = await fleet.now()
+    await reject()
+    await accept()
+
+    assert not await reject(3, sent_at=sent_at, probe=True)
+    assert (await fleet.client_state("acme")).state == "accepted"
+
+
+async def test_a_clients_incident_does_not_touch_another_client(
+    fleet: Fleet, reject: Reject, seed: Callable[..., Awaitable[Any]]
+) -> None:
+    await seed("theirs", client="other")
+
+    await reject()
+
+    assert (await fleet.client_state("other")).state == "accepted"

@@ -1,0 +1,208 @@
+"""import.lua: grants from outside, new or in the place of others."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from worker.adapters.store.fleet import Fleet, Landing
+from worker.adapters.store.redis_store import RedisStore
+from worker.core.grant import Grant, Status, lineage_of
+from worker.core.lifecycle import Change
+from worker.core.ports import Commit, Lease, Verdict
+from worker.core.protocol import Outcome, Rejected
+from worker.core.providers import Client
+
+Seed = Callable[..., Awaitable[Grant]]
+RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
+DueOf = Callable[..., Awaitable[float | None]]
+Answer = Callable[..., Commit]
+
+
+def _renewed(grant: Grant, holds: str = "r-new", **changes: Any) -> Grant:
+    """The same grant as another application has it."""
+    changes = {"lineage": lineage_of(grant.id, holds), "sealed": f"sealed {holds}".encode()} | changes
+    return replace(grant, **changes)
+
+
+async def test_a_new_grant_is_stored_scheduled_counted_and_its_client_known(
+    fleet: Fleet, seed: Seed, due_of: DueOf
+) -> None:
+    grant = await seed("user-42/buddy", due_in_ms=5_000, labels={"tenant": "acme"}, scope="a b")
+
+    stored = await fleet.find("user-42/buddy")
+    assert stored is not None
+    assert stored.grant == grant
+    assert stored.due_at == await due_of("user-42/buddy")
+    assert stored.lease_until is None
+    assert await fleet.client_names() == ["acme"]
+    assert (await fleet.client_state("acme")).grants[Status.ACTIVE] == 1
+
+
+async def test_a_grant_that_needs_a_person_is_listed_for_attention(fleet: Fleet, seed: Seed) -> None:
+    grant = await seed("one")
+    await fleet.operate("one", "delete")
+
+    await fleet.land(Change(replace(grant, status=Status.FAILED), None, 123, None), replaces=None)
+
+    assert [(stored.grant.id, end) for stored, end in await fleet.attention(10)] == [("one", 123)]
+
+
+async def test_a_paused_grant_is_imported_out_of_the_schedule_whatever_its_due_time(
+    seed: Seed, due_of: DueOf
+) -> None:
+    await seed("one", status=Status.PAUSED, due_in_ms=5)
+
+    assert await due_of("one") == float("inf")
+
+
+async def test_an_id_that_exists_is_refused_and_tells_what_is_stored(
+    fleet: Fleet, seed: Seed, record_of: RecordOf
+) -> None:
+    grant = await seed("one", version=7)
+    before = await record_of("one")
+
+    landing = await fleet.land(Change(_renewed(grant), None, None, None), replaces=None)
+
+    assert landing == Landing("exists", 7, grant.lineage)
+    assert await record_of("one") == before
+
+
+async def test_the_same_line_sent_twice_because_a_reply_was_lost_is_stored_once(
+    fleet: Fleet, seed: Seed
+) -> None:
+    grant = await seed("one")
+
+    again = await fleet.land(Change(grant, None, None, None), replaces=None)
+
+    assert again == Landing("stored", 0, grant.lineage)
+    assert (await fleet.client_state("acme")).grants[Status.ACTIVE] == 1
+
+
+async def test_a_grant_is_replaced_when_the_version_named_is_the_one_stored(
+    fleet: Fleet, seed: Seed, due_of: DueOf, record_of: RecordOf
+) -> None:
+    grant = await seed("one", version=7, status=Status.FAILED)
+    renewed = _renewed(grant, version=8, status=Status.ACTIVE)
+
+    landing = await fleet.land(Change(renewed, 1_800_000_000_000, None, None), replaces=7)
+
+    assert landing == Landing("stored", 8, renewed.lineage)
+    assert await due_of("one") == 1_800_000_000_000
+    assert (await record_of("one"))["SEALED"] == b"sealed r-new"
+    grants = (await fleet.client_state("acme")).grants
+    assert (grants[Status.ACTIVE], grants[Status.FAILED]) == (1, 0)
+
+
+async def test_a_grant_that_moved_on_is_not_replaced(fleet: Fleet, seed: Seed) -> None:
+    grant = await seed("one", version=7)
+
+    landing = await fleet.land(Change(_renewed(grant), None, None, None), replaces=6)
+
+    assert landing == Landing("moved", 7, grant.lineage)
+
+
+async def test_a_grant_that_is_to_be_replaced_but_is_not_there_has_moved(fleet: Fleet, seed: Seed) -> None:
+    grant = await seed("one")
+    await fleet.operate("one", "delete")
+
+    landing = await fleet.land(Change(grant, None, None, None), replaces=0)
+
+    assert landing == Landing("moved", 0, b"")
+    assert await fleet.find("one") is None
+
+
+async def test_a_replacement_may_belong_to_another_client(fleet: Fleet, seed: Seed, due_of: DueOf) -> None:
+    grant = await seed("one")
+
+    await fleet.land(Change(_renewed(grant, client="other"), None, None, None), replaces=0)
+
+    assert await due_of("one", "acme") is None
+    assert await due_of("one", "other") == float("inf")
+    assert await fleet.client_names() == ["acme", "other"]
+
+
+async def test_a_replacement_takes_a_well_grant_off_the_list_of_those_that_need_attention(
+    fleet: Fleet, seed: Seed
+) -> None:
+    grant = await seed("one")
+    await fleet.operate("one", "delete")
+    await fleet.land(Change(replace(grant, status=Status.FAILED), None, 123, None), replaces=None)
+
+    await fleet.land(Change(_renewed(grant), None, None, None), replaces=0)
+
+    assert await fleet.attention(10) == []
+
+
+async def test_a_grant_replaced_in_flight_keeps_the_lease_until_whoever_refreshes_the_old_pair_is_done(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    record_of: RecordOf,
+    make_due: Callable[[str], Awaitable[None]],
+) -> None:
+    grant = await seed("one")
+    (lease,) = (await store.claim(client, 1, "runner")).leases
+
+    await fleet.land(Change(_renewed(grant, version=1), 1, None, None), replaces=0)
+
+    record = await record_of("one")
+    assert (record["FENCE"], record["LEASE_UNTIL"]) == (lease.fence, lease.until)
+    assert record["INTENT"] is False  # nothing was sent with the new refresh token
+    await make_due("one")
+    assert (await store.claim(client, 1, "runner")).leases == []
+
+
+async def test_the_answer_for_a_pair_that_was_replaced_in_flight_is_superseded(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    answer: Answer,
+    record_of: RecordOf,
+) -> None:
+    grant = await seed("one")
+    (lease,) = (await store.claim(client, 1, "runner")).leases
+    await fleet.land(Change(_renewed(grant, version=1), 1, None, None), replaces=0)
+
+    assert (await store.commit(answer(lease))).verdict is Verdict.SUPERSEDED
+    assert (await record_of("one"))["SEALED"] == b"sealed r-new"
+
+
+async def test_the_failure_of_a_pair_that_was_replaced_in_flight_says_nothing_of_the_new_one(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    failure: Callable[[Lease, Outcome], Change],
+    record_of: RecordOf,
+    told: Callable[[], Awaitable[list[dict[str, Any]]]],
+) -> None:
+    grant = await seed("one")
+    (lease,) = (await store.claim(client, 1, "runner")).leases
+    await fleet.land(Change(_renewed(grant, version=1), 1, None, None), replaces=0)
+
+    assert await store.settle(lease, failure(lease, Rejected("invalid_grant"))) is Verdict.SUPERSEDED
+    assert (await record_of("one"))["STATUS"] == b"active"
+    assert await told() == []
+    assert len((await store.claim(client, 1, "runner")).leases) == 1
+
+
+async def test_a_replacement_with_the_same_refresh_token_keeps_the_intent_and_the_answer_is_rebased_on_it(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    answer: Answer,
+    record_of: RecordOf,
+) -> None:
+    grant = await seed("one")
+    (lease,) = (await store.claim(client, 1, "runner")).leases
+    await fleet.land(Change(_renewed(grant, "r0", version=4), 1, None, None), replaces=0)
+    assert (await record_of("one"))["INTENT"] is True
+
+    committed = await store.commit(answer(lease))
+
+    assert committed.verdict is Verdict.REBASE
+    rebased = await store.commit(answer(lease, version=committed.version))
+    assert (rebased.verdict, rebased.version) == (Verdict.STORED, 5)

@@ -1,0 +1,122 @@
+"""operate.lua: what an operator asks of one grant."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore
+from worker.core.grant import Grant, Status
+from worker.core.providers import Client
+
+Seed = Callable[..., Awaitable[Grant]]
+DueOf = Callable[..., Awaitable[float | None]]
+
+
+async def _status(fleet: Fleet, grant_id: str) -> Status:
+    stored = await fleet.find(grant_id)
+    assert stored is not None
+    return stored.grant.status
+
+
+async def test_a_paused_grant_leaves_the_schedule(fleet: Fleet, seed: Seed, due_of: DueOf) -> None:
+    await seed("one")
+
+    assert await fleet.operate("one", "pause") == "done"
+    assert await _status(fleet, "one") is Status.PAUSED
+    assert await due_of("one") == float("inf")
+
+
+async def test_pausing_twice_changes_nothing(fleet: Fleet, seed: Seed) -> None:
+    await seed("one")
+    await fleet.operate("one", "pause")
+
+    assert await fleet.operate("one", "pause") == "unchanged"
+
+
+async def test_a_grant_paused_in_flight_keeps_its_lease(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed
+) -> None:
+    await seed("one")
+    (lease,) = (await store.claim(client, 1, "runner")).leases
+
+    await fleet.operate("one", "pause")
+
+    stored = await fleet.find("one")
+    assert stored is not None
+    assert stored.lease_until == lease.until
+
+
+@pytest.mark.parametrize(("streak", "status"), [(0, Status.ACTIVE), (2, Status.FAILING)])
+async def test_a_resumed_grant_is_due_at_once_and_as_well_as_it_was(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, streak: int, status: Status
+) -> None:
+    await seed("one", streak=streak, due_in_ms=600_000)
+    await fleet.operate("one", "pause")
+
+    assert await fleet.operate("one", "resume") == "done"
+    assert await _status(fleet, "one") is status
+    assert len((await store.claim(client, 1, "runner")).leases) == 1
+
+
+async def test_a_failed_grant_that_is_resumed_is_given_one_more_bout_of_tries(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed
+) -> None:
+    await seed("one", status=Status.FAILED, streak=2, reason="revoked")
+
+    assert await fleet.operate("one", "resume") == "done"
+    assert await _status(fleet, "one") is Status.FAILING
+    assert len((await store.claim(client, 1, "runner")).leases) == 1
+
+
+async def test_a_grant_resumed_while_it_is_leased_is_due_when_the_lease_ends(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, due_of: DueOf
+) -> None:
+    await seed("one")
+    (lease,) = (await store.claim(client, 1, "runner")).leases
+    await fleet.operate("one", "pause")
+    await fleet.operate("one", "resume")
+
+    assert await due_of("one") == lease.until
+
+
+@pytest.mark.parametrize("status", [Status.ACTIVE, Status.FAILING])
+async def test_resuming_a_grant_that_is_at_work_changes_nothing(
+    fleet: Fleet, seed: Seed, due_of: DueOf, status: Status
+) -> None:
+    await seed("one", status=status, due_in_ms=5_000)
+    due = await due_of("one")
+
+    assert await fleet.operate("one", "resume") == "unchanged"
+    assert await due_of("one") == due
+
+
+async def test_a_deleted_grant_leaves_nothing_behind(fleet: Fleet, seed: Seed, due_of: DueOf) -> None:
+    await seed("one", status=Status.FAILED)
+
+    assert await fleet.operate("one", "delete") == "done"
+    assert await fleet.find("one") is None
+    assert await due_of("one") is None
+    assert await fleet.attention(10) == []
+    assert (await fleet.client_state("acme")).grants[Status.FAILED] == 0
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "delete"])
+async def test_what_is_asked_of_a_grant_that_is_not_there_is_gone(fleet: Fleet, verb: str) -> None:
+    assert await fleet.operate("nobody", verb) == "gone"
+
+
+async def test_the_listing_walks_every_client_and_finds_those_out_of_work_too(
+    fleet: Fleet, seed: Seed
+) -> None:
+    for number in range(700):
+        await seed(f"one-{number}", client="acme" if number % 2 else "other")
+    await seed("paused", status=Status.PAUSED)
+
+    everyone: list[Any] = [stored.grant.id async for stored in fleet.walk()]
+    others = [stored.grant.id async for stored in fleet.walk("other")]
+
+    assert len(everyone) == len(set(everyone)) == 701
+    assert "paused" in everyone
+    assert len(others) == 350

@@ -1,0 +1,274 @@
+"""settle.lua: outcomes that brought no tokens."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore
+from worker.core.grant import Grant, Status
+from worker.core.lifecycle import NO_END, Change
+from worker.core.ports import Commit, Lease, Verdict
+from worker.core.protocol import Outcome, Rejected, Unavailable, Unknown
+from worker.core.providers import Client
+
+Seed = Callable[..., Awaitable[Grant]]
+RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
+OnGrant = Callable[[str], Awaitable[None]]
+DueOf = Callable[..., Awaitable[float | None]]
+Answer = Callable[..., Commit]
+Failure = Callable[[Lease, Outcome], Change]
+Told = Callable[[], Awaitable[list[dict[str, Any]]]]
+Claim = Callable[[], Awaitable[Lease]]
+
+
+@pytest.fixture
+def claim_one(store: RedisStore, client: Client) -> Claim:
+    async def run() -> Lease:
+        (lease,) = (await store.claim(client, 1, "runner")).leases
+        return lease
+
+    return run
+
+
+async def test_status_reason_streak_due_time_release_and_event_are_stored_in_one_step(
+    store: RedisStore,
+    fleet: Fleet,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    record_of: RecordOf,
+    due_of: DueOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    change = failure(lease, Unavailable("http_503", 90_000))
+
+    assert await store.settle(lease, change) is Verdict.STORED
+
+    record = await record_of("one")
+    assert (record["STATUS"], record["STREAK"], record["REASON"]) == (b"failing", 1, b"unavailable")
+    assert (record["LEASE_OWNER"], record["LEASE_UNTIL"]) == (False, 0)
+    assert (record["INTENT"], record["LAST"]) == (False, lease.fence)
+    assert record["VERSION"] == 0
+    assert await due_of("one") == change.due_at
+    assert await fleet.attention(10) == [(await fleet.find("one"), lease.grant.access_expires_at)]
+    (event,) = await told()
+    assert (event["type"], event["id"]) == ("evergrant.grant.failing", f"{lease.fence}.grant.failing")
+
+
+async def test_a_failed_grant_leaves_the_schedule_and_is_counted(
+    store: RedisStore,
+    fleet: Fleet,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    due_of: DueOf,
+    told: Told,
+) -> None:
+    await seed("one", status=Status.FAILING, streak=1, reason="rejected")
+    lease = await claim_one()
+
+    await store.settle(lease, failure(lease, Rejected("invalid_grant")))
+
+    assert await due_of("one") == float("inf")
+    grants = (await fleet.client_state("acme")).grants
+    assert (grants[Status.FAILED], grants[Status.FAILING]) == (1, 0)
+    assert [event["type"] for event in await told()] == ["evergrant.grant.failed"]
+
+
+async def test_an_unknown_reply_leaves_its_intent_for_the_next_lease_to_find(
+    store: RedisStore, seed: Seed, claim_one: Claim, failure: Failure, make_due: OnGrant
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    await store.settle(lease, failure(lease, Unknown("timeout")))
+    await make_due("one")
+
+    assert (await claim_one()).grant.in_doubt
+
+
+async def test_a_change_without_an_event_tells_nothing_and_one_without_a_due_time_is_never_due(
+    store: RedisStore, seed: Seed, claim_one: Claim, due_of: DueOf, told: Told
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+
+    await store.settle(lease, Change(lease.grant, None, None, None))
+
+    assert await due_of("one") == float("inf")
+    assert await told() == []
+
+
+async def test_a_notice_is_remembered(
+    store: RedisStore, seed: Seed, claim_one: Claim, record_of: RecordOf
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    noticed = replace(lease.grant, noticed_at=1_700_000_000_000)
+
+    await store.settle(lease, Change(noticed, lease.until, NO_END, None))
+
+    record = await record_of("one")
+    assert record["NOTICED_AT"] == 1_700_000_000_000
+    assert record["STATUS"] == b"active"
+
+
+async def test_a_grant_whose_end_is_unknown_needs_attention_at_no_known_time(
+    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, failure: Failure
+) -> None:
+    await seed("one", access_expires_at=None)
+    lease = await claim_one()
+
+    await store.settle(lease, failure(lease, Unavailable("http_503")))
+
+    assert [end for _, end in await fleet.attention(10)] == [None]
+
+
+async def test_an_outcome_of_a_lease_that_another_has_by_now_is_stale(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    end_lease: OnGrant,
+    record_of: RecordOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    late = await claim_one()
+    await end_lease("one")
+    await claim_one()
+    before = await record_of("one")
+
+    assert await store.settle(late, failure(late, Rejected("invalid_grant"))) is Verdict.STALE
+    assert await record_of("one") == before
+    assert await told() == []
+
+
+async def test_an_outcome_of_a_lease_that_ran_out_counts_while_nobody_else_has_it(
+    store: RedisStore, seed: Seed, claim_one: Claim, failure: Failure, end_lease: OnGrant
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    await end_lease("one")
+
+    assert await store.settle(lease, failure(lease, Unavailable("http_503"))) is Verdict.STORED
+
+
+async def test_an_outcome_is_stale_when_its_lease_was_released_by_a_later_ones_outcome(
+    store: RedisStore, seed: Seed, claim_one: Claim, failure: Failure, end_lease: OnGrant, told: Told
+) -> None:
+    await seed("one")
+    late = await claim_one()
+    await end_lease("one")
+    theirs = await claim_one()
+    await store.settle(theirs, failure(theirs, Unavailable("http_503")))
+
+    assert await store.settle(late, failure(late, Rejected("invalid_grant"))) is Verdict.STALE
+    assert len(await told()) == 1
+
+
+async def test_an_outcome_of_a_refresh_token_that_was_replaced_since_is_superseded_and_releases_the_lease(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    answer: Answer,
+    end_lease: OnGrant,
+    record_of: RecordOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    first = await claim_one()
+    await end_lease("one")
+    second = await claim_one()
+    await store.commit(answer(first))
+
+    assert await store.settle(second, failure(second, Rejected("invalid_grant"))) is Verdict.SUPERSEDED
+
+    record = await record_of("one")
+    assert (record["STATUS"], record["VERSION"]) == (b"active", 1)
+    assert (record["LEASE_OWNER"], record["LEASE_UNTIL"]) == (False, 0)
+    assert [event["type"] for event in await told()] == ["evergrant.grant.refreshed"]
+
+
+async def test_a_grant_paused_while_it_was_tried_stays_paused_and_keeps_its_doubt(
+    store: RedisStore,
+    fleet: Fleet,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    record_of: RecordOf,
+    due_of: DueOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    await fleet.operate("one", "pause")
+
+    assert await store.settle(lease, failure(lease, Unknown("timeout"))) is Verdict.STORED
+
+    record = await record_of("one")
+    assert (record["STATUS"], record["STREAK"], record["INTENT"]) == (b"paused", 0, True)
+    assert record["LEASE_OWNER"] is False
+    assert await due_of("one") == float("inf")
+    assert await told() == []
+
+
+async def test_an_outcome_of_a_grant_that_was_deleted_is_gone(
+    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, failure: Failure, told: Told
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    await fleet.operate("one", "delete")
+
+    assert await store.settle(lease, failure(lease, Rejected("invalid_grant"))) is Verdict.GONE
+    assert await told() == []
+
+
+async def test_an_outcome_stored_twice_gives_the_same_verdict_and_tells_once(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    record_of: RecordOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    change = failure(lease, Unavailable("http_503"))
+
+    first = await store.settle(lease, change)
+    once = await record_of("one")
+    again = await store.settle(lease, change)
+
+    assert first is again is Verdict.STORED
+    assert await record_of("one") == once
+    assert len(await told()) == 1
+
+
+async def test_an_outcome_repeated_while_the_next_lease_is_held_does_not_touch_it(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    make_due: OnGrant,
+    record_of: RecordOf,
+    told: Told,
+) -> None:
+    await seed("one")
+    lease = await claim_one()
+    change = failure(lease, Unavailable("http_503"))
+    await store.settle(lease, change)
+    await make_due("one")
+    theirs = await claim_one()
+
+    await store.settle(lease, change)
+
+    record = await record_of("one")
+    assert (record["FENCE"], record["LEASE_UNTIL"]) == (theirs.fence, theirs.until)
+    assert record["STREAK"] == 1
+    assert len(await told()) == 1

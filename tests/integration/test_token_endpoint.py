@@ -1,0 +1,751 @@
+"""HttpTokenEndpoint over real HTTP: whatever a server does is an Outcome, and the next request works."""
+
+import asyncio
+import gzip
+import json
+import socket
+import ssl
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from worker.adapters.token_endpoint import MAX_REPLY_BYTES, HttpTokenEndpoint
+from worker.core.grant import TokenPair
+from worker.core.ports import ClientCheck
+from worker.core.protocol import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.providers import BUDDY, OAUTH2, Client, ClientAuthentication, GrantType
+from worker.sandbox.client import Sandbox
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Serve = Callable[..., Awaitable[Client]]
+Open = Callable[..., Awaitable[HttpTokenEndpoint]]
+
+PAIR = TokenPair("a0", "r0")
+TOKENS = b'{"access_token": "a1", "refresh_token": "r1", "expires_in": 3600}'
+GENEROUS_SECONDS = 20.0
+
+
+@pytest.fixture
+async def open_endpoint() -> AsyncIterator[Open]:
+    async with AsyncExitStack() as opened:
+
+        async def build(*, timeout_seconds: float = GENEROUS_SECONDS, connections: int = 5) -> Any:
+            endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds, connections=connections)
+            return await opened.enter_async_context(endpoint)
+
+        yield build
+
+
+@pytest.fixture
+async def endpoint(open_endpoint: Open) -> HttpTokenEndpoint:
+    return await open_endpoint()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """A server that says the bytes a test wants, and the client that asks it."""
+    servers: list[asyncio.Server] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def start(handle: Handler, tls: ssl.SSLContext | None = None) -> Client:
+        async def handle_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await handle(reader, writer)
+            except (ConnectionError, asyncio.IncompleteReadError):
+                pass  # the client left, as it may
+            finally:
+                writer.close()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(handle_and_close(reader, writer))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+        servers.append(server)
+        port = server.sockets[0].getsockname()[1]
+        scheme = "http" if tls is None else "https"
+        return _client(f"{scheme}://127.0.0.1:{port}/token")
+
+    yield start
+    for server in servers:
+        server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def at_sandbox(sandbox: Sandbox) -> Client:
+    return replace(_client(sandbox.token_url), client_id="sandbox-client", client_secret="sandbox-secret")
+
+
+@pytest.fixture
+def at_buddy(buddy: Sandbox) -> Client:
+    client = replace(_client(buddy.token_url), client_id="sandbox-client", client_secret="sandbox-secret")
+    return replace(client, provider=BUDDY)
+
+
+def _client(token_url: str) -> Client:
+    return Client("acme", OAUTH2, token_url, "id", "secret")
+
+
+def _pair_of(server: Sandbox) -> tuple[str, TokenPair]:
+    (line,) = server.issue(1, prefix=uuid.uuid4().hex)
+    return line["id"], TokenPair(line["access_token"], line["refresh_token"])
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[dict[str, str], bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
+    headers = {name.lower(): value for name, _, value in lines}
+    return headers, await reader.readexactly(int(headers["content-length"]))
+
+
+def _answering(body: bytes, status: str = "200 OK", *headers: str) -> Handler:
+    """Answer every request of a connection with the same bytes."""
+    head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""])
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await _read_request(reader)
+            writer.write(head.encode() + body)
+            await writer.drain()
+
+    return handle
+
+
+def _saying(raw: bytes) -> Handler:
+    """Read one request, say exactly this, and close."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        writer.write(raw)
+        await writer.drain()
+
+    return handle
+
+
+def _asking_first(first: Handler, then: Handler) -> Handler:
+    """One way for the first connection, another for all after it."""
+    handlers = [first]
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await (handlers.pop() if handlers else then)(reader, writer)
+
+    return handle
+
+
+async def _hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    while await reader.read(1024):
+        pass
+
+
+# What fails before a connection stands was certainly not acted on
+
+
+async def test_a_refused_connection_is_unavailable(endpoint: HttpTokenEndpoint) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    outcome = await endpoint.refresh(_client(f"http://127.0.0.1:{port}/token"), PAIR, 0)
+
+    assert outcome == Unavailable("could_not_connect")
+
+
+async def test_a_server_with_a_certificate_nobody_vouches_for_is_unavailable_and_hears_no_secret(
+    endpoint: HttpTokenEndpoint, serve: Serve, tmp_path: Path
+) -> None:
+    heard = bytearray()
+
+    async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1024):
+            heard.extend(data)
+
+    client = await serve(listen, _self_signed(tmp_path))
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unavailable("could_not_connect")
+    assert not heard
+
+
+async def test_a_plain_server_behind_an_https_url_is_unavailable_and_hears_no_secret(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    heard = bytearray()
+
+    async def answer_in_plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.extend(await reader.read(4096))
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    client = await serve(answer_in_plain)
+    client = replace(client, token_url=client.token_url.replace("http:", "https:"))
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unavailable("could_not_connect")
+    assert b"r0" not in heard
+
+
+async def test_a_server_that_leaves_during_the_tls_handshake_is_unavailable(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    async def leave(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+
+    client = await serve(leave)
+    client = replace(client, token_url=client.token_url.replace("http:", "https:"))
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unavailable("could_not_connect")
+
+
+# What brought no readable reply after that is unknown
+
+
+async def test_a_server_that_closes_after_reading_leaves_the_reply_unknown(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    client = await serve(_saying(b""))
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unknown("connection_lost")
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "outage"])
+async def test_a_connection_that_the_server_drops_leaves_the_reply_unknown(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client, kind: str
+) -> None:
+    _, pair = _pair_of(sandbox)
+
+    with sandbox.fault(kind):
+        assert await endpoint.refresh(at_sandbox, pair, 0) == Unknown("connection_lost")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + TOKENS, id="a body cut short"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="a broken chunk"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-", id="a head cut short"),
+        pytest.param(b"\x16\x03\x01 this is no HTTP\r\n\r\n", id="no HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", id="an endless header"),
+    ],
+)
+async def test_a_reply_that_breaks_off_or_is_no_http_is_unknown(
+    endpoint: HttpTokenEndpoint, serve: Serve, raw: bytes
+) -> None:
+    client = await serve(_saying(raw))
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unknown("connection_lost")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"<!doctype html>", id="html"),
+        pytest.param(b'{"access_token": "\xff\xfe"}', id="not utf-8"),
+        pytest.param(gzip.compress(TOKENS), id="gzip without a word"),
+        pytest.param(b"[" * 60_000, id="nested without end"),
+        pytest.param(b'"a1"', id="json but no object"),
+        pytest.param(b"{}", id="no token"),
+    ],
+)
+async def test_a_success_without_readable_tokens_is_unknown(
+    endpoint: HttpTokenEndpoint, serve: Serve, body: bytes
+) -> None:
+    client = await serve(_answering(body))
+
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Unknown)
+
+
+async def test_compressed_replies_are_not_asked_for_and_not_unpacked(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    asked = []
+    bomb = gzip.compress(b" " * 50_000_000)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        headers, _ = await _read_request(reader)
+        asked.append(headers["accept-encoding"])
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"
+        writer.write(head.encode() + bomb)
+        await writer.drain()
+
+    client = await serve(handle)
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unknown("http_200_not_json")
+    assert asked == ["identity"]
+
+
+@pytest.mark.parametrize("kind", ["not_json", "empty_200", "buddy_errors_200"])
+async def test_a_success_that_the_server_spoiled_is_unknown(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client, kind: str
+) -> None:
+    _, pair = _pair_of(sandbox)
+
+    with sandbox.fault(kind, acts=True):
+        assert isinstance(await endpoint.refresh(at_sandbox, pair, 0), Unknown)
+
+
+# The total deadline, and that nothing is left behind by it
+
+
+async def test_a_server_that_hangs_is_unknown_within_the_deadline_and_the_endpoint_still_works(
+    open_endpoint: Open, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    endpoint = await open_endpoint(timeout_seconds=1.5, connections=2)
+    _, pair = _pair_of(sandbox)
+    started = time.monotonic()
+    with sandbox.fault("hang"):
+        outcomes = await asyncio.gather(*(endpoint.refresh(at_sandbox, pair, 0) for _ in range(6)))
+    took = time.monotonic() - started
+
+    assert outcomes == [Unknown("timeout")] * 6
+    assert took < GENEROUS_SECONDS
+    for _ in range(20):
+        _, pair = _pair_of(sandbox)
+        assert isinstance(await endpoint.refresh(at_sandbox, pair, 0), Refreshed)
+
+
+async def test_after_many_cancelled_requests_every_connection_can_be_used_again(
+    open_endpoint: Open, serve: Serve
+) -> None:
+    hanging = await serve(_hang)
+    answering = await serve(_answering(TOKENS))
+    endpoint = await open_endpoint(timeout_seconds=1.0, connections=3)
+    asked = [asyncio.create_task(endpoint.refresh(hanging, PAIR, 0)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    await asyncio.gather(*(endpoint.refresh(hanging, PAIR, 0) for _ in range(3)))
+
+    outcomes = [await endpoint.refresh(answering, PAIR, 0) for _ in range(20)]
+
+    assert all(isinstance(outcome, Refreshed) for outcome in outcomes)
+
+
+async def test_a_body_that_trickles_for_ever_is_cut_by_the_total_deadline(
+    open_endpoint: Open, serve: Serve
+) -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    client = await serve(_asking_first(trickle, _answering(TOKENS)))
+    endpoint = await open_endpoint(timeout_seconds=1.0, connections=1)
+    started = time.monotonic()
+
+    outcome = await endpoint.refresh(client, PAIR, 0)
+
+    assert outcome == Unknown("timeout")
+    assert 0.9 < time.monotonic() - started < GENEROUS_SECONDS
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+
+
+# The cap
+
+
+async def test_a_body_over_the_cap_is_unknown_and_not_read_to_its_end(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+            await writer.drain()
+
+    client = await serve(_asking_first(flood, _answering(TOKENS)))
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unknown("reply_too_large")
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+
+
+async def test_a_huge_body_of_the_sandbox_is_unknown(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    _, pair = _pair_of(sandbox)
+
+    with sandbox.fault("huge_body", acts=True):
+        assert await endpoint.refresh(at_sandbox, pair, 0) == Unknown("reply_too_large")
+
+
+@pytest.mark.parametrize(("size", "expected"), [(MAX_REPLY_BYTES, Refreshed), (MAX_REPLY_BYTES + 1, Unknown)])
+async def test_the_cap_is_exact(
+    endpoint: HttpTokenEndpoint, serve: Serve, size: int, expected: type[Refreshed | Unknown]
+) -> None:
+    client = await serve(_answering(TOKENS.ljust(size)))
+
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), expected)
+
+
+# One request per call, and nothing carried from one to the next
+
+
+async def test_a_redirect_is_not_followed(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    _, pair = _pair_of(sandbox)
+    before = sandbox.totals()
+
+    with sandbox.fault("redirect"):
+        outcome = await endpoint.refresh(at_sandbox, pair, 0)
+
+    after = sandbox.totals()
+    assert outcome == Unavailable("http_302")
+    assert after["redirects_followed"] == before["redirects_followed"]
+    assert after["requests"] == before["requests"] + 1
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "303 See Other", "307 Temporary", "308 Permanent"])
+async def test_no_kind_of_redirect_is_followed(
+    endpoint: HttpTokenEndpoint, serve: Serve, status: str
+) -> None:
+    asked = []
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await _read_request(reader))
+        writer.write(f"HTTP/1.1 {status}\r\nLocation: /token\r\nContent-Length: 0\r\n\r\n".encode())
+        await _hang(reader, writer)
+
+    client = await serve(redirect)
+
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Unavailable)
+    assert len(asked) == 1
+
+
+async def test_cookies_are_not_kept_between_requests(endpoint: HttpTokenEndpoint, serve: Serve) -> None:
+    cookies = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            headers, _ = await _read_request(reader)
+            cookies.append(headers.get("cookie"))
+            head = f"HTTP/1.1 200 OK\r\nSet-Cookie: who=one; Path=/\r\nContent-Length: {len(TOKENS)}\r\n\r\n"
+            writer.write(head.encode() + TOKENS)
+
+    client = await serve(handle)
+
+    for _ in range(3):
+        assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+    assert cookies == [None, None, None]
+
+
+async def test_a_request_is_never_sent_again_on_another_connection(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    asked = []
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(2):
+            asked.append(await _read_request(reader))
+            if number == 0:
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(TOKENS)}\r\n\r\n"
+                writer.write(head.encode() + TOKENS)
+
+    client = await serve(answer_once)
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unknown("connection_lost")
+    assert len(asked) == 2
+
+
+async def test_connections_are_kept_for_the_next_request(endpoint: HttpTokenEndpoint, serve: Serve) -> None:
+    connections = []
+    answer = _answering(TOKENS)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await answer(reader, writer)
+
+    client = await serve(handle)
+
+    for _ in range(5):
+        assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+    assert len(connections) == 1
+
+
+# What servers say in words
+
+
+async def test_tokens_that_came_are_read(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    grant_id, pair = _pair_of(sandbox)
+
+    outcome = await endpoint.refresh(at_sandbox, pair, 0)
+
+    live = {each["id"]: each for each in sandbox.pairs()}[grant_id]
+    assert isinstance(outcome, Refreshed)
+    assert (outcome.access_token, outcome.refresh_token) == (live["access_token"], live["refresh_token"])
+    assert outcome.expires_in_ms == 60_000
+
+
+async def test_a_dead_refresh_token_is_rejected(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    grant_id, pair = _pair_of(sandbox)
+    sandbox.revoke(grant_id)
+
+    assert await endpoint.refresh(at_sandbox, pair, 0) == Rejected("invalid_grant")
+
+
+async def test_a_bare_401_of_buddy_is_ambiguous(
+    endpoint: HttpTokenEndpoint, buddy: Sandbox, at_buddy: Client
+) -> None:
+    grant_id, pair = _pair_of(buddy)
+    buddy.revoke(grant_id)
+
+    assert await endpoint.refresh(at_buddy, pair, 0) == Rejected("http_401", ambiguous=True)
+
+
+async def test_a_wrong_secret_is_the_clients_fault(endpoint: HttpTokenEndpoint, at_sandbox: Client) -> None:
+    wrong = replace(at_sandbox, client_secret="wrong")
+
+    assert await endpoint.refresh(wrong, PAIR, 0) == ClientRejected("invalid_client")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("status", {"status": 503}, Unavailable("http_503")),
+        ("status", {"status": 500}, Unknown("http_500")),
+        ("status", {"status": 502, "acts": True}, Unknown("http_502")),
+        ("outage", {"form": "503"}, Unavailable("http_503")),
+        ("too_many_requests", {"retry_after": 7}, Unavailable("http_429", 7_000)),
+        ("too_many_requests", {"form": "absent"}, Unavailable("http_429")),
+    ],
+)
+async def test_a_fault_of_the_server_is_read_by_its_status(
+    endpoint: HttpTokenEndpoint,
+    sandbox: Sandbox,
+    at_sandbox: Client,
+    kind: str,
+    options: dict[str, Any],
+    expected: Unavailable | Unknown,
+) -> None:
+    _, pair = _pair_of(sandbox)
+
+    with sandbox.fault(kind, **options):
+        assert await endpoint.refresh(at_sandbox, pair, 0) == expected
+
+
+async def test_a_retry_after_may_be_a_date(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    _, pair = _pair_of(sandbox)
+
+    with sandbox.fault("too_many_requests", retry_after=3000, form="http_date"):
+        outcome = await endpoint.refresh(at_sandbox, pair, int(time.time() * 1000))
+
+    assert isinstance(outcome, Unavailable)
+    assert outcome.retry_after_ms is not None
+    assert 2_900_000 < outcome.retry_after_ms <= 3_000_000
+
+
+# Credentials
+
+
+async def test_basic_credentials_are_encoded_before_they_are_joined_and_stand_in_the_header_alone(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    odd = "s: é+ %&=/\u20ac"
+    sandbox.set_secret(odd)
+    _, pair = _pair_of(sandbox)
+    client = replace(at_sandbox, client_secret=odd, authentication=ClientAuthentication.BASIC)
+
+    assert isinstance(await endpoint.refresh(client, pair, 0), Refreshed)
+
+
+async def test_credentials_in_the_body_survive_any_characters(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    odd = "s: é+ %&=/\u20ac"
+    sandbox.set_secret(odd)
+    _, pair = _pair_of(sandbox)
+
+    assert isinstance(await endpoint.refresh(replace(at_sandbox, client_secret=odd), pair, 0), Refreshed)
+
+
+async def test_the_previous_secret_is_tried_when_the_first_is_refused(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    _, pair = _pair_of(sandbox)
+    rolling = replace(at_sandbox, client_secret="not yet", previous_client_secret="sandbox-secret")
+
+    assert isinstance(await endpoint.refresh(rolling, pair, 0), Refreshed)
+
+
+async def test_the_previous_secret_is_tried_at_a_server_whose_refusals_are_ambiguous_too(
+    endpoint: HttpTokenEndpoint, buddy: Sandbox, at_buddy: Client
+) -> None:
+    _, pair = _pair_of(buddy)
+    rolling = replace(at_buddy, client_secret="not yet", previous_client_secret="sandbox-secret")
+
+    assert isinstance(await endpoint.refresh(rolling, pair, 0), Refreshed)
+
+
+async def test_the_previous_secret_is_not_tried_where_the_first_was_taken(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    grant_id, pair = _pair_of(sandbox)
+    rolling = replace(at_sandbox, previous_client_secret="an old one")
+    before = sandbox.totals()["requests"]
+
+    assert isinstance(await endpoint.refresh(rolling, pair, 0), Refreshed)
+    assert await endpoint.refresh(rolling, pair, 0) == Rejected("invalid_grant")
+
+    assert sandbox.totals()["requests"] == before + 2
+    assert sandbox.grant(grant_id)["counts"]["wrong_client"] == 0
+
+
+async def test_two_wrong_secrets_are_the_clients_fault(
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
+) -> None:
+    grant_id, pair = _pair_of(sandbox)
+    wrong = replace(at_sandbox, client_secret="wrong", previous_client_secret="wrong too")
+
+    assert await endpoint.refresh(wrong, pair, 0) == ClientRejected("invalid_client")
+    assert sandbox.grant(grant_id)["counts"]["wrong_client"] == 2
+
+
+# Client credentials as the grant itself
+
+
+async def test_client_credentials_bring_an_access_token_and_no_refresh_token_is_sent(
+    endpoint: HttpTokenEndpoint, at_sandbox: Client
+) -> None:
+    client = replace(at_sandbox, grant_type=GrantType.CLIENT_CREDENTIALS, scopes=("a", "b"))
+
+    outcome = await endpoint.refresh(client, TokenPair(None), 0)
+
+    assert isinstance(outcome, Refreshed)
+    assert (outcome.refresh_token, outcome.scope) == (None, "a b")
+
+
+async def test_client_credentials_are_asked_for_without_a_scope_where_the_scope_is_refused(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    asked = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            _, body = await _read_request(reader)
+            asked.append(b"scope=" in body)
+            status = "400 Bad Request" if asked[-1] else "200 OK"
+            reply = b'{"error": "invalid_scope"}' if asked[-1] else TOKENS
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(reply)}\r\n\r\n".encode() + reply)
+
+    client = replace(await serve(handle), grant_type=GrantType.CLIENT_CREDENTIALS, scopes=("a",))
+
+    assert isinstance(await endpoint.refresh(client, TokenPair(None), 0), Refreshed)
+    assert asked == [True, False]
+
+
+# Is the client itself accepted?
+
+
+async def test_a_client_that_is_given_tokens_is_accepted(
+    endpoint: HttpTokenEndpoint, at_sandbox: Client, at_buddy: Client
+) -> None:
+    assert await endpoint.check(at_sandbox, 0) is ClientCheck.ACCEPTED
+    assert await endpoint.check(at_buddy, 0) is ClientCheck.ACCEPTED
+
+
+async def test_a_client_whose_secret_is_wrong_is_rejected(
+    endpoint: HttpTokenEndpoint, at_sandbox: Client, at_buddy: Client
+) -> None:
+    for client in (at_sandbox, at_buddy):
+        wrong = replace(client, client_secret="wrong")
+        assert await endpoint.check(wrong, 0) is ClientCheck.REJECTED
+
+
+async def test_a_client_whose_previous_secret_is_still_good_is_accepted(
+    endpoint: HttpTokenEndpoint, at_sandbox: Client, at_buddy: Client
+) -> None:
+    for client in (at_sandbox, at_buddy):
+        rolling = replace(client, client_secret="not yet", previous_client_secret="sandbox-secret")
+        assert await endpoint.check(rolling, 0) is ClientCheck.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("unauthorized_client", ClientCheck.ACCEPTED),
+        ("unsupported_grant_type", ClientCheck.ACCEPTED),
+        ("invalid_scope", ClientCheck.ACCEPTED),
+        ("invalid_client", ClientCheck.REJECTED),
+        ("invalid_grant", ClientCheck.UNKNOWN),
+        ("access_denied", ClientCheck.UNKNOWN),
+        ("temporarily_unavailable", ClientCheck.UNKNOWN),
+    ],
+)
+async def test_what_a_server_says_of_a_client_it_gives_no_tokens(
+    endpoint: HttpTokenEndpoint, serve: Serve, code: str, expected: ClientCheck
+) -> None:
+    client = await serve(_answering(json.dumps({"error": code}).encode(), "400 Bad Request"))
+
+    assert await endpoint.check(client, 0) is expected
+
+
+@pytest.mark.parametrize("kind", ["status", "hang", "drop_before", "not_json", "too_many_requests"])
+async def test_nothing_is_known_of_a_client_where_the_server_is_at_fault(
+    open_endpoint: Open, sandbox: Sandbox, at_sandbox: Client, kind: str
+) -> None:
+    endpoint = await open_endpoint(timeout_seconds=0.3 if kind == "hang" else GENEROUS_SECONDS)
+
+    with sandbox.fault(kind):
+        assert await endpoint.check(at_sandbox, 0) is ClientCheck.UNKNOWN
+
+
+async def test_no_outcome_shows_a_token_or_a_secret(endpoint: HttpTokenEndpoint, serve: Serve) -> None:
+    body = b'{"error": "r0 secret", "error_description": "r0 and secret are wrong"}'
+    outcomes = [
+        await endpoint.refresh(await serve(_answering(TOKENS)), PAIR, 0),
+        await endpoint.refresh(await serve(_answering(body, "400 Bad Request")), PAIR, 0),
+        await endpoint.refresh(await serve(_saying(b"r0 secret\r\n\r\n")), PAIR, 0),
+    ]
+
+    shown = " ".join(map(repr, outcomes))
+    assert not [word for word in ("a1", "r1", "r0", "secret") if word in shown]
+
+
+def _self_signed(home: Path) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = home / "certificate.pem", home / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate_file, key_file)
+    return context

@@ -1,0 +1,254 @@
+"""Whatever the lifetimes, a grant is due before every deadline, and never left alone for ever."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.core import lifecycle, policy
+from worker.core.grant import Grant, Status, TokenPair, lineage_of
+from worker.core.lifecycle import TABLE, Finding, Phase
+from worker.core.policy import Action, Rules
+from worker.core.protocol import Refreshed, Rejected, Unavailable, Unknown
+from worker.core.providers import (
+    BUDDY,
+    DAY_MS,
+    OAUTH2,
+    PAGERDUTY_CLASSIC,
+    PAGERDUTY_SCOPED,
+    Client,
+    GrantType,
+)
+
+NOW = 1_700_000_000_000
+TEN_YEARS_MS = 3650 * DAY_MS
+
+ids = st.text(min_size=1, max_size=40).filter(str.isprintable)
+lifetimes = st.none() | st.integers(1, TEN_YEARS_MS)
+rules = st.builds(
+    Rules,
+    refresh_at=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    min_margin_ms=st.integers(0, 2 * TEN_YEARS_MS),
+)
+clients = st.builds(
+    Client,
+    name=st.just("acme"),
+    provider=st.sampled_from([BUDDY, PAGERDUTY_SCOPED, PAGERDUTY_CLASSIC, OAUTH2]),
+    token_url=st.just("https://id.example.com/token"),
+    client_id=st.just("id of ours"),
+    client_secret=st.just("hunter2"),
+    grant_type=st.sampled_from(GrantType),
+)
+
+
+@st.composite
+def grants(draw: st.DrawFn) -> Grant:
+    """Any grant whose tokens end after they were issued."""
+    grant_id = draw(ids)
+    issued_at = NOW - draw(st.integers(0, TEN_YEARS_MS))
+    refresh_issued_at = issued_at - draw(st.just(0) | st.integers(0, TEN_YEARS_MS))
+    access_ms, refresh_ms = draw(lifetimes), draw(lifetimes)
+    return Grant(
+        id=grant_id,
+        client="acme",
+        status=draw(st.sampled_from(Status)),
+        version=0,
+        lineage=lineage_of(grant_id, draw(st.sampled_from([None, "refresh-1"]))),
+        sealed=b"",
+        issued_at=issued_at,
+        access_expires_at=None if access_ms is None else issued_at + access_ms,
+        refresh_issued_at=refresh_issued_at,
+        refresh_expires_at=None if refresh_ms is None else refresh_issued_at + refresh_ms,
+        authorized_at=draw(st.none() | st.integers(0, TEN_YEARS_MS).map(lambda ago: issued_at - ago)),
+        noticed_at=draw(st.none() | st.integers(0, TEN_YEARS_MS).map(lambda ago: NOW - ago)),
+    )
+
+
+def _refreshable(grant: Grant, client: Client) -> bool:
+    return grant.has_refresh_token or client.grant_type is GrantType.CLIENT_CREDENTIALS
+
+
+@given(grants(), clients, rules)
+def test_a_grant_is_due_before_the_floor_of_its_access_token(
+    grant: Grant, client: Client, chosen: Rules
+) -> None:
+    if grant.access_expires_at is None or not _refreshable(grant, client):
+        return
+    due_at = policy.next_due(grant, client, chosen).at
+    lifetime_ms = grant.access_expires_at - grant.issued_at
+    floor_ms = int(min(chosen.min_margin_ms, lifetime_ms * policy.MARGIN_SHARE))
+    assert due_at is not None
+    assert due_at <= grant.access_expires_at - floor_ms
+    assert due_at < grant.access_expires_at
+
+
+@given(grants(), clients, rules)
+def test_a_grant_is_due_before_its_refresh_token_ends_unless_that_end_stands_and_is_announced(
+    grant: Grant, client: Client, chosen: Rules
+) -> None:
+    if grant.refresh_expires_at is None or not grant.has_refresh_token:
+        return
+    due_at = policy.next_due(grant, client, chosen).at
+    end = policy.fixed_end(replace(grant, noticed_at=None), client, chosen)
+    if due_at is not None and due_at < grant.refresh_expires_at:
+        return
+    assert grant.refresh_issued_at < grant.issued_at
+    assert client.grant_type is GrantType.CLIENT_CREDENTIALS or end is not None
+    assert grant.noticed_at is not None or client.grant_type is GrantType.CLIENT_CREDENTIALS
+
+
+@given(grants(), clients, rules)
+def test_an_end_that_no_refresh_moves_is_announced_before_it_comes(
+    grant: Grant, client: Client, chosen: Rules
+) -> None:
+    unnoticed = replace(grant, noticed_at=None)
+    end = policy.fixed_end(unnoticed, client, chosen)
+    if end is None:
+        return
+    due_at = policy.next_due(unnoticed, client, chosen).at
+    assert due_at is not None
+    assert due_at < end.at
+
+
+@given(grants(), clients, rules)
+def test_a_grant_of_which_anything_expires_is_due_some_time(
+    grant: Grant, client: Client, chosen: Rules
+) -> None:
+    due = policy.next_due(grant, client, chosen)
+    if due.at is None:
+        assert due == policy.NEVER
+        assert grant.access_expires_at is None
+
+
+@given(grants(), clients, rules, st.integers(0, TEN_YEARS_MS))
+def test_a_grant_found_due_has_something_to_do_and_never_waits(
+    grant: Grant, client: Client, chosen: Rules, late_ms: int
+) -> None:
+    due_at = policy.next_due(grant, client, chosen).at
+    if due_at is not None:
+        assert policy.decide(grant, client, chosen, due_at + late_ms).action is not Action.WAIT
+
+
+@given(grants(), clients, rules, st.integers(NOW - TEN_YEARS_MS, NOW + TEN_YEARS_MS))
+def test_a_grant_that_waits_waits_until_it_is_due(
+    grant: Grant, client: Client, chosen: Rules, now: int
+) -> None:
+    found = policy.decide(grant, client, chosen, now)
+    if found.action is Action.WAIT:
+        assert found.at == policy.next_due(grant, client, chosen).at
+        assert found.at is None or found.at > now
+
+
+@given(grants(), clients, rules)
+def test_the_next_due_time_is_the_same_whoever_asks(grant: Grant, client: Client, chosen: Rules) -> None:
+    copy = replace(grant, labels=dict(grant.labels))
+    assert policy.next_due(grant, client, chosen) == policy.next_due(copy, client, replace(chosen))
+
+
+@given(grants(), clients, rules, st.integers(0, TEN_YEARS_MS))
+def test_announcements_come_to_an_end(grant: Grant, client: Client, chosen: Rules, late_ms: int) -> None:
+    now = NOW + late_ms
+    for attempt in range(5):
+        due = policy.decide(grant, client, chosen, now)
+        if due.action is not Action.ANNOUNCE:
+            return
+        grant = lifecycle.announce(grant, due, client, chosen, attempt=attempt, now=now).grant
+    pytest.fail("announced again and again at one moment")
+
+
+@given(ids)
+def test_the_jitter_is_between_minus_one_and_one(grant_id: str) -> None:
+    assert -1 <= policy.jitter(grant_id) <= 1
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1), st.none() | st.integers(-TEN_YEARS_MS, TEN_YEARS_MS))
+def test_the_backoff_is_bounded_by_its_cap_and_by_the_life_left(
+    streak: int, chance: float, life_left_ms: int | None
+) -> None:
+    wait_ms = policy.backoff_ms(streak, chance, life_left_ms)
+    assert 0 <= wait_ms <= policy.BACKOFF_CAP_MS
+    if life_left_ms is not None and life_left_ms > 0:
+        assert wait_ms <= life_left_ms // 3
+
+
+@given(st.integers(-TEN_YEARS_MS, TEN_YEARS_MS), st.none() | st.integers(-TEN_YEARS_MS, TEN_YEARS_MS))
+def test_a_retry_after_is_bounded_by_an_hour_and_by_the_life_left(
+    asked_ms: int, life_left_ms: int | None
+) -> None:
+    wait_ms = policy.retry_after_ms(asked_ms, life_left_ms)
+    assert 0 <= wait_ms <= min(max(asked_ms, 0), policy.RETRY_AFTER_CAP_MS)
+    if life_left_ms is not None and life_left_ms > 0:
+        assert wait_ms <= life_left_ms // 3
+
+
+@given(st.integers(3 * policy.CONFIRM_MIN_MS, TEN_YEARS_MS))
+def test_a_rejection_is_confirmed_while_the_token_lives(life_left_ms: int) -> None:
+    assert policy.CONFIRM_MIN_MS <= policy.confirm_ms(life_left_ms) <= policy.CONFIRM_MAX_MS
+    assert policy.confirm_ms(life_left_ms) < life_left_ms
+
+
+@given(st.sampled_from(Phase), st.sampled_from(Finding))
+def test_every_pair_of_a_phase_and_a_finding_is_in_the_table_or_raises(
+    phase: Phase, finding: Finding
+) -> None:
+    assert len(TABLE) == len(list(product(Phase, Finding))) - 1
+    if (phase, finding) == (Phase.FAILED, Finding.EXPIRED):
+        with pytest.raises(KeyError):
+            TABLE[phase, finding]
+    else:
+        assert TABLE[phase, finding].phase is not Phase.ACTIVE
+
+
+@given(
+    grants(),
+    clients,
+    rules,
+    st.builds(Unavailable, st.just("http_503"), st.none() | st.integers(0, 10**12), st.booleans())
+    | st.just(Unknown("timeout"))
+    | st.just(Rejected("invalid_grant")),
+    st.booleans(),
+    st.floats(0, 1),
+)
+def test_a_grant_without_tokens_is_either_failed_or_due_within_an_hour(
+    grant: Grant,
+    client: Client,
+    chosen: Rules,
+    outcome: Unavailable | Unknown | Rejected,
+    in_doubt: bool,  # noqa: FBT001 hypothesis draws it
+    chance: float,
+) -> None:
+    change = lifecycle.fail(
+        grant, outcome, client, chosen, in_doubt=in_doubt, attempt=1, now=NOW, chance=chance
+    )
+    if change.grant.status is Status.FAILED:
+        assert change.due_at is None
+    else:
+        assert change.due_at is not None
+        assert NOW <= change.due_at <= NOW + policy.RETRY_AFTER_CAP_MS
+    assert change.grant.streak == grant.streak + 1
+
+
+@given(grants(), clients, rules, lifetimes, lifetimes, st.none() | st.just("refresh-2"))
+def test_an_answer_s_next_due_time_is_before_the_deadlines_it_brings(
+    grant: Grant,
+    client: Client,
+    chosen: Rules,
+    access_ms: int | None,
+    refresh_ms: int | None,
+    refresh_token: str | None,
+) -> None:
+    held = TokenPair("access-1", "refresh-1" if grant.has_refresh_token else None)
+    answer = Refreshed("access-2", refresh_token, access_ms, refresh_ms, None)
+    successor = lifecycle.succeed(
+        grant, held, answer, client, chosen, version=1, attempt=1, sent_at=NOW, now=NOW
+    )
+    cap_ms = client.provider.refresh_lifetime_cap_ms
+    if refresh_ms is not None and cap_ms is not None:
+        assert successor.grant.refresh_expires_at is not None
+        assert successor.grant.refresh_expires_at <= NOW + cap_ms
+    if access_ms is not None and _refreshable(successor.grant, client):
+        assert successor.due_at is not None
+        assert successor.due_at < NOW + access_ms
+    assert successor.grant.lineage == lineage_of(grant.id, successor.pair.refresh_token)

@@ -1,0 +1,475 @@
+"""What an outcome makes of a grant: the table, and everything that goes with a step."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+
+from worker.core import lifecycle, policy
+from worker.core.events import EventType
+from worker.core.grant import Grant, Status, TokenPair, lineage_of
+from worker.core.lifecycle import NO_END, TABLE, Change, Finding, Phase, Successor
+from worker.core.policy import Action, Due, Reason, Rules
+from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.providers import DAY_MS, Client
+
+FAILING, FAILED = EventType.GRANT_FAILING, EventType.GRANT_FAILED
+NO_ANSWER = Unavailable("http_503")
+REJECTED = Rejected("invalid_grant")
+ANSWER = Refreshed("access-2", "refresh-2", 3_600_000, None, None)
+
+IN_PHASE: dict[Phase, dict[str, Any]] = {
+    Phase.ACTIVE: {"status": Status.ACTIVE},
+    Phase.RETRYING: {"status": Status.FAILING, "reason": "unavailable", "streak": 2},
+    Phase.CONFIRMING: {"status": Status.FAILING, "reason": "rejected", "streak": 1},
+    Phase.FAILED: {"status": Status.FAILED, "reason": "revoked", "streak": 4},
+}
+
+Fail = Callable[..., Change]
+Succeed = Callable[..., Successor]
+
+
+@pytest.fixture
+def fail(oauth2: Client, rules: Rules, now: int) -> Fail:
+    """Let an outcome befall a grant a minute after its issue."""
+
+    def befall(
+        grant: Grant,
+        outcome: Outcome,
+        *,
+        client: Client = oauth2,
+        in_doubt: bool = False,
+        later_ms: int = 60_000,
+    ) -> Change:
+        return lifecycle.fail(
+            grant, outcome, client, rules, in_doubt=in_doubt, attempt=7, now=now + later_ms, chance=1.0
+        )
+
+    return befall
+
+
+@pytest.fixture
+def succeed(grant: Grant, pair: TokenPair, oauth2: Client, rules: Rules, now: int) -> Succeed:
+    """Let an answer, sent an hour after the issue, befall a grant."""
+
+    def befall(
+        answer: Refreshed = ANSWER, *, base: Grant = grant, client: Client = oauth2, held: TokenPair = pair
+    ) -> Successor:
+        sent_at = now + 3_600_000
+        return lifecycle.succeed(
+            base, held, answer, client, rules, version=5, attempt=7, sent_at=sent_at, now=sent_at + 900
+        )
+
+    return befall
+
+
+# The table
+
+
+@pytest.mark.parametrize(
+    ("phase", "finding", "next_phase", "event"),
+    [
+        (Phase.ACTIVE, Finding.NO_ANSWER, Phase.RETRYING, FAILING),
+        (Phase.ACTIVE, Finding.REJECTED, Phase.CONFIRMING, FAILING),
+        (Phase.ACTIVE, Finding.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.ACTIVE, Finding.EXPIRED, Phase.FAILED, FAILED),
+        (Phase.RETRYING, Finding.NO_ANSWER, Phase.RETRYING, None),
+        (Phase.RETRYING, Finding.REJECTED, Phase.CONFIRMING, None),
+        (Phase.RETRYING, Finding.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.RETRYING, Finding.EXPIRED, Phase.FAILED, FAILED),
+        (Phase.CONFIRMING, Finding.NO_ANSWER, Phase.CONFIRMING, None),
+        (Phase.CONFIRMING, Finding.REJECTED, Phase.FAILED, FAILED),
+        (Phase.CONFIRMING, Finding.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.CONFIRMING, Finding.EXPIRED, Phase.FAILED, FAILED),
+        (Phase.FAILED, Finding.NO_ANSWER, Phase.FAILED, None),
+        (Phase.FAILED, Finding.REJECTED, Phase.FAILED, None),
+        (Phase.FAILED, Finding.REJECTED_IN_DOUBT, Phase.FAILED, None),
+    ],
+    ids=lambda each: each.name.lower() if isinstance(each, Phase | Finding) else None,
+)
+def test_a_finding_leads_to_the_phase_and_the_event_of_the_table(
+    phase: Phase, finding: Finding, next_phase: Phase, event: EventType | None
+) -> None:
+    step = TABLE[phase, finding]
+    assert (step.phase, step.event) == (next_phase, event)
+
+
+def test_a_failed_grant_expiring_is_the_only_pair_that_cannot_happen() -> None:
+    assert set(product(Phase, Finding)) - set(TABLE) == {(Phase.FAILED, Finding.EXPIRED)}
+
+
+def test_asking_for_a_pair_that_cannot_happen_raises(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    dead = replace(grant, status=Status.FAILED)
+    with pytest.raises(KeyError):
+        lifecycle.expire(dead, oauth2, rules, attempt=7, now=now)
+
+
+@pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.name.lower())
+def test_a_grant_s_phase_is_read_from_its_status_and_reason(grant: Grant, phase: Phase) -> None:
+    assert lifecycle.phase_of(replace(grant, **IN_PHASE[phase])) is phase
+
+
+def test_a_paused_grant_is_judged_as_if_it_were_resumed(grant: Grant) -> None:
+    assert lifecycle.phase_of(replace(grant, status=Status.PAUSED)) is Phase.ACTIVE
+
+
+# Outcomes without tokens
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome", "in_doubt", "status", "reason", "event"),
+    [
+        (Phase.ACTIVE, NO_ANSWER, False, "failing", "unavailable", FAILING),
+        (Phase.ACTIVE, Unknown("timeout"), False, "failing", "reply_unknown", FAILING),
+        (Phase.ACTIVE, REJECTED, False, "failing", "rejected", FAILING),
+        (Phase.ACTIVE, REJECTED, True, "failed", "reply_lost", FAILED),
+        (Phase.RETRYING, NO_ANSWER, False, "failing", "unavailable", None),
+        (Phase.RETRYING, Unknown("timeout"), True, "failing", "reply_unknown", None),
+        (Phase.RETRYING, REJECTED, False, "failing", "rejected", None),
+        (Phase.RETRYING, REJECTED, True, "failed", "reply_lost", FAILED),
+        (Phase.CONFIRMING, NO_ANSWER, False, "failing", "rejected", None),
+        (Phase.CONFIRMING, Unknown("timeout"), False, "failing", "rejected", None),
+        (Phase.CONFIRMING, REJECTED, False, "failed", "revoked", FAILED),
+        (Phase.FAILED, REJECTED, False, "failed", "revoked", None),
+        (Phase.FAILED, NO_ANSWER, False, "failed", "revoked", None),
+    ],
+)
+def test_an_outcome_without_tokens_makes_a_status_a_reason_and_at_most_one_event(
+    grant: Grant,
+    fail: Fail,
+    *,
+    phase: Phase,
+    outcome: Outcome,
+    in_doubt: bool,
+    status: str,
+    reason: str,
+    event: EventType | None,
+) -> None:
+    change = fail(replace(grant, **IN_PHASE[phase]), outcome, in_doubt=in_doubt)
+    assert (change.grant.status, change.grant.reason) == (status, reason)
+    assert (change.event.type if change.event else None) == event
+    assert change.grant.streak == IN_PHASE[phase].get("streak", 0) + 1
+
+
+@pytest.mark.parametrize(
+    "reason", ["reply_lost", "absolute_limit", "invalid_request", "refresh_token_expired"]
+)
+def test_a_failed_grant_whose_one_more_try_brings_no_answer_keeps_the_reason_it_failed_for(
+    grant: Grant, fail: Fail, reason: str
+) -> None:
+    dead = replace(grant, status=Status.FAILED, reason=reason)
+    assert fail(dead, NO_ANSWER).grant.reason == reason
+
+
+def test_a_grant_without_an_answer_fails_and_recovers_but_never_dies_of_it(grant: Grant, fail: Fail) -> None:
+    each = grant
+    events = []
+    for _ in range(200):
+        change = fail(each, NO_ANSWER)
+        events.append(change.event)
+        each = change.grant
+    assert each.status is Status.FAILING
+    assert [event.type for event in events if event] == [FAILING]
+
+
+def test_a_rejection_is_believed_only_when_a_second_one_follows(grant: Grant, fail: Fail) -> None:
+    once = fail(grant, REJECTED)
+    assert once.grant.status is Status.FAILING
+    twice = fail(once.grant, REJECTED)
+    assert twice.grant.status is Status.FAILED
+    assert twice.due_at is None
+
+
+def test_an_answer_missing_between_two_rejections_does_not_make_the_first_forgotten(
+    grant: Grant, fail: Fail
+) -> None:
+    between = fail(fail(grant, REJECTED).grant, NO_ANSWER)
+    assert fail(between.grant, REJECTED).grant.status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("outcome", "before", "after"),
+    [
+        pytest.param(Unknown("timeout"), False, True, id="nothing-came-after-it-was-sent"),
+        pytest.param(Unknown("http_500"), False, True, id="a-5xx"),
+        pytest.param(Unknown("http_200_not_json"), False, True, id="a-200-that-is-not-json"),
+        pytest.param(
+            Unavailable("http_500", 9, may_have_acted=True), False, True, id="told-to-wait-by-a-fault"
+        ),
+        pytest.param(Unavailable("could_not_connect"), False, False, id="could-not-connect"),
+        pytest.param(Unavailable("could_not_connect"), True, True, id="could-not-connect-after-a-lost-reply"),
+        pytest.param(Unavailable("http_429", 9), False, False, id="told-to-wait"),
+        pytest.param(REJECTED, False, False, id="rejected"),
+    ],
+)
+def test_a_grant_is_in_doubt_from_a_request_that_may_have_been_acted_on_until_tokens_come(
+    grant: Grant, fail: Fail, *, outcome: Outcome, before: bool, after: bool
+) -> None:
+    assert fail(grant, outcome, in_doubt=before).grant.in_doubt is after
+
+
+@pytest.mark.parametrize("outcome", [Unknown("timeout"), NO_ANSWER, REJECTED], ids=repr)
+def test_an_outcome_without_tokens_never_touches_the_stored_tokens(
+    grant: Grant, fail: Fail, outcome: Outcome
+) -> None:
+    after = fail(grant, outcome).grant
+    kept = ("sealed", "lineage", "version", "issued_at", "access_expires_at", "refresh_expires_at", "scope")
+    assert [getattr(after, name) for name in kept] == [getattr(grant, name) for name in kept]
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "reason"),
+    [
+        pytest.param("invalid_grant", {}, "revoked", id="revoked"),
+        pytest.param("invalid_request", {}, "invalid_request", id="invalid-request"),
+        pytest.param("invalid_grant", {"refresh_expires_at": 0}, "refresh_token_expired", id="expired"),
+        pytest.param("invalid_grant", {"authorized_at": 0}, "absolute_limit", id="a-year-from-consent"),
+        pytest.param(
+            "invalid_grant",
+            {"refresh_expires_at": 0, "authorized_at": 0},
+            "absolute_limit",
+            id="the-limit-tells-more-than-the-expiry",
+        ),
+    ],
+)
+def test_a_failed_grant_s_reason_is_the_most_telling_cause(
+    grant: Grant, fail: Fail, pagerduty: Client, code: str, changes: dict[str, Any], reason: str
+) -> None:
+    rejected_once = replace(grant, **IN_PHASE[Phase.CONFIRMING], **changes)
+    assert fail(rejected_once, Rejected(code), client=pagerduty).grant.reason == reason
+
+
+@pytest.mark.parametrize(
+    "outcome", [ClientRejected("invalid_client"), ANSWER], ids=lambda each: type(each).__name__
+)
+def test_a_client_s_fault_and_an_answer_are_no_failure_of_a_grant_and_raise(
+    grant: Grant, fail: Fail, outcome: Outcome
+) -> None:
+    with pytest.raises(ValueError, match="is no failure of a grant"):
+        fail(grant, outcome)
+
+
+def test_a_rejected_client_leaves_its_grant_as_it_was(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    assert lifecycle.leave(grant, now + 5, oauth2, rules) == Change(grant, now + 5, None, None)
+
+
+def test_a_failure_s_event_says_what_the_server_said_and_until_when_the_old_token_works(
+    grant: Grant, fail: Fail
+) -> None:
+    event = fail(grant, REJECTED).event
+    assert event is not None
+    assert event.id == "7.grant.failing"
+    assert event.data["detail"] == "invalid_grant"
+    assert event.data["reason"] == "rejected"
+    assert event.data["access_token_expires_at"] == "2023-11-14T23:13:20.000Z"
+
+
+# How long it waits
+
+
+@pytest.mark.parametrize(
+    ("streak", "outcome", "wait_ms"),
+    [
+        pytest.param(0, NO_ANSWER, 2_000, id="the-first-backoff"),
+        pytest.param(3, NO_ANSWER, 16_000, id="the-fourth-backoff"),
+        pytest.param(0, Unavailable("http_429", 90_000), 90_000, id="retry-after-above-the-backoff"),
+        pytest.param(6, Unavailable("http_429", 1_000), 128_000, id="backoff-above-the-retry-after"),
+        pytest.param(
+            0, Unavailable("http_429", DAY_MS), 1_180_000, id="retry-after-within-a-third-of-the-life"
+        ),
+        pytest.param(0, Unknown("timeout"), 2_000, id="unknown"),
+        pytest.param(0, REJECTED, 60_000, id="confirming"),
+    ],
+)
+def test_a_failing_grant_is_due_again_after_its_backoff_or_what_the_server_asked_for(
+    grant: Grant, fail: Fail, now: int, streak: int, outcome: Outcome, wait_ms: int
+) -> None:
+    change = fail(replace(grant, streak=streak), outcome)
+    assert change.due_at == now + 60_000 + wait_ms
+
+
+def test_a_retry_after_of_a_day_is_not_waited_for_longer_than_an_hour_where_nothing_dies(
+    grant: Grant, fail: Fail, now: int
+) -> None:
+    undying = replace(grant, access_expires_at=None)
+    change = fail(undying, Unavailable("http_429", DAY_MS))
+    assert change.due_at == now + 60_000 + 3_600_000
+
+
+# Answers
+
+
+def test_an_answer_makes_the_next_version_with_lifetimes_that_count_from_sending(
+    succeed: Succeed, now: int
+) -> None:
+    after = succeed(replace(ANSWER, refresh_expires_in_ms=DAY_MS, scope="read write")).grant
+    assert after.version == 6
+    assert after.issued_at == now + 3_600_000
+    assert after.access_expires_at == now + 7_200_000
+    assert after.refresh_issued_at == now + 3_600_000
+    assert after.refresh_expires_at == now + 3_600_000 + DAY_MS
+    assert after.scope == "read write"
+    assert after.lineage == lineage_of("user-42/buddy", "refresh-2")
+
+
+def test_an_answer_clears_everything_that_was_held_against_the_grant(succeed: Succeed, grant: Grant) -> None:
+    failing = replace(grant, status=Status.FAILING, reason="rejected", streak=3, in_doubt=True)
+    after = succeed(base=failing).grant
+    assert (after.status, after.reason, after.streak, after.in_doubt) == (Status.ACTIVE, None, 0, False)
+
+
+def test_an_answer_keeps_consent_labels_and_notices(succeed: Succeed, grant: Grant, now: int) -> None:
+    after = succeed(base=replace(grant, noticed_at=now)).grant
+    kept = (after.authorized_at, after.labels, after.noticed_at)
+    assert kept == (grant.authorized_at, {"tenant": "acme"}, now)
+
+
+def test_an_answer_without_a_refresh_token_keeps_the_old_one_with_its_end(
+    succeed: Succeed, grant: Grant, now: int
+) -> None:
+    base = replace(grant, refresh_expires_at=now + DAY_MS)
+    successor = succeed(replace(ANSWER, refresh_token=None), base=base)
+    assert successor.pair == TokenPair("access-2", "refresh-1")
+    assert successor.grant.lineage == grant.lineage
+    assert (successor.grant.refresh_issued_at, successor.grant.refresh_expires_at) == (now, now + DAY_MS)
+
+
+def test_an_answer_that_states_a_new_end_of_the_old_refresh_token_moves_it(
+    succeed: Succeed, grant: Grant, now: int
+) -> None:
+    base = replace(grant, refresh_expires_at=now + DAY_MS)
+    sliding = replace(ANSWER, refresh_token=None, refresh_expires_in_ms=DAY_MS)
+    assert succeed(sliding, base=base).grant.refresh_expires_at == now + 3_600_000 + DAY_MS
+
+
+def test_an_answer_without_scope_keeps_the_scope(succeed: Succeed) -> None:
+    assert succeed().grant.scope == "read"
+
+
+def test_an_answer_without_expires_in_has_no_end(succeed: Succeed) -> None:
+    successor = succeed(replace(ANSWER, expires_in_ms=None))
+    assert successor.grant.access_expires_at is None
+    assert successor.due_at is None
+
+
+def test_an_answer_is_due_when_the_policy_says_so(succeed: Succeed, oauth2: Client, rules: Rules) -> None:
+    successor = succeed()
+    assert successor.due_at == policy.next_due(successor.grant, oauth2, rules).at
+
+
+def test_an_answer_brings_one_event_for_either_case(succeed: Succeed, now: int) -> None:
+    successor = succeed()
+    kinds = (successor.refreshed.type, successor.recovered.type)
+    assert kinds == (EventType.GRANT_REFRESHED, EventType.GRANT_RECOVERED)
+    for event in (successor.refreshed, successor.recovered):
+        assert event.at == now + 3_600_900
+        assert event.data["version"] == 6
+        assert event.data["status"] == "active"
+        assert event.data["expires_at"] == "2023-11-15T00:13:20.000Z"
+
+
+def test_no_event_of_an_answer_holds_a_token(succeed: Succeed) -> None:
+    text = repr(succeed())
+    for token in ("access-1", "refresh-1", "access-2", "refresh-2"):
+        assert token not in text
+
+
+def test_a_client_credentials_grant_keeps_no_refresh_token_that_came_unasked(
+    succeed: Succeed, grant: Grant, app: Client
+) -> None:
+    successor = succeed(base=replace(grant, lineage=b""), client=app, held=TokenPair("access-1"))
+    assert successor.pair == TokenPair("access-2", None)
+    assert not successor.grant.has_refresh_token
+
+
+def test_a_client_credentials_grant_has_no_end_of_a_refresh_token_it_does_not_keep(
+    succeed: Succeed, grant: Grant, app: Client
+) -> None:
+    answer = replace(ANSWER, refresh_expires_in_ms=60_000)
+    successor = succeed(answer, base=replace(grant, lineage=b""), client=app, held=TokenPair("access-1"))
+    assert successor.grant.refresh_expires_at is None
+
+
+# Ends
+
+
+def test_a_grant_that_cannot_be_refreshed_fails_when_its_access_token_ends(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    change = lifecycle.expire(replace(grant, lineage=b""), oauth2, rules, attempt=7, now=now + 3_600_000)
+    assert (change.grant.status, change.grant.reason) == (Status.FAILED, "access_token_expired")
+    assert change.due_at is None
+    assert change.event is not None
+    assert change.event.type is FAILED
+
+
+def test_announcing_an_end_leaves_the_grant_as_it_is_but_for_the_notice(
+    grant: Grant, pagerduty: Client, rules: Rules, now: int
+) -> None:
+    old = replace(grant, access_expires_at=None, authorized_at=now - 340 * DAY_MS)
+    due = policy.decide(old, pagerduty, rules, now)
+    assert due.action is Action.ANNOUNCE
+    change = lifecycle.announce(old, due, pagerduty, rules, attempt=7, now=now)
+    assert change.grant == replace(old, noticed_at=now)
+    assert change.due_at == now + 18 * DAY_MS
+    assert change.attention_at == now + 25 * DAY_MS
+    assert change.event is not None
+    assert change.event.type is EventType.GRANT_EXPIRING
+    assert change.event.data["status"] == "active"
+    assert change.event.data["reason"] == "absolute_limit"
+    assert change.event.data["expires_at"] == "2023-12-09T22:13:20.000Z"
+
+
+def test_announcing_without_an_end_says_never(grant: Grant, oauth2: Client, rules: Rules, now: int) -> None:
+    due = Due(now, Action.ANNOUNCE, Reason.REFRESH_TOKEN_LIMIT)
+    event = lifecycle.announce(grant, due, oauth2, rules, attempt=7, now=now).event
+    assert event is not None
+    assert event.data["expires_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "hours"),
+    [
+        pytest.param({}, None, id="all-is-well"),
+        pytest.param({"status": Status.PAUSED}, None, id="paused"),
+        pytest.param({"status": Status.FAILING}, 1, id="failing"),
+        pytest.param({"status": Status.FAILED}, 1, id="failed"),
+        pytest.param({"noticed_at": 1, "authorized_at": None}, None, id="noticed-and-gone"),
+    ],
+)
+def test_a_person_has_to_see_to_a_grant_by_the_end_of_what_does_not_heal(
+    grant: Grant, pagerduty: Client, rules: Rules, now: int, changes: dict[str, Any], hours: int | None
+) -> None:
+    at = lifecycle.attention_at(replace(grant, **changes), pagerduty, rules)
+    assert at == (None if hours is None else now + hours * 3_600_000)
+
+
+@pytest.mark.parametrize("status", [Status.FAILING, Status.FAILED])
+def test_a_failing_grant_whose_token_never_expires_has_no_end_but_needs_attention(
+    grant: Grant, oauth2: Client, rules: Rules, status: Status
+) -> None:
+    undying = replace(grant, status=status, access_expires_at=None)
+    assert lifecycle.attention_at(undying, oauth2, rules) == NO_END
+
+
+# From outside
+
+
+def test_a_grant_from_outside_is_due_as_the_policy_says_and_nothing_is_told_of_it(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    change = lifecycle.admit(grant, oauth2, rules, now)
+    assert change == Change(grant, policy.next_due(grant, oauth2, rules).at, None, None)
+
+
+def test_a_failing_grant_from_outside_is_tried_at_once(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    failing = replace(grant, status=Status.FAILING)
+    assert lifecycle.admit(failing, oauth2, rules, now + 7).due_at == now + 7

@@ -1,0 +1,423 @@
+"""The token request as RFC 6749 has it, and what each reply of a token endpoint means."""
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from worker.core.protocol import (
+    ClientRejected,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Reply,
+    Unavailable,
+    Unknown,
+    client_credentials_request,
+    read_reply,
+    refresh_request,
+)
+from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client, ClientAuthentication
+
+NOW = 1_700_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
+TOKENS: dict[str, Any] = {"access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600}
+WRONG_DATA = {"errors": [{"message": "Wrong authentication data"}]}
+
+
+def _reply(status: int, document: object = None, **headers: str) -> Reply:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+
+def _read(status: int, document: object = None, **headers: str) -> Outcome:
+    return read_reply(_reply(status, document, **headers), OAUTH2, NOW)
+
+
+def _answer(**changes: object) -> Refreshed:
+    """Read an answer; a field that is changed to `None` is left out."""
+    document = {name: value for name, value in {**TOKENS, **changes}.items() if value is not None}
+    outcome = _read(200, document)
+    assert isinstance(outcome, Refreshed)
+    return outcome
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine five hours behind UTC."""
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+# The request
+
+
+def test_a_refresh_sends_the_token_and_the_credentials_in_the_body_and_no_scope(buddy: Client) -> None:
+    request = refresh_request(replace(buddy, scopes=("WORKSPACE",)), "hunter2", "refresh-1")
+    assert request.url == "https://api.buddy.works/oauth2/token"
+    assert request.form == {
+        "grant_type": "refresh_token",
+        "refresh_token": "refresh-1",
+        "client_id": "id of ours",
+        "client_secret": "hunter2",
+    }
+    assert "Authorization" not in request.headers
+
+
+def test_basic_authentication_encodes_id_and_secret_before_it_joins_them(oauth2: Client) -> None:
+    basic = replace(oauth2, authentication=ClientAuthentication.BASIC)
+    request = refresh_request(basic, "s:ecret/+ä", "refresh-1")
+    scheme, _, credentials = request.headers["Authorization"].partition(" ")
+    assert scheme == "Basic"
+    assert base64.b64decode(credentials) == b"id+of+ours:s%3Aecret%2F%2B%C3%A4"
+    assert set(request.form) == {"grant_type", "refresh_token"}
+
+
+def test_a_client_credentials_request_divides_scopes_by_spaces(app: Client) -> None:
+    form = client_credentials_request(app, "hunter2").form
+    assert form["grant_type"] == "client_credentials"
+    assert form["scope"] == "as_account-us.acme incidents.read"
+    assert "refresh_token" not in form
+
+
+def test_a_client_credentials_request_can_be_made_once_more_without_scope(app: Client) -> None:
+    assert "scope" not in client_credentials_request(app, "hunter2", with_scope=False).form
+
+
+def test_a_client_without_scopes_asks_for_none(oauth2: Client) -> None:
+    assert "scope" not in client_credentials_request(oauth2, "hunter2").form
+
+
+@pytest.mark.parametrize("authentication", list(ClientAuthentication))
+def test_the_repr_of_a_request_shows_neither_token_nor_secret(
+    oauth2: Client, authentication: ClientAuthentication
+) -> None:
+    client = replace(oauth2, authentication=authentication)
+    text = repr(refresh_request(client, "hunter2", "refresh-1"))
+    assert text == "TokenRequest(url='https://id.example.com/token')"
+
+
+def test_the_repr_of_a_reply_shows_only_its_status() -> None:
+    assert repr(_reply(200, TOKENS, retry_after="5")) == "Reply(status=200)"
+
+
+# Tokens came
+
+
+def test_tokens_in_a_200_are_a_refreshed_outcome() -> None:
+    assert _read(200, TOKENS) == Refreshed(
+        access_token="access-2",
+        refresh_token="refresh-2",
+        expires_in_ms=3_600_000,
+        refresh_expires_in_ms=None,
+        scope=None,
+    )
+
+
+def test_tokens_in_a_201_are_a_refreshed_outcome_too() -> None:
+    assert isinstance(_read(201, TOKENS), Refreshed)
+
+
+def test_an_answer_without_a_refresh_token_says_that_the_old_one_stays_good() -> None:
+    assert _answer(refresh_token=None).refresh_token is None
+
+
+def test_an_answer_without_expires_in_is_a_token_that_never_expires() -> None:
+    assert _answer(expires_in=None).expires_in_ms is None
+
+
+def test_an_answer_without_scope_says_that_the_scope_is_unchanged() -> None:
+    assert _answer().scope is None
+
+
+def test_fields_of_an_answer_that_nobody_knows_are_ignored() -> None:
+    assert _answer(token_type="bearer", id_token="x", expires="soon", ext=[1]) == _answer()
+
+
+@pytest.mark.parametrize(
+    ("stated", "lifetime_ms"),
+    [
+        pytest.param(28800, 28_800_000, id="a-number"),
+        pytest.param("28800", 28_800_000, id="a-string-holding-one"),
+        pytest.param(1.5, 1_500, id="a-fraction"),
+        pytest.param(0.0001, 1, id="less-than-a-millisecond"),
+        pytest.param(10**400, 3650 * DAY_MS, id="ten-years-at-most"),
+        pytest.param("1e999", 3650 * DAY_MS, id="infinity-in-a-string"),
+        pytest.param(0, 3_600_000, id="zero-is-nonsense-so-an-hour"),
+        pytest.param(-5, 3_600_000, id="negative-is-nonsense-so-an-hour"),
+        pytest.param(True, 3_600_000, id="true-is-nonsense-so-an-hour"),
+        pytest.param("soon", 3_600_000, id="a-word-is-nonsense-so-an-hour"),
+        pytest.param("nan", 3_600_000, id="no-number-is-nonsense-so-an-hour"),
+        pytest.param([3600], 3_600_000, id="a-list-is-nonsense-so-an-hour"),
+    ],
+)
+def test_good_tokens_are_never_thrown_away_for_a_flaw_in_their_lifetime(
+    stated: object, lifetime_ms: int
+) -> None:
+    assert _answer(expires_in=stated).expires_in_ms == lifetime_ms
+
+
+@pytest.mark.parametrize(
+    ("stated", "lifetime_ms"),
+    [
+        pytest.param(15811201, 15_811_201_000, id="a-number"),
+        pytest.param("86400", 86_400_000, id="a-string-holding-one"),
+        pytest.param(0, None, id="zero"),
+        pytest.param(False, None, id="false"),
+        pytest.param("", None, id="empty"),
+        pytest.param({}, None, id="an-object"),
+    ],
+)
+def test_a_refresh_lifetime_that_cannot_be_believed_counts_as_not_stated(
+    stated: object, lifetime_ms: int | None
+) -> None:
+    assert _answer(refresh_token_expires_in=stated).refresh_expires_in_ms == lifetime_ms
+
+
+@pytest.mark.parametrize(
+    ("stated", "scope"),
+    [
+        pytest.param("openid write", "openid write", id="text"),
+        pytest.param("", None, id="empty"),
+        pytest.param("a\nb", None, id="two-lines"),
+        pytest.param(["a"], None, id="a-list"),
+        pytest.param("a" * 4_097, None, id="too-long"),
+    ],
+)
+def test_a_scope_is_taken_as_it_is_or_not_at_all(stated: object, scope: str | None) -> None:
+    assert _answer(scope=stated).scope == scope
+
+
+@pytest.mark.parametrize("token", [7, "", "\ud800", ["x"], False], ids=repr)
+def test_a_refresh_token_that_cannot_be_sent_again_counts_as_none(token: object) -> None:
+    assert _answer(refresh_token=token).refresh_token is None
+
+
+def test_the_repr_of_an_answer_shows_nothing_that_the_server_wrote() -> None:
+    text = repr(_answer(scope="refresh-2", token_type="refresh-2"))
+    assert "access-2" not in text
+    assert "refresh-2" not in text
+
+
+# The table of providers.md, row by row
+
+
+def test_invalid_grant_rejects_the_grant() -> None:
+    assert _read(400, {"error": "invalid_grant"}) == Rejected("invalid_grant")
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_invalid_client_rejects_the_client_and_says_nothing_of_the_grant(status: int) -> None:
+    assert _read(status, {"error": "invalid_client"}) == ClientRejected("invalid_client")
+
+
+@pytest.mark.parametrize("code", ["unauthorized_client", "unsupported_grant_type"])
+def test_a_settings_fault_of_the_client_rejects_the_client_and_keeps_the_grant(code: str) -> None:
+    assert _read(400, {"error": code}) == ClientRejected(code)
+
+
+def test_invalid_request_rejects_the_grant_so_that_it_is_never_looped_on() -> None:
+    assert _read(400, {"error": "invalid_request"}) == Rejected("invalid_request")
+
+
+def test_invalid_scope_is_a_settings_fault_of_the_client() -> None:
+    assert _read(400, {"error": "invalid_scope"}) == ClientRejected("invalid_scope")
+
+
+@pytest.mark.parametrize(
+    "code", ["bad_refresh_token", "invalid_refresh_token", "token_expired", "token_revoked"]
+)
+def test_what_github_and_slack_say_of_a_dead_refresh_token_in_a_200_rejects_the_grant(code: str) -> None:
+    assert _read(200, {"error": code}) == Rejected(code)
+
+
+def test_a_429_with_retry_after_in_seconds_waits_that_long() -> None:
+    assert _read(429, None, retry_after="120") == Unavailable("http_429", 120_000)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        pytest.param("Tue, 14 Nov 2023 22:14:20 GMT", id="imf-fixdate"),
+        pytest.param("Tuesday, 14-Nov-23 22:14:20 GMT", id="rfc-850"),
+        pytest.param("Tue Nov 14 22:14:20 2023", id="asctime"),
+    ],
+)
+@pytest.mark.usefixtures("new_york")
+def test_a_429_with_retry_after_as_any_http_date_waits_until_then_whatever_the_machine_s_time_zone(
+    date: str,
+) -> None:
+    assert _read(429, None, retry_after=date) == Unavailable("http_429", 60_000)
+
+
+def test_a_retry_after_that_has_passed_asks_for_no_wait() -> None:
+    outcome = _read(429, None, retry_after="Tue, 14 Nov 2023 22:00:00 GMT")
+    assert outcome == Unavailable("http_429", 0)
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "1.5", "Tue, 99 Nov 2023 99:99:99 GMT", "", "9" * 40])
+def test_a_retry_after_that_is_neither_seconds_nor_a_date_counts_as_none(value: str) -> None:
+    assert _read(429, None, retry_after=value) == Unavailable("http_429", None)
+
+
+def test_a_pagerduty_429_waits_for_the_seconds_of_its_reset_header() -> None:
+    outcome = read_reply(_reply(429, None, ratelimit_reset="17"), PAGERDUTY_SCOPED, NOW)
+    assert outcome == Unavailable("http_429", 17_000)
+
+
+def test_a_pagerduty_429_without_headers_and_body_leaves_the_wait_to_the_backoff() -> None:
+    assert read_reply(_reply(429, b""), PAGERDUTY_SCOPED, NOW) == Unavailable("http_429", None)
+
+
+def test_a_buddy_429_waits_until_the_unix_second_of_its_reset_header() -> None:
+    reset_at = str(NOW // 1000 + 30)
+    outcome = read_reply(_reply(429, None, x_rate_limit_reset=reset_at), BUDDY, NOW)
+    assert outcome == Unavailable("http_429", 30_000)
+
+
+def test_a_429_prefers_retry_after_to_the_reset_header() -> None:
+    outcome = _read(429, None, retry_after="5", ratelimit_reset="60")
+    assert outcome == Unavailable("http_429", 5_000)
+
+
+def test_a_429_is_told_to_wait_whatever_its_body_says() -> None:
+    assert _read(429, {"error": "invalid_grant"}) == Unavailable("http_429", None)
+
+
+def test_reset_headers_of_replies_other_than_a_429_ask_for_nothing() -> None:
+    reset_at = str(NOW // 1000 + 30)
+    outcome = _read(400, {"error": "temporarily_unavailable"}, x_rate_limit_reset=reset_at)
+    assert outcome == Unavailable("temporarily_unavailable", None)
+
+
+def test_a_408_is_transient_and_certainly_not_acted_on() -> None:
+    assert _read(408, None, retry_after="1") == Unavailable("http_408", 1_000)
+
+
+@pytest.mark.parametrize("code", ["temporarily_unavailable", "server_error", "slow_down"])
+def test_a_transient_error_code_is_unavailable_with_the_wait_that_was_asked_for(code: str) -> None:
+    assert _read(400, {"error": code}, retry_after="9") == Unavailable(code, 9_000)
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 520])
+def test_after_a_5xx_the_server_may_have_rotated_all_the_same_so_the_outcome_is_unknown(status: int) -> None:
+    assert _read(status, b"<html>Bad Gateway</html>") == Unknown(f"http_{status}")
+
+
+def test_a_500_that_names_invalid_grant_does_not_reject_the_grant() -> None:
+    assert _read(500, {"error": "invalid_grant"}) == Unknown("http_500")
+
+
+def test_a_500_with_tokens_in_it_is_no_answer() -> None:
+    assert _read(500, TOKENS) == Unknown("http_500")
+
+
+def test_a_500_with_retry_after_is_waited_for_and_may_have_been_acted_on() -> None:
+    assert _read(500, None, retry_after="3") == Unavailable("http_500", 3_000, may_have_acted=True)
+
+
+def test_a_503_is_unavailable_with_the_wait_that_was_asked_for() -> None:
+    assert _read(503, None, retry_after="30") == Unavailable("http_503", 30_000)
+
+
+def test_a_5xx_that_says_temporarily_unavailable_is_believed() -> None:
+    assert _read(500, {"error": "temporarily_unavailable"}) == Unavailable("http_500", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"<html>", id="html"),
+        pytest.param(b'{"access_token":"acc', id="cut-off"),
+        pytest.param(b"[1]", id="a-list"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"\xff\xfe\x00", id="broken-bytes"),
+        pytest.param(b"[" * 60_000, id="nested-too-deep"),
+        pytest.param(b'{"expires_in":' + b"9" * 5_000 + b"}", id="a-number-too-long"),
+    ],
+)
+def test_a_200_that_is_no_json_object_is_an_unknown_outcome(body: bytes) -> None:
+    assert _read(200, body) == Unknown("http_200_not_json")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"refresh_token": "refresh-2"}, id="only-a-refresh-token"),
+        pytest.param({"access_token": ""}, id="empty"),
+        pytest.param({"access_token": 7}, id="a-number"),
+        pytest.param({"access_token": "\ud800"}, id="that-cannot-be-sent"),
+        pytest.param({"error": {"message": "?"}}, id="an-error-without-code"),
+    ],
+)
+def test_a_200_without_access_token_is_an_unknown_outcome(document: object) -> None:
+    assert _read(200, document) == Unknown("http_200_without_token")
+
+
+def test_a_204_is_an_unknown_outcome() -> None:
+    assert _read(204, b"") == Unknown("http_204_not_json")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 403, 404, 405, 413, 418])
+def test_a_reply_that_is_neither_tokens_nor_an_error_code_leaves_the_grant_be(status: int) -> None:
+    assert _read(status, b"<html>") == Unavailable(f"http_{status}", None)
+
+
+def test_a_bare_401_rejects_the_client() -> None:
+    assert _read(401, b"") == ClientRejected("http_401")
+
+
+def test_an_error_code_that_is_not_registered_is_never_repeated_and_leaves_the_grant_be() -> None:
+    outcome = _read(400, {"error": "refresh-1 is unknown"}, retry_after="2")
+    assert outcome == Unavailable("unrecognized_error_code", 2_000)
+
+
+# Where Buddy is odd
+
+
+def test_a_buddy_401_with_wrong_authentication_data_may_mean_the_grant_or_the_client() -> None:
+    assert read_reply(_reply(401, WRONG_DATA), BUDDY, NOW) == Rejected("http_401", ambiguous=True)
+
+
+def test_a_buddy_400_with_wrong_authentication_data_may_mean_the_grant_or_the_client_too() -> None:
+    outcome = read_reply(_reply(400, WRONG_DATA), BUDDY, NOW)
+    assert isinstance(outcome, Rejected)
+    assert outcome.ambiguous
+
+
+def test_a_buddy_401_with_an_rfc_6749_code_means_what_the_code_says() -> None:
+    assert read_reply(_reply(401, {"error": "invalid_client"}), BUDDY, NOW) == ClientRejected(
+        "invalid_client"
+    )
+    assert read_reply(_reply(401, {"error": "invalid_grant"}), BUDDY, NOW) == Rejected("invalid_grant")
+
+
+@pytest.mark.parametrize(
+    ("document", "detail"),
+    [
+        pytest.param(WRONG_DATA, "http_200_without_token", id="alone"),
+        pytest.param({**TOKENS, **WRONG_DATA}, "http_200_with_errors", id="beside-tokens"),
+    ],
+)
+def test_a_buddy_200_with_errors_is_an_unknown_outcome_and_keeps_the_stored_tokens(
+    document: object, detail: str
+) -> None:
+    assert read_reply(_reply(200, document), BUDDY, NOW) == Unknown(detail)
+
+
+def test_a_buddy_200_with_an_empty_list_of_errors_is_an_answer() -> None:
+    assert isinstance(read_reply(_reply(200, {**TOKENS, "errors": []}), BUDDY, NOW), Refreshed)
+
+
+def test_a_buddy_404_or_403_with_errors_never_fails_the_grant() -> None:
+    for status in (403, 404):
+        reply = _reply(status, {"errors": [{"message": "Not here"}]})
+        assert read_reply(reply, BUDDY, NOW) == Unavailable(f"http_{status}", None)
