@@ -790,8 +790,7 @@ async def test_a_drain_that_loses_redis_finishes_what_is_in_flight_before_it_end
     # Looked at without giving the event loop a turn: when a task ends, its worker's loop stands still.
     with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
         versions = [
-            record.unpack(grant.id, connection.get(f"{prefix}grant:{grant.id}")).version  # type: ignore[arg-type]
-            for grant in grants
+            record.unpack(grant.id, connection.get(f"{prefix}grant:{grant.id}")).version for grant in grants
         ]
     sent = [sandbox.grant(grant.id)["rotations"] for grant in grants]
     assert sum(sent) > 0

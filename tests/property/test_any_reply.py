@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import get_args
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from worker.core.policy import RETRY_AFTER_CAP_MS, retry_after_ms
@@ -26,7 +26,7 @@ from worker.core.providers import BUDDY, OAUTH2, PAGERDUTY_SCOPED, Provider
 NOW = 1_700_000_000_000
 MARK = "s3cr3tMARK"  # stands for whatever must not be repeated
 
-statuses = st.integers(100, 599)
+statuses = st.sampled_from([200, 400, 401, 429, 500, 503]) | st.integers(100, 599)
 providers = st.sampled_from([BUDDY, PAGERDUTY_SCOPED, OAUTH2])
 codes = st.sampled_from(sorted(GRANT_REJECTED | CLIENT_REJECTED | TRANSIENT))
 json_values = st.recursive(
@@ -59,6 +59,9 @@ def test_any_reply_is_an_outcome(
     assert isinstance(read_reply(Reply(status, fields, body), provider, NOW), get_args(Outcome))
 
 
+@example(200, {"access_token": MARK, "refresh_token": MARK}, {})
+@example(200, {"access_token": MARK, "scope": MARK}, {})
+@example(400, {"error": MARK}, {"retry-after": MARK})
 @given(statuses, st.dictionaries(st.sampled_from(FIELDS), marked), st.dictionaries(header_names, marked))
 def test_no_outcome_repeats_what_the_server_wrote(
     status: int, document: dict[str, str], fields: dict[str, str]
