@@ -100,11 +100,9 @@ class Importer:
         """Store one grant; returns why it was refused."""
         version, replaces = line.grant.version, None
         for _ in range(MOST_TRIES):
-            grant = replace(line.grant, version=version)
-            sealed = self._runtime.deployment.keys.seal(grant.id, version, line.pair)
-            change = lifecycle.admit(
-                replace(grant, sealed=sealed), self._clients[grant.client], self._runtime.rules, now
-            )
+            sealed = self._runtime.deployment.keys.seal(line.grant.id, version, line.pair)
+            grant = replace(line.grant, version=version, sealed=sealed)
+            change = lifecycle.admit(grant, self._clients[grant.client], self._runtime.rules, now)
             landing = await self._runtime.fleet.land(change, replaces=replaces)
             if landing.verdict == "stored":
                 return None

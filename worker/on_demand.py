@@ -9,6 +9,7 @@ import asyncio
 from typing import Final
 
 from worker.adapters.store.fleet import Stored
+from worker.core import policy
 from worker.core.grant import Status
 from worker.core.ports import Held, Lease, Paused
 from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected
@@ -30,6 +31,8 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
     before = await _find(runtime, grant_id)
     if before.grant.client not in runtime.clients:
         raise RefreshFailedError(f"{grant_id}: its client {before.grant.client!r} is not configured")
+    if not policy.is_refreshable(before.grant, runtime.clients.get(before.grant.client, 0)):
+        raise RefreshFailedError(f"{grant_id} has no refresh token: the person must connect again")
     lease = await runtime.store.lease(grant_id)
     while isinstance(lease, Held):
         await asyncio.sleep(LOOK_AGAIN_SECONDS)

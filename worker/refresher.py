@@ -57,7 +57,7 @@ class Effort:
     """
 
     in_flight: int = 100
-    store_patience_seconds: float = 60.0
+    store_patience_seconds: float = 45.0  # with all else, within a task's time limit
 
 
 class Refresher:
@@ -96,15 +96,19 @@ class Refresher:
         """
         client = self._clients.get(client_name, 0)
         running: set[asyncio.Task[None]] = set()
-        attempted, claiming = 0, True
+        attempted, claiming, away = 0, True, None
         while True:
             claiming = claiming and not stop()
             if not claiming and not running:
-                return attempted
+                break
             wait_seconds = None
             if claiming and len(running) <= self._effort.in_flight * REFILL_AT:
                 room = self._effort.in_flight - len(running)
-                claim = await self._store.claim(client, min(room, CHUNK), runner)
+                try:
+                    claim = await self._store.claim(client, min(room, CHUNK), runner)
+                except StoreUnavailableError as problem:
+                    away, claiming = problem, False
+                    continue
                 client = self._clients.get(client_name, claim.generation)
                 running |= {asyncio.create_task(self._attempt(lease, client)) for lease in claim.leases}
                 attempted += len(claim.leases)
@@ -113,6 +117,9 @@ class Refresher:
                     continue
                 wait_seconds = claim.wait_ms / 1_000 if claiming else None
             running = await _until_one_ends(running, wait_seconds)
+        if away is not None:
+            raise away
+        return attempted
 
     async def refresh_one(self, lease: Lease) -> Outcome | None:
         """Refresh one leased grant now, due or not; `None` where its tokens cannot be unsealed."""
@@ -121,7 +128,7 @@ class Refresher:
     async def _attempt(self, lease: Lease, client: Client) -> None:
         """Do what a claimed grant is due for."""
         now = self._clock.now()
-        if lease.probe:
+        if lease.probe and policy.is_refreshable(lease.grant, client):
             await self._refresh(lease, self._clients.reread(client.name))
             return
         due = policy.decide(lease.grant, client, self._rules, now)

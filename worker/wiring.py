@@ -179,7 +179,7 @@ class ConfiguredClients:
 
     def __init__(self, settings: Settings) -> None:
         self._clients = {name: client_of(name, each) for name, each in settings.clients.items()}
-        self._generation = 0
+        self._generations: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Client]:
         return iter(self._clients.values())
@@ -189,8 +189,8 @@ class ConfiguredClients:
 
     def get(self, name: str, generation: int) -> Client:
         """The client as it is configured; read anew when `generation` has grown."""
-        if generation > self._generation:
-            self._generation = generation
+        if generation > self._generations.get(name, 0):
+            self._generations[name] = generation
             return self.reread(name)
         return self._clients[name]
 

@@ -167,7 +167,7 @@ def _instant(fields: dict[str, Any], name: str) -> int | None:
 
 def _rfc3339_seconds(text: str, name: str) -> float:
     try:
-        at = datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text.upper())  # RFC 3339 section 5.6: t and z may be lower case
         if at.tzinfo is None:
             raise LineError(f"{name} takes RFC 3339 with a time zone, such as 2026-11-22T08:00:00Z")
         return at.astimezone(UTC).timestamp()

@@ -94,7 +94,7 @@ def decide(grant: Grant, client: Client, rules: Rules, now: int) -> Due:
 
     What is overdue is done in the order of `Action`: a refresh settles more than a notice does.
     """
-    if grant.status is Status.FAILING and _refreshable(grant, client):
+    if grant.status is Status.FAILING and is_refreshable(grant, client):
         return Due(now, Action.REFRESH, Reason.RETRY)
     overdue = [d for d in _candidates(grant, client, rules) if d.at is not None and d.at <= now]
     for action in (Action.REFRESH, Action.EXPIRE, Action.ANNOUNCE):
@@ -122,6 +122,11 @@ def fixed_end(grant: Grant, client: Client, rules: Rules) -> End | None:
         limit_at = grant.refresh_expires_at
         ends.append(End(grant.refresh_issued_at, limit_at, Reason.REFRESH_TOKEN_LIMIT))
     return min(ends, key=lambda end: end.at, default=None)
+
+
+def is_refreshable(grant: Grant, client: Client) -> bool:
+    """Whether there is anything to ask for new tokens with."""
+    return grant.has_refresh_token or client.grant_type is GrantType.CLIENT_CREDENTIALS
 
 
 def jitter(grant_id: str) -> float:
@@ -156,7 +161,7 @@ def confirm_ms(life_left_ms: int | None) -> int:
 
 
 def _candidates(grant: Grant, client: Client, rules: Rules) -> Iterator[Due]:
-    if _refreshable(grant, client):
+    if is_refreshable(grant, client):
         yield _access_due(grant, rules)
         yield _refresh_token_due(grant, rules)
     elif grant.access_expires_at is not None:
@@ -164,10 +169,6 @@ def _candidates(grant: Grant, client: Client, rules: Rules) -> Iterator[Due]:
     end = fixed_end(grant, client, rules)
     if end is not None:
         yield Due(_next_notice(grant, end, rules), Action.ANNOUNCE, end.reason)
-
-
-def _refreshable(grant: Grant, client: Client) -> bool:
-    return grant.has_refresh_token or client.grant_type is GrantType.CLIENT_CREDENTIALS
 
 
 def _access_due(grant: Grant, rules: Rules) -> Due:
