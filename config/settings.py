@@ -10,10 +10,11 @@ Rules:
 
 import base64
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -28,11 +29,13 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
-    NestedSecretsSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings.exceptions import SettingsError as UnparsableError
+
+from config.secret_files import SecretFilesError, SecretFilesSource
 
 PREFIX = "EVERGRANT_"
 KEY_BYTES = 32
@@ -45,14 +48,24 @@ class SettingsError(Exception):
 
 
 def _endpoint_url(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.hostname or parts.scheme not in {"https", "http"}:
+    parts = _split(url)
+    if parts is None or not parts.hostname or parts.scheme not in {"https", "http"}:
         raise ValueError("takes an https:// URL")
     if parts.username or parts.password:
         raise ValueError("takes a URL without credentials in it")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         raise ValueError("takes an https:// URL; plain http:// is accepted for loopback only")
     return url.rstrip("/")
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL; `None` for what is none. What `urlsplit` raises would repeat the password."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 def _is_loopback(host: str) -> bool:
@@ -63,7 +76,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _redis_url(secret: SecretStr) -> SecretStr:
-    if urlsplit(secret.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+    parts = _split(secret.get_secret_value())
+    if parts is None or parts.scheme not in {"redis", "rediss", "unix"}:
         raise ValueError("takes a redis://, rediss:// or unix:// URL")
     return secret
 
@@ -125,7 +139,7 @@ class Settings(BaseSettings):
 
     sweep_seconds: float = Field(default=5.0, ge=0.1, le=3600)
     refresh_at: float = Field(default=2 / 3, gt=0, lt=1)
-    min_margin_seconds: float = Field(default=300.0, ge=0)
+    min_margin_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     http_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
     in_flight: int = Field(default=100, ge=1, le=1000)
     probe_seconds: float = Field(default=60.0, ge=0.1, le=3600)
@@ -137,20 +151,15 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 the base class's signature
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the base class's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Add the directory of secret files, one variable a file."""
-        secret_files = NestedSecretsSettingsSource(
-            file_secret_settings,
-            secrets_dir=os.environ.get(PREFIX + "SECRETS_DIR", "/run/secrets"),
-            secrets_dir_missing="ok",
-            secrets_prefix=PREFIX,
-            secrets_nested_delimiter="__",
-        )
+        directory = Path(os.environ.get(PREFIX + "SECRETS_DIR", "/run/secrets"))
+        secret_files = SecretFilesSource(settings_cls, directory, PREFIX)
         return init_settings, env_settings, dotenv_settings, secret_files
 
     @field_validator("keys", mode="before")
@@ -196,8 +205,14 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise SettingsError(_one_line(first["loc"], first["type"], first["msg"])) from None
-    except Exception as error:  # noqa: BLE001 a source that cannot be read or parsed, whichever it is
-        raise SettingsError(f"settings cannot be read: {_source_problem(error)}") from None
+    except SecretFilesError as error:
+        raise SettingsError(str(error)) from None
+    except UnparsableError as error:
+        raise SettingsError(_unparsable(str(error))) from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{Settings.model_config['env_file']} is not UTF-8 text") from None
+    except OSError as error:
+        raise SettingsError(f"{error.filename}: {error.strerror}") from None
 
 
 def decode_key(secret: str) -> bytes:
@@ -218,22 +233,24 @@ def decode_key(secret: str) -> bytes:
 def _one_line(where: tuple[int | str, ...], kind: str, message: str) -> str:
     names = [str(part) for part in where if part != "[key]"]
     variable = PREFIX + "__".join(names).upper()
+    if kind == "missing" and names[-1] == "provider":
+        return f"{variable} is missing; it takes 'buddy', 'pagerduty' or 'oauth2'"
     if kind == "missing":
         return f"{variable} is missing"
     if kind == "extra_forbidden":
         known = ", ".join(sorted(name.upper() for name in ClientSettings.model_fields))
         return f"{variable} is no setting of a client; there are {known}"
+    if kind in {"too_short", "string_too_short"}:
+        return f"{variable} is empty"
     text = message.removeprefix("Value error, ")
-    text = text[0].lower() + text[1:].replace("Input", "it")
+    text = text[0].lower() + text[1:]
     return f"{variable}: {text}".replace(": takes", " takes").replace(": needs", " needs")
 
 
-def _source_problem(error: Exception) -> str:
-    """What went wrong at the source, without what it held."""
-    cause = error.__cause__ or error
-    if isinstance(cause, OSError):
-        return f"{cause.filename}: {cause.strerror}"
-    return f"{error}".splitlines()[0]
+def _unparsable(message: str) -> str:
+    field = re.search(r'field "(\w+)"', message)
+    variable = PREFIX + (field[1] if field else "").upper()
+    return f"{variable} takes JSON; or set {variable}__<NAME>__... one by one"
 
 
 def _data_home() -> Path:

@@ -102,8 +102,8 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
             client.name,
             f"the provider rejects this client's credentials ({client.reason})",
             client.soonest_expiry_at,
-            f"Put the right secret into EVERGRANT_CLIENTS__{client.name.upper()}__CLIENT_SECRET;"
-            f" it is read again at the next probe.",
+            f"Put the right secret into EVERGRANT_CLIENTS__{client.name.upper()}__CLIENT_SECRET, in .env or"
+            " its secret file: it is read again at the next probe. In a worker's environment it takes a restart.",
             needs_a_person=has_grants,
         )
     elif client.name not in runtime.clients and has_grants:
@@ -119,7 +119,7 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
         yield Incident(
             "not_refreshing",
             client.name,
-            f"{client.due} grants are overdue and nobody refreshes them",
+            f"nobody refreshes its grants, overdue: {client.due}",
             client.soonest_expiry_at,
             "Are a worker and beat running, and can they reach Redis?",
             needs_a_person=True,
@@ -131,10 +131,10 @@ def _of_grant(stored: Stored, ends_at: int | None) -> Incident:
     if grant.status is Status.FAILED:
         advice = ADVICE.get(grant.reason or "", "The person must connect again.")
         return Incident(
-            "grant_failed", grant.id, f"failed, {grant.reason}", ends_at, advice, needs_a_person=True
+            "grant_failed", grant.id, _said("failed", grant.reason), ends_at, advice, needs_a_person=True
         )
     if grant.status is Status.FAILING:
-        problem = f"failing, {grant.reason}, {grant.streak} tries"
+        problem = _said("failing", grant.reason, f"tries: {grant.streak}")
         advice = "It is being tried again; nothing to do yet."
         return Incident("grant_failing", grant.id, problem, ends_at, advice, needs_a_person=False)
     return Incident(
@@ -145,3 +145,7 @@ def _of_grant(stored: Stored, ends_at: int | None) -> Incident:
         "The person must connect again before then.",
         needs_a_person=True,
     )
+
+
+def _said(*facts: str | None) -> str:
+    return ", ".join(fact for fact in facts if fact)

@@ -17,11 +17,12 @@ from worker.core.interchange import Line, LineError, read_line
 from worker.wiring import Runtime
 
 BATCH: Final = 500
-MAX_LINE_BYTES: Final = 128 * 1024
+MAX_LINE_BYTES: Final = 256 * 1024
 MOST_TRIES: Final = 5  # of replacing a grant that is being refreshed at the same time
 
 
 NumberedLine = tuple[int, bytes | None]  # `None` is a line too long
+NumberedGrant = tuple[int, Line]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +55,27 @@ class Importer:
         self._replace_existing = replace_existing
 
     async def take_all(self, lines: Iterator[NumberedLine]) -> AsyncIterator[Taken]:
-        """Store lines in batches; one is read while the store still works on the one before."""
+        """Store lines in batches, in order; one is read while the store works on the one before."""
         before: asyncio.Task[Taken] | None = None
-        while True:
-            batch = list(islice(lines, BATCH))
-            current = asyncio.create_task(self._take(batch)) if batch else None
-            try:
-                if before is not None:
-                    yield await before
-            except BaseException:
-                if current is not None:
-                    current.cancel()
-                raise
-            if current is None:
-                return
-            before = current
+        try:
+            while batch := list(islice(lines, BATCH)):
+                now = await self._runtime.fleet.now()
+                good, refusals = self._sort(batch, now)
+                # Only then: of two lines with one id, the first one is the one that is stored.
+                taken = None if before is None else await before
+                before = asyncio.create_task(self._store_all(good, refusals, now))
+                if taken is not None:
+                    yield taken
+            if before is not None:
+                yield await before
+        finally:
+            if before is not None:
+                before.cancel()
 
-    async def _take(self, batch: Sequence[NumberedLine]) -> Taken:
-        now = await self._runtime.fleet.now()
-        refusals, good = [], dict[str, tuple[int, Line]]()
+    def _sort(
+        self, batch: Sequence[NumberedLine], now: int
+    ) -> tuple[dict[str, NumberedGrant], list[Refusal]]:
+        refusals, good = [], dict[str, NumberedGrant]()
         for number, text in batch:
             try:
                 line = self._read(text, now)
@@ -84,12 +87,15 @@ class Importer:
                 refusals.append(Refusal(number, f"id is the same as in line {first}"))
             else:
                 good[line.grant.id] = number, line
+        return good, refusals
+
+    async def _store_all(self, good: dict[str, NumberedGrant], refusals: list[Refusal], now: int) -> Taken:
         reasons = await asyncio.gather(*(self._store(line, now) for _, line in good.values()))
         for (number, _), reason in zip(good.values(), reasons, strict=True):
             if reason is not None:
                 refusals.append(Refusal(number, reason))
         refusals.sort(key=lambda refusal: refusal.number)
-        return Taken(len(batch) - len(refusals), refusals)
+        return Taken(reasons.count(None), refusals)
 
     def _read(self, text: bytes | None, now: int) -> Line:
         if text is None:

@@ -1,7 +1,7 @@
 """Scripts: calls in groups, each with its own answer, whatever happens to Redis or to the caller."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ async def test_a_redis_that_is_away_is_a_store_unavailable_and_is_used_again_onc
 
     async with redis_away():
         calls = [scripts.run("operate", "one", "pause") for _ in range(3)]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
+        answers = await _answers_of(calls)
         assert [type(answer) for answer in answers] == [StoreUnavailableError] * 3
 
     assert await scripts.run("operate", "one", "pause") == b"done"
@@ -139,17 +139,23 @@ async def test_a_redis_that_cannot_take_a_write_now_is_a_store_unavailable_so_th
     assert await scripts.run("operate", "one", "pause") == b"done"
 
 
+async def _answers_of(calls: Iterable[Awaitable[Any]]) -> list[Any]:
+    """Every call's answer or error, in order; a call that is never answered is an error of its own."""
+    async with asyncio.timeout(20):
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+
 async def test_a_caller_that_gave_up_waiting_does_not_break_the_others(scripts: Scripts, seed: Seed) -> None:
     await seed("one")
     calls = [asyncio.create_task(scripts.run("operate", name, "pause")) for name in ("a", "one", "b")]
     await asyncio.sleep(0)
     calls[0].cancel()
 
-    answers = await asyncio.gather(*calls, return_exceptions=True)
+    answers = await _answers_of(calls)
 
     assert isinstance(answers[0], asyncio.CancelledError)
     assert answers[1:] == [b"done", b"gone"]
-    assert await scripts.run("operate", "one", "pause") == b"unchanged"
+    assert await _answers_of([scripts.run("operate", "one", "pause")]) == [b"unchanged"]
 
 
 async def test_a_caller_that_gave_up_while_redis_was_away_does_not_break_the_others(
@@ -160,10 +166,10 @@ async def test_a_caller_that_gave_up_while_redis_was_away_does_not_break_the_oth
         calls = [asyncio.create_task(scripts.run("operate", name, "pause")) for name in ("a", "b")]
         await asyncio.sleep(0)
         calls[0].cancel()
-        answers = await asyncio.gather(*calls, return_exceptions=True)
+        answers = await _answers_of(calls)
 
     assert [type(answer) for answer in answers] == [asyncio.CancelledError, StoreUnavailableError]
-    assert await scripts.run("operate", "a", "pause") == b"gone"
+    assert await _answers_of([scripts.run("operate", "a", "pause")]) == [b"gone"]
 
 
 async def test_a_script_error_reaches_only_its_caller(
@@ -174,7 +180,7 @@ async def test_a_script_error_reaches_only_its_caller(
     names = ("one", "list", "nobody")
 
     calls = [scripts.run("operate", name, "pause") for name in names]
-    answers = await asyncio.gather(*calls, return_exceptions=True)
+    answers = await _answers_of(calls)
 
     await redis.delete(f"{prefix}grant:list")
     assert answers[0] == b"done"
@@ -189,7 +195,7 @@ async def test_an_argument_that_cannot_be_sent_is_its_callers_problem_alone(
     names = ("one", "\udcff", "nobody")
 
     calls = [scripts.run("operate", name, "pause") for name in names]
-    answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+    answers = await _answers_of(calls)
 
     assert answers[0] == b"done"
     assert isinstance(answers[1], UnicodeEncodeError)

@@ -320,6 +320,27 @@ async def test_at_the_probe_time_exactly_one_grant_is_let_through_even_if_it_is_
     assert after.drained
 
 
+async def test_a_probe_lets_no_grant_through_that_is_out_of_work(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    redis: Redis,
+    prefix: str,
+    reject: Callable[..., Awaitable[bool]],
+) -> None:
+    await seed("paused", status=Status.PAUSED)
+    await seed("failed", status=Status.FAILED)
+    await seed("never", due_in_ms=None)
+    await store.claim(client, 0, "")
+    await reject(client)
+    await _let_the_probe_be_due(redis, prefix)
+
+    claim = await store.claim(client, 10, "runner")
+
+    assert claim.leases == []
+    assert claim.drained
+
+
 async def test_a_lost_probe_is_followed_by_another_when_its_lease_has_ended(
     store: RedisStore,
     client: Client,

@@ -304,13 +304,11 @@ async def test_a_server_that_hangs_is_unknown_within_the_deadline_and_the_endpoi
 ) -> None:
     endpoint = await open_endpoint(timeout_seconds=1.5, connections=2)
     _, pair = _pair_of(sandbox)
-    started = time.monotonic()
     with sandbox.fault("hang"):
-        outcomes = await asyncio.gather(*(endpoint.refresh(at_sandbox, pair, 0) for _ in range(6)))
-    took = time.monotonic() - started
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            outcomes = await asyncio.gather(*(endpoint.refresh(at_sandbox, pair, 0) for _ in range(6)))
 
     assert outcomes == [Unknown("timeout")] * 6
-    assert took < GENEROUS_SECONDS
     for _ in range(20):
         _, pair = _pair_of(sandbox)
         assert isinstance(await endpoint.refresh(at_sandbox, pair, 0), Refreshed)
@@ -349,10 +347,11 @@ async def test_a_body_that_trickles_for_ever_is_cut_by_the_total_deadline(
     endpoint = await open_endpoint(timeout_seconds=1.0, connections=1)
     started = time.monotonic()
 
-    outcome = await endpoint.refresh(client, PAIR, 0)
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        outcome = await endpoint.refresh(client, PAIR, 0)
 
     assert outcome == Unknown("timeout")
-    assert 0.9 < time.monotonic() - started < GENEROUS_SECONDS
+    assert time.monotonic() - started > 0.9
     assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
 
 
@@ -623,6 +622,24 @@ async def test_two_wrong_secrets_are_the_clients_fault(
     assert sandbox.grant(grant_id)["counts"]["wrong_client"] == 2
 
 
+async def test_the_deadline_is_total_over_both_secrets_so_that_a_lease_outlasts_it(
+    open_endpoint: Open, serve: Serve
+) -> None:
+    refusal = b'{"error": "invalid_client"}'
+
+    async def refuse_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await _read_request(reader)
+            await asyncio.sleep(0.7)
+            head = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(refusal)}\r\n\r\n"
+            writer.write(head.encode() + refusal)
+
+    endpoint = await open_endpoint(timeout_seconds=1.0)
+    client = replace(await serve(refuse_slowly), previous_client_secret="an old one")
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unknown("timeout")
+
+
 # Client credentials as the grant itself
 
 
@@ -710,6 +727,26 @@ async def test_nothing_is_known_of_a_client_where_the_server_is_at_fault(
 
     with sandbox.fault(kind):
         assert await endpoint.check(at_sandbox, 0) is ClientCheck.UNKNOWN
+
+
+async def test_whether_an_endpoint_can_be_reached_is_told_without_a_secret(
+    open_endpoint: Open, serve: Serve, at_sandbox: Client
+) -> None:
+    heard = bytearray()
+
+    async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1024):
+            heard.extend(data)
+
+    impatient, patient = await open_endpoint(timeout_seconds=0.3), await open_endpoint()
+    hanging = await serve(listen)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusing = _client(f"http://127.0.0.1:{listener.getsockname()[1]}/token")
+
+    assert await patient.reach(at_sandbox) is None
+    assert "cannot be reached" in (await patient.reach(refusing) or "")
+    assert "does not answer within" in (await impatient.reach(hanging) or "")
+    assert b"secret" not in heard
 
 
 async def test_no_outcome_shows_a_token_or_a_secret(endpoint: HttpTokenEndpoint, serve: Serve) -> None:

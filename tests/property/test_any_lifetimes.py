@@ -245,7 +245,9 @@ def test_an_answer_s_next_due_time_is_before_the_deadlines_it_brings(
         grant, held, answer, client, chosen, version=1, attempt=1, sent_at=NOW, now=NOW
     )
     cap_ms = client.provider.refresh_lifetime_cap_ms
-    if refresh_ms is not None and cap_ms is not None:
+    if client.grant_type is GrantType.CLIENT_CREDENTIALS:
+        assert successor.grant.refresh_expires_at is None
+    elif refresh_ms is not None and cap_ms is not None:
         assert successor.grant.refresh_expires_at is not None
         assert successor.grant.refresh_expires_at <= NOW + cap_ms
     if access_ms is not None and _refreshable(successor.grant, client):

@@ -58,6 +58,12 @@ zones = st.sampled_from(["Z", "+05:30", "-11:00"])
 instants = (
     seconds | seconds.map(int) | st.builds("2026-11-{:02}T08:00:00{}".format, st.integers(1, 30), zones)
 )
+past_seconds = st.floats(NOW / 1000 - 10**8, NOW / 1000)
+past = (
+    past_seconds
+    | past_seconds.map(int)
+    | st.builds("2023-11-{:02}T08:00:00{}".format, st.integers(1, 13), zones)
+)
 spans = st.integers(0, 10**8) | st.floats(0, 10**8)
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 good_fields: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
@@ -72,8 +78,8 @@ good_fields: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "expires_at": instants,
         "refresh_token_expires_in": spans,
         "refresh_token_expires_at": instants,
-        "issued_at": instants,
-        "authorized_at": instants,
+        "issued_at": past,
+        "authorized_at": past,
         "scope": texts,
         "labels": st.dictionaries(texts, texts, max_size=5),
         "status": st.sampled_from([status.value for status in Status]),

@@ -80,7 +80,7 @@ def test_tokens_are_believed_only_in_a_2xx_without_errors(
         assert 200 <= status < 300
         assert not document.get("errors")
         assert outcome.access_token == document["access_token"]
-        assert outcome.refresh_token in {None, document.get("refresh_token") or None}
+        assert outcome.refresh_token is None or outcome.refresh_token == document["refresh_token"]
 
 
 @given(json_values, json_values)

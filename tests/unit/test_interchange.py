@@ -152,16 +152,16 @@ def test_a_line_keeps_its_status_and_version(clients: dict[str, Client], status:
         ),
         pytest.param({"access_token": None, "refresh_token": None}, "access_token is missing", id="no-token"),
         pytest.param(
-            {"access_token": ""}, "access_token takes a string of 1 to 16384 characters", id="empty-token"
+            {"access_token": ""}, "access_token takes a string of 1 to 65536 characters", id="empty-token"
         ),
         pytest.param(
             {"refresh_token": ["r3fresh"]},
-            "refresh_token takes a string of 1 to 16384 characters",
+            "refresh_token takes a string of 1 to 65536 characters",
             id="token-a-list",
         ),
         pytest.param(
             {"refresh_token": "\ud800r3fresh"},
-            "refresh_token takes a string of 1 to 16384 characters",
+            "refresh_token takes a string of 1 to 65536 characters",
             id="token-that-cannot-be-sent",
         ),
         pytest.param({"expires_in": "3600"}, "expires_in takes a number of seconds", id="span-a-string"),
@@ -274,3 +274,12 @@ def test_an_export_line_has_tokens_only_where_they_were_asked_for(grant: Grant, 
 def test_an_export_line_is_an_import_line(clients: dict[str, Client], grant: Grant, pair: TokenPair) -> None:
     line = read_line(json.dumps(write_line(grant, pair)), clients, NOW + DAY_MS)
     assert line == Line(replace(grant, sealed=b""), pair)
+
+
+@pytest.mark.parametrize("name", ["issued_at", "authorized_at"])
+def test_a_time_of_issue_that_is_still_to_come_is_refused(
+    name: str, clients: dict[str, Client], now: int
+) -> None:
+    line = {"id": "a", "client": "buddy", "access_token": "t", name: now / 1000 + 3600}
+    with pytest.raises(LineError, match=f"^{name} takes a time that has passed$"):
+        read_line(json.dumps(line), clients, now)

@@ -473,3 +473,24 @@ def test_a_failing_grant_from_outside_is_tried_at_once(
 ) -> None:
     failing = replace(grant, status=Status.FAILING)
     assert lifecycle.admit(failing, oauth2, rules, now + 7).due_at == now + 7
+
+
+def test_a_rotation_that_leaves_the_refresh_token_s_end_where_it_was_does_not_make_it_younger(
+    succeed: Succeed, grant: Grant, now: int
+) -> None:
+    base = replace(grant, refresh_issued_at=now, refresh_expires_at=now + 30 * DAY_MS)
+    same_end = Refreshed("access-2", "refresh-2", 3_600_000, 30 * DAY_MS - 3_600_000, None)
+
+    successor = succeed(same_end, base=base).grant
+
+    assert successor.refresh_issued_at == now
+    assert successor.refresh_expires_at == now + 30 * DAY_MS
+
+
+def test_a_rotation_that_moves_the_refresh_token_s_end_makes_it_young_again(
+    succeed: Succeed, grant: Grant, now: int
+) -> None:
+    base = replace(grant, refresh_issued_at=now, refresh_expires_at=now + 30 * DAY_MS)
+    moved = Refreshed("access-2", "refresh-2", 3_600_000, 30 * DAY_MS, None)
+
+    assert succeed(moved, base=base).grant.refresh_issued_at == now + 3_600_000

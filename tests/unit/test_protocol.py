@@ -326,12 +326,14 @@ def test_a_500_with_retry_after_is_waited_for_and_may_have_been_acted_on() -> No
     assert _read(500, None, retry_after="3") == Unavailable("http_500", 3_000, may_have_acted=True)
 
 
-def test_a_503_is_unavailable_with_the_wait_that_was_asked_for() -> None:
-    assert _read(503, None, retry_after="30") == Unavailable("http_503", 30_000)
+def test_a_503_waits_as_long_as_was_asked_and_may_have_rotated_all_the_same() -> None:
+    outcome = _read(503, None, retry_after="30")
+    assert outcome == Unavailable("http_503", 30_000, may_have_acted=True)
 
 
-def test_a_5xx_that_says_temporarily_unavailable_is_believed() -> None:
-    assert _read(500, {"error": "temporarily_unavailable"}) == Unavailable("http_500", None)
+def test_a_5xx_that_says_temporarily_unavailable_is_told_to_wait_and_may_have_rotated() -> None:
+    outcome = _read(500, {"error": "temporarily_unavailable"})
+    assert outcome == Unavailable("http_500", may_have_acted=True)
 
 
 @pytest.mark.parametrize(

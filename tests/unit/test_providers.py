@@ -9,7 +9,7 @@ from worker.core import lifecycle, policy
 from worker.core.grant import Grant, TokenPair
 from worker.core.lifecycle import Successor, refresh_lifetime_ms
 from worker.core.policy import Reason, Rules
-from worker.core.protocol import Refreshed, Reply, read_reply
+from worker.core.protocol import Refreshed, Rejected, Reply, read_reply
 from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_CLASSIC, PAGERDUTY_SCOPED, Client, Provider
 
 HOUR_MS = 3_600_000
@@ -215,8 +215,11 @@ def test_the_same_refresh_token_is_sent_once_more_after_an_unknown_reply(provide
     assert provider.resend_after_unknown
 
 
-def test_only_buddy_answers_a_bare_401_that_may_mean_the_client_or_the_grant() -> None:
-    odd = [p.name for p in (BUDDY, PAGERDUTY_SCOPED, PAGERDUTY_CLASSIC, OAUTH2) if p.bare_401_is_ambiguous]
+def test_only_buddy_answers_a_bare_401_that_may_mean_the_client_or_the_grant(now: int) -> None:
+    providers = (BUDDY, PAGERDUTY_SCOPED, PAGERDUTY_CLASSIC, OAUTH2)
+    odd = [
+        each.name for each in providers if isinstance(read_reply(Reply(401, {}, b""), each, now), Rejected)
+    ]
     assert odd == ["buddy"]
 
 

@@ -35,6 +35,8 @@ def read_or_make(data_dir: Path) -> tuple[str, bool]:
         return path.read_text().strip(), made
     except OSError as error:
         raise KeyFileError(f"{error.filename}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise KeyFileError(f"{path} is not text") from None
 
 
 def _make(path: Path) -> bool:

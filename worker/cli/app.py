@@ -4,15 +4,16 @@ Exit codes: 0 done, 1 the thing asked about is in a bad state, 2 usage or settin
 reached. An error is one line on standard error.
 """
 
+import os
 import sys
+from io import TextIOWrapper
 
 import typer
 from typer.exceptions import TyperException
 
 from worker.cli import demo, doctor, fleet, grants, keys, up
-from worker.cli.session import CommandError
+from worker.cli.session import BAD_STATE, CommandError
 
-USAGE = 2
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -35,31 +36,53 @@ app.add_typer(keys.app, name="keys")
 
 def main() -> None:
     """Run the command that was typed and exit with its code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8, wherever it is written (RFC 8259)
     try:
-        code = app(standalone_mode=False)
+        code = _code_of_the_command()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `evergrant events | head`
+        code = 0
+        _write_no_more()
+    except OSError as problem:  # a full disk must not pass for a backup
+        code = BAD_STATE
+        _complain(f"{problem.filename or 'standard output'}: {problem.strerror}")
+        _write_no_more()
+    sys.exit(code)
+
+
+def _code_of_the_command() -> int:
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("evergrant", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
     except CommandError as problem:
         _complain(str(problem))
-        code = problem.exit_code
+        return problem.exit_code
     except TyperException as problem:
-        if problem.format_message():
-            _complain(f"{problem.format_message()} (see `{_command_typed()} --help`)")
-        code = problem.exit_code
-    except BrokenPipeError:  # `evergrant events | head`
-        sys.stderr.close()
-        code = 0
+        _explain(problem)
+        return problem.exit_code
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    sys.exit(code if isinstance(code, int) else 0)
+        return INTERRUPTED
+    return 0
 
 
-def _command_typed() -> str:
-    words: list[str] = []
-    for word in sys.argv[1:]:
-        if word.startswith("-") or len(words) == 2:  # noqa: PLR2004 a group and its command
-            break
-        words.append(word)
-    known = [word for word in words if word.isalpha()]
-    return " ".join(["evergrant", *known[: 2 if known[:1] in (["grants"], ["keys"]) else 1]])
+def _explain(problem: TyperException) -> None:
+    """What was wrong with the command line, and where help is; a bare group is answered with its help."""
+    message = problem.format_message()
+    if message.startswith("Usage: "):
+        sys.stderr.write(message + "\n")
+        return
+    context = getattr(problem, "ctx", None)
+    command = "evergrant" if context is None else context.command_path
+    _complain(f"{message.removesuffix('.')} (see `{command} --help`)")
+
+
+def _write_no_more() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter's own flush at exit says nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

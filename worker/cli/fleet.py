@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli.output import columns, note, until, write_json, write_line
-from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run
+from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from worker.wiring import Runtime
 
 FOLLOW_WAIT_MS = 2_000
+MOST_SECONDS = 315_360_000  # ten years, as in an import line
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def token(
-    grant_id: Annotated[str, typer.Argument(metavar="ID", help="The grant's id.")],
+    grant_id: Annotated[str, typer.Argument(metavar="ID", help="The grant's id.", callback=utf8)],
     min_ttl: Annotated[
-        float, typer.Option("--min-ttl", min=0, metavar="SECONDS", help="How long it must live at least.")
+        float,
+        typer.Option(
+            "--min-ttl", min=0, max=MOST_SECONDS, metavar="SECONDS", help="How long it must live at least."
+        ),
     ] = 60,
 ) -> None:
     """Print an access token that lives long enough, refreshing the grant if it must.
@@ -175,5 +179,10 @@ def _client_row(*cells: str) -> str:
 
 def _incident_line(incident: "Incident", now: int) -> str:
     mark = "!" if incident.needs_a_person else "-"
-    time_left = "" if incident.ends_at is None else f" Time left: {until(incident.ends_at, now)}."
+    if incident.ends_at is None:
+        time_left = ""
+    elif incident.ends_at > now:
+        time_left = f" Time left: {until(incident.ends_at, now)}."
+    else:
+        time_left = f" It ended {until(now, incident.ends_at)} ago."
     return f"{mark} {incident.subject}: {incident.problem}.{time_left} {incident.advice}"

@@ -1,5 +1,8 @@
 """`evergrant grants`: import, list, show, export, refresh, pause, resume, delete."""
 
+import os
+import signal
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
 import typer
 
 from worker.cli.output import columns, note, until, write_json, write_line
-from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run
+from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
 
 if TYPE_CHECKING:
     from worker.adapters.store.fleet import Stored
@@ -15,9 +18,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The stored grants.", no_args_is_help=True)
 
-GrantId = Annotated[str, typer.Argument(metavar="ID", help="The grant's id.")]
+GrantId = Annotated[str, typer.Argument(metavar="ID", help="The grant's id.", callback=utf8)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-ClientName = Annotated[str | None, typer.Option("--client", help="Only this client's grants.")]
+ClientName = Annotated[
+    str | None, typer.Option("--client", metavar="NAME", help="Only this client's grants.", callback=utf8)
+]
 
 STATUSES = ("active", "failing", "failed", "paused")
 
@@ -118,6 +123,8 @@ def delete(grant_id: GrantId) -> None:
 async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> tuple[int, int]:
     from worker.importing import Importer, numbered_lines
 
+    # Reading blocks: a Ctrl-C must interrupt the read itself, not wait for the loop to come round.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     importer = Importer(runtime, replace_existing=replace_existing)
     stored = refused = 0
     with _open(name) as file, _Progress(file) as progress:
@@ -182,9 +189,8 @@ class _Progress:
             self._bar.console.print(text, markup=False, highlight=False)
 
     def _file_size(self) -> int | None:
-        if not self._file.seekable():
-            return None
-        return Path(self._file.name).stat().st_size if isinstance(self._file.name, str) else None
+        found = os.fstat(self._file.fileno())
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 async def _list(runtime: "Runtime", status: str | None, client: str | None, *, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, TypeVar
 
+import typer
+
 from worker.cli.output import note
 
 if TYPE_CHECKING:
@@ -39,6 +41,17 @@ def settings() -> "Settings":
         raise CommandError(str(problem), SETTINGS) from None
 
 
+def utf8(text: str | None) -> str | None:
+    """Refuse an argument that no stored text can be equal to.
+
+    Raises:
+        typer.BadParameter: it is not UTF-8.
+    """
+    if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
+        raise typer.BadParameter("takes UTF-8")
+    return text
+
+
 def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     """Run `work` on the deployment that the settings name; the embedded server runs meanwhile.
 
@@ -48,7 +61,11 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     import asyncio
     from contextlib import nullcontext
 
-    from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 redis-py's own names
+    from redis.exceptions import (
+        ConnectionError,  # noqa: A004 redis-py's own name
+        RedisError,
+        TimeoutError,  # noqa: A004 redis-py's own name
+    )
 
     from config import SettingsError
     from config.logging import configure_logging
@@ -71,8 +88,15 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     except wiring.EmbeddedServerError as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
     except (StoreUnavailableError, ConnectionError, TimeoutError) as problem:
-        name = "the embedded server" if chosen.uses_embedded_server else "EVERGRANT_REDIS_URL"
-        raise CommandError(f"{name} cannot be reached: {_first_line(problem)}", UNREACHABLE) from None
+        line = f"{_store(chosen)} cannot be reached: {_first_line(problem)}"
+        raise CommandError(line, UNREACHABLE) from None
+    except RedisError as problem:
+        line = f"{_store(chosen)} refused a command: {_first_line(problem)}"
+        raise CommandError(line, UNREACHABLE) from None
+
+
+def _store(chosen: "Settings") -> str:
+    return "the embedded server" if chosen.uses_embedded_server else "EVERGRANT_REDIS_URL"
 
 
 def _first_line(problem: BaseException) -> str:

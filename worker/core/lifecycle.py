@@ -72,6 +72,7 @@ UNAVAILABLE = "unavailable"
 REPLY_UNKNOWN = "reply_unknown"
 REPLY_LOST = "reply_lost"
 
+SAME_END_MS = 2_000  # servers state whole seconds
 NO_END = 2**53 - 1  # later than any instant, and still exact in Redis's doubles
 
 _STATUS = {
@@ -313,10 +314,18 @@ def _refresh_times(
 ) -> tuple[int, int | None]:
     """When the refresh token was issued and when it ends: stated, else documented, never above the cap."""
     stated_ms = refreshed.refresh_expires_in_ms
+    if client.grant_type is GrantType.CLIENT_CREDENTIALS:
+        return sent_at, None
     if not rotated and stated_ms is None:
         return grant.refresh_issued_at, grant.refresh_expires_at
     lifetime_ms = refresh_lifetime_ms(client, stated_ms)
-    return sent_at, None if lifetime_ms is None else sent_at + lifetime_ms
+    if lifetime_ms is None:
+        return sent_at, None
+    ends_at = sent_at + lifetime_ms
+    if grant.refresh_expires_at is not None and ends_at <= grant.refresh_expires_at + SAME_END_MS:
+        # A new token with the old one's end: to the schedule it is as old as that end is.
+        return grant.refresh_issued_at, ends_at
+    return sent_at, ends_at
 
 
 def refresh_lifetime_ms(client: Client, stated_ms: int | None) -> int | None:
@@ -355,6 +364,8 @@ def _reason(
     code: str,
     now: int,
 ) -> str:
+    if grant.status is Status.FAILED and finding is Finding.NO_ANSWER and grant.reason is not None:
+        return grant.reason
     if phase is Phase.FAILED:
         return _cause(grant, client, finding, code, now)
     if phase is Phase.CONFIRMING:

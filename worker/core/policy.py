@@ -176,7 +176,7 @@ def _access_due(grant: Grant, rules: Rules) -> Due:
         return NEVER
     lifetime_ms = grant.access_expires_at - grant.issued_at
     if lifetime_ms <= 0:
-        return Due(grant.issued_at, Action.REFRESH, Reason.NO_ACCESS_TOKEN)
+        return Due(grant.access_expires_at, Action.REFRESH, Reason.NO_ACCESS_TOKEN)
     share_at = _share_at(grant, grant.issued_at, lifetime_ms, rules)
     floor_at = grant.access_expires_at - int(min(rules.min_margin_ms, MARGIN_SHARE * lifetime_ms))
     if share_at <= floor_at:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote_plus
@@ -65,7 +66,7 @@ class Refreshed:
     refresh_token: str | None = field(repr=False)
     expires_in_ms: int | None
     refresh_expires_in_ms: int | None
-    scope: str | None
+    scope: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +141,9 @@ def read_reply(reply: Reply, provider: Provider, now: int) -> Outcome:
         return _read_success(document, code, status)
     if code is not None:
         return _read_error(code, reply.headers, now)
+    if provider.ambiguous_message is not None and (status == 401 or _says(document, provider)):
+        return Rejected(f"http_{status}", ambiguous=True)
     if status == 401:
-        if provider.bare_401_is_ambiguous:
-            return Rejected("http_401", ambiguous=True)
         return ClientRejected("http_401")
     return Unavailable(f"http_{status}", _retry_after_ms(reply.headers, now))
 
@@ -161,9 +162,9 @@ def _authenticated(client: Client, secret: str, form: dict[str, str]) -> TokenRe
 def _read_server_fault(reply: Reply, code: str | None, now: int) -> Outcome:
     detail = f"http_{reply.status}"
     retry_after_ms = _retry_after_ms(reply.headers, now)
-    if reply.status == 503 or code == "temporarily_unavailable":
-        return Unavailable(detail, retry_after_ms)
-    if retry_after_ms is not None:
+    told_to_wait = reply.status == 503 or code == "temporarily_unavailable" or retry_after_ms is not None
+    if told_to_wait:
+        # A fault in front of the server, or behind the rotation: nobody says which.
         return Unavailable(detail, retry_after_ms, may_have_acted=True)
     return Unknown(detail)
 
@@ -203,6 +204,16 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def _says(document: dict[str, Any] | None, provider: Provider) -> bool:
+    """Whether the errors of a Buddy-style document hold the provider's message."""
+    errors = document.get("errors") if document is not None else None
+    if not isinstance(errors, list):
+        return False
+    return any(
+        isinstance(each, dict) and each.get("message") == provider.ambiguous_message for each in errors
+    )
 
 
 def _error_code(document: dict[str, Any] | None) -> str | None:
@@ -274,7 +285,9 @@ def _retry_after_ms(headers: Mapping[str, str], now: int) -> int | None:
 
 def _until_date_ms(value: str, now: int) -> int | None:
     try:
-        at = parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        # The asctime form names no zone, and every HTTP date is GMT.
+        at = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError):
         return None
     return max(int(at * SECOND_MS) - now, 0)

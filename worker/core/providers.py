@@ -37,8 +37,8 @@ class Provider:
         refresh_lifetime_cap_ms: never believe a reply that claims more.
         absolute_lifetime_ms: from the person's consent; no refresh moves it.
         resend_after_unknown: send the same refresh token once more when no reply could be read.
-        bare_401_is_ambiguous: a 401 without an RFC 6749 code may mean a dead refresh token as well as
-            a wrong client secret; a client-credentials request tells them apart.
+        ambiguous_message: what the server says of a dead refresh token and of a wrong client secret
+            alike, without an RFC 6749 code; a client-credentials request tells them apart.
         known_scopes: the documented ones, none where they are the server's own; others may exist.
     """
 
@@ -49,7 +49,7 @@ class Provider:
     refresh_lifetime_cap_ms: int | None = None
     absolute_lifetime_ms: int | None = None
     resend_after_unknown: bool = True
-    bare_401_is_ambiguous: bool = False
+    ambiguous_message: str | None = None
     known_scopes: frozenset[str] = frozenset()
 
 
@@ -72,7 +72,7 @@ BUDDY = Provider(
     token_path="/oauth2/token",
     refresh_lifetime_ms=183 * DAY_MS,
     refresh_lifetime_cap_ms=183 * DAY_MS,
-    bare_401_is_ambiguous=True,
+    ambiguous_message="Wrong authentication data",
     known_scopes=_BUDDY_SCOPES,
 )
 

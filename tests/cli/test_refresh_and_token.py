@@ -1,0 +1,132 @@
+"""`evergrant grants refresh` and `evergrant token`: tokens on demand."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Cli
+    from worker.sandbox.client import Sandbox
+
+Line = Callable[..., dict[str, Any]]
+
+
+def test_a_refresh_prints_the_new_version_and_the_provider_has_rotated_once(
+    cli: "Cli", enroll: Line, sandbox: "Sandbox"
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+
+    done = cli("grants", "refresh", grant["id"])
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("refreshed: version 1, the access token ends in ")
+    assert sandbox.grant(grant["id"])["rotations"] == 1
+
+
+def test_a_rejected_grant_is_exit_1_with_the_reason_and_what_becomes_of_it(
+    cli: "Cli", enroll: Line, sandbox: "Sandbox"
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+    sandbox.revoke(grant["id"])
+
+    once, twice = cli("grants", "refresh", grant["id"]), cli("grants", "refresh", grant["id"])
+    held = cli("token", grant["id"])
+
+    assert (once.code, twice.code) == (1, 1)
+    assert "the provider rejected its refresh token" in once.complaint
+    assert once.complaint.endswith("it is failing and will be tried again")
+    assert twice.complaint.endswith("it is failed: the person must connect again")
+    assert (held.code, held.out) == (0, grant["access_token"] + "\n")
+    assert held.complaint == f"evergrant: {grant['id']} is failed (revoked): this is its last access token"
+
+
+def test_a_paused_grant_is_not_refreshed(cli: "Cli", enroll: Line, sandbox: "Sandbox") -> None:
+    grant = enroll()
+    cli.take_in(grant | {"status": "paused"})
+
+    done = cli("grants", "refresh", grant["id"])
+
+    assert done.code == 1
+    assert "is paused; `evergrant grants resume`" in done.complaint
+    assert list(sandbox.log(grant["id"])) == []
+
+
+def test_a_grant_of_a_client_that_is_not_configured_is_not_refreshed(cli: "Cli", line: Line) -> None:
+    cli.take_in(line("one"))
+    names = ("PROVIDER", "CLIENT_ID", "CLIENT_SECRET", "TOKEN_URL")
+    bare = cli.having(**{f"CLIENTS__BUDDY__{name}": None for name in names})
+
+    done = bare("grants", "refresh", "one")
+
+    assert done.code == 1
+    assert "its client 'buddy' is not configured" in done.complaint
+    assert bare("token", "one").out == "access-one\n"
+
+
+def test_a_wrong_secret_leaves_the_grant_as_it_was(cli: "Cli", enroll: Line) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+    wrong = cli.having(CLIENTS__BUDDY__CLIENT_SECRET="wrong-secret-canary")
+
+    done = wrong("grants", "refresh", grant["id"])
+
+    assert done.code == 1
+    assert "the provider rejected the client's credentials" in done.complaint
+    assert done.complaint.endswith("it is active as before")
+    assert "canary" not in done.err
+    assert cli("grants", "refresh", grant["id"]).code == 0
+
+
+def test_a_provider_that_does_not_answer_is_named_as_such(
+    cli: "Cli", enroll: Line, sandbox: "Sandbox"
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+    with sandbox.fault("status", status=503):
+        done = cli("grants", "refresh", grant["id"])
+
+    assert done.code == 1
+    assert "no usable answer from the provider" in done.complaint
+
+
+def test_a_token_that_lives_long_enough_is_printed_without_a_request(
+    cli: "Cli", enroll: Line, sandbox: "Sandbox"
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+
+    done = cli("token", grant["id"], "--min-ttl", "3000")
+
+    assert (done.code, done.out, done.err) == (0, grant["access_token"] + "\n", "")
+    assert list(sandbox.log(grant["id"])) == []
+
+
+def test_a_token_that_ends_too_soon_is_refreshed_first(cli: "Cli", enroll: Line, sandbox: "Sandbox") -> None:
+    grant = enroll(age_seconds=1_800)
+    cli.take_in(grant)
+
+    done = cli("token", grant["id"], "--min-ttl", "3000")
+
+    live = sandbox.grant(grant["id"])
+    assert (done.code, done.out, done.err) == (0, live["access_token"] + "\n", "")
+    assert live["rotations"] == 1
+
+
+def test_a_life_that_no_token_has_is_exit_1(cli: "Cli", enroll: Line) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+
+    done = cli("token", grant["id"], "--min-ttl", "90000")
+
+    assert (done.code, done.out) == (1, "")
+    assert "a fresh access token lives only" in done.complaint
+
+
+def test_a_grant_that_cannot_get_a_token_prints_none(cli: "Cli", line: Line) -> None:
+    cli.take_in(line("over", issued_at="2026-01-01T00:00:00Z", refresh_token=None))
+
+    done = cli("token", "over")
+
+    assert (done.code, done.out) == (1, "")
+    assert "the person must connect again" in done.complaint
