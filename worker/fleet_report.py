@@ -102,8 +102,8 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
             client.name,
             f"the provider rejects this client's credentials ({client.reason})",
             client.soonest_expiry_at,
-            f"Put the right secret into EVERGRANT_CLIENTS__{client.name.upper()}__CLIENT_SECRET, in .env or"
-            " its secret file: it is read again at the next probe. In a worker's environment it takes a restart.",
+            f"Put the right secret into EVERGRANT_CLIENTS__{client.name.upper()}__CLIENT_SECRET: in .env or"
+            " its secret file it is read again at the next probe, in a worker's environment at its restart.",
             needs_a_person=has_grants,
         )
     elif client.name not in runtime.clients and has_grants:

@@ -78,7 +78,7 @@ class Cli:
         return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     @contextmanager
-    def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self, *arguments: str, output: BinaryIO | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """Start a command that goes on; it is gone when the block ends."""
         pipe = subprocess.PIPE
         with subprocess.Popen(  # noqa: S603 our own command
@@ -86,8 +86,8 @@ class Cli:
             cwd=self.home,
             env=self.environment,
             stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
+            stdout=output or pipe,
+            stderr=output or pipe,
         ) as process:
             try:
                 yield process

@@ -1,17 +1,17 @@
 """`evergrant grants refresh` and `evergrant token`: tokens on demand."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tests.cli.conftest import Cli
-    from worker.sandbox.client import Sandbox
+from worker.sandbox.client import Sandbox
+
+Cli = Any  # conftest.py has it; test modules cannot import one another
 
 Line = Callable[..., dict[str, Any]]
 
 
 def test_a_refresh_prints_the_new_version_and_the_provider_has_rotated_once(
-    cli: "Cli", enroll: Line, sandbox: "Sandbox"
+    cli: Cli, enroll: Line, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -24,7 +24,7 @@ def test_a_refresh_prints_the_new_version_and_the_provider_has_rotated_once(
 
 
 def test_a_rejected_grant_is_exit_1_with_the_reason_and_what_becomes_of_it(
-    cli: "Cli", enroll: Line, sandbox: "Sandbox"
+    cli: Cli, enroll: Line, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -41,7 +41,7 @@ def test_a_rejected_grant_is_exit_1_with_the_reason_and_what_becomes_of_it(
     assert held.complaint == f"evergrant: {grant['id']} is failed (revoked): this is its last access token"
 
 
-def test_a_paused_grant_is_not_refreshed(cli: "Cli", enroll: Line, sandbox: "Sandbox") -> None:
+def test_a_paused_grant_is_not_refreshed(cli: Cli, enroll: Line, sandbox: Sandbox) -> None:
     grant = enroll()
     cli.take_in(grant | {"status": "paused"})
 
@@ -52,7 +52,7 @@ def test_a_paused_grant_is_not_refreshed(cli: "Cli", enroll: Line, sandbox: "San
     assert list(sandbox.log(grant["id"])) == []
 
 
-def test_a_grant_of_a_client_that_is_not_configured_is_not_refreshed(cli: "Cli", line: Line) -> None:
+def test_a_grant_of_a_client_that_is_not_configured_is_not_refreshed(cli: Cli, line: Line) -> None:
     cli.take_in(line("one"))
     names = ("PROVIDER", "CLIENT_ID", "CLIENT_SECRET", "TOKEN_URL")
     bare = cli.having(**{f"CLIENTS__BUDDY__{name}": None for name in names})
@@ -64,7 +64,7 @@ def test_a_grant_of_a_client_that_is_not_configured_is_not_refreshed(cli: "Cli",
     assert bare("token", "one").out == "access-one\n"
 
 
-def test_a_wrong_secret_leaves_the_grant_as_it_was(cli: "Cli", enroll: Line) -> None:
+def test_a_wrong_secret_leaves_the_grant_as_it_was(cli: Cli, enroll: Line) -> None:
     grant = enroll()
     cli.take_in(grant)
     wrong = cli.having(CLIENTS__BUDDY__CLIENT_SECRET="wrong-secret-canary")
@@ -78,9 +78,7 @@ def test_a_wrong_secret_leaves_the_grant_as_it_was(cli: "Cli", enroll: Line) -> 
     assert cli("grants", "refresh", grant["id"]).code == 0
 
 
-def test_a_provider_that_does_not_answer_is_named_as_such(
-    cli: "Cli", enroll: Line, sandbox: "Sandbox"
-) -> None:
+def test_a_provider_that_does_not_answer_is_named_as_such(cli: Cli, enroll: Line, sandbox: Sandbox) -> None:
     grant = enroll()
     cli.take_in(grant)
     with sandbox.fault("status", status=503):
@@ -91,7 +89,7 @@ def test_a_provider_that_does_not_answer_is_named_as_such(
 
 
 def test_a_token_that_lives_long_enough_is_printed_without_a_request(
-    cli: "Cli", enroll: Line, sandbox: "Sandbox"
+    cli: Cli, enroll: Line, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -102,7 +100,7 @@ def test_a_token_that_lives_long_enough_is_printed_without_a_request(
     assert list(sandbox.log(grant["id"])) == []
 
 
-def test_a_token_that_ends_too_soon_is_refreshed_first(cli: "Cli", enroll: Line, sandbox: "Sandbox") -> None:
+def test_a_token_that_ends_too_soon_is_refreshed_first(cli: Cli, enroll: Line, sandbox: Sandbox) -> None:
     grant = enroll(age_seconds=1_800)
     cli.take_in(grant)
 
@@ -113,7 +111,7 @@ def test_a_token_that_ends_too_soon_is_refreshed_first(cli: "Cli", enroll: Line,
     assert live["rotations"] == 1
 
 
-def test_a_life_that_no_token_has_is_exit_1(cli: "Cli", enroll: Line) -> None:
+def test_a_life_that_no_token_has_is_exit_1(cli: Cli, enroll: Line) -> None:
     grant = enroll()
     cli.take_in(grant)
 
@@ -123,7 +121,7 @@ def test_a_life_that_no_token_has_is_exit_1(cli: "Cli", enroll: Line) -> None:
     assert "a fresh access token lives only" in done.complaint
 
 
-def test_a_grant_that_cannot_get_a_token_prints_none(cli: "Cli", line: Line) -> None:
+def test_a_grant_that_cannot_get_a_token_prints_none(cli: Cli, line: Line) -> None:
     cli.take_in(line("over", issued_at="2026-01-01T00:00:00Z", refresh_token=None))
 
     done = cli("token", "over")

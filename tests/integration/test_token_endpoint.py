@@ -521,10 +521,10 @@ async def test_a_wrong_secret_is_the_clients_fault(endpoint: HttpTokenEndpoint, 
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("status", {"status": 503}, Unavailable("http_503")),
+        ("status", {"status": 503}, Unavailable("http_503", may_have_acted=True)),
         ("status", {"status": 500}, Unknown("http_500")),
         ("status", {"status": 502, "acts": True}, Unknown("http_502")),
-        ("outage", {"form": "503"}, Unavailable("http_503")),
+        ("outage", {"form": "503"}, Unavailable("http_503", may_have_acted=True)),
         ("too_many_requests", {"retry_after": 7}, Unavailable("http_429", 7_000)),
         ("too_many_requests", {"form": "absent"}, Unavailable("http_429")),
     ],

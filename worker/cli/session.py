@@ -58,6 +58,8 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     Raises:
         CommandError: a setting is wrong, or a server cannot be reached.
     """
+    chosen = settings()  # before all that takes long to load
+
     import asyncio
     from contextlib import nullcontext
 
@@ -72,7 +74,6 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     from worker import wiring
     from worker.core.ports import StoreUnavailableError
 
-    chosen = settings()
     configure_logging("error", "console")
     try:
         deployment = wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))

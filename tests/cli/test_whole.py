@@ -1,0 +1,76 @@
+"""`evergrant up` and `evergrant demo`: everything in one command, and nothing left of it."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.sandbox.client import Sandbox
+
+Cli = Any  # conftest.py has it; test modules cannot import one another
+Line = Callable[..., dict[str, Any]]
+WaitUntil = Callable[[Callable[[], object]], None]
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc here")
+
+
+def processes_with(mark: str) -> list[int]:
+    """The processes in whose environment or command line something stands."""
+    found = []
+    for home in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (home / "environ").read_bytes() + (home / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if mark.encode() in text and int(home.name) != os.getpid():
+            found.append(int(home.name))
+    return found
+
+
+@needs_proc
+def test_up_refreshes_what_is_due_and_leaves_no_process_behind_after_ctrl_c(
+    embedded: Cli, enroll: Line, sandbox: Sandbox, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    due = enroll(age_seconds=3_000)
+    deployment = embedded.having(SWEEP_SECONDS="0.5")
+    deployment.take_in(due)
+
+    log = tmp_path / "up.log"
+    with log.open("wb") as output, deployment.running("up", output=output) as process:
+        wait_until(lambda: sandbox.grant(due["id"])["rotations"])
+        wait_until(lambda: deployment.grants()[due["id"]]["version"] == 1)
+        assert len(processes_with(str(tmp_path))) >= 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+    wait_until(lambda: not processes_with(str(tmp_path)))
+    assert log.read_text().rstrip().endswith("evergrant: stopped")
+    assert due["refresh_token"] not in log.read_text()
+
+
+def test_up_without_a_key_for_a_server_of_ones_own_starts_nothing(cli: Cli) -> None:
+    done = cli.having(KEYS=None)("up")
+
+    assert done.code == 2
+    assert done.complaint.startswith("evergrant: EVERGRANT_KEYS is missing")
+
+
+@needs_proc
+def test_the_demo_keeps_its_fleet_alive_and_prints_the_summary(
+    cli: Cli, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    cli.environment["TMPDIR"] = str(tmp_path)
+
+    done = cli("demo", "--seconds", "8", "--grants", "20")
+
+    assert done.code == 0, done.out + done.err
+    summary = done.out.splitlines()[-7:]
+    assert summary[0].startswith("20 grants, ")
+    assert int(summary[1].removeprefix("rotations")) > 0
+    assert summary[2].split() == ["failures", "announced", "1", "(one", "grant", "was", "revoked)"]
+    assert [row.split()[-1] for row in summary[3:]] == ["0", "0", "0", "0"]
+    wait_until(lambda: not processes_with(str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
