@@ -9,7 +9,7 @@ from worker.celery import this_process
 from worker.process import is_draining
 from worker.sweeper import run_refresher
 
-RUN_SECONDS = 15.0  # then others get their turn; the next sweep goes on where this one stopped
+RUN_SECONDS = 10.0  # then others get their turn; the next sweep goes on where this one stopped
 
 
 @shared_task(name="tasks.refresh", bind=True)

@@ -100,7 +100,8 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
         yield Incident(
             "client_rejected",
             client.name,
-            f"the provider rejects this client's credentials ({client.reason})",
+            f"the provider rejects this client's credentials ({client.reason}),"
+            f" next probe {_in(client.probe_at, now)}",
             client.soonest_expiry_at,
             f"Put the right secret into EVERGRANT_CLIENTS__{client.name.upper()}__CLIENT_SECRET: in .env or"
             " its secret file it is read again at the next probe, in a worker's environment at its restart.",
@@ -116,14 +117,22 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
             needs_a_person=True,
         )
     elif client.next_due_at is not None and now - client.next_due_at > OVERDUE_MS:
+        nobody_claims = client.claimed_at is None or now - client.claimed_at > OVERDUE_MS
         yield Incident(
-            "not_refreshing",
+            "not_refreshing" if nobody_claims else "behind",
             client.name,
-            f"nobody refreshes its grants, overdue: {client.due}",
+            f"{'nobody refreshes its grants' if nobody_claims else 'its refreshes are late'},"
+            f" overdue: {client.due}",
             client.soonest_expiry_at,
-            "Are a worker and beat running, and can they reach Redis?",
-            needs_a_person=True,
+            "Are a worker and beat running, and can they reach Redis?"
+            if nobody_claims
+            else "They are being worked off; more workers or a higher rate budget make it faster.",
+            needs_a_person=nobody_claims,
         )
+
+
+def _in(at: int | None, now: int) -> str:
+    return "is due" if at is None or at <= now else f"in {(at - now) // 1000} s"
 
 
 def _of_grant(stored: Stored, ends_at: int | None) -> Incident:

@@ -45,6 +45,7 @@ CHUNK = 50  # grants a claim takes at most
 REFILL_AT = 0.9  # of the slots taken: claims go in chunks, not one by one
 RESEND_PAUSE_SECONDS = 0.5
 STORE_PAUSE_SECONDS = 0.2
+LOOK_UP_SECONDS = 1.0  # however long the rate budget asks to wait: `stop` may have been said meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Effort:
     """
 
     in_flight: int = 100
-    store_patience_seconds: float = 45.0  # with all else, within a task's time limit
+    store_patience_seconds: float = 30.0  # with all else, within a task's time limit
 
 
 class Refresher:
@@ -115,15 +116,23 @@ class Refresher:
                 claiming = not claim.drained
                 if claiming and not claim.wait_ms:
                     continue
-                wait_seconds = claim.wait_ms / 1_000 if claiming else None
+                wait_seconds = min(claim.wait_ms / 1_000, LOOK_UP_SECONDS) if claiming else None
             running = await _until_one_ends(running, wait_seconds)
         if away is not None:
             raise away
         return attempted
 
     async def refresh_one(self, lease: Lease) -> Outcome | None:
-        """Refresh one leased grant now, due or not; `None` where its tokens cannot be unsealed."""
-        return await self._refresh(lease, self._clients.reread(lease.grant.client))
+        """Refresh one leased grant now, due or not; `None` where its tokens cannot be unsealed.
+
+        A success lets a rejected client work again. A refusal does not pause it: whoever asked may have
+        another secret than the workers.
+        """
+        client = self._clients.reread(lease.grant.client)
+        outcome = await self._refresh(lease, client, may_pause_client=False)
+        if isinstance(outcome, Refreshed):
+            await self._accept_client(lease, client)
+        return outcome
 
     async def _attempt(self, lease: Lease, client: Client) -> None:
         """Do what a claimed grant is due for."""
@@ -146,7 +155,9 @@ class Refresher:
             case Action.WAIT:
                 await self._settle(lease, lifecycle.leave(lease.grant, due.at, client, self._rules))
 
-    async def _refresh(self, lease: Lease, client: Client) -> Outcome | None:
+    async def _refresh(
+        self, lease: Lease, client: Client, *, may_pause_client: bool = True
+    ) -> Outcome | None:
         try:
             pair = self._sealer.open(lease.grant)
         except UnsealError as error:
@@ -165,7 +176,11 @@ class Refresher:
             case Refreshed():
                 await self._commit(lease, client, pair, outcome, sent_at)
             case ClientRejected():
-                await self._reject_client(lease, client, outcome, sent_at, in_doubt=in_doubt)
+                if may_pause_client:
+                    await self._pause_client(lease, client, outcome, sent_at)
+                grant = replace(lease.grant, in_doubt=in_doubt)
+                left = lifecycle.leave(grant, self._clock.now(), client, self._rules)
+                await self._settle(lease, left)
             case _:
                 await self._store_failure(lease, outcome, client, in_doubt=in_doubt)
         return outcome
@@ -185,27 +200,19 @@ class Refresher:
     async def _commit(
         self, lease: Lease, client: Client, pair: TokenPair, answer: Refreshed, sent_at: int
     ) -> None:
-        """Store the answer; sealed anew if the record moved on without using up its refresh token."""
+        """Store the answer; made anew if the record moved on without using up its refresh token."""
         base = lease.grant
-        version = base.version
         while True:
+            now = self._clock.now()
             successor = lifecycle.succeed(
-                base,
-                pair,
-                answer,
-                client,
-                self._rules,
-                version=version,
-                attempt=lease.fence,
-                sent_at=sent_at,
-                now=self._clock.now(),
+                base, pair, answer, client, self._rules, attempt=lease.fence, sent_at=sent_at, now=now
             )
             sealed = self._sealer.seal(base.id, successor.grant.version, successor.pair)
-            commit = Commit(lease.fence, base.lineage, version, successor, sealed)
+            commit = Commit(lease.fence, base.lineage, base.version, base.status, successor, sealed)
             committed = await self._until_stored(partial(self._store.commit, commit))
-            if committed.verdict is not Verdict.REBASE:
+            if committed.verdict is not Verdict.REBASE or committed.status is None:
                 break
-            version = committed.version
+            base = replace(base, version=committed.version, status=committed.status)
         if committed.verdict is Verdict.STORED:
             log.debug("grant.refreshed", grant=base.id, client=client.name, version=committed.version)
         else:
@@ -232,10 +239,10 @@ class Refresher:
             reason=change.grant.reason,
         )
 
-    async def _reject_client(
-        self, lease: Lease, client: Client, outcome: ClientRejected, sent_at: int, *, in_doubt: bool
+    async def _pause_client(
+        self, lease: Lease, client: Client, outcome: ClientRejected, sent_at: int
     ) -> None:
-        """Pause the client first, then put the grant back untouched: nothing can claim it in between."""
+        """Pause the client before its grant is put back: nothing can claim it in between."""
         now = self._clock.now()
         event = client_event(
             EventType.CLIENT_REJECTED, client, attempt=lease.fence, now=now, reason=outcome.code
@@ -243,8 +250,6 @@ class Refresher:
         reject = partial(self._store.reject_client, client, event, sent_at=sent_at, probe=lease.probe)
         if await self._until_stored(reject):
             log.warning("client.rejected", client=client.name, code=outcome.code)
-        grant = replace(lease.grant, in_doubt=in_doubt)
-        await self._settle(lease, lifecycle.leave(grant, now, client, self._rules))
 
     async def _accept_client(self, lease: Lease, client: Client) -> None:
         event = client_event(EventType.CLIENT_RECOVERED, client, attempt=lease.fence, now=self._clock.now())

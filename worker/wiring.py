@@ -34,6 +34,7 @@ from worker.adapters.store.scripts import Scripts
 from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.core import providers
 from worker.core.policy import Rules
+from worker.core.ports import StoreUnavailableError
 from worker.core.providers import Client, ClientAuthentication, GrantType, Provider
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort, Refresher
 
@@ -48,6 +49,7 @@ __all__ = [
     "deploy",
     "embedded_server",
     "open_runtime",
+    "reach_store",
 ]
 
 REDIS_TIMEOUT_SECONDS: Final = 5.0
@@ -137,6 +139,23 @@ def check_store(deployment: Deployment) -> list[str]:
     return [finding.text for finding in findings if finding.level is Level.WARNING]
 
 
+def reach_store(deployment: Deployment) -> None:
+    """Ask the store for an answer.
+
+    Raises:
+        StoreUnavailableError: there is none; the message is one line.
+    """
+
+    async def ask() -> None:
+        async with Redis.from_url(deployment.redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS) as redis:
+            await redis.ping()
+
+    try:
+        asyncio.run(ask())
+    except RedisError as problem:
+        raise StoreUnavailableError(str(problem).splitlines()[0]) from None
+
+
 @asynccontextmanager
 async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
     """Connect everything in the running event loop, and close it at the end."""
@@ -146,7 +165,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         # A command may thus run twice; every script is idempotent by its attempt.
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=3),
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=1),
     )
     scripts = Scripts(redis, deployment.prefix)
     clock = RedisClock()
@@ -156,9 +175,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
     store = RedisStore(
         scripts, clock, limits, source=f"evergrant/{settings.namespace}", owner=_process_name()
     )
-    endpoint = HttpTokenEndpoint(
-        timeout_seconds=settings.http_timeout_seconds, connections=settings.in_flight
-    )
+    endpoint = HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds)
     async with redis, endpoint:
         refresher = Refresher(
             store=store,
@@ -189,20 +206,24 @@ class ConfiguredClients:
 
     def get(self, name: str, generation: int) -> Client:
         """The client as it is configured; read anew when `generation` has grown."""
-        if generation > self._generations.get(name, 0):
+        if generation > self._generations.get(name, 0) and self._read(name):
             self._generations[name] = generation
-            return self.reread(name)
         return self._clients[name]
 
     def reread(self, name: str) -> Client:
         """The client as its source has it now; as it was where the source cannot be read."""
+        self._read(name)
+        return self._clients[name]
+
+    def _read(self, name: str) -> bool:
+        """Read one client's settings again; returns whether they could be read."""
         try:
             settings = load_settings()
         except SettingsError:
-            return self._clients[name]
+            return False
         if name in settings.clients:
             self._clients[name] = client_of(name, settings.clients[name])
-        return self._clients[name]
+        return True
 
 
 def client_of(name: str, settings: ClientSettings) -> Client:
@@ -273,7 +294,8 @@ def _keys_of_file(settings: Settings, tell: Callable[[str], None]) -> dict[str, 
 
 
 def _store_limits(settings: Settings) -> StoreLimits:
-    refresh_seconds = 2 * settings.http_timeout_seconds + 1.5 * RESEND_PAUSE_SECONDS
+    # A request, the pause, the same once more, and the check that tells a client's fault from a grant's.
+    refresh_seconds = 3 * settings.http_timeout_seconds + 1.5 * RESEND_PAUSE_SECONDS
     first_probe_ms = int(settings.probe_seconds * 1000)
     return StoreLimits(
         lease_ms=int((refresh_seconds + COMMIT_SECONDS) * 1000),

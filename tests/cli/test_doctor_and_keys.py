@@ -29,7 +29,7 @@ def test_a_server_that_evicts_is_refused_and_one_without_a_log_on_disk_is_warned
 
     assert done.code == 1
     rows = {row.split()[0]: row for row in done.out.splitlines()}
-    assert "maxmemory-policy is allkeys-lru" in rows["refused"]
+    assert "maxmemory-policy is allkeys-lru" in rows["bad"]
     assert "the append-only file is off" in rows["warning"]
 
 

@@ -64,7 +64,9 @@ def test_a_grant_of_a_client_that_is_not_configured_is_not_refreshed(cli: Cli, l
     assert bare("token", "one").out == "access-one\n"
 
 
-def test_a_wrong_secret_leaves_the_grant_as_it_was(cli: Cli, enroll: Line) -> None:
+def test_a_wrong_secret_in_one_shell_leaves_the_grant_and_the_workers_client_as_they_were(
+    cli: Cli, enroll: Line
+) -> None:
     grant = enroll()
     cli.take_in(grant)
     wrong = cli.having(CLIENTS__BUDDY__CLIENT_SECRET="wrong-secret-canary")
@@ -75,6 +77,7 @@ def test_a_wrong_secret_leaves_the_grant_as_it_was(cli: Cli, enroll: Line) -> No
     assert "the provider rejected the client's credentials" in done.complaint
     assert done.complaint.endswith("it is active as before")
     assert "canary" not in done.err
+    assert cli("status").out.splitlines()[1].split()[:2] == ["buddy", "accepted"]
     assert cli("grants", "refresh", grant["id"]).code == 0
 
 

@@ -1,5 +1,6 @@
 """`evergrant status`: what a person at 3 a.m. needs."""
 
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -42,10 +43,16 @@ def test_a_failed_grant_is_named_with_the_time_that_is_left_and_what_to_do(
     assert incident["needs_a_person"] is True
 
 
-def test_a_rejected_client_is_one_incident_that_names_its_setting(cli: Cli, enroll: Line) -> None:
-    grant = enroll()
+def test_a_rejected_client_is_one_incident_that_names_its_setting(
+    cli: Cli, enroll: Line, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
+    grant = enroll(age_seconds=3000)
     cli.take_in(grant)
-    cli.having(CLIENTS__BUDDY__CLIENT_SECRET="wrong")("grants", "refresh", grant["id"])
+    quick = {"SWEEP_SECONDS": "0.2", "LOG_LEVEL": "error"}
+    with cli.having(CLIENTS__BUDDY__CLIENT_SECRET="wrong", **quick).running("up") as process:
+        wait_until(lambda: "rejected" in cli("status").out)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
 
     done = cli("status")
 
@@ -54,6 +61,9 @@ def test_a_rejected_client_is_one_incident_that_names_its_setting(cli: Cli, enro
     (told,) = [row for row in done.out.splitlines() if row.startswith("!")]
     assert told.startswith("! buddy: the provider rejects this client's credentials")
     assert "EVERGRANT_CLIENTS__BUDDY__CLIENT_SECRET" in told
+
+    assert cli("grants", "refresh", grant["id"]).code == 0
+    assert cli("status").out.splitlines()[1].split()[:2] == ["buddy", "accepted"]
 
 
 def test_grants_that_nobody_refreshes_are_an_incident(cli: Cli, line: Line) -> None:

@@ -37,7 +37,7 @@ from worker.core import lifecycle
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.interchange import read_line
 from worker.core.policy import Rules
-from worker.core.ports import Commit, Lease
+from worker.core.ports import Commit, Committed, Lease
 from worker.core.protocol import Outcome, Refreshed
 from worker.core.providers import OAUTH2, Client
 from worker.refresher import Effort, Refresher
@@ -218,24 +218,25 @@ def told(redis: Any, prefix: str) -> Callable[[], Awaitable[list[dict[str, Any]]
 def answer(client: Client, clock: RedisClock) -> Callable[..., Commit]:
     """What a server's tokens make of a leased grant, ready to be stored."""
 
-    def make(lease: Lease, gives: str = "r1", *, used: str = "r0", version: int | None = None) -> Commit:
+    def make(lease: Lease, gives: str = "r1", *, used: str = "r0", onto: Committed | None = None) -> Commit:
         base = lease.grant
+        if onto is not None:
+            assert onto.status is not None
+            base = replace(base, version=onto.version, status=onto.status)
         refreshed = Refreshed("a1", gives, 3_600_000, None, None)
         now = clock.now()
-        version = base.version if version is None else version
         successor = lifecycle.succeed(
             base,
             TokenPair("a0", used),
             refreshed,
             client,
             RULES,
-            version=version,
             attempt=lease.fence,
             sent_at=now,
             now=now,
         )
         sealed = f"sealed {gives} by {lease.fence}".encode()
-        return Commit(lease.fence, base.lineage, version, successor, sealed)
+        return Commit(lease.fence, base.lineage, base.version, base.status, successor, sealed)
 
     return make
 
@@ -351,7 +352,7 @@ async def open_refresher(redis: Redis, prefix: str, keys: KeyRing) -> AsyncItera
             limits = StoreLimits(lease_ms, 10_000, first_probe_ms, longest_probe_ms=10 * first_probe_ms)
             scripts = Scripts(redis if connection is None else connection, prefix)
             owner = uuid.uuid4().hex
-            endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds, connections=in_flight)
+            endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds)
             return Refresher(
                 store=RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner),
                 endpoint=await opened.enter_async_context(endpoint),

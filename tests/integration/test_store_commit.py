@@ -1,6 +1,7 @@
 """commit.lua: the lineage decides, and one step stores everything."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from redis.asyncio import Redis
 
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
+from worker.core import lifecycle
 from worker.core.grant import Grant, Status, lineage_of
 from worker.core.ports import Commit, Committed, Lease, Verdict
 from worker.core.providers import Client
@@ -47,7 +49,7 @@ async def test_tokens_due_time_status_release_and_event_are_stored_in_one_step(
 
     successor = commit.successor
     record = await record_of("one")
-    assert committed == Committed(Verdict.STORED, 1)
+    assert committed == Committed(Verdict.STORED, 1, Status.ACTIVE)
     assert record["VERSION"] == 1
     assert record["LINEAGE"] == lineage_of("one", "r1")
     assert record["SEALED"] == commit.sealed
@@ -114,7 +116,7 @@ async def test_an_answer_to_a_refresh_token_that_was_replaced_since_is_supersede
 
     committed = await store.commit(answer(late, "r-late"))
 
-    assert committed == Committed(Verdict.SUPERSEDED, 1)
+    assert committed == Committed(Verdict.SUPERSEDED, 1, Status.ACTIVE)
     assert await record_of("one") == before
     assert len(await told()) == 1
 
@@ -129,10 +131,10 @@ async def test_a_rotating_answer_to_a_record_that_moved_on_with_the_same_refresh
     await store.commit(answer(theirs, "r0"))  # this time the server did not rotate
 
     refused = await store.commit(answer(late, "r1"))
-    rebased = await store.commit(answer(late, "r1", version=refused.version))
+    rebased = await store.commit(answer(late, "r1", onto=refused))
 
-    assert refused == Committed(Verdict.REBASE, 1)
-    assert rebased == Committed(Verdict.STORED, 2)
+    assert refused == Committed(Verdict.REBASE, 1, Status.ACTIVE)
+    assert rebased == Committed(Verdict.STORED, 2, Status.ACTIVE)
     assert (await record_of("one"))["LINEAGE"] == lineage_of("one", "r1")
 
 
@@ -148,7 +150,7 @@ async def test_an_answer_that_did_not_rotate_gives_way_to_a_newer_one_of_the_sam
 
     committed = await store.commit(answer(late, "r0"))
 
-    assert committed == Committed(Verdict.SUPERSEDED, 1)
+    assert committed == Committed(Verdict.SUPERSEDED, 1, Status.ACTIVE)
     assert (await record_of("one"))["SEALED"] == newer.sealed
 
 
@@ -159,7 +161,7 @@ async def test_an_answer_to_a_grant_that_was_deleted_is_gone(
     lease = await claim_one()
     await fleet.operate("one", "delete")
 
-    assert await store.commit(answer(lease)) == Committed(Verdict.GONE, 0)
+    assert await store.commit(answer(lease)) == Committed(Verdict.GONE, 0, None)
     assert await fleet.find("one") is None
     assert await told() == []
 
@@ -180,7 +182,7 @@ async def test_a_commit_run_twice_gives_the_same_verdict_and_tells_once(
     once = await record_of("one")
     again = await store.commit(commit)
 
-    assert first == again == Committed(Verdict.STORED, 1)
+    assert first == again == Committed(Verdict.STORED, 1, Status.ACTIVE)
     assert await record_of("one") == once
     assert len(await told()) == 1
     assert (await fleet.client_state("acme")).refreshed == 1
@@ -192,7 +194,11 @@ async def test_a_commit_of_a_server_that_does_not_rotate_is_also_stored_once(
     await seed("one")
     commit = answer(await claim_one(), "r0")
 
-    assert await store.commit(commit) == await store.commit(commit) == Committed(Verdict.STORED, 1)
+    assert (
+        await store.commit(commit)
+        == await store.commit(commit)
+        == Committed(Verdict.STORED, 1, Status.ACTIVE)
+    )
     assert len(await told()) == 1
 
 
@@ -250,7 +256,9 @@ async def test_a_grant_paused_while_it_was_refreshed_gets_its_tokens_and_stays_p
     lease = await claim_one()
     await fleet.operate("one", "pause")
 
-    assert (await store.commit(answer(lease))).verdict is Verdict.STORED
+    moved = await store.commit(answer(lease))
+    assert moved == Committed(Verdict.REBASE, 0, Status.PAUSED)
+    assert (await store.commit(answer(lease, onto=moved))).verdict is Verdict.STORED
 
     record = await record_of("one")
     assert (record["STATUS"], record["VERSION"]) == (b"paused", 1)
@@ -264,7 +272,9 @@ async def test_the_event_of_a_paused_grants_refresh_says_that_it_is_paused(
     lease = await claim_one()
     await fleet.operate("one", "pause")
 
-    await store.commit(answer(lease))
+    moved = await store.commit(answer(lease))
+    assert await told() == []
+    await store.commit(answer(lease, onto=moved))
 
     (event,) = await told()
     assert event["data"]["status"] == "paused"
@@ -319,3 +329,17 @@ async def test_the_event_stream_is_kept_to_about_its_length(
     await store.commit(answer(await claim_one()))
 
     assert 10_000 <= await redis.xlen(f"{prefix}events") < 10_200
+
+
+async def test_an_answer_that_was_superseded_gives_back_its_own_lease(
+    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, answer: Answer, record_of: RecordOf
+) -> None:
+    grant = await seed("one")
+    lease = await claim_one()
+    replaced = replace(grant, version=1, sealed=b"another pair", lineage=b"its lineage")
+    await fleet.land(lifecycle.Change(replaced, 1, None, None), replaces=0)
+
+    assert (await store.commit(answer(lease))).verdict is Verdict.SUPERSEDED
+
+    record = await record_of("one")
+    assert (record["LEASE_OWNER"], record["LEASE_UNTIL"]) == (False, 0)

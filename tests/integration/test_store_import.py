@@ -204,5 +204,5 @@ async def test_a_replacement_with_the_same_refresh_token_keeps_the_intent_and_th
     committed = await store.commit(answer(lease))
 
     assert committed.verdict is Verdict.REBASE
-    rebased = await store.commit(answer(lease, version=committed.version))
+    rebased = await store.commit(answer(lease, onto=committed))
     assert (rebased.verdict, rebased.version) == (Verdict.STORED, 5)

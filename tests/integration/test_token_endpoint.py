@@ -41,8 +41,8 @@ GENEROUS_SECONDS = 20.0
 async def open_endpoint() -> AsyncIterator[Open]:
     async with AsyncExitStack() as opened:
 
-        async def build(*, timeout_seconds: float = GENEROUS_SECONDS, connections: int = 5) -> Any:
-            endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds, connections=connections)
+        async def build(*, timeout_seconds: float = GENEROUS_SECONDS) -> Any:
+            endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds)
             return await opened.enter_async_context(endpoint)
 
         yield build
@@ -302,7 +302,7 @@ async def test_a_success_that_the_server_spoiled_is_unknown(
 async def test_a_server_that_hangs_is_unknown_within_the_deadline_and_the_endpoint_still_works(
     open_endpoint: Open, sandbox: Sandbox, at_sandbox: Client
 ) -> None:
-    endpoint = await open_endpoint(timeout_seconds=1.5, connections=2)
+    endpoint = await open_endpoint(timeout_seconds=1.5)
     _, pair = _pair_of(sandbox)
     with sandbox.fault("hang"):
         async with asyncio.timeout(GENEROUS_SECONDS):
@@ -319,7 +319,7 @@ async def test_after_many_cancelled_requests_every_connection_can_be_used_again(
 ) -> None:
     hanging = await serve(_hang)
     answering = await serve(_answering(TOKENS))
-    endpoint = await open_endpoint(timeout_seconds=1.0, connections=3)
+    endpoint = await open_endpoint(timeout_seconds=1.0)
     asked = [asyncio.create_task(endpoint.refresh(hanging, PAIR, 0)) for _ in range(3)]
     await asyncio.sleep(0)
     for task in asked:
@@ -344,7 +344,7 @@ async def test_a_body_that_trickles_for_ever_is_cut_by_the_total_deadline(
             await asyncio.sleep(0.02)
 
     client = await serve(_asking_first(trickle, _answering(TOKENS)))
-    endpoint = await open_endpoint(timeout_seconds=1.0, connections=1)
+    endpoint = await open_endpoint(timeout_seconds=1.0)
     started = time.monotonic()
 
     async with asyncio.timeout(GENEROUS_SECONDS):

@@ -241,9 +241,7 @@ def test_an_answer_s_next_due_time_is_before_the_deadlines_it_brings(
 ) -> None:
     held = TokenPair("access-1", "refresh-1" if grant.has_refresh_token else None)
     answer = Refreshed("access-2", refresh_token, access_ms, refresh_ms, None)
-    successor = lifecycle.succeed(
-        grant, held, answer, client, chosen, version=1, attempt=1, sent_at=NOW, now=NOW
-    )
+    successor = lifecycle.succeed(grant, held, answer, client, chosen, attempt=1, sent_at=NOW, now=NOW)
     cap_ms = client.provider.refresh_lifetime_cap_ms
     if client.grant_type is GrantType.CLIENT_CREDENTIALS:
         assert successor.grant.refresh_expires_at is None

@@ -59,7 +59,7 @@ def succeed(grant: Grant, pair: TokenPair, oauth2: Client, rules: Rules, now: in
     ) -> Successor:
         sent_at = now + 3_600_000
         return lifecycle.succeed(
-            base, held, answer, client, rules, version=5, attempt=7, sent_at=sent_at, now=sent_at + 900
+            base, held, answer, client, rules, attempt=7, sent_at=sent_at, now=sent_at + 900
         )
 
     return befall
@@ -306,10 +306,10 @@ def test_a_retry_after_of_a_day_is_not_waited_for_longer_than_an_hour_where_noth
 
 
 def test_an_answer_makes_the_next_version_with_lifetimes_that_count_from_sending(
-    succeed: Succeed, now: int
+    succeed: Succeed, grant: Grant, now: int
 ) -> None:
     after = succeed(replace(ANSWER, refresh_expires_in_ms=DAY_MS, scope="read write")).grant
-    assert after.version == 6
+    assert after.version == grant.version + 1
     assert after.issued_at == now + 3_600_000
     assert after.access_expires_at == now + 7_200_000
     assert after.refresh_issued_at == now + 3_600_000
@@ -363,15 +363,25 @@ def test_an_answer_is_due_when_the_policy_says_so(succeed: Succeed, oauth2: Clie
     assert successor.due_at == policy.next_due(successor.grant, oauth2, rules).at
 
 
-def test_an_answer_brings_one_event_for_either_case(succeed: Succeed, now: int) -> None:
-    successor = succeed()
-    kinds = (successor.refreshed.type, successor.recovered.type)
-    assert kinds == (EventType.GRANT_REFRESHED, EventType.GRANT_RECOVERED)
-    for event in (successor.refreshed, successor.recovered):
-        assert event.at == now + 3_600_900
-        assert event.data["version"] == 6
-        assert event.data["status"] == "active"
-        assert event.data["expires_at"] == "2023-11-15T00:13:20.000Z"
+@pytest.mark.parametrize(
+    ("before", "told", "after"),
+    [
+        (Status.ACTIVE, EventType.GRANT_REFRESHED, "active"),
+        (Status.FAILING, EventType.GRANT_RECOVERED, "active"),
+        (Status.FAILED, EventType.GRANT_RECOVERED, "active"),
+        (Status.PAUSED, EventType.GRANT_REFRESHED, "paused"),
+    ],
+)
+def test_an_answer_is_told_by_one_event_that_depends_on_what_the_grant_was(
+    succeed: Succeed, grant: Grant, now: int, before: Status, told: EventType, after: str
+) -> None:
+    successor = succeed(base=replace(grant, status=before))
+
+    assert successor.event.type is told
+    assert successor.event.at == now + 3_600_900
+    assert successor.event.data["version"] == grant.version + 1
+    assert successor.event.data["status"] == after == successor.grant.status.value
+    assert successor.event.data["expires_at"] == "2023-11-15T00:13:20.000Z"
 
 
 def test_no_event_of_an_answer_holds_a_token(succeed: Succeed) -> None:

@@ -34,9 +34,7 @@ def refresh(grant: Grant, pair: TokenPair, rules: Rules, now: int) -> Refresh:
     def make(client: Client, body: bytes) -> Successor:
         answer = read_reply(Reply(200, {}, body), client.provider, now)
         assert isinstance(answer, Refreshed)
-        return lifecycle.succeed(
-            grant, pair, answer, client, rules, version=3, attempt=7, sent_at=now, now=now + 200
-        )
+        return lifecycle.succeed(grant, pair, answer, client, rules, attempt=7, sent_at=now, now=now + 200)
 
     return make
 
@@ -200,9 +198,7 @@ def test_a_pagerduty_app_token_comes_without_a_refresh_token_and_is_asked_for_ag
     answer = read_reply(Reply(200, {}, body), app.provider, now)
     assert isinstance(answer, Refreshed)
     bare = replace(grant, lineage=b"")
-    successor = lifecycle.succeed(
-        bare, TokenPair("old"), answer, app, rules, version=0, attempt=1, sent_at=now, now=now
-    )
+    successor = lifecycle.succeed(bare, TokenPair("old"), answer, app, rules, attempt=1, sent_at=now, now=now)
     assert successor.pair.refresh_token is None
     due = policy.next_due(successor.grant, app, rules)
     assert due.action is policy.Action.REFRESH

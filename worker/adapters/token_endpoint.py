@@ -14,6 +14,7 @@ cancels the request, which is safe with this transport and would wreck httpx's o
 """
 
 import asyncio
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlencode
@@ -40,6 +41,7 @@ from worker.core.protocol import (
 from worker.core.providers import Client, GrantType, Provider
 
 MAX_REPLY_BYTES: Final = 64 * 1024
+CONNECT_SHARE: Final = 0.5  # of the total deadline
 IDLE_SECONDS: Final = 15.0  # less than servers keep idle connections: few requests meet a closed one
 
 # The transport calls a connection lost after sending a ConnectTimeout too; only the cause tells.
@@ -50,13 +52,12 @@ class HttpTokenEndpoint:
     """Asks token endpoints; keeps connections and TLS sessions between requests.
 
     Args:
-        timeout_seconds: the total deadline of one request.
-        connections: how many may be open at once.
+        timeout_seconds: the total deadline of one call, a second secret and all.
     """
 
-    def __init__(self, *, timeout_seconds: float, connections: int) -> None:
+    def __init__(self, *, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
-        self._transport = AiohttpTransport(client=lambda: self._open_session(connections))
+        self._transport = AiohttpTransport(client=_open_session)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,11 +68,15 @@ class HttpTokenEndpoint:
         await self._transport.aclose()
 
     async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:
-        """Ask once for new tokens; a second secret is tried only where the first was refused."""
-        outcome = await self._ask_for_tokens(client, client.client_secret, pair, now)
-        previous = client.previous_client_secret
-        if isinstance(outcome, ClientRejected) and previous is not None:
-            return await self._ask_for_tokens(client, previous, pair, now)
+        """Ask once for new tokens; the second secret is tried only where the first was refused."""
+        outcome: Outcome = Unknown("timeout")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_seconds):
+                for secret in _secrets(client):
+                    outcome = Unknown("timeout")
+                    outcome = await self._ask_for_tokens(client, secret, pair, now)
+                    if not _refuses_client(outcome):
+                        break
         return outcome
 
     async def check(self, client: Client, now: int) -> ClientCheck:
@@ -79,16 +84,16 @@ class HttpTokenEndpoint:
 
         A server that knows the client but not this grant type says so, which is an answer too.
         """
-        request = client_credentials_request(client, client.client_secret)
-        match await self._ask(request, client.provider, now):
-            case Refreshed():
-                return ClientCheck.ACCEPTED
-            case ClientRejected(code="unauthorized_client" | "unsupported_grant_type" | "invalid_scope"):
-                return ClientCheck.ACCEPTED
-            case ClientRejected() | Rejected(ambiguous=True):
-                return ClientCheck.REJECTED
-            case _:
-                return ClientCheck.UNKNOWN
+        check = ClientCheck.UNKNOWN
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_seconds):
+                for secret in _secrets(client):
+                    check = ClientCheck.UNKNOWN
+                    request = client_credentials_request(client, secret)
+                    check = _check_of(await self._ask(request, client.provider, now))
+                    if check is not ClientCheck.REJECTED:
+                        break
+        return check
 
     async def reach(self, client: Client) -> str | None:
         """Whether the endpoint answers anything at all; returns why not. Nothing secret is sent."""
@@ -99,7 +104,9 @@ class HttpTokenEndpoint:
         except TimeoutError:
             return f"does not answer within {self._timeout_seconds:g} s"
         except Exception as error:  # noqa: BLE001 whatever it was, it is what the operator asked for
-            return f"cannot be reached: {str(error) or type(error).__name__}"
+            cause = error.__cause__
+            why = cause.os_error.strerror if isinstance(cause, aiohttp.ClientConnectorError) else str(error)
+            return f"cannot be reached: {why or type(error).__name__}"
         return None
 
     async def _ask_for_tokens(self, client: Client, secret: str, pair: TokenPair, now: int) -> Outcome:
@@ -115,10 +122,7 @@ class HttpTokenEndpoint:
 
     async def _ask(self, request: TokenRequest, provider: Provider, now: int) -> Outcome:
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                reply = await self._exchange(request)
-        except TimeoutError:
-            return Unknown("timeout")
+            reply = await self._exchange(request)
         except Exception as error:  # noqa: BLE001 what went wrong on the wire is an outcome, whatever it was
             if isinstance(error.__cause__, _BEFORE_SENDING) or isinstance(error, httpx.UnsupportedProtocol):
                 return Unavailable("could_not_connect")
@@ -129,21 +133,48 @@ class HttpTokenEndpoint:
 
     async def _exchange(self, request: TokenRequest) -> Reply:
         headers = {**request.headers, "Content-Type": "application/x-www-form-urlencoded"}
+        # Connecting has a deadline of its own, within the total one: what ends there was certainly not sent.
+        timeout = {"connect": self._timeout_seconds * CONNECT_SHARE}
+        body = urlencode(request.form).encode()
         response = await self._transport.handle_async_request(
-            httpx.Request("POST", request.url, headers=headers, content=urlencode(request.form).encode())
+            httpx.Request("POST", request.url, headers=headers, content=body, extensions={"timeout": timeout})
         )
         try:
             return Reply(response.status_code, dict(response.headers), await _read(response))
         finally:
             await response.aclose()
 
-    @staticmethod
-    def _open_session(connections: int) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=IDLE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-        )
+
+def _open_session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        # No limit here: callers bound their requests, and one waiting for a slot would use up its deadline.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),
+    )
+
+
+def _secrets(client: Client) -> list[str]:
+    """The secrets to try, the present one first."""
+    previous = client.previous_client_secret
+    return [client.client_secret] if previous is None else [client.client_secret, previous]
+
+
+def _refuses_client(outcome: Outcome) -> bool:
+    """Whether another secret might change the answer; a server that refuses the client has not acted."""
+    return isinstance(outcome, ClientRejected) or (isinstance(outcome, Rejected) and outcome.ambiguous)
+
+
+def _check_of(outcome: Outcome) -> ClientCheck:
+    match outcome:
+        case Refreshed():
+            return ClientCheck.ACCEPTED
+        case ClientRejected(code="unauthorized_client" | "unsupported_grant_type" | "invalid_scope"):
+            return ClientCheck.ACCEPTED
+        case ClientRejected() | Rejected(ambiguous=True):
+            return ClientCheck.REJECTED
+        case _:
+            return ClientCheck.UNKNOWN
 
 
 async def _read(response: httpx.Response) -> bytes:

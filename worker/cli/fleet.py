@@ -11,6 +11,7 @@ from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from worker.adapters.store.fleet import Stored
     from worker.fleet_report import Incident, Report
     from worker.wiring import Runtime
 
@@ -71,6 +72,7 @@ async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> str:
         raise CommandError(f"no grant has the id {grant_id!r}", BAD_STATE)
     try:
         if not _lives(stored.grant.access_expires_at, await runtime.fleet.now(), min_ttl_ms):
+            _check_reachable(stored, min_ttl_ms)
             stored = await refresh_now(runtime, grant_id)
             now = await runtime.fleet.now()
             if not _lives(stored.grant.access_expires_at, now, min_ttl_ms):
@@ -84,6 +86,16 @@ async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> str:
     if stored.grant.status.value == "failed":
         note(f"evergrant: {grant_id} is failed ({stored.grant.reason}): this is its last access token")
     return pair.access_token
+
+
+def _check_reachable(stored: "Stored", min_ttl_ms: int) -> None:
+    """A refresh that cannot bring what is asked would rotate for nothing, at every call."""
+    grant = stored.grant
+    life_ms = None if grant.access_expires_at is None else grant.access_expires_at - grant.issued_at
+    was_refreshed_here = grant.version > 0
+    if was_refreshed_here and life_ms is not None and life_ms < min_ttl_ms:
+        seconds = life_ms // 1000
+        raise CommandError(f"{grant.id}: a fresh access token lives only {seconds} s", BAD_STATE)
 
 
 def _lives(expires_at: int | None, now: int, min_ttl_ms: int) -> bool:
@@ -147,7 +159,7 @@ def _write_report(report: "Report") -> None:
         "FAILED",
         "PAUSED",
         "DUE",
-        "NEXT DUE IN",
+        "NEXT DUE",
         "SOONEST EXPIRY IN",
     )
     write_line(_client_row(*header))
@@ -158,7 +170,7 @@ def _write_report(report: "Report") -> None:
                 client.state,
                 *(str(number) for number in client.grants.values()),
                 str(client.due),
-                "-" if client.next_due_at is None else until(client.next_due_at, now),
+                _due(client.next_due_at, now),
                 "-" if client.soonest_expiry_at is None else until(client.soonest_expiry_at, now),
             )
         )
@@ -171,6 +183,12 @@ def _write_report(report: "Report") -> None:
         )
     elif report.more:
         write_line(f"... and {report.more} more: `evergrant grants list --status failed`")
+
+
+def _due(at: int | None, now: int) -> str:
+    if at is None:
+        return "-"
+    return f"in {until(at, now)}" if at > now else f"{until(now, at)} ago"
 
 
 def _client_row(*cells: str) -> str:

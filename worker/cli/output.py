@@ -14,7 +14,9 @@ def write_json(value: Mapping[str, Any]) -> None:
 
 
 def write_line(text: str = "") -> None:
-    """One line of standard output."""
+    """One line of standard output; what a terminal would obey rather than show is replaced."""
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     sys.stdout.write(text + "\n")
 
 

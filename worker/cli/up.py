@@ -19,6 +19,7 @@ def up() -> None:
     from config import SettingsError
     from worker import wiring
     from worker.cli.children import BEAT, WORKER, ChildGaveUpError, Children
+    from worker.core.ports import StoreUnavailableError
 
     chosen = settings()
     stopping = threading.Event()
@@ -26,8 +27,9 @@ def up() -> None:
         signal.signal(number, lambda *_: stopping.set())
     children = Children()
     try:
-        wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
+        deployment = wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
         with wiring.embedded_server(chosen) or nullcontext() as server:
+            wiring.reach_store(deployment)
             try:
                 children.start("worker", WORKER)
                 children.start("beat", BEAT)
@@ -42,6 +44,8 @@ def up() -> None:
         raise CommandError(str(problem), SETTINGS) from None
     except wiring.EmbeddedServerError as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
+    except StoreUnavailableError as problem:
+        raise CommandError(f"EVERGRANT_REDIS_URL cannot be reached: {problem}", UNREACHABLE) from None
     except ChildGaveUpError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
     note("evergrant: stopped")

@@ -100,19 +100,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Successor:
-    """The answer's tokens and the grant that will hold them, still to be sealed.
-
-    Attributes:
-        refreshed: the event if the grant was well before.
-        recovered: the event if it was failing.
-    """
+    """The answer's tokens and the grant that will hold them, still to be sealed."""
 
     pair: TokenPair
     grant: Grant
     due_at: int | None
     attention_at: int | None
-    refreshed: Event
-    recovered: Event
+    event: Event
 
 
 def phase_of(grant: Grant) -> Phase:
@@ -131,7 +125,6 @@ def succeed(
     client: Client,
     rules: Rules,
     *,
-    version: int,
     attempt: int,
     sent_at: int,
     now: int,
@@ -139,12 +132,11 @@ def succeed(
     """Make the successor of `grant` from an answer.
 
     Args:
-        grant: the record the answer was made from.
+        grant: the record that the successor follows: its version and status are the stored ones.
         pair: the tokens it was made with.
         refreshed: the answer.
         client: whose grant it is.
         rules: the deployment's.
-        version: of the record that the successor will follow.
         attempt: the fence it was made under.
         sent_at: when the request left: lifetimes count from here.
         now: when the answer was read.
@@ -155,10 +147,11 @@ def succeed(
         grant, refreshed, client, rotated=rotated, sent_at=sent_at
     )
     expires_in_ms = refreshed.expires_in_ms
+    was_failing = grant.status in {Status.FAILING, Status.FAILED}
     successor = replace(
         grant,
-        status=Status.ACTIVE,
-        version=version + 1,
+        status=Status.PAUSED if grant.status is Status.PAUSED else Status.ACTIVE,
+        version=grant.version + 1,
         lineage=lineage_of(grant.id, refresh_token),
         issued_at=sent_at,
         access_expires_at=None if expires_in_ms is None else sent_at + expires_in_ms,
@@ -169,18 +162,20 @@ def succeed(
         reason=None,
         in_doubt=False,
     )
-    ends_at = successor.access_expires_at
-    events = [
-        grant_event(kind, successor, client, attempt=attempt, now=now, expires_at=ends_at)
-        for kind in (EventType.GRANT_REFRESHED, EventType.GRANT_RECOVERED)
-    ]
+    event = grant_event(
+        EventType.GRANT_RECOVERED if was_failing else EventType.GRANT_REFRESHED,
+        successor,
+        client,
+        attempt=attempt,
+        now=now,
+        expires_at=successor.access_expires_at,
+    )
     return Successor(
         pair=TokenPair(refreshed.access_token, refresh_token),
         grant=successor,
         due_at=policy.next_due(successor, client, rules).at,
         attention_at=attention_at(successor, client, rules),
-        refreshed=events[0],
-        recovered=events[1],
+        event=event,
     )
 
 

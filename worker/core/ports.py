@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from worker.core.events import Event
-from worker.core.grant import Grant, TokenPair
+from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change, Successor
 from worker.core.protocol import Outcome
 from worker.core.providers import Client
@@ -90,22 +90,28 @@ class Commit:
     Attributes:
         base_lineage: the refresh token the answer was made from.
         base_version: of the record it follows.
+        base_status: of that record: it decides which event tells of the commit.
         sealed: the successor's pair, sealed for its version.
     """
 
     fence: int
     base_lineage: bytes
     base_version: int
+    base_status: Status
     successor: Successor
     sealed: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What the store made of a commit; `version` is the record's."""
+    """What the store made of a commit, and the version and status of the record as it stands.
+
+    `status` is `None` where the grant is gone.
+    """
 
     verdict: Verdict
     version: int
+    status: Status | None
 
 
 class ClientCheck(StrEnum):

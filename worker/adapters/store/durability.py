@@ -19,7 +19,7 @@ class Level(StrEnum):
 
     OK = "ok"
     WARNING = "warning"
-    REFUSED = "refused"
+    REFUSED = "bad"
 
 
 @dataclass(frozen=True, slots=True)

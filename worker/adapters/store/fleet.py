@@ -51,6 +51,7 @@ class ClientState:
         reason: why it was rejected.
         probe_at: when a rejected client is tried again.
         grants: how many, by status.
+        claimed_at: when a worker last asked for what is due.
         due: how many wait to be refreshed.
         next_due_at: when the next one is due.
         soonest_expiry_at: of the access tokens of the grants that are due first.
@@ -63,6 +64,7 @@ class ClientState:
     reason: str | None
     rejected_at: int | None
     probe_at: int | None
+    claimed_at: int | None
     grants: Mapping[Status, int]
     due: int
     next_due_at: int | None
@@ -167,6 +169,7 @@ class Fleet:
             reason=text.get("reason"),
             rejected_at=_number(text.get("rejected_at")),
             probe_at=_number(text.get("probe_at")),
+            claimed_at=_number(text.get("claimed_at")),
             grants={status: int(text.get(f"grants:{status}", "0")) for status in Status},
             due=due,
             next_due_at=_instant(first[0][1]) if first else None,

@@ -13,6 +13,7 @@ from worker.adapters.cloud_events import to_json
 from worker.adapters.store import record
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import Event
+from worker.core.grant import Status
 from worker.core.lifecycle import Change
 from worker.core.ports import Claim, Commit, Committed, Held, Lease, Paused, Verdict
 from worker.core.providers import Client
@@ -93,12 +94,13 @@ class RedisStore:
         """Store an answer if and only if the lineage is still its own."""
         successor = commit.successor
         grant = successor.grant
-        verdict, version = await self._scripts.run(
+        verdict, version, status = await self._scripts.run(
             "commit",
             grant.id,
             commit.fence,
             commit.base_lineage,
             commit.base_version,
+            commit.base_status.value,
             commit.sealed,
             grant.lineage,
             grant.issued_at,
@@ -106,13 +108,14 @@ class RedisStore:
             grant.refresh_issued_at,
             _instant(grant.refresh_expires_at),
             grant.scope or "",
+            grant.status.value,
             _instant(successor.due_at),
             _instant(successor.attention_at),
-            self._event(successor.refreshed),
-            self._event(successor.recovered),
+            self._event(successor.event),
             self._limits.events_kept,
         )
-        return Committed(Verdict(verdict.decode()), version)
+        stored_status = Status(status.decode()) if status else None
+        return Committed(Verdict(verdict.decode()), version, stored_status)
 
     async def settle(self, lease: Lease, change: Change) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours."""
@@ -142,6 +145,7 @@ class RedisStore:
             client.name,
             self._event(event),
             self._limits.events_kept,
+            event.id,
             sent_at,
             "1" if probe else "0",
             self._limits.first_probe_ms,
@@ -153,7 +157,8 @@ class RedisStore:
     async def accept_client(self, client: Client, event: Event) -> bool:
         """Let a rejected client's grants be claimed again; returns whether it was rejected."""
         kept = self._limits.events_kept
-        return bool(await self._scripts.run("client", "accept", client.name, self._event(event), kept))
+        told = self._event(event)
+        return bool(await self._scripts.run("client", "accept", client.name, told, kept, event.id))
 
     async def reserve_runners(
         self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]

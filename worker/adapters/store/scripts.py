@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import (
     BusyLoadingError,
+    ClusterDownError,
     ConnectionError,  # noqa: A004 redis-py's own name for it
+    MasterDownError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
     TimeoutError,  # noqa: A004 redis-py's own name for it
+    TryAgainError,
 )
 
 from worker.adapters.store.record import lua_positions
@@ -34,7 +39,19 @@ if TYPE_CHECKING:
 NAMES = ("claim", "client", "commit", "import", "lease", "operate", "release_runner", "settle", "sweep")
 MOST_IN_A_GROUP = 100
 
-AWAY = (BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError)
+AWAY = (ConnectionError, TimeoutError)
+# Replies of a server that cannot take a write just now; none of them has changed anything.
+NOT_NOW = frozenset(
+    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"}
+)
+NOT_NOW_TYPES = (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
 
 
 @cache
@@ -53,7 +70,7 @@ def _sha(name: str) -> str:
 @dataclass(slots=True)
 class _Call:
     name: str
-    args: tuple[Any, ...]
+    args: list[bytes | float]
     answer: asyncio.Future[Any] = field(repr=False)
 
 
@@ -77,8 +94,10 @@ class Scripts:
         Raises:
             StoreUnavailableError: Redis did not answer; the script may have run.
             RedisError: the script itself failed.
+            UnicodeEncodeError: an argument holds what UTF-8 cannot, a lone surrogate.
         """
-        call = _Call(name, args, asyncio.get_running_loop().create_future())
+        encoded = [arg.encode() if isinstance(arg, str) else arg for arg in args]
+        call = _Call(name, encoded, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send())
@@ -103,9 +122,10 @@ class Scripts:
                     replies[i] = reply
         except RedisError as error:
             replies = [error] * len(calls)
-        except BaseException:
-            for call in calls:
+        except asyncio.CancelledError:  # the loop ends
+            for call in [*calls, *self._waiting]:
                 call.answer.cancel()
+            self._waiting.clear()
             raise
         for call, reply in zip(calls, replies, strict=True):
             _answer(call.answer, reply)
@@ -121,10 +141,16 @@ class Scripts:
             await self._redis.script_load(source(name))
 
 
+def _is_away(reply: Any) -> bool:
+    if isinstance(reply, (*AWAY, *NOT_NOW_TYPES)):
+        return True
+    return isinstance(reply, ResponseError) and str(reply).partition(" ")[0] in NOT_NOW
+
+
 def _answer(future: asyncio.Future[Any], reply: Any) -> None:
     if future.done():  # its caller gave up waiting
         return
-    if isinstance(reply, AWAY):
+    if _is_away(reply):
         future.set_exception(StoreUnavailableError(f"Redis does not answer: {reply}"))
     elif isinstance(reply, Exception):
         future.set_exception(reply)

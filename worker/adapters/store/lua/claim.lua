@@ -52,6 +52,7 @@ end
 
 local before = redis.call('GET', claim_key)
 if before then return same_again(before) end
+redis.call('HSET', state, 'claimed_at', digits(now))
 
 if runner ~= '' then
   redis.call('ZADD', P .. 'runners:' .. client, digits(until_ms), runner)
@@ -63,7 +64,6 @@ if probe then
   if tonumber(redis.call('HGET', state, 'probe_at')) > now then
     return reply(true, 0, false, {})
   end
-  redis.call('HSET', state, 'probe_at', digits(until_ms))
   limit = 1
 end
 
@@ -93,6 +93,9 @@ end
 spend(#claimed.ids)
 local drained = probe or #due < allowed
 claimed.drained, claimed.probe = drained, probe
+if probe and #claimed.ids > 0 then
+  redis.call('HSET', state, 'probe_at', digits(until_ms))
+end
 if #claimed.ids > 0 then
   redis.call('SET', claim_key, cmsgpack.pack(claimed), 'PX', lease_ms)
 end

@@ -3,52 +3,60 @@
 -- The lineage decides, not the lease: an answer made from the refresh token that is still stored holds the only
 -- living tokens, however late it comes.
 --
--- ARGV: id, fence, base lineage, base version, sealed, lineage, issued at, access expires at, refresh issued at,
---       refresh expires at, scope, due, attention, event if it was well, event if it was failing, events kept.
+-- ARGV: id, fence, base lineage, base version, base status, sealed, lineage, issued at, access expires at,
+--       refresh issued at, refresh expires at, scope, status, due, attention, event, events kept.
 --       Instants in ms; '' is never or none.
--- Returns {verdict, version}: stored, superseded, gone, or rebase (the answer stands, but must be sealed and
--- sent again as the successor of that version).
+-- Returns {verdict, version, status}: stored, superseded, gone, or rebase (the answer stands, but must be made anew
+-- as the successor of that version in that status).
 
 local id, fence = ARGV[1], tonumber(ARGV[2])
-local base_lineage, base_version = ARGV[3], tonumber(ARGV[4])
-local sealed, lineage = ARGV[5], ARGV[6]
+local base_lineage, base_version, base_status = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local sealed, lineage = ARGV[6], ARGV[7]
 
 local function instant(text) return text ~= '' and tonumber(text) end
 
 local r = load(id)
-if not r then return {'gone', 0} end
-if r[LAST] == fence then return {'stored', r[VERSION]} end
-if r[LINEAGE] ~= base_lineage then return {'superseded', r[VERSION]} end
-if r[VERSION] ~= base_version then
-  -- The stored pair is newer and comes from the same refresh token. If that was rotated by our answer, ours are
-  -- the only living tokens; if the server does not rotate, the newer ones are as good.
-  if lineage == base_lineage then return {'superseded', r[VERSION]} end
-  return {'rebase', r[VERSION]}
+if not r then return {'gone', 0, ''} end
+if r[LAST] == fence then return {'stored', r[VERSION], r[STATUS]} end
+
+-- Another may hold the lease by now: it is theirs to release.
+local function release_ours()
+  if r[FENCE] == fence then release(r) end
+end
+
+-- The stored pair is another; or it is newer and made from the same refresh token by a server that does not rotate,
+-- and then as good as ours.
+local same_token = r[LINEAGE] == base_lineage
+if not same_token or (r[VERSION] ~= base_version and lineage == base_lineage) then
+  release_ours()
+  save(id, r)
+  return {'superseded', r[VERSION], r[STATUS]}
+end
+if r[VERSION] ~= base_version or r[STATUS] ~= base_status then
+  return {'rebase', r[VERSION], r[STATUS]}
 end
 
 local now = now_ms()
+local had_token = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] > r[ISSUED_AT]
 count(r[CLIENT], 'refreshed', 1)
-if r[ACCESS_EXPIRES_AT] and now > r[ACCESS_EXPIRES_AT] then count(r[CLIENT], 'late', 1) end
-
-tell((r[STATUS] == 'failing' or r[STATUS] == 'failed') and ARGV[15] or ARGV[14], ARGV[16])
-if r[STATUS] ~= 'paused' then set_status(r, 'active') end
+if had_token and now > r[ACCESS_EXPIRES_AT] then count(r[CLIENT], 'late', 1) end
 
 r[VERSION] = base_version + 1
 r[LINEAGE] = lineage
 r[SEALED] = sealed
-r[ISSUED_AT] = tonumber(ARGV[7])
-r[ACCESS_EXPIRES_AT] = instant(ARGV[8])
-r[REFRESH_ISSUED_AT] = tonumber(ARGV[9])
-r[REFRESH_EXPIRES_AT] = instant(ARGV[10])
-r[SCOPE] = ARGV[11] ~= '' and ARGV[11]
+r[ISSUED_AT] = tonumber(ARGV[8])
+r[ACCESS_EXPIRES_AT] = instant(ARGV[9])
+r[REFRESH_ISSUED_AT] = tonumber(ARGV[10])
+r[REFRESH_EXPIRES_AT] = instant(ARGV[11])
+r[SCOPE] = ARGV[12] ~= '' and ARGV[12]
 r[STREAK] = 0
 r[REASON] = false
 r[INTENT] = false
 r[LAST] = fence
--- Another may hold the lease by now: it is theirs to release.
-if r[FENCE] == fence then release(r) end
-
+set_status(r, ARGV[13])
+release_ours()
 save(id, r)
-schedule(id, r, ARGV[12])
-mark(id, ARGV[13])
-return {'stored', r[VERSION]}
+schedule(id, r, ARGV[14])
+mark(id, ARGV[15])
+tell(ARGV[16], ARGV[17])
+return {'stored', r[VERSION], r[STATUS]}

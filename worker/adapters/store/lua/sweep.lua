@@ -19,7 +19,12 @@ end
 if wanted == 0 then return {due, 0} end
 
 redis.call('ZREMRANGEBYSCORE', runners, '-inf', digits(now))
-local start = math.max(wanted - redis.call('ZCARD', runners), 0)
+-- Candidates that have a place already are those of this same call, repeated because its reply was lost.
+local others = redis.call('ZCARD', runners)
+for i = 1, most do
+  if redis.call('ZSCORE', runners, ARGV[4 + i]) then others = others - 1 end
+end
+local start = math.max(wanted - others, 0)
 for i = 1, start do
   redis.call('ZADD', runners, digits(now + place_ms), ARGV[4 + i])
 end
