@@ -2,6 +2,7 @@
 
 Rules:
 - While another process refreshes the grant, its outcome is waited for, at most as long as its lease.
+- Once a request may have left, an interrupt waits for its outcome to be stored.
 - What a caller gets is what the store has afterwards.
 """
 
@@ -50,7 +51,12 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
 
 
 async def _refresh(runtime: Runtime, lease: Lease) -> Stored:
-    outcome = await runtime.refresher.refresh_one(lease)
+    refresh = asyncio.create_task(runtime.refresher.refresh_one(lease))
+    try:
+        outcome = await asyncio.shield(refresh)
+    except asyncio.CancelledError:  # Ctrl-C: the answer on its way may be the only living tokens
+        await refresh
+        raise
     after = await _find(runtime, lease.grant.id)
     if isinstance(outcome, Refreshed):
         return after

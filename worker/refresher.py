@@ -170,8 +170,6 @@ class Refresher:
         outcome, in_doubt = await self._send(lease.grant, client, pair)
         if isinstance(outcome, Rejected) and outcome.ambiguous:
             outcome = await self._tell_apart(outcome, client, sent_at)
-        if lease.probe and isinstance(outcome, Refreshed | Rejected):
-            await self._accept_client(lease, client)
         match outcome:
             case Refreshed():
                 await self._commit(lease, client, pair, outcome, sent_at)
@@ -183,6 +181,8 @@ class Refresher:
                 await self._settle(lease, left)
             case _:
                 await self._store_failure(lease, outcome, client, in_doubt=in_doubt)
+        if lease.probe and isinstance(outcome, Refreshed | Rejected):
+            await self._accept_client(lease, client)
         return outcome
 
     async def _send(self, grant: Grant, client: Client, pair: TokenPair) -> tuple[Outcome, bool]:
@@ -275,7 +275,7 @@ class Refresher:
         An older one proves nothing: the secret may have been reset since.
         """
         known = self._checks.get(client.name)
-        if known is None or known.client != client or known.at < sent_at:
+        if known is None or known.client != client or known.at <= sent_at:
             now = self._clock.now()
             known = _Check(client, now, asyncio.create_task(self._endpoint.check(client, now)))
             self._checks[client.name] = known

@@ -23,12 +23,16 @@ log = structlog.get_logger(__name__)
 async def reserve_runners(runtime: Runtime) -> dict[str, list[str]]:
     """For each client the ids of the refreshers to start now."""
     share = ROUNDS * runtime.deployment.settings.in_flight
-    started = {}
+    started: dict[str, list[str]] = {}
     for client in runtime.clients:
         candidates = [str(uuid.uuid4()) for _ in range(MOST_RUNNERS)]
-        due, starting = await runtime.store.reserve_runners(
-            client.name, share=share, place_ms=PLACE_SECONDS * 1000, candidates=candidates
-        )
+        try:
+            due, starting = await runtime.store.reserve_runners(
+                client.name, share=share, place_ms=PLACE_SECONDS * 1000, candidates=candidates
+            )
+        except StoreUnavailableError as problem:
+            log.warning("sweep.store_away", problem=str(problem))
+            return {}
         if due or starting:
             log.info("sweep", client=client.name, due=due, starting=starting)
         started[client.name] = candidates[:starting]
@@ -42,8 +46,8 @@ async def run_refresher(runtime: Runtime, client: str, runner: str, stop: Callab
         return
     try:
         attempted = await runtime.refresher.drain(client, runner, stop)
+        await runtime.store.release_runner(client, runner)
     except StoreUnavailableError as problem:
         log.warning("refresh.store_away", client=client, problem=str(problem))
         return
-    await runtime.store.release_runner(client, runner)
     log.info("refresh.done", client=client, attempted=attempted)

@@ -1,5 +1,6 @@
 """`evergrant grants refresh` and `evergrant token`: tokens on demand."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +132,19 @@ def test_a_grant_that_cannot_get_a_token_prints_none(cli: Cli, line: Line) -> No
 
     assert (done.code, done.out) == (1, "")
     assert "the person must connect again" in done.complaint
+
+
+def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored(
+    cli: Cli, enroll: Line, sandbox: Sandbox, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+    before = sandbox.totals()["requests"]
+    with sandbox.fault("latency", ms=1500), cli.running("grants", "refresh", grant["id"]) as process:
+        wait_until(lambda: sandbox.totals()["requests"] > before)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert cli.grants()[grant["id"]]["version"] == 1
+    assert cli("grants", "refresh", grant["id"]).code == 0
