@@ -32,7 +32,7 @@ test: $(VENV)/.dev ## every test
 
 .PHONY: soak
 soak: $(VENV)/.dev ## 1,000 grants of one-minute tokens for SECONDS=300, two workers, two beats
-	@EVERGRANT_SOAK_SECONDS=$(if $(filter 60,$(SECONDS)),300,$(SECONDS)) EVERGRANT_SOAK_GRANTS=1000 $(BIN)/python -m pytest -s tests/e2e/test_fleet.py
+	@SOAK_SECONDS=$(if $(filter 60,$(SECONDS)),300,$(SECONDS)) SOAK_GRANTS=1000 $(BIN)/python -m pytest -s tests/e2e/test_fleet.py
 
 .PHONY: lint
 lint: $(VENV)/.dev ## style, types and the direction of imports

@@ -11,6 +11,7 @@ Rules:
 import base64
 import os
 import re
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -39,6 +40,7 @@ from config.secret_files import SecretFilesError, SecretFilesSource
 
 PREFIX = "EVERGRANT_"
 KEY_BYTES = 32
+TEN_YEARS_SECONDS = 315_360_000
 
 KEY_FORM = "id:base64-of-32-bytes, comma-separated; `evergrant keys new` makes one"
 
@@ -108,8 +110,8 @@ class ClientSettings(BaseModel):
     authentication: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
     grant_type: Literal["refresh_token", "client_credentials"] = "refresh_token"
     oauth_kind: Literal["scoped", "classic"] = "scoped"
-    refresh_lifetime_seconds: int | None = Field(default=None, gt=0)
-    absolute_lifetime_seconds: int | None = Field(default=None, gt=0)
+    refresh_lifetime_seconds: int | None = Field(default=None, gt=0, le=TEN_YEARS_SECONDS)
+    absolute_lifetime_seconds: int | None = Field(default=None, gt=0, le=TEN_YEARS_SECONDS)
 
     @model_validator(mode="after")
     def _knows_its_endpoint(self) -> Self:
@@ -200,6 +202,7 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: with one line that names the variable.
     """
+    _refuse_unknown_names()
     try:
         return Settings()
     except ValidationError as error:
@@ -213,6 +216,19 @@ def load_settings() -> Settings:
         raise SettingsError(f"{Settings.model_config['env_file']} is not UTF-8 text") from None
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}") from None
+
+
+def _refuse_unknown_names() -> None:
+    """A misspelt variable would silently mean its default: another, empty store."""
+    known = {name.upper() for name in Settings.model_fields} | {"SECRETS_DIR"}
+    for variable in sorted(os.environ):
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).partition("__")[0]
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; .env.example lists them all"
+            raise SettingsError(f"{variable} is no setting{hint}")
 
 
 def decode_key(secret: str) -> bytes:

@@ -6,18 +6,17 @@ from typing import Any
 from celery import shared_task
 
 from worker.celery import this_process
-from worker.process import is_draining
+from worker.process import should_stop
 from worker.sweeper import run_refresher
-
-RUN_SECONDS = 10.0  # then others get their turn; the next sweep goes on where this one stopped
+from worker.wiring import RUN_SECONDS
 
 
 @shared_task(name="tasks.refresh", bind=True)
 def refresh(self: Any, client: str) -> None:
-    """Pull what is due; the message names a client and no grant."""
+    """Pull what is due for a while; the next sweep goes on where this one stopped."""
     end = time.monotonic() + RUN_SECONDS
     this_process.run(
         lambda runtime: run_refresher(
-            runtime, client, self.request.id, lambda: is_draining() or time.monotonic() > end
+            runtime, client, self.request.id, lambda: should_stop() or time.monotonic() > end
         )
     )

@@ -4,12 +4,11 @@ from celery import shared_task
 
 from tasks.refresh import refresh
 from worker.celery import this_process
-from worker.sweeper import PLACE_SECONDS, reserve_runners
+from worker.sweeper import reserve_runners
 
 
 @shared_task(name="tasks.sweep")
 def sweep() -> None:
     """Start refreshers; two sweeps at once start no more than one would."""
-    for client, runners in this_process.run(reserve_runners).items():
-        for runner in runners:
-            refresh.apply_async(args=(client,), task_id=runner, expires=PLACE_SECONDS)
+    for client, runner in this_process.run(reserve_runners):
+        refresh.apply_async(args=(client,), task_id=runner)

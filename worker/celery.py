@@ -15,8 +15,6 @@ from config import SettingsError, load_settings
 from config.logging import configure_logging
 from worker import process, wiring
 
-SOFT_LIMIT_SECONDS = 90
-HARD_LIMIT_SECONDS = 120
 MOST_QUEUED = 100  # messages; beat adds none beyond them
 
 try:
@@ -27,6 +25,7 @@ except SettingsError as problem:
     raise SystemExit(2) from None
 
 server = wiring.embedded_server(settings)
+hard_limit_seconds = wiring.longest_run_seconds(settings) + 30
 
 app = Celery("evergrant", broker=broker_url, include=["tasks.sweep", "tasks.refresh"])
 app.conf.update(
@@ -37,8 +36,11 @@ app.conf.update(
     task_default_queue="evergrant",
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    task_soft_time_limit=SOFT_LIMIT_SECONDS,
-    task_time_limit=HARD_LIMIT_SECONDS,
+    # No task ends before what it has in flight is stored: the soft limit, struck in the middle, only asks it
+    # to claim nothing more (see tasks/refresh.py), and the hard one is beyond everything a task waits for.
+    task_soft_time_limit=hard_limit_seconds - 30,
+    task_time_limit=hard_limit_seconds,
+    worker_soft_shutdown_timeout=wiring.in_flight_seconds(settings),
     worker_prefetch_multiplier=1,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=False,
@@ -48,7 +50,7 @@ app.conf.update(
     broker_connection_max_retries=None,
     broker_transport_options={
         "global_keyprefix": f"{{{settings.namespace}}}:celery:",
-        "visibility_timeout": HARD_LIMIT_SECONDS + 60,
+        "visibility_timeout": hard_limit_seconds + 60,
         "socket_timeout": 30,
         "socket_connect_timeout": 5,
         "socket_keepalive": server is None,
@@ -57,6 +59,8 @@ app.conf.update(
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
     },
+    # kombu's default for rediss:// is to believe any certificate.
+    broker_use_ssl=wiring.broker_tls(broker_url),
     timezone="UTC",
     beat_scheduler="worker.celery:BoundedScheduler",
     beat_max_loop_interval=min(settings.sweep_seconds, 5),
@@ -64,7 +68,6 @@ app.conf.update(
         "sweep": {
             "task": "tasks.sweep",
             "schedule": settings.sweep_seconds,
-            "options": {"expires": max(2 * settings.sweep_seconds, 10)},
         }
     },
 )
@@ -107,10 +110,11 @@ def _configure_logging(**_: Any) -> None:
 def _prepare(**_: Any) -> None:
     """Before anything connects: the server must run, and the settings and the store must do."""
     try:
+        deployment = deploy()
         if server is not None:
             server.open()
             atexit.register(server.close)
-        for warning in wiring.check_store(deploy()):
+        for warning in wiring.check_store(deployment):
             _tell(warning)
     except (SettingsError, wiring.EmbeddedServerError) as problem:
         _tell(str(problem))

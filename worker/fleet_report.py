@@ -7,6 +7,7 @@ from typing import Any, Final
 from worker.adapters.store.fleet import ClientState, Stored
 from worker.core.events import rfc3339
 from worker.core.grant import Status
+from worker.core.lifecycle import CANNOT_UNSEAL
 from worker.wiring import Runtime
 
 MOST_NAMED: Final = 20
@@ -142,6 +143,10 @@ def _of_grant(stored: Stored, ends_at: int | None) -> Incident:
         return Incident(
             "grant_failed", grant.id, _said("failed", grant.reason), ends_at, advice, needs_a_person=True
         )
+    if grant.status is Status.FAILING and grant.reason == CANNOT_UNSEAL:
+        problem = "its tokens cannot be read: the key that sealed them is not in EVERGRANT_KEYS"
+        advice = "Put that key back into EVERGRANT_KEYS and restart the workers."
+        return Incident("key_missing", grant.id, problem, ends_at, advice, needs_a_person=True)
     if grant.status is Status.FAILING:
         problem = _said("failing", grant.reason, f"tries: {grant.streak}")
         advice = "It is being tried again; nothing to do yet."

@@ -18,6 +18,10 @@ from worker.wiring import Runtime
 
 BATCH: Final = 500
 MAX_LINE_BYTES: Final = 256 * 1024
+REFUSED: Final = {
+    "descends": "what is stored was made from this pair, which is dead by now",
+    "newer": "what is stored was issued after this pair",
+}
 MOST_TRIES: Final = 5  # of replacing a grant that is being refreshed at the same time
 
 
@@ -114,6 +118,8 @@ class Importer:
                 return None
             if not self._replace_existing:
                 return "id exists already; --replace puts this grant in its place"
+            if landing.verdict in REFUSED:
+                return REFUSED[landing.verdict]
             if landing.verdict == "moved" and landing.lineage == b"" and landing.version == 0:
                 replaces = None  # it was deleted meanwhile
             else:

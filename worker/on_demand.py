@@ -10,8 +10,9 @@ import asyncio
 from typing import Final
 
 from worker.adapters.store.fleet import Stored
-from worker.core import policy
+from worker.core import lifecycle, policy
 from worker.core.grant import Status
+from worker.core.lifecycle import Phase
 from worker.core.ports import Held, Lease, Paused
 from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected
 from worker.wiring import Runtime
@@ -34,12 +35,16 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
         raise RefreshFailedError(f"{grant_id}: its client {before.grant.client!r} is not configured")
     if not policy.is_refreshable(before.grant, runtime.clients.get(before.grant.client, 0)):
         raise RefreshFailedError(f"{grant_id} has no refresh token: the person must connect again")
+    now = await runtime.fleet.now()
+    if lifecycle.phase_of(before.grant) is Phase.CONFIRMING and (before.due_at or 0) > now:
+        seconds = ((before.due_at or 0) - now) // 1000
+        raise RefreshFailedError(f"{grant_id} was rejected and is confirmed in {seconds} s: look again then")
     lease = await runtime.store.lease(grant_id)
     while isinstance(lease, Held):
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        now = await _find(runtime, grant_id)
-        if now.grant.version > before.grant.version:
-            return now
+        after = await _find(runtime, grant_id)
+        if after.grant.version > before.grant.version:
+            return after
         lease = await runtime.store.lease(grant_id)
     match lease:
         case None:

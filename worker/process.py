@@ -2,13 +2,14 @@
 
 Rules:
 - Built at the first task, so after Celery's fork; connections and TLS sessions then last.
-- A task that broke off (a time limit struck inside the loop) leaves nothing behind: the next builds anew.
-- `draining` is one byte shared between a worker's main process and its children: set when the worker is asked
-  to stop, it ends claiming, and what is in flight is finished.
+- A task that broke off leaves nothing behind: the next builds anew.
+- Being told to stop ends claiming, never what is in flight: an answer on its way may hold the only living
+  tokens. `draining` is one byte shared between a worker's main process and its children.
 """
 
 import asyncio
 import mmap
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TypeVar
@@ -20,14 +21,31 @@ T = TypeVar("T")
 _draining = mmap.mmap(-1, 1)
 
 
+class _SoftLimit:
+    """Whether Celery's soft time limit has struck in the task at hand."""
+
+    struck = False
+
+
 def start_draining() -> None:
     """Ask every child of this process to claim nothing more."""
     _draining[0] = 1
 
 
-def is_draining() -> bool:
-    """Whether the worker is stopping."""
-    return bool(_draining[0])
+def should_stop() -> bool:
+    """Whether the task at hand should claim nothing more."""
+    return bool(_draining[0]) or _SoftLimit.struck
+
+
+def _drain_when_told_to_stop() -> None:
+    """Many supervisors signal a whole group; the pool's own handlers would drop every answer in flight.
+
+    They are replaced with the first task, because the pool sets its own after a child has started. The main
+    process ends its children once they are done.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: start_draining())
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(_SoftLimit, "struck", True))
 
 
 class Process:
@@ -47,6 +65,8 @@ class Process:
         """Run `work` to its end and return what it returns."""
         if self._runner is None:
             self._runner = asyncio.Runner()
+            _drain_when_told_to_stop()
+        _SoftLimit.struck = False
         try:
             return self._runner.run(self._with_runtime(work))
         except BaseException:

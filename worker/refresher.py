@@ -19,7 +19,7 @@ import structlog
 
 from worker.core import lifecycle, policy
 from worker.core.events import EventType, client_event
-from worker.core.grant import Grant, TokenPair
+from worker.core.grant import TokenPair
 from worker.core.policy import Action, Rules
 from worker.core.ports import (
     ClientCheck,
@@ -27,6 +27,7 @@ from worker.core.ports import (
     Clock,
     Commit,
     Lease,
+    Refusal,
     Sealer,
     Store,
     StoreUnavailableError,
@@ -45,6 +46,7 @@ CHUNK = 50  # grants a claim takes at most
 REFILL_AT = 0.9  # of the slots taken: claims go in chunks, not one by one
 RESEND_PAUSE_SECONDS = 0.5
 STORE_PAUSE_SECONDS = 0.2
+TOO_LATE_PAUSE_MS = 1_000
 LOOK_UP_SECONDS = 1.0  # however long the rate budget asks to wait: `stop` may have been said meanwhile
 
 
@@ -54,11 +56,15 @@ class Effort:
 
     Attributes:
         in_flight: requests at once.
-        store_patience_seconds: how long an answer is offered to a store that is away.
+        request_ms: the longest that one request takes; none leaves with less than this of its lease left.
+        answer_patience_seconds: how long an answer is offered to a store that is away.
+        store_patience_seconds: how long anything else is.
     """
 
     in_flight: int = 100
-    store_patience_seconds: float = 30.0  # with all else, within a task's time limit
+    request_ms: int = 10_000
+    answer_patience_seconds: float = 300.0
+    store_patience_seconds: float = 15.0
 
 
 class Refresher:
@@ -97,7 +103,8 @@ class Refresher:
         """
         client = self._clients.get(client_name, 0)
         running: set[asyncio.Task[None]] = set()
-        attempted, claiming, away = 0, True, None
+        attempted, claiming = 0, True
+        broken: Exception | None = None
         while True:
             claiming = claiming and not stop()
             if not claiming and not running:
@@ -107,8 +114,8 @@ class Refresher:
                 room = self._effort.in_flight - len(running)
                 try:
                     claim = await self._store.claim(client, min(room, CHUNK), runner)
-                except StoreUnavailableError as problem:
-                    away, claiming = problem, False
+                except Exception as problem:  # noqa: BLE001 whatever it is, answers in flight come first
+                    broken, claiming = problem, False
                     continue
                 client = self._clients.get(client_name, claim.generation)
                 running |= {asyncio.create_task(self._attempt(lease, client)) for lease in claim.leases}
@@ -118,18 +125,18 @@ class Refresher:
                     continue
                 wait_seconds = min(claim.wait_ms / 1_000, LOOK_UP_SECONDS) if claiming else None
             running = await _until_one_ends(running, wait_seconds)
-        if away is not None:
-            raise away
+        if broken is not None:
+            raise broken
         return attempted
 
     async def refresh_one(self, lease: Lease) -> Outcome | None:
         """Refresh one leased grant now, due or not; `None` where its tokens cannot be unsealed.
 
-        A success lets a rejected client work again. A refusal does not pause it: whoever asked may have
-        another secret than the workers.
+        A success lets a rejected client work again. A refusal does not pause it, and a key that is missing
+        is not held against the grant: whoever asked may have other settings than the workers.
         """
         client = self._clients.reread(lease.grant.client)
-        outcome = await self._refresh(lease, client, may_pause_client=False)
+        outcome = await self._refresh(lease, client, on_demand=True)
         if isinstance(outcome, Refreshed):
             await self._accept_client(lease, client)
         return outcome
@@ -155,46 +162,59 @@ class Refresher:
             case Action.WAIT:
                 await self._settle(lease, lifecycle.leave(lease.grant, due.at, client, self._rules))
 
-    async def _refresh(
-        self, lease: Lease, client: Client, *, may_pause_client: bool = True
-    ) -> Outcome | None:
+    async def _refresh(self, lease: Lease, client: Client, *, on_demand: bool = False) -> Outcome | None:
         try:
             pair = self._sealer.open(lease.grant)
         except UnsealError as error:
             log.warning("grant.cannot_unseal", problem=str(error))
-            await self._store_failure(
-                lease, Unavailable("cannot_unseal"), client, in_doubt=lease.grant.in_doubt
-            )
+            if on_demand:
+                left = lifecycle.leave(lease.grant, self._clock.now(), client, self._rules)
+                await self._settle(lease, left)
+            else:
+                problem = Unavailable(lifecycle.CANNOT_UNSEAL)
+                await self._store_failure(lease, problem, client, in_doubt=lease.grant.in_doubt)
             return None
         sent_at = self._clock.now()
-        outcome, in_doubt = await self._send(lease.grant, client, pair)
+        if not self._covers_a_request(lease):
+            log.warning("refresh.lease_too_short", grant=lease.grant.id, client=client.name)
+            again_at = sent_at + TOO_LATE_PAUSE_MS
+            await self._settle(lease, lifecycle.leave(lease.grant, again_at, client, self._rules))
+            return None
+        outcome, in_doubt = await self._send(lease, client, pair)
         if isinstance(outcome, Rejected) and outcome.ambiguous:
             outcome = await self._tell_apart(outcome, client, sent_at)
         match outcome:
             case Refreshed():
                 await self._commit(lease, client, pair, outcome, sent_at)
             case ClientRejected():
-                if may_pause_client:
-                    await self._pause_client(lease, client, outcome, sent_at)
-                grant = replace(lease.grant, in_doubt=in_doubt)
-                left = lifecycle.leave(grant, self._clock.now(), client, self._rules)
-                await self._settle(lease, left)
+                if not on_demand and await self._is_about_grant(lease, client, outcome, sent_at):
+                    await self._store_failure(lease, Rejected(outcome.code), client, in_doubt=in_doubt)
+                else:
+                    grant = replace(lease.grant, in_doubt=in_doubt)
+                    left = lifecycle.leave(grant, self._clock.now(), client, self._rules)
+                    await self._settle(lease, left)
             case _:
                 await self._store_failure(lease, outcome, client, in_doubt=in_doubt)
         if lease.probe and isinstance(outcome, Refreshed | Rejected):
             await self._accept_client(lease, client)
         return outcome
 
-    async def _send(self, grant: Grant, client: Client, pair: TokenPair) -> tuple[Outcome, bool]:
+    def _covers_a_request(self, lease: Lease) -> bool:
+        """Whether a request sent now ends within the lease; in a process that was frozen it may not."""
+        return self._clock.now() + self._effort.request_ms < lease.until
+
+    async def _send(self, lease: Lease, client: Client, pair: TokenPair) -> tuple[Outcome, bool]:
         """Present the refresh token, and once more if the reply is unknown.
 
         Returns the outcome, and whether an earlier presentation may have been acted on.
         """
         outcome = await self._endpoint.refresh(client, pair, self._clock.now())
         if not isinstance(outcome, Unknown) or not client.provider.resend_after_unknown:
-            return outcome, grant.in_doubt
-        log.warning("refresh.reply_unknown", grant=grant.id, client=client.name, detail=outcome.detail)
+            return outcome, lease.grant.in_doubt
+        log.warning("refresh.reply_unknown", grant=lease.grant.id, client=client.name, detail=outcome.detail)
         await asyncio.sleep(RESEND_PAUSE_SECONDS * (0.5 + self._chance()))
+        if not self._covers_a_request(lease):
+            return outcome, True
         return await self._endpoint.refresh(client, pair, self._clock.now()), True
 
     async def _commit(
@@ -209,7 +229,9 @@ class Refresher:
             )
             sealed = self._sealer.seal(base.id, successor.grant.version, successor.pair)
             commit = Commit(lease.fence, base.lineage, base.version, base.status, successor, sealed)
-            committed = await self._until_stored(partial(self._store.commit, commit))
+            committed = await self._until_stored(
+                partial(self._store.commit, commit), self._effort.answer_patience_seconds
+            )
             if committed.verdict is not Verdict.REBASE or committed.status is None:
                 break
             base = replace(base, version=committed.version, status=committed.status)
@@ -239,21 +261,26 @@ class Refresher:
             reason=change.grant.reason,
         )
 
-    async def _pause_client(
+    async def _is_about_grant(
         self, lease: Lease, client: Client, outcome: ClientRejected, sent_at: int
-    ) -> None:
-        """Pause the client before its grant is put back: nothing can claim it in between."""
+    ) -> bool:
+        """Pause the client, unless the store knows that it is well and only this grant is refused.
+
+        It is paused before the grant is put back: nothing can claim it in between.
+        """
         now = self._clock.now()
         event = client_event(
             EventType.CLIENT_REJECTED, client, attempt=lease.fence, now=now, reason=outcome.code
         )
-        reject = partial(self._store.reject_client, client, event, sent_at=sent_at, probe=lease.probe)
-        if await self._until_stored(reject):
+        reject = partial(self._store.reject_client, client, event, lease, sent_at=sent_at)
+        refusal = await self._until_stored(reject)
+        if refusal is Refusal.CHANGED:
             log.warning("client.rejected", client=client.name, code=outcome.code)
+        return refusal is Refusal.GRANT
 
     async def _accept_client(self, lease: Lease, client: Client) -> None:
         event = client_event(EventType.CLIENT_RECOVERED, client, attempt=lease.fence, now=self._clock.now())
-        if await self._until_stored(partial(self._store.accept_client, client, event)):
+        if await self._until_stored(partial(self._store.accept_client, client, event, lease)):
             log.info("client.recovered", client=client.name)
 
     async def _settle(self, lease: Lease, change: lifecycle.Change) -> None:
@@ -281,10 +308,14 @@ class Refresher:
             self._checks[client.name] = known
         return await asyncio.shield(known.task)
 
-    async def _until_stored(self, store: Callable[[], Awaitable[T]]) -> T:
+    async def _until_stored(
+        self, store: Callable[[], Awaitable[T]], patience_seconds: float | None = None
+    ) -> T:
         """Offer something to the store until it takes it, within the patience allowed."""
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._effort.store_patience_seconds
+        if patience_seconds is None:
+            patience_seconds = self._effort.store_patience_seconds
+        give_up_at = loop.time() + patience_seconds
         while True:
             try:
                 return await store()

@@ -6,6 +6,7 @@ a delay, and neither two beats nor two sweeps start more refreshers than the due
 
 import uuid
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Final
 
 import structlog
@@ -13,15 +14,18 @@ import structlog
 from worker.core.ports import StoreUnavailableError
 from worker.wiring import Runtime
 
-PLACE_SECONDS: Final = 30
+PLACE_SECONDS: Final = 120  # in the queue; at work it is kept up by each claim
 MOST_RUNNERS: Final = 4  # of one client
 ROUNDS: Final = 4  # times its requests in flight: what one refresher is expected to take on
 
 log = structlog.get_logger(__name__)
 
 
-async def reserve_runners(runtime: Runtime) -> dict[str, list[str]]:
-    """For each client the ids of the refreshers to start now."""
+async def reserve_runners(runtime: Runtime) -> list[tuple[str, str]]:
+    """The (client, runner id) to start now: one for each client before any has a second.
+
+    So a client whose provider hangs does not keep another's refresher waiting in the queue.
+    """
     share = ROUNDS * runtime.deployment.settings.in_flight
     started: dict[str, list[str]] = {}
     for client in runtime.clients:
@@ -32,11 +36,12 @@ async def reserve_runners(runtime: Runtime) -> dict[str, list[str]]:
             )
         except StoreUnavailableError as problem:
             log.warning("sweep.store_away", problem=str(problem))
-            return {}
+            break
         if due or starting:
             log.info("sweep", client=client.name, due=due, starting=starting)
         started[client.name] = candidates[:starting]
-    return started
+    turns = zip_longest(*([(client, runner) for runner in ids] for client, ids in started.items()))
+    return [start for turn in turns for start in turn if start is not None]
 
 
 async def run_refresher(runtime: Runtime, client: str, runner: str, stop: Callable[[], bool]) -> None:

@@ -10,11 +10,12 @@ import os
 import random
 import secrets
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -43,18 +44,23 @@ __all__ = [
     "Deployment",
     "EmbeddedServerError",
     "Runtime",
+    "broker_tls",
     "broker_url",
     "check_store",
     "client_of",
     "deploy",
     "embedded_server",
+    "in_flight_seconds",
+    "longest_run_seconds",
     "open_runtime",
     "reach_store",
 ]
 
 REDIS_TIMEOUT_SECONDS: Final = 5.0
+RUN_SECONDS: Final = 10.0  # of claiming; then other clients get their turn
+CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
 COMMIT_SECONDS: Final = 5.0  # of a lease, for storing what came back
-LONGEST_PROBE_SHARE: Final = 5  # a rejected client is probed at least this many times slower than at first
+LONGEST_PROBE_SHARE: Final = 5  # times the first pause: the longest between two probes of a rejected client
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,8 @@ class Deployment:
     """Where one deployment keeps its things."""
 
     settings: Settings
-    redis_url: str
-    broker_url: str
+    redis_url: str = field(repr=False)
+    broker_url: str = field(repr=False)
     keys: KeyRing
 
     @property
@@ -101,6 +107,13 @@ def broker_url(settings: Settings) -> str:
     return EmbeddedServer(settings.data_dir).broker_url
 
 
+def broker_tls(url: str) -> dict[str, object] | None:
+    """TLS for a broker URL that asks for it, verified unless the URL itself says how."""
+    if not url.startswith("rediss://") or "ssl_" in url:
+        return None
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+
+
 def deploy(settings: Settings, tell: Callable[[str], None]) -> Deployment:
     """Find out where things are.
 
@@ -126,7 +139,7 @@ def check_store(deployment: Deployment) -> list[str]:
     """
 
     async def ask() -> list[Finding]:
-        async with Redis.from_url(deployment.redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS) as redis:
+        async with _connect(deployment) as redis:
             return await inspect_durability(redis)
 
     try:
@@ -147,7 +160,7 @@ def reach_store(deployment: Deployment) -> None:
     """
 
     async def ask() -> None:
-        async with Redis.from_url(deployment.redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS) as redis:
+        async with _connect(deployment) as redis:
             await redis.ping()
 
     try:
@@ -160,13 +173,7 @@ def reach_store(deployment: Deployment) -> None:
 async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
     """Connect everything in the running event loop, and close it at the end."""
     settings = deployment.settings
-    redis = Redis.from_url(
-        deployment.redis_url,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        # A command may thus run twice; every script is idempotent by its attempt.
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=1),
-    )
+    redis = _connect(deployment)
     scripts = Scripts(redis, deployment.prefix)
     clock = RedisClock()
     clients = ConfiguredClients(settings)
@@ -185,7 +192,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
             clock=clock,
             rules=rules,
             chance=random.random,
-            effort=Effort(in_flight=settings.in_flight),
+            effort=_effort(settings),
         )
         fleet = Fleet(redis, scripts, deployment.prefix)
         yield Runtime(deployment, redis, store, fleet, clients, clock, endpoint, refresher, rules)
@@ -247,6 +254,16 @@ def client_of(name: str, settings: ClientSettings) -> Client:
     )
 
 
+def _connect(deployment: Deployment) -> Redis:
+    return Redis.from_url(
+        deployment.redis_url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        # A command may thus run twice; every script is idempotent by its attempt.
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=1),
+    )
+
+
 def _provider_of(settings: ClientSettings) -> Provider:
     if settings.provider == "buddy":
         provider = providers.BUDDY
@@ -293,9 +310,29 @@ def _keys_of_file(settings: Settings, tell: Callable[[str], None]) -> dict[str, 
     return lines
 
 
+def _refresh_seconds(settings: Settings) -> float:
+    """A request, the pause, the same once more, and the check that tells a client's fault from a grant's."""
+    return 3 * settings.http_timeout_seconds + 1.5 * RESEND_PAUSE_SECONDS
+
+
+def in_flight_seconds(settings: Settings) -> float:
+    """How long what is in flight may take to end while the store answers: what a stop has to wait for."""
+    return _refresh_seconds(settings) + COMMIT_SECONDS
+
+
+def longest_run_seconds(settings: Settings) -> float:
+    """How long a refresh task may take at the very most, a store that is away included."""
+    effort = _effort(settings)
+    store_seconds = effort.answer_patience_seconds + 2 * effort.store_patience_seconds
+    return RUN_SECONDS + in_flight_seconds(settings) + store_seconds + 4 * 2 * REDIS_TIMEOUT_SECONDS
+
+
+def _effort(settings: Settings) -> Effort:
+    return Effort(in_flight=settings.in_flight, request_ms=int(settings.http_timeout_seconds * 1000))
+
+
 def _store_limits(settings: Settings) -> StoreLimits:
-    # A request, the pause, the same once more, and the check that tells a client's fault from a grant's.
-    refresh_seconds = 3 * settings.http_timeout_seconds + 1.5 * RESEND_PAUSE_SECONDS
+    refresh_seconds = _refresh_seconds(settings) + CLAIM_SECONDS
     first_probe_ms = int(settings.probe_seconds * 1000)
     return StoreLimits(
         lease_ms=int((refresh_seconds + COMMIT_SECONDS) * 1000),
@@ -313,6 +350,7 @@ def _celery_url(url: str) -> str:
     """Kombu spells a Unix socket another way than redis-py does."""
     if url.startswith("unix://"):
         path, _, query = url.removeprefix("unix://").partition("?")
-        database = dict(parse_qsl(query)).get("db", "0")
-        return f"redis+socket://{path}?virtual_host={database}"
+        options = dict(parse_qsl(query))
+        options["virtual_host"] = options.pop("db", "0")
+        return f"redis+socket://{path}?{urlencode(options)}"
     return url

@@ -200,6 +200,17 @@ def connection(valkey: Path) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
+def make_due(connection: redis.Redis) -> Callable[[Cli, str], None]:
+    """Bring a grant's due time forward to now, as waiting would."""
+
+    def bring(cli: Cli, grant_id: str) -> None:
+        namespace = cli.environment["EVERGRANT_NAMESPACE"]
+        assert connection.zadd(f"{{{namespace}}}:schedule:buddy", {grant_id: 1}, xx=True, ch=True) == 1
+
+    return bring
+
+
+@pytest.fixture
 def wait_until() -> Callable[[Callable[[], object]], None]:
     return eventually
 

@@ -25,13 +25,15 @@ def test_a_refresh_prints_the_new_version_and_the_provider_has_rotated_once(
 
 
 def test_a_rejected_grant_is_exit_1_with_the_reason_and_what_becomes_of_it(
-    cli: Cli, enroll: Line, sandbox: Sandbox
+    cli: Cli, enroll: Line, sandbox: Sandbox, make_due: Callable[[Any, str], None]
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
     sandbox.revoke(grant["id"])
 
-    once, twice = cli("grants", "refresh", grant["id"]), cli("grants", "refresh", grant["id"])
+    once = cli("grants", "refresh", grant["id"])
+    make_due(cli, grant["id"])
+    twice = cli("grants", "refresh", grant["id"])
     held = cli("token", grant["id"])
 
     assert (once.code, twice.code) == (1, 1)
@@ -148,3 +150,33 @@ def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored(
     assert process.returncode == 130
     assert cli.grants()[grant["id"]]["version"] == 1
     assert cli("grants", "refresh", grant["id"]).code == 0
+
+
+def test_a_grant_that_is_being_confirmed_is_not_presented_again_at_once(
+    cli: Cli, enroll: Line, sandbox: Sandbox
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+    sandbox.revoke(grant["id"])
+    assert cli("grants", "refresh", grant["id"]).code == 1
+    before = sandbox.totals()["requests"]
+
+    done = cli("token", grant["id"], "--min-ttl", "3700")
+
+    assert done.code == 1
+    assert "was rejected and is confirmed in" in done.complaint
+    assert sandbox.totals()["requests"] == before
+    assert cli.grants()[grant["id"]]["status"] == "failing"
+
+
+def test_a_command_with_the_wrong_key_says_so_and_holds_nothing_against_the_grant(
+    cli: Cli, enroll: Line
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+
+    done = cli.having(KEYS="other:" + "B" * 43 + "=")("grants", "refresh", grant["id"])
+
+    assert done.code == 1
+    assert "its tokens cannot be unsealed with the keys in EVERGRANT_KEYS" in done.complaint
+    assert cli.grants()[grant["id"]]["status"] == "active"

@@ -22,13 +22,14 @@ def test_an_empty_fleet_is_in_order(cli: Cli) -> None:
 
 
 def test_a_failed_grant_is_named_with_the_time_that_is_left_and_what_to_do(
-    cli: Cli, enroll: Line, line: Line, sandbox: Sandbox
+    cli: Cli, enroll: Line, line: Line, sandbox: Sandbox, make_due: Callable[[Any, str], None]
 ) -> None:
     grant = enroll()
     cli.take_in(grant, line("well"), line("paused", status="paused"))
     sandbox.revoke(grant["id"])
-    for _ in range(2):
-        cli("grants", "refresh", grant["id"])
+    cli("grants", "refresh", grant["id"])
+    make_due(cli, grant["id"])
+    cli("grants", "refresh", grant["id"])
 
     done, documents = cli("status"), cli("status", "--json")
 

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 
 def test_a_wrong_client_secret_is_one_incident_and_the_right_one_brings_the_client_back(
     build: Callable[..., Any],
@@ -68,7 +70,11 @@ def _in_flight(house: Any) -> set[str]:
     return {grant_id for grant_id, stored in grants if stored.lease_until is not None}
 
 
-def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(build: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("whole_group", [False, True], ids=["the-main-process", "every-process"])
+def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(
+    build: Callable[..., Any], *, whole_group: bool
+) -> None:
+    """Some supervisors signal the main process, others (honcho, systemd) every process of the group."""
     house = build(access_seconds=40)
     house.issue(60, spread_seconds=26)
     house.sandbox.add_fault("latency", ms=500)
@@ -77,8 +83,11 @@ def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(build: Callabl
     house.wait_until(lambda: house.refreshed() > 5, "rotations")
     house.wait_until(lambda: _in_flight(house), "requests in flight")
 
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    if whole_group:
+        os.killpg(worker.pid, signal.SIGTERM)
+    else:
+        worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 0
     assert _in_flight(house) == set()
     assert house.lost() == []
     assert house.sandbox.totals()["undelivered"] == 0

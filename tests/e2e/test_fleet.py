@@ -11,8 +11,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-SECONDS = float(os.environ.get("EVERGRANT_SOAK_SECONDS", "40"))
-GRANTS = int(os.environ.get("EVERGRANT_SOAK_GRANTS", "300"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "40"))
+GRANTS = int(os.environ.get("SOAK_GRANTS", "300"))
 TOKEN_SECONDS = 60 if SECONDS >= 120 else 30
 
 

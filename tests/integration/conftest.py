@@ -123,6 +123,17 @@ def client() -> Client:
 
 
 @pytest.fixture
+def under() -> Callable[..., Lease]:
+    """The lease of some grant, for what depends on its id and on whether it is a probe alone."""
+
+    def make(grant_id: str, *, probe: bool = False) -> Lease:
+        grant = Grant(grant_id, "acme", Status.ACTIVE, 0, b"", b"", 0, None, 0, None, None)
+        return Lease(grant, fence=0, until=0, probe=probe)
+
+    return make
+
+
+@pytest.fixture
 def seed(fleet: Fleet) -> Callable[..., Awaitable[Grant]]:
     """Put a grant into the store, due a second ago unless the test says otherwise."""
 
@@ -199,6 +210,16 @@ def make_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
 
     async def bring(grant_id: str, client_name: str = "acme") -> None:
         await redis.zadd(f"{prefix}schedule:{client_name}", {grant_id: 1}, xx=True)
+
+    return bring
+
+
+@pytest.fixture
+def let_the_probe_be_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
+    """Let a rejected client's probe be due now, as waiting would."""
+
+    async def bring(client_name: str = "acme") -> None:
+        await redis.hset(f"{prefix}client:{client_name}", "probe_at", "1")
 
     return bring
 
@@ -346,6 +367,7 @@ async def open_refresher(redis: Redis, prefix: str, keys: KeyRing) -> AsyncItera
             first_probe_ms: int = 60_000,
             timeout_seconds: float = 10.0,
             in_flight: int = 20,
+            request_ms: int | None = None,
             chance: float = 0.0,
         ) -> Refresher:
             clock = RedisClock()
@@ -361,7 +383,10 @@ async def open_refresher(redis: Redis, prefix: str, keys: KeyRing) -> AsyncItera
                 clock=clock,
                 rules=RULES,
                 chance=lambda: chance,
-                effort=Effort(in_flight=in_flight),
+                effort=Effort(
+                    in_flight=in_flight,
+                    request_ms=int(timeout_seconds * 1000) if request_ms is None else request_ms,
+                ),
             )
 
         yield build

@@ -169,7 +169,6 @@ def test_it_keeps_every_write_on_disk_and_evicts_nothing(data_dir: Path) -> None
             "maxmemory-policy": "noeviction",
             "port": "0",
             "save": "",
-            "hash-max-listpack-value": "512",
         }
         assert store.config_get(*wanted) == wanted
 

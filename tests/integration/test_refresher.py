@@ -18,7 +18,7 @@ from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.fleet import Fleet, Stored
 from worker.adapters.store.redis_store import RedisStore
-from worker.core.grant import Grant, Status
+from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
 from worker.core.ports import Lease, StoreUnavailableError
 from worker.core.protocol import Refreshed
@@ -49,7 +49,7 @@ async def _find(fleet: Fleet, grant_id: str) -> Stored:
 
 
 async def _drain(refresher: Refresher, name: str = "acme") -> int:
-    return await asyncio.wait_for(refresher.drain(name, "runner", _never), DEADLINE_SECONDS)
+    return await asyncio.wait_for(refresher.drain(name, "", _never), DEADLINE_SECONDS)
 
 
 async def _wait_for(what: Callable[[], bool]) -> None:
@@ -112,14 +112,6 @@ async def scripted() -> AsyncIterator[Script]:
         server.close()
     for writer in connected:
         writer.close()
-
-
-@pytest.fixture
-def let_the_probe_be_due(redis: Redis, prefix: str) -> OnGrant:
-    async def bring(client_name: str = "acme") -> None:
-        await redis.hset(f"{prefix}client:{client_name}", "probe_at", "1")
-
-    return bring
 
 
 # One at a time
@@ -276,7 +268,7 @@ async def test_a_worker_that_died_before_its_answer_leaves_a_doubt_that_names_th
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
     with sandbox.fault("hang", acts=True):
-        dying = asyncio.create_task((await open_refresher(clients)).drain("acme", "dies", _never))
+        dying = asyncio.create_task((await open_refresher(clients)).drain("acme", "", _never))
         await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             if "Refresher" in repr(task):  # the process is gone, with all that it had in flight
@@ -571,7 +563,7 @@ async def test_a_probe_that_finds_its_grant_dead_lets_the_client_work_again(
 
     await _drain(refresher)
 
-    assert _types(await told()) == ["client.rejected", "client.recovered", "grant.failing"]
+    assert _types(await told()) == ["client.rejected", "grant.failing", "client.recovered"]
     assert (await _find(fleet, grant.id)).grant.status is Status.FAILING
 
 
@@ -623,7 +615,7 @@ async def test_a_client_is_probed_with_the_next_grant_where_the_first_in_line_ca
     configure(secret="replaced")
     await make_due(unrefreshable.id)
 
-    for _ in range(2):
+    for _ in range(3):
         await let_the_probe_be_due()
         await _drain(refresher)
 
@@ -711,9 +703,9 @@ async def test_an_answer_that_comes_after_its_lease_ran_out_is_still_stored(
 ) -> None:
     clients = configure(sandbox.token_url)
     grants = await enroll(sandbox, clients)
-    refresher = await open_refresher(clients, lease_ms=50)
+    refresher = await open_refresher(clients, lease_ms=500, request_ms=0)
 
-    with sandbox.fault("latency", ms=600):
+    with sandbox.fault("latency", ms=1500):
         draining = asyncio.create_task(_drain(refresher))
         await _wait_for(lambda: bool(list(sandbox.log(grants[0].id))))
         held = await _find(fleet, grants[0].id)
@@ -976,7 +968,7 @@ async def test_a_drain_told_to_stop_claims_nothing_more_and_finishes_what_is_in_
     stopping: list[bool] = []
 
     with sandbox.fault("latency", ms=300):
-        draining = asyncio.create_task(refresher.drain("acme", "runner", lambda: bool(stopping)))
+        draining = asyncio.create_task(refresher.drain("acme", "", lambda: bool(stopping)))
         await _wait_for(lambda: any(list(sandbox.log(grant.id)) for grant in grants))
         stopping.append(True)
         attempted = await draining
@@ -994,7 +986,7 @@ async def test_a_drain_told_to_stop_does_not_wait_for_the_rate_budget(
     grants = await enroll(sandbox, clients, 2)
     refresher = await open_refresher(clients)
     stopping: list[bool] = []
-    draining = asyncio.create_task(refresher.drain("acme", "runner", lambda: bool(stopping)))
+    draining = asyncio.create_task(refresher.drain("acme", "", lambda: bool(stopping)))
     await _wait_for(lambda: any(sandbox.grant(grant.id)["rotations"] for grant in grants))
 
     stopping.append(True)
@@ -1065,3 +1057,111 @@ async def test_no_token_or_secret_stands_in_an_event_or_unsealed_in_the_store(
             stored += json.dumps(str(await redis.xrange(key))).encode()
     assert not [token for token in [*tokens, b"sandbox-secret"] if token in stored]
     assert uuid.UUID(hex=grants[0].id.split("-")[0]).hex.encode() in stored  # it was looked for rightly
+
+
+async def test_a_lease_that_does_not_outlast_a_request_presents_nothing(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+
+    await _drain(await open_refresher(clients, lease_ms=5_000, request_ms=6_000))
+
+    assert list(sandbox.log(grant.id)) == []
+    stored = await _find(fleet, grant.id)
+    assert (stored.grant.status, stored.lease_until) == (Status.ACTIVE, None)
+    assert await told() == []
+    await _drain(await open_refresher(clients))
+
+
+def _visits(sandbox: Sandbox, grants: list[Grant]) -> list[dict[str, Any]]:
+    ids = {grant.id for grant in grants}
+    return [visit for visit in sandbox.log() if visit["grant"] in ids]
+
+
+async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    keys: KeyRing,
+    redis: Redis,
+    prefix: str,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 60)
+    refresher = await open_refresher(clients, in_flight=55)
+    with sandbox.fault("latency", ms=800):
+        draining = asyncio.create_task(_drain(refresher))
+        await _wait_for(lambda: len(_visits(sandbox, grants)) >= 50)
+        visited = {visit["grant"] for visit in _visits(sandbox, grants)}
+        broken = f"{prefix}grant:{next(grant.id for grant in grants if grant.id not in visited)}"
+        unbroken = await redis.get(broken)
+        assert unbroken is not None
+        await redis.set(broken, b"\x91\x01")  # a record that nobody can read
+        with pytest.raises(Exception, match=r".") as failure:
+            await draining
+    await redis.set(broken, unbroken)
+
+    assert not isinstance(failure.value, TimeoutError)
+    rotated = [visit["grant"] for visit in _visits(sandbox, grants) if visit["acted"]]
+    assert len(rotated) >= 50
+    for grant_id in rotated:
+        assert (await _find(fleet, grant_id)).grant.version == 1
+    await _drain(await open_refresher(clients))
+    await _assert_alive(fleet, keys, sandbox, grants)
+
+
+async def _refuses_the_bad(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that says 401 without a code of a dead refresh token, against RFC 6749 section 5.2."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(
+        int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+    )
+    body = await reader.readexactly(length)
+    status, answer = b"401 Unauthorized", b"{}"
+    if b"refresh_token=bad" not in body:
+        status, answer = b"200 OK", b'{"access_token": "a", "expires_in": 3600}'
+    start = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(answer))
+    writer.write(start + answer)
+    await writer.drain()
+    writer.close()
+
+
+async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_up_the_others(
+    configure: Configure,
+    seed: Callable[..., Awaitable[Grant]],
+    open_refresher: Open,
+    let_the_probe_be_due: OnGrant,
+    make_due: OnGrant,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    server = await asyncio.start_server(_refuses_the_bad, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        refresher = await open_refresher(configure(f"http://127.0.0.1:{port}/token"))
+        for name in ("bad", "good"):
+            sealed = keys.seal(name, 0, TokenPair("access", name))
+            await seed(name, holds=name, sealed=sealed, status=Status.FAILING)
+        await _drain(refresher)
+
+        for _ in range(4):
+            await let_the_probe_be_due()
+            for name in ("good", "bad"):
+                await make_due(name)
+                await _drain(refresher)
+
+    assert (await fleet.client_state("acme")).state == "accepted"
+    assert (await _find(fleet, "bad")).grant.status is Status.FAILED
+    assert (await _find(fleet, "good")).grant.status is Status.ACTIVE
+    kinds = _types(await told())
+    assert kinds.count("client.rejected") == 1
+    assert kinds.count("grant.failed") == 1

@@ -15,7 +15,7 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import EventType, client_event
 from worker.core.grant import Grant, Status
-from worker.core.ports import Commit
+from worker.core.ports import Commit, Lease, Refusal
 from worker.core.providers import Client
 
 Seed = Callable[..., Awaitable[Grant]]
@@ -23,6 +23,7 @@ RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
 OnGrant = Callable[[str], Awaitable[None]]
 DueOf = Callable[..., Awaitable[float | None]]
 Answer = Callable[..., Commit]
+Under = Callable[..., Lease]
 
 
 @pytest.fixture
@@ -32,19 +33,18 @@ def claim_as(scripts: Scripts) -> Callable[..., Awaitable[list[Any]]]:
     async def run(
         claim_id: str, *, limit: int = 10, lease_ms: int = 60_000, rate: float | str = ""
     ) -> list[Any]:
-        reply: list[Any] = await scripts.run(
-            "claim", "acme", claim_id, "this", limit, lease_ms, rate, "runner"
-        )
+        reply: list[Any] = await scripts.run("claim", "acme", claim_id, "this", limit, lease_ms, rate, "")
         return reply
 
     return run
 
 
 @pytest.fixture
-def reject(store: RedisStore, clock: RedisClock) -> Callable[..., Awaitable[bool]]:
+def reject(store: RedisStore, clock: RedisClock, under: Under) -> Callable[..., Awaitable[bool]]:
     async def run(client: Client, attempt: int = 1) -> bool:
         event = client_event(EventType.CLIENT_REJECTED, client, attempt=attempt, now=clock.now(), reason="no")
-        return await store.reject_client(client, event, sent_at=clock.now(), probe=False)
+        refusal = await store.reject_client(client, event, under("one"), sent_at=clock.now())
+        return refusal is Refusal.CHANGED
 
     return run
 
@@ -58,7 +58,7 @@ async def test_a_due_grant_is_leased_with_a_fence_an_end_and_an_intent(
 ) -> None:
     await seed("one")
 
-    claim = await store.claim(client, 10, "runner")
+    claim = await store.claim(client, 10, "")
 
     (lease,) = claim.leases
     record = await record_of("one")
@@ -74,7 +74,7 @@ async def test_a_lease_moves_the_due_time_to_its_end_so_that_a_dead_workers_gran
 ) -> None:
     await seed("one")
 
-    claim = await store.claim(client, 10, "runner")
+    claim = await store.claim(client, 10, "")
 
     assert await due_of("one") == claim.leases[0].until
 
@@ -85,7 +85,7 @@ async def test_a_grant_that_is_not_due_stays_where_it_is(
     await seed("later", due_in_ms=60_000)
     await seed("never", due_in_ms=None)
 
-    claim = await store.claim(client, 10, "runner")
+    claim = await store.claim(client, 10, "")
 
     assert claim.leases == []
     assert claim.drained
@@ -95,13 +95,13 @@ async def test_grants_out_of_work_are_never_claimed(store: RedisStore, client: C
     await seed("paused", status=Status.PAUSED)
     await seed("failed", status=Status.FAILED)
 
-    assert (await store.claim(client, 10, "runner")).leases == []
+    assert (await store.claim(client, 10, "")).leases == []
 
 
 async def test_another_clients_grants_are_not_touched(store: RedisStore, client: Client, seed: Seed) -> None:
     await seed("theirs", client="other")
 
-    assert (await store.claim(client, 10, "runner")).leases == []
+    assert (await store.claim(client, 10, "")).leases == []
 
 
 async def test_the_longest_due_come_first_and_a_full_chunk_says_there_may_be_more(
@@ -110,8 +110,8 @@ async def test_the_longest_due_come_first_and_a_full_chunk_says_there_may_be_mor
     for number in range(3):
         await seed(f"due-{number}", due_in_ms=-1_000 * (3 - number))
 
-    first = await store.claim(client, 2, "runner")
-    second = await store.claim(client, 2, "runner")
+    first = await store.claim(client, 2, "")
+    second = await store.claim(client, 2, "")
 
     assert [lease.grant.id for lease in first.leases] == ["due-0", "due-1"]
     assert not first.drained
@@ -123,10 +123,10 @@ async def test_a_leased_grant_that_is_due_again_is_skipped_and_moved_to_its_leas
     store: RedisStore, client: Client, seed: Seed, make_due: OnGrant, due_of: DueOf
 ) -> None:
     await seed("one")
-    first = await store.claim(client, 10, "runner")
+    first = await store.claim(client, 10, "")
     await make_due("one")
 
-    second = await store.claim(client, 10, "runner")
+    second = await store.claim(client, 10, "")
 
     assert second.leases == []
     assert await due_of("one") == first.leases[0].until
@@ -138,7 +138,7 @@ async def test_a_schedule_entry_without_a_record_is_healed_away(
     await seed("one")
     await redis.zadd(f"{prefix}schedule:acme", {"ghost": 1})
 
-    claim = await store.claim(client, 10, "runner")
+    claim = await store.claim(client, 10, "")
 
     assert [lease.grant.id for lease in claim.leases] == ["one"]
     assert await due_of("ghost") is None
@@ -149,10 +149,10 @@ async def test_a_lease_that_ran_out_is_claimed_again_and_tells_that_its_intent_h
 ) -> None:
     dying, living = open_store(lease_ms=30, owner="dying"), open_store(owner="living")
     await seed("one")
-    first = await dying.claim(client, 10, "runner")
+    first = await dying.claim(client, 10, "")
 
     deadline = time.monotonic() + 20
-    while not (second := await living.claim(client, 10, "runner")).leases:
+    while not (second := await living.claim(client, 10, "")).leases:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
 
@@ -166,11 +166,11 @@ async def test_a_stored_outcome_clears_the_doubt_of_the_next_claim(
     store: RedisStore, client: Client, seed: Seed, make_due: OnGrant, answer: Answer
 ) -> None:
     await seed("one")
-    (lease,) = (await store.claim(client, 10, "runner")).leases
+    (lease,) = (await store.claim(client, 10, "")).leases
     await store.commit(answer(lease))
     await make_due("one")
 
-    (again,) = (await store.claim(client, 10, "runner")).leases
+    (again,) = (await store.claim(client, 10, "")).leases
 
     assert not again.grant.in_doubt
 
@@ -216,7 +216,7 @@ async def test_a_claim_repeated_leaves_out_what_was_settled_deleted_or_leased_by
     await claim_as("the-claim")
     await fleet.operate("deleted", "delete")
     await end_lease("lost")
-    (theirs,) = (await store.claim(client, 10, "runner")).leases
+    (theirs,) = (await store.claim(client, 10, "")).leases
     assert theirs.grant.id == "lost"
 
     again = await claim_as("the-claim")
@@ -231,8 +231,8 @@ async def test_the_rate_budget_is_a_seconds_worth_and_tells_how_long_to_wait(
     for number in range(3):
         await seed(f"due-{number}")
 
-    first = await store.claim(slow, 10, "runner")
-    second = await store.claim(slow, 10, "runner")
+    first = await store.claim(slow, 10, "")
+    second = await store.claim(slow, 10, "")
 
     assert len(first.leases) == 1
     assert not first.drained
@@ -246,11 +246,11 @@ async def test_the_rate_budget_fills_up_with_time(store: RedisStore, client: Cli
     for number in range(22):
         await seed(f"due-{number}")
 
-    first = await store.claim(brisk, 50, "runner")
+    first = await store.claim(brisk, 50, "")
     leased, deadline = len(first.leases), time.monotonic() + 20
     while leased < 22:
         assert time.monotonic() < deadline
-        claim = await store.claim(brisk, 50, "runner")
+        claim = await store.claim(brisk, 50, "")
         assert claim.leases or 0 < claim.wait_ms <= 50 or claim.drained
         leased += len(claim.leases)
         await asyncio.sleep(claim.wait_ms / 1000)
@@ -262,10 +262,10 @@ async def test_the_rate_budget_counts_only_what_was_leased(
     store: RedisStore, client: Client, seed: Seed
 ) -> None:
     slow = replace(client, rate_per_second=0.001)
-    assert (await store.claim(slow, 10, "runner")).drained  # nothing was due, nothing is spent
+    assert (await store.claim(slow, 10, "")).drained  # nothing was due, nothing is spent
     await seed("one")
 
-    assert len((await store.claim(slow, 10, "runner")).leases) == 1
+    assert len((await store.claim(slow, 10, "")).leases) == 1
 
 
 async def test_a_claim_repeated_spends_the_budget_once(
@@ -290,7 +290,7 @@ async def test_a_rejected_clients_grants_stay_where_they_are_until_the_probe_tim
     clock.set((await store.claim(replace(client, name="other"), 1, "")).now)
     await reject(client)
 
-    claim = await store.claim(client, 10, "runner")
+    claim = await store.claim(client, 10, "")
 
     assert claim.leases == []
     assert claim.drained
@@ -311,8 +311,8 @@ async def test_at_the_probe_time_exactly_one_grant_is_let_through_even_if_it_is_
     await reject(client)
     await _let_the_probe_be_due(redis, prefix)
 
-    probe = await store.claim(client, 10, "runner")
-    after = await store.claim(client, 10, "runner")
+    probe = await store.claim(client, 10, "")
+    after = await store.claim(client, 10, "")
 
     assert [(lease.grant.id, lease.probe) for lease in probe.leases] == [("sooner", True)]
     assert probe.drained
@@ -335,7 +335,7 @@ async def test_a_probe_lets_no_grant_through_that_is_out_of_work(
     await reject(client)
     await _let_the_probe_be_due(redis, prefix)
 
-    claim = await store.claim(client, 10, "runner")
+    claim = await store.claim(client, 10, "")
 
     assert claim.leases == []
     assert claim.drained
@@ -354,7 +354,7 @@ async def test_a_lost_probe_is_followed_by_another_when_its_lease_has_ended(
     await reject(client)
     await _let_the_probe_be_due(redis, prefix)
 
-    probe = await store.claim(client, 10, "runner")
+    probe = await store.claim(client, 10, "")
 
     probe_at = int(await redis.hget(f"{prefix}client:acme", "probe_at") or 0)
     assert probe_at == probe.leases[0].until
@@ -395,7 +395,7 @@ async def test_a_probe_keeps_to_the_rate_budget(
     await reject(client)
     await _let_the_probe_be_due(redis, prefix)
 
-    claim = await store.claim(slow, 10, "runner")
+    claim = await store.claim(slow, 10, "")
 
     assert claim.leases == []
     assert claim.wait_ms > 0
@@ -404,9 +404,22 @@ async def test_a_probe_keeps_to_the_rate_budget(
 async def test_each_claim_extends_the_runners_place_to_the_end_of_the_leases(
     store: RedisStore, client: Client, redis: Redis, prefix: str
 ) -> None:
+    await redis.zadd(f"{prefix}runners:acme", {"runner": 1})
+
     claim = await store.claim(client, 10, "runner")
 
     assert await redis.zscore(f"{prefix}runners:acme", "runner") == claim.now + 60_000
+
+
+async def test_a_runner_whose_place_has_ended_gets_nothing(
+    store: RedisStore, client: Client, seed: Seed
+) -> None:
+    await seed("one")
+
+    late = await store.claim(client, 10, "came too late")
+
+    assert (late.leases, late.drained) == ([], True)
+    assert len((await store.claim(client, 10, "")).leases) == 1
 
 
 async def test_a_claim_without_a_runner_takes_no_place(
@@ -420,10 +433,10 @@ async def test_a_claim_without_a_runner_takes_no_place(
 async def test_a_claim_tells_the_clients_generation(
     store: RedisStore, client: Client, redis: Redis, prefix: str
 ) -> None:
-    before = await store.claim(client, 10, "runner")
+    before = await store.claim(client, 10, "")
     await redis.hset(f"{prefix}client:acme", "generation", "3")
 
-    after = await store.claim(client, 10, "runner")
+    after = await store.claim(client, 10, "")
 
     assert (before.generation, after.generation) == (0, 3)
 
@@ -434,7 +447,7 @@ async def test_fences_only_grow_even_if_the_fence_key_is_lost(
     fences = []
     for number in range(6):
         await seed(f"due-{number}")
-        (lease,) = (await store.claim(client, 10, "runner")).leases
+        (lease,) = (await store.claim(client, 10, "")).leases
         fences.append(lease.fence)
         if number % 2:
             await redis.delete(f"{prefix}fence")
@@ -450,7 +463,7 @@ async def test_fences_grow_past_a_counter_that_is_ahead_of_the_clock(
     await seed("one")
     await seed("two")
 
-    claim = await store.claim(client, 10, "runner")
+    claim = await store.claim(client, 10, "")
 
     assert [lease.fence for lease in claim.leases] == [ahead + 1, ahead + 2]
 
@@ -462,7 +475,7 @@ async def test_many_claims_at_once_never_lease_one_grant_twice(
         await seed(f"due-{number}")
     stores = [open_store(owner=f"worker {number}") for number in range(8)]
 
-    claims = await asyncio.gather(*(each.claim(client, 7, "runner") for each in stores))
+    claims = await asyncio.gather(*(each.claim(client, 7, "") for each in stores))
 
     leased = [lease.grant.id for claim in claims for lease in claim.leases]
     fences = [lease.fence for claim in claims for lease in claim.leases]

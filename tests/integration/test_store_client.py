@@ -10,6 +10,7 @@ from worker.adapters.clock import RedisClock
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.events import EventType, client_event
+from worker.core.ports import Lease, Refusal
 from worker.core.providers import Client
 
 Told = Callable[[], Awaitable[list[dict[str, Any]]]]
@@ -18,29 +19,33 @@ Accept = Callable[..., Awaitable[bool]]
 
 FIRST_PROBE_MS = 60_000
 LONGEST_PROBE_MS = 200_000
+Under = Callable[..., Lease]
 
 
 @pytest.fixture
-async def reject(store: RedisStore, fleet: Fleet, client: Client, clock: RedisClock) -> Reject:
+async def reject(store: RedisStore, fleet: Fleet, client: Client, clock: RedisClock, under: Under) -> Reject:
     clock.set(await fleet.now())
 
-    async def run(attempt: int = 1, *, sent_at: int | None = None, probe: bool = False) -> bool:
+    async def run(
+        attempt: int = 1, *, sent_at: int | None = None, probe: bool = False, grant: str | None = None
+    ) -> bool:
         event = client_event(
             EventType.CLIENT_REJECTED, client, attempt=attempt, now=clock.now(), reason="invalid_client"
         )
         sent_at = await fleet.now() if sent_at is None else sent_at
-        return await store.reject_client(client, event, sent_at=sent_at, probe=probe)
+        lease = under(grant or f"grant of attempt {attempt}", probe=probe)
+        return await store.reject_client(client, event, lease, sent_at=sent_at) is Refusal.CHANGED
 
     return run
 
 
 @pytest.fixture
-async def accept(store: RedisStore, fleet: Fleet, client: Client, clock: RedisClock) -> Accept:
+async def accept(store: RedisStore, fleet: Fleet, client: Client, clock: RedisClock, under: Under) -> Accept:
     clock.set(await fleet.now())
 
     async def run(attempt: int = 2) -> bool:
         event = client_event(EventType.CLIENT_RECOVERED, client, attempt=attempt, now=clock.now())
-        return await store.accept_client(client, event)
+        return await store.accept_client(client, event, under("the probe", probe=True))
 
     return run
 
@@ -186,3 +191,51 @@ async def test_a_clients_incident_does_not_touch_another_client(
     await reject()
 
     assert (await fleet.client_state("other")).state == "accepted"
+
+
+async def test_a_grant_that_is_refused_again_after_others_were_accepted_is_at_fault_itself(
+    store: RedisStore, fleet: Fleet, client: Client, reject: Reject, accept: Accept, under: Under, told: Told
+) -> None:
+    await reject(1, grant="suspect")
+    await accept(2)  # the probe was another grant
+
+    event = client_event(EventType.CLIENT_REJECTED, client, attempt=3, now=1, reason="invalid_client")
+    sent_at = await fleet.now() + 1
+    refusal = await store.reject_client(client, event, under("suspect"), sent_at=sent_at)
+
+    assert refusal is Refusal.GRANT
+    assert (await fleet.client_state("acme")).state == "accepted"
+    assert len(await told()) == 2
+    assert await reject(4, sent_at=sent_at, grant="another")
+
+
+async def test_a_grant_that_proved_its_client_accepted_is_no_suspect_any_more(
+    store: RedisStore, fleet: Fleet, client: Client, reject: Reject, under: Under
+) -> None:
+    await reject(1, grant="one")
+    event = client_event(EventType.CLIENT_RECOVERED, client, attempt=2, now=1)
+    assert await store.accept_client(client, event, under("one", probe=True))
+
+    assert await reject(3, sent_at=await fleet.now() + 1, grant="one")
+
+
+async def test_each_probe_of_a_rejected_client_takes_another_grant(
+    store: RedisStore,
+    client: Client,
+    seed: Callable[..., Awaitable[Any]],
+    reject: Reject,
+    let_the_probe_be_due: Callable[[], Awaitable[None]],
+    end_lease: Callable[[str], Awaitable[None]],
+) -> None:
+    for name in ("a", "b", "c"):
+        await seed(name)
+    await reject()
+
+    probed = set()
+    for _ in range(3):
+        await let_the_probe_be_due()
+        (lease,) = (await store.claim(client, 10, "")).leases
+        probed.add(lease.grant.id)
+        await end_lease(lease.grant.id)
+
+    assert len(probed) > 1

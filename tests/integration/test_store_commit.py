@@ -26,7 +26,7 @@ Claim = Callable[[], Awaitable[Lease]]
 @pytest.fixture
 def claim_one(store: RedisStore, client: Client) -> Claim:
     async def run() -> Lease:
-        (lease,) = (await store.claim(client, 1, "runner")).leases
+        (lease,) = (await store.claim(client, 1, "")).leases
         return lease
 
     return run
@@ -288,7 +288,7 @@ async def test_an_answer_that_came_after_the_old_access_tokens_end_is_counted_as
     await seed("in time", access_expires_at=now + 600_000)
     await seed("never ends", access_expires_at=None)
 
-    for lease in (await store.claim(client, 10, "runner")).leases:
+    for lease in (await store.claim(client, 10, "")).leases:
         await store.commit(answer(lease))
 
     state = await fleet.client_state("acme")

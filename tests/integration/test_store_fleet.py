@@ -18,7 +18,7 @@ async def test_a_clients_state_counts_what_is_due_and_tells_what_comes_next(
 ) -> None:
     now = await fleet.now()
     await seed("refreshed")
-    (lease,) = (await store.claim(client, 1, "runner")).leases
+    (lease,) = (await store.claim(client, 1, "")).leases
     await store.commit(answer(lease))
     await seed("due", due_in_ms=-5_000, access_expires_at=now + 900_000)
     await seed("later", due_in_ms=60_000, access_expires_at=now + 300_000)
@@ -47,7 +47,7 @@ async def test_events_are_read_from_where_a_reader_stopped(
     assert await fleet.last_event_id() == "0-0"
     for grant_id in ("one", "two", "three"):
         await seed(grant_id)
-        (lease,) = (await store.claim(client, 1, "runner")).leases
+        (lease,) = (await store.claim(client, 1, "")).leases
         await store.commit(answer(lease))
 
     first = await fleet.events("0-0", most=2)
@@ -62,7 +62,7 @@ async def test_a_reader_that_waits_gets_the_next_event_when_it_is_told(
     store: RedisStore, fleet: Fleet, client: Client, seed: Seed, answer: Answer
 ) -> None:
     await seed("one")
-    (lease,) = (await store.claim(client, 1, "runner")).leases
+    (lease,) = (await store.claim(client, 1, "")).leases
     waiting = asyncio.create_task(fleet.events(await fleet.last_event_id(), wait_ms=4_000))
     await asyncio.sleep(0)
 

@@ -142,7 +142,7 @@ async def test_a_grant_replaced_in_flight_keeps_the_lease_until_whoever_refreshe
     make_due: Callable[[str], Awaitable[None]],
 ) -> None:
     grant = await seed("one")
-    (lease,) = (await store.claim(client, 1, "runner")).leases
+    (lease,) = (await store.claim(client, 1, "")).leases
 
     await fleet.land(Change(_renewed(grant, version=1), 1, None, None), replaces=0)
 
@@ -150,7 +150,7 @@ async def test_a_grant_replaced_in_flight_keeps_the_lease_until_whoever_refreshe
     assert (record["FENCE"], record["LEASE_UNTIL"]) == (lease.fence, lease.until)
     assert record["INTENT"] is False  # nothing was sent with the new refresh token
     await make_due("one")
-    assert (await store.claim(client, 1, "runner")).leases == []
+    assert (await store.claim(client, 1, "")).leases == []
 
 
 async def test_the_answer_for_a_pair_that_was_replaced_in_flight_is_superseded(
@@ -162,7 +162,7 @@ async def test_the_answer_for_a_pair_that_was_replaced_in_flight_is_superseded(
     record_of: RecordOf,
 ) -> None:
     grant = await seed("one")
-    (lease,) = (await store.claim(client, 1, "runner")).leases
+    (lease,) = (await store.claim(client, 1, "")).leases
     await fleet.land(Change(_renewed(grant, version=1), 1, None, None), replaces=0)
 
     assert (await store.commit(answer(lease))).verdict is Verdict.SUPERSEDED
@@ -179,13 +179,13 @@ async def test_the_failure_of_a_pair_that_was_replaced_in_flight_says_nothing_of
     told: Callable[[], Awaitable[list[dict[str, Any]]]],
 ) -> None:
     grant = await seed("one")
-    (lease,) = (await store.claim(client, 1, "runner")).leases
+    (lease,) = (await store.claim(client, 1, "")).leases
     await fleet.land(Change(_renewed(grant, version=1), 1, None, None), replaces=0)
 
     assert await store.settle(lease, failure(lease, Rejected("invalid_grant"))) is Verdict.SUPERSEDED
     assert (await record_of("one"))["STATUS"] == b"active"
     assert await told() == []
-    assert len((await store.claim(client, 1, "runner")).leases) == 1
+    assert len((await store.claim(client, 1, "")).leases) == 1
 
 
 async def test_a_replacement_with_the_same_refresh_token_keeps_the_intent_and_the_answer_is_rebased_on_it(
@@ -197,7 +197,7 @@ async def test_a_replacement_with_the_same_refresh_token_keeps_the_intent_and_th
     record_of: RecordOf,
 ) -> None:
     grant = await seed("one")
-    (lease,) = (await store.claim(client, 1, "runner")).leases
+    (lease,) = (await store.claim(client, 1, "")).leases
     await fleet.land(Change(_renewed(grant, "r0", version=4), 1, None, None), replaces=0)
     assert (await record_of("one"))["INTENT"] is True
 
@@ -206,3 +206,30 @@ async def test_a_replacement_with_the_same_refresh_token_keeps_the_intent_and_th
     assert committed.verdict is Verdict.REBASE
     rebased = await store.commit(answer(lease, onto=committed))
     assert (rebased.verdict, rebased.version) == (Verdict.STORED, 5)
+
+
+async def test_a_pair_that_what_is_stored_descends_from_is_never_put_back(
+    store: RedisStore, fleet: Fleet, seed: Seed, client: Client, answer: Answer, record_of: RecordOf
+) -> None:
+    grant = await seed("one")
+    (lease,) = (await store.claim(client, 1, "")).leases
+    await store.commit(answer(lease))
+    living = await record_of("one")
+
+    landing = await fleet.land(Change(_renewed(grant, "r0", version=2), 1, None, None), replaces=1)
+
+    assert landing.verdict == "descends"
+    assert await record_of("one") == living
+
+
+async def test_a_pair_that_was_issued_before_the_one_that_is_stored_is_refused(
+    fleet: Fleet, seed: Seed, record_of: RecordOf
+) -> None:
+    grant = await seed("one")
+    before = await record_of("one")
+    older = _renewed(grant, "from last week's backup", version=1, issued_at=grant.issued_at - 1)
+
+    landing = await fleet.land(Change(older, 1, None, None), replaces=0)
+
+    assert landing.verdict == "newer"
+    assert await record_of("one") == before

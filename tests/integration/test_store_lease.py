@@ -43,7 +43,7 @@ async def test_a_grant_that_another_refreshes_is_held_until_that_lease_ends(
     store: RedisStore, client: Client, seed: Seed
 ) -> None:
     await seed("one")
-    (theirs,) = (await store.claim(client, 1, "runner")).leases
+    (theirs,) = (await store.claim(client, 1, "")).leases
 
     assert await store.lease("one") == Held(theirs.until)
 

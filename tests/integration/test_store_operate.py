@@ -8,6 +8,7 @@ import pytest
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.grant import Grant, Status
+from worker.core.protocol import Unavailable
 from worker.core.providers import Client
 
 Seed = Callable[..., Awaitable[Grant]]
@@ -39,7 +40,7 @@ async def test_a_grant_paused_in_flight_keeps_its_lease(
     store: RedisStore, fleet: Fleet, client: Client, seed: Seed
 ) -> None:
     await seed("one")
-    (lease,) = (await store.claim(client, 1, "runner")).leases
+    (lease,) = (await store.claim(client, 1, "")).leases
 
     await fleet.operate("one", "pause")
 
@@ -57,7 +58,7 @@ async def test_a_resumed_grant_is_due_at_once_and_as_well_as_it_was(
 
     assert await fleet.operate("one", "resume") == "done"
     assert await _status(fleet, "one") is status
-    assert len((await store.claim(client, 1, "runner")).leases) == 1
+    assert len((await store.claim(client, 1, "")).leases) == 1
 
 
 async def test_a_failed_grant_that_is_resumed_is_given_one_more_bout_of_tries(
@@ -67,14 +68,14 @@ async def test_a_failed_grant_that_is_resumed_is_given_one_more_bout_of_tries(
 
     assert await fleet.operate("one", "resume") == "done"
     assert await _status(fleet, "one") is Status.FAILING
-    assert len((await store.claim(client, 1, "runner")).leases) == 1
+    assert len((await store.claim(client, 1, "")).leases) == 1
 
 
 async def test_a_grant_resumed_while_it_is_leased_is_due_when_the_lease_ends(
     store: RedisStore, fleet: Fleet, client: Client, seed: Seed, due_of: DueOf
 ) -> None:
     await seed("one")
-    (lease,) = (await store.claim(client, 1, "runner")).leases
+    (lease,) = (await store.claim(client, 1, "")).leases
     await fleet.operate("one", "pause")
     await fleet.operate("one", "resume")
 
@@ -120,3 +121,18 @@ async def test_the_listing_walks_every_client_and_finds_those_out_of_work_too(
     assert len(everyone) == len(set(everyone)) == 701
     assert "paused" in everyone
     assert len(others) == 350
+
+
+async def test_a_grant_that_is_paused_asks_for_nobody_s_attention_until_it_is_resumed(
+    store: RedisStore, fleet: Fleet, seed: Any, client: Client, failure: Any
+) -> None:
+    await seed("one")
+    (lease,) = (await store.claim(client, 1, "")).leases
+    await store.settle(lease, failure(lease, Unavailable("http_503")))
+    assert len(await fleet.attention(10)) == 1
+
+    await fleet.operate("one", "pause")
+    assert await fleet.attention(10) == []
+
+    await fleet.operate("one", "resume")
+    assert [stored.grant.id for stored, _ in await fleet.attention(10)] == ["one"]

@@ -27,7 +27,7 @@ Claim = Callable[[], Awaitable[Lease]]
 @pytest.fixture
 def claim_one(store: RedisStore, client: Client) -> Claim:
     async def run() -> Lease:
-        (lease,) = (await store.claim(client, 1, "runner")).leases
+        (lease,) = (await store.claim(client, 1, "")).leases
         return lease
 
     return run

@@ -11,10 +11,12 @@ from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.events import EventType, client_event
 from worker.core.grant import Grant
+from worker.core.ports import Lease
 from worker.core.providers import Client
 
 Seed = Callable[..., Awaitable[Grant]]
 Sweep = Callable[..., Awaitable[tuple[int, int]]]
+Under = Callable[..., Lease]
 
 
 @pytest.fixture
@@ -125,11 +127,18 @@ async def test_giving_a_place_back_twice_or_one_that_ended_is_harmless(
 
 
 async def test_a_rejected_client_gets_no_refresher_before_its_probe_and_one_for_it_due_grants_or_not(
-    store: RedisStore, fleet: Fleet, client: Client, sweep: Sweep, seed: Seed, redis: Redis, prefix: str
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    sweep: Sweep,
+    seed: Seed,
+    redis: Redis,
+    prefix: str,
+    under: Under,
 ) -> None:
     now = await fleet.now()
     event = client_event(EventType.CLIENT_REJECTED, client, attempt=1, now=now, reason="no")
-    await store.reject_client(client, event, sent_at=now, probe=False)
+    await store.reject_client(client, event, under("one"), sent_at=now)
     await _seed_many(seed, 5)
 
     before = await sweep("early")

@@ -267,7 +267,19 @@ async def test_a_success_without_readable_tokens_is_unknown(
     assert isinstance(await endpoint.refresh(client, PAIR, 0), Unknown)
 
 
-async def test_compressed_replies_are_not_asked_for_and_not_unpacked(
+async def test_a_reply_that_was_compressed_unasked_is_read(endpoint: HttpTokenEndpoint, serve: Serve) -> None:
+    body = gzip.compress(TOKENS)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+
+    assert isinstance(await endpoint.refresh(await serve(handle), PAIR, 0), Refreshed)
+
+
+async def test_compression_is_not_asked_for_and_a_bomb_is_cut_at_the_cap(
     endpoint: HttpTokenEndpoint, serve: Serve
 ) -> None:
     asked = []
@@ -282,7 +294,7 @@ async def test_compressed_replies_are_not_asked_for_and_not_unpacked(
 
     client = await serve(handle)
 
-    assert await endpoint.refresh(client, PAIR, 0) == Unknown("http_200_not_json")
+    assert await endpoint.refresh(client, PAIR, 0) == Unknown("reply_too_large")
     assert asked == ["identity"]
 
 

@@ -83,3 +83,10 @@ def test_a_key_file_of_raw_bytes_is_refused_in_one_line_that_names_it(tmp_path: 
     refusal = _refusal(tmp_path)
     assert refusal.startswith(f"{path}")
     assert "0xff" not in refusal
+
+
+def test_a_key_file_that_is_gone_is_not_replaced_where_grants_are_stored(tmp_path: Path) -> None:
+    (tmp_path / "appendonlydir").mkdir()
+    with pytest.raises(KeyFileError, match="is missing, and grants are stored beside it"):
+        read_or_make(tmp_path)
+    assert not (tmp_path / "keys").exists()

@@ -226,8 +226,8 @@ def test_a_settings_fault_of_the_client_rejects_the_client_and_keeps_the_grant(c
     assert _read(400, {"error": code}) == ClientRejected(code)
 
 
-def test_invalid_request_rejects_the_grant_so_that_it_is_never_looped_on() -> None:
-    assert _read(400, {"error": "invalid_request"}) == Rejected("invalid_request")
+def test_invalid_request_may_be_said_of_a_dead_token_or_of_the_client_s_settings() -> None:
+    assert _read(400, {"error": "invalid_request"}) == Rejected("invalid_request", ambiguous=True)
 
 
 def test_invalid_scope_is_a_settings_fault_of_the_client() -> None:

@@ -360,3 +360,20 @@ def test_a_secrets_directory_that_is_a_file_is_named_by_its_variable(place: Plac
 def test_a_dotenv_file_that_is_not_text_is_named(place: Place) -> None:
     place.dotenv(b"\xff\xfe\x80")
     assert ".env" in place.problem()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        pytest.param("REDIS_ULR", "did you mean EVERGRANT_REDIS_URL?", id="misspelt"),
+        pytest.param("SOMETHING_ELSE", ".env.example lists them all", id="unheard-of"),
+        pytest.param("CLIENT__ACME__CLIENT_ID", "did you mean EVERGRANT_CLIENTS?", id="misspelt-group"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_refused_for_its_default_might_be_another_store(
+    place: Place, name: str, hint: str
+) -> None:
+    problem = place.problem(**{name: "swordfish"})
+    assert problem.startswith(f"EVERGRANT_{name} is no setting; ")
+    assert problem.endswith(hint)
+    assert "swordfish" not in problem

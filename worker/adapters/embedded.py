@@ -58,8 +58,6 @@ SERVER_OPTIONS = {
     "appendonly": "yes",
     "appendfsync": "always",
     "maxmemory-policy": "noeviction",
-    # Keeps a grant's hash packed, which nearly halves its memory.
-    "hash-max-listpack-value": "512",
 }
 
 # The servers this process started, by data directory. One may outlive the EmbeddedServer that started it, and

@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 
 FILE_NAME = "keys"
+STORED_GRANTS = "appendonlydir"  # the embedded server's; a new key could open nothing in it
 
 
 class KeyFileError(Exception):
@@ -28,6 +29,8 @@ def read_or_make(data_dir: Path) -> tuple[str, bool]:
     """
     path = data_dir / FILE_NAME
     try:
+        if not path.exists() and (data_dir / STORED_GRANTS).exists():
+            raise KeyFileError(f"{path} is missing, and grants are stored beside it: put it back")
         made = _make(path) if not path.exists() else False
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:

@@ -178,9 +178,9 @@ def _check_of(outcome: Outcome) -> ClientCheck:
 
 
 async def _read(response: httpx.Response) -> bytes:
-    """The body as it came, to a little beyond the cap at most."""
+    """The body, decompressed where the server did so unasked, to a little beyond the cap at most."""
     body = bytearray()
-    async for chunk in response.aiter_raw():
+    async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > MAX_REPLY_BYTES:
             break

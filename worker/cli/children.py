@@ -16,8 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, Final
 
-STOP_SECONDS: Final = 30.0
-MOST_RESTARTS: Final = 5
+from worker.cli.session import SETTINGS
+
+MOST_RESTARTS: Final = 5  # within the window
+RESTART_WINDOW_SECONDS: Final = 600.0
 
 WORKER: Final = (
     *("-m", "celery", "-A", "worker", "worker", "--concurrency", "2"),
@@ -37,7 +39,7 @@ class Child:
     name: str
     arguments: tuple[str, ...]
     process: subprocess.Popen[bytes]
-    restarts: int = 0
+    restarted_at: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -46,8 +48,11 @@ class Children:
 
     Args:
         environment: theirs.
+        stop_seconds: how long they may take to end in order.
         output: where their output goes; `None` is this process's own.
     """
+
+    stop_seconds: float
 
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     output: IO[bytes] | None = None
@@ -69,9 +74,11 @@ class Children:
             code = child.process.poll()
             if code is None:
                 continue
-            if child.restarts == MOST_RESTARTS or code == 2:  # noqa: PLR2004 settings: trying again will not help
+            now = time.monotonic()
+            child.restarted_at = [at for at in child.restarted_at if now - at < RESTART_WINDOW_SECONDS]
+            if len(child.restarted_at) == MOST_RESTARTS or code == SETTINGS:  # the same will happen again
                 raise ChildGaveUpError(f"{child.name} ended with exit code {code}")
-            child.restarts += 1
+            child.restarted_at.append(now)
             child.process = self._launch(child.arguments)
 
     def stop(self) -> None:
@@ -79,7 +86,7 @@ class Children:
         for child in self.running:
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + STOP_SECONDS
+        end = time.monotonic() + self.stop_seconds
         for child in self.running:
             try:
                 child.process.wait(max(end - time.monotonic(), 0.1))

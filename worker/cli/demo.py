@@ -131,10 +131,10 @@ def _run(house: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Summar
 
     settings = load_settings()
     configure_logging("error", "console")
+    deployment = wiring.deploy(settings, lambda _: None)
     log = house / "children.log"
     with log.open("wb") as output, EmbeddedServer(settings.data_dir):
-        deployment = wiring.deploy(settings, lambda _: None)
-        children = Children(output=output)
+        children = Children(stop_seconds=2 * wiring.in_flight_seconds(settings), output=output)
 
         async def show() -> Summary:
             async with wiring.open_runtime(deployment) as runtime:

@@ -79,6 +79,7 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         deployment = wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
 
         async def work_on_it() -> T:
+            _end_in_order()
             async with wiring.open_runtime(deployment) as runtime:
                 return await work(runtime)
 
@@ -88,6 +89,8 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         raise CommandError(str(problem), SETTINGS) from None
     except wiring.EmbeddedServerError as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     except (StoreUnavailableError, ConnectionError, TimeoutError) as problem:
         line = f"{_store(chosen)} cannot be reached: {_first_line(problem)}"
         raise CommandError(line, UNREACHABLE) from None
@@ -102,3 +105,14 @@ def _store(chosen: "Settings") -> str:
 
 def _first_line(problem: BaseException) -> str:
     return (str(problem) or type(problem).__name__).splitlines()[0]
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: after what it must not drop."""
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel if task is not None else loop.stop)

@@ -2,11 +2,27 @@
 
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 from worker.cli.output import note
 from worker.cli.session import BAD_STATE, SETTINGS, UNREACHABLE, CommandError, settings
 
+if TYPE_CHECKING:
+    from worker.adapters.embedded import EmbeddedServer
+
 LOOK_SECONDS = 0.5
+
+
+def _keep_running(server: "EmbeddedServer | None") -> None:
+    """Start the server again if it died; if that fails, say so and try at the next look."""
+    from worker.adapters.embedded import EmbeddedServerError
+
+    if server is None or server.is_running():
+        return
+    try:
+        server.open()
+    except EmbeddedServerError as problem:
+        note(f"evergrant: {problem}")
 
 
 def up() -> None:
@@ -25,7 +41,7 @@ def up() -> None:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    children = Children()
+    children = Children(stop_seconds=2 * wiring.in_flight_seconds(chosen))
     try:
         deployment = wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
         with wiring.embedded_server(chosen) or nullcontext() as server:
@@ -35,8 +51,7 @@ def up() -> None:
                 children.start("beat", BEAT)
                 note("evergrant: worker and beat are running; Ctrl-C stops them")
                 while not stopping.wait(LOOK_SECONDS):
-                    if server is not None and not server.is_running():
-                        server.open()
+                    _keep_running(server)
                     children.look_after()
             finally:
                 children.stop()

@@ -71,6 +71,7 @@ REJECTED_ONCE = "rejected"
 UNAVAILABLE = "unavailable"
 REPLY_UNKNOWN = "reply_unknown"
 REPLY_LOST = "reply_lost"
+CANNOT_UNSEAL = "cannot_unseal"  # no key in the ring opens its tokens
 
 SAME_END_MS = 2_000  # servers state whole seconds
 NO_END = 2**53 - 1  # later than any instant, and still exact in Redis's doubles
@@ -365,6 +366,8 @@ def _reason(
         return _cause(grant, client, finding, code, now)
     if phase is Phase.CONFIRMING:
         return REJECTED_ONCE
+    if code == CANNOT_UNSEAL:
+        return CANNOT_UNSEAL
     return REPLY_UNKNOWN if isinstance(outcome, Unknown) else UNAVAILABLE
 
 

@@ -21,7 +21,7 @@ class UnsealError(Exception):
 
 
 class StoreUnavailableError(Exception):
-    """The store did not answer; what was asked of it may have happened."""
+    """The store did not answer, or cannot do it now; what was asked of it may have happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,14 @@ class Committed:
     status: Status | None
 
 
+class Refusal(StrEnum):
+    """What the store made of a client's refusal."""
+
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    GRANT = "grant"  # the client is well: the same grant was refused before, and others were not
+
+
 class ClientCheck(StrEnum):
     """What a client-credentials request said of the client."""
 
@@ -182,8 +190,8 @@ class Store(Protocol):
     async def settle(self, lease: Lease, change: Change) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours."""
 
-    async def reject_client(self, client: Client, event: Event, *, sent_at: int, probe: bool) -> bool:
-        """Pause a client; returns whether it was not yet. A rejected probe puts the next one off."""
+    async def reject_client(self, client: Client, event: Event, lease: Lease, *, sent_at: int) -> Refusal:
+        """Pause a client that was refused under `lease`. A refused probe puts the next one off."""
 
-    async def accept_client(self, client: Client, event: Event) -> bool:
+    async def accept_client(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let a rejected client's grants be claimed again; returns whether it was rejected."""

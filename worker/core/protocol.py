@@ -25,8 +25,7 @@ FALLBACK_LIFETIME_MS = 60 * 60 * SECOND_MS
 
 # RFC 6749 section 5.2 first; then what GitHub and Slack say of a dead refresh token in its place.
 GRANT_REJECTED = frozenset(
-    {"invalid_grant", "invalid_request"}
-    | {"bad_refresh_token", "invalid_refresh_token", "token_expired", "token_revoked"}
+    {"invalid_grant"} | {"bad_refresh_token", "invalid_refresh_token", "token_expired", "token_revoked"}
 )
 CLIENT_REJECTED = frozenset(
     {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
@@ -193,6 +192,8 @@ def _read_error(code: str, headers: Mapping[str, str], now: int) -> Outcome:
         return Rejected(code)
     if code in CLIENT_REJECTED:
         return ClientRejected(code)
+    if code == "invalid_request":  # said of our request, of the client's settings, and of dead tokens
+        return Rejected(code, ambiguous=True)
     if code in TRANSIENT:
         return Unavailable(code, _retry_after_ms(headers, now))
     return Unavailable("unrecognized_error_code", _retry_after_ms(headers, now))

@@ -50,6 +50,8 @@ async def _config(redis: "Redis", name: str) -> str | None:
 def _eviction(policy: str) -> Finding:
     if policy == "noeviction":
         return Finding(Level.OK, "nothing is evicted (maxmemory-policy noeviction)")
+    if policy == "unknown":
+        return Finding(Level.WARNING, "maxmemory-policy cannot be read; it must be noeviction")
     return Finding(
         Level.REFUSED,
         f"maxmemory-policy is {policy}: grants would be evicted; set it to noeviction",

@@ -35,6 +35,7 @@ FIELDS = (
     "LEASE_UNTIL",
     "FENCE",
     "LAST",  # the fence whose outcome was stored last
+    "IMPORTED",  # the lineage that came from outside last: what is stored now descends from it
 )
 
 
@@ -66,6 +67,7 @@ def pack(grant: Grant) -> bytes:
         0,
         0,
         0,
+        grant.lineage,
     ]
     # The old raw type for strings: the one that every cmsgpack reads.
     packed: bytes = msgpack.packb(values, use_bin_type=False)
@@ -80,7 +82,8 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> Gra
         packed: the record.
         in_doubt: what the intent said before the present lease set its own; `None` where there is none.
     """
-    value: dict[str, Any] = dict(zip(FIELDS, msgpack.unpackb(packed, raw=True), strict=True))
+    # A newer release may have added fields at the end.
+    value: dict[str, Any] = dict(zip(FIELDS, msgpack.unpackb(packed, raw=True), strict=False))
     return Grant(
         id=grant_id,
         client=value["CLIENT"].decode(),

@@ -15,7 +15,7 @@ from worker.adapters.store.scripts import Scripts
 from worker.core.events import Event
 from worker.core.grant import Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Claim, Commit, Committed, Held, Lease, Paused, Verdict
+from worker.core.ports import Claim, Commit, Committed, Held, Lease, Paused, Refusal, Verdict
 from worker.core.providers import Client
 
 
@@ -137,28 +137,31 @@ class RedisStore:
         )
         return Verdict(verdict.decode())
 
-    async def reject_client(self, client: Client, event: Event, *, sent_at: int, probe: bool) -> bool:
-        """Pause a client; returns whether it was not yet. A rejected probe puts the next one off."""
-        changed = await self._scripts.run(
+    async def reject_client(self, client: Client, event: Event, lease: Lease, *, sent_at: int) -> Refusal:
+        """Pause a client that was refused under `lease`. A refused probe puts the next one off."""
+        answer = await self._scripts.run(
             "client",
             "reject",
             client.name,
             self._event(event),
             self._limits.events_kept,
             event.id,
+            lease.grant.id,
             sent_at,
-            "1" if probe else "0",
+            "1" if lease.probe else "0",
             self._limits.first_probe_ms,
             self._limits.longest_probe_ms,
             event.data["reason"] or "",
         )
-        return bool(changed)
+        return Refusal(answer.decode())
 
-    async def accept_client(self, client: Client, event: Event) -> bool:
+    async def accept_client(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let a rejected client's grants be claimed again; returns whether it was rejected."""
-        kept = self._limits.events_kept
-        told = self._event(event)
-        return bool(await self._scripts.run("client", "accept", client.name, told, kept, event.id))
+        kept, told = self._limits.events_kept, self._event(event)
+        answer = await self._scripts.run(
+            "client", "accept", client.name, told, kept, event.id, lease.grant.id
+        )
+        return Refusal(answer.decode()) is Refusal.CHANGED
 
     async def reserve_runners(
         self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]

@@ -16,19 +16,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    ConnectionError,  # noqa: A004 redis-py's own name for it
-    MasterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TimeoutError,  # noqa: A004 redis-py's own name for it
-    TryAgainError,
-)
+from redis.exceptions import NoScriptError, RedisError
 
 from worker.adapters.store.record import lua_positions
 from worker.core.ports import StoreUnavailableError
@@ -38,20 +26,6 @@ if TYPE_CHECKING:
 
 NAMES = ("claim", "client", "commit", "import", "lease", "operate", "release_runner", "settle", "sweep")
 MOST_IN_A_GROUP = 100
-
-AWAY = (ConnectionError, TimeoutError)
-# Replies of a server that cannot take a write just now; none of them has changed anything.
-NOT_NOW = frozenset(
-    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"}
-)
-NOT_NOW_TYPES = (
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
-)
 
 
 @cache
@@ -92,8 +66,7 @@ class Scripts:
         """Run one script and return its reply as redis-py reads it.
 
         Raises:
-            StoreUnavailableError: Redis did not answer; the script may have run.
-            RedisError: the script itself failed.
+            StoreUnavailableError: Redis did not answer, or could not do it now; the script may have run.
             UnicodeEncodeError: an argument holds what UTF-8 cannot, a lone surrogate.
         """
         encoded = [arg.encode() if isinstance(arg, str) else arg for arg in args]
@@ -120,9 +93,9 @@ class Scripts:
                 again = await self._execute([calls[i] for i in forgotten])
                 for i, reply in zip(forgotten, again, strict=True):
                     replies[i] = reply
-        except RedisError as error:
+        except Exception as error:  # noqa: BLE001 whatever it is, every caller must hear of it
             replies = [error] * len(calls)
-        except asyncio.CancelledError:  # the loop ends
+        except BaseException:  # the loop ends
             for call in [*calls, *self._waiting]:
                 call.answer.cancel()
             self._waiting.clear()
@@ -141,18 +114,16 @@ class Scripts:
             await self._redis.script_load(source(name))
 
 
-def _is_away(reply: Any) -> bool:
-    if isinstance(reply, (*AWAY, *NOT_NOW_TYPES)):
-        return True
-    return isinstance(reply, ResponseError) and str(reply).partition(" ")[0] in NOT_NOW
-
-
 def _answer(future: asyncio.Future[Any], reply: Any) -> None:
     if future.done():  # its caller gave up waiting
         return
-    if _is_away(reply):
-        future.set_exception(StoreUnavailableError(f"Redis does not answer: {reply}"))
+    if isinstance(reply, RedisError):
+        future.set_exception(StoreUnavailableError(_first_line(reply)))
     elif isinstance(reply, Exception):
         future.set_exception(reply)
     else:
         future.set_result(reply)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

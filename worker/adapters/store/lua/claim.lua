@@ -9,6 +9,8 @@ local client, claim_id, owner = ARGV[1], ARGV[2], ARGV[3]
 local limit, lease_ms, rate = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local runner = ARGV[7]
 
+local PROBE_AMONG = 5
+
 local now = now_ms()
 local until_ms = now + lease_ms
 local state = client_key(client)
@@ -50,53 +52,67 @@ local function spend(number)
   end
 end
 
+-- A runner whose place has ended came too late: others were started instead.
+local function has_place()
+  if runner == '' then return true end
+  local places = P .. 'runners:' .. client
+  if not redis.call('ZSCORE', places, runner) then return false end
+  redis.call('ZADD', places, digits(until_ms), runner)
+  return true
+end
+
+-- Whom to lease. A probe takes another one each time: the client may be well, and only the grant that is due first
+-- refused.
+local function candidates(probe, allowed)
+  local schedule_of_client = schedule_key(client)
+  if not probe then
+    return redis.call('ZRANGEBYSCORE', schedule_of_client, '-inf', digits(now), 'LIMIT', 0, allowed)
+  end
+  local first = redis.call('ZRANGEBYSCORE', schedule_of_client, '-inf', '(' .. FOREVER, 'LIMIT', 0, PROBE_AMONG)
+  local turn = redis.call('HINCRBY', state, 'probes', 1) - 1
+  return {first[turn % math.max(#first, 1) + 1]}
+end
+
+local function lease_all(ids)
+  local leases, claimed = {}, {ids = {}, fences = {}, doubts = {}}
+  for _, id in ipairs(ids) do
+    local r = load(id)
+    if not r then
+      redis.call('ZREM', schedule_key(client), id)
+    elseif leased(r, now) then
+      schedule(id, r, digits(r[LEASE_UNTIL]))
+    else
+      local in_doubt = take_lease(id, r, owner, until_ms)
+      leases[#leases + 1] = cmsgpack.pack(r)
+      leases[#leases + 1] = in_doubt and 1 or 0
+      leases[#leases + 1] = id
+      table.insert(claimed.ids, id)
+      table.insert(claimed.fences, r[FENCE])
+      table.insert(claimed.doubts, in_doubt)
+    end
+  end
+  return leases, claimed
+end
+
 local before = redis.call('GET', claim_key)
 if before then return same_again(before) end
 redis.call('HSET', state, 'claimed_at', digits(now))
-
-if runner ~= '' then
-  redis.call('ZADD', P .. 'runners:' .. client, digits(until_ms), runner)
-end
+if not has_place() then return reply(true, 0, false, {}) end
 
 -- A rejected client's grants stay where they are, but for one at a time that finds out whether it is accepted again.
 local probe = redis.call('HGET', state, 'state') == 'rejected'
-if probe then
-  if tonumber(redis.call('HGET', state, 'probe_at')) > now then
-    return reply(true, 0, false, {})
-  end
-  limit = 1
-end
+if probe and tonumber(redis.call('HGET', state, 'probe_at')) > now then return reply(true, 0, false, {}) end
+if probe then limit = 1 end
 
 local allowed, wait_ms = budget()
 if allowed == 0 then return reply(false, wait_ms, probe, {}) end
 
-local latest = probe and '(' .. FOREVER or digits(now)
-local due = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', latest, 'LIMIT', 0, allowed)
-local leases, claimed = {}, {ids = {}, fences = {}, doubts = {}}
-for _, id in ipairs(due) do
-  local r = load(id)
-  if not r then
-    redis.call('ZREM', schedule_key(client), id)
-  elseif leased(r, now) then
-    schedule(id, r, digits(r[LEASE_UNTIL]))
-  else
-    local in_doubt = take_lease(id, r, owner, until_ms)
-    leases[#leases + 1] = cmsgpack.pack(r)
-    leases[#leases + 1] = in_doubt and 1 or 0
-    leases[#leases + 1] = id
-    table.insert(claimed.ids, id)
-    table.insert(claimed.fences, r[FENCE])
-    table.insert(claimed.doubts, in_doubt)
-  end
-end
-
+local ids = candidates(probe, allowed)
+local leases, claimed = lease_all(ids)
 spend(#claimed.ids)
-local drained = probe or #due < allowed
-claimed.drained, claimed.probe = drained, probe
-if probe and #claimed.ids > 0 then
-  redis.call('HSET', state, 'probe_at', digits(until_ms))
-end
+claimed.drained, claimed.probe = probe or #ids < allowed, probe
 if #claimed.ids > 0 then
+  if probe then redis.call('HSET', state, 'probe_at', digits(until_ms)) end
   redis.call('SET', claim_key, cmsgpack.pack(claimed), 'PX', lease_ms)
 end
-return reply(drained, 0, probe, leases)
+return reply(claimed.drained, 0, probe, leases)

@@ -1,7 +1,8 @@
 -- Store a grant that came from outside.
 --
 -- ARGV: id, packed record, due, attention, version that it replaces ('' if it must be new).
--- Returns {verdict, version, lineage}: stored, exists, or moved (another version is stored than the one named).
+-- Returns {verdict, version, lineage}: stored; exists; moved (another version is stored than the one named); descends
+-- (what is stored was made from this very pair, which is dead by now); newer (so was what is stored).
 
 local id, packed, due, attention, replaces = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
@@ -12,6 +13,13 @@ if old then
   if old[SEALED] == new[SEALED] then return {'stored', old[VERSION], old[LINEAGE]} end
   if replaces == '' then return {'exists', old[VERSION], old[LINEAGE]} end
   if old[VERSION] ~= tonumber(replaces) then return {'moved', old[VERSION], old[LINEAGE]} end
+  if old[LINEAGE] ~= new[LINEAGE] then
+    -- An old file or a repeated line must never put a dead pair in the place of a living one.
+    if old[IMPORTED] == new[LINEAGE] then return {'descends', old[VERSION], old[LINEAGE]} end
+    if new[ISSUED_AT] < old[ISSUED_AT] then return {'newer', old[VERSION], old[LINEAGE]} end
+  else
+    new[IMPORTED] = old[IMPORTED]
+  end
   count(old[CLIENT], 'grants:' .. old[STATUS], -1)
   redis.call('ZREM', schedule_key(old[CLIENT]), id)
   -- Whoever refreshes the old pair keeps the lease until it is done; its outcome will find another lineage.

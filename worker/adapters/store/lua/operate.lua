@@ -21,6 +21,7 @@ if verb == 'pause' then
   set_status(r, 'paused')
   save(id, r)
   schedule(id, r, '')
+  mark(id, '')
   return 'done'
 end
 
@@ -33,5 +34,6 @@ else
   return 'unchanged'
 end
 save(id, r)
+if r[STATUS] == 'failing' then mark(id, digits(r[ACCESS_EXPIRES_AT] or NO_END)) end
 schedule(id, r, digits(math.max(now_ms(), r[LEASE_UNTIL])))
 return 'done'

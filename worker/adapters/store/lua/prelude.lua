@@ -7,6 +7,7 @@
 
 local P = KEYS[1]
 local FOREVER = '+inf'
+local NO_END = 2^53 - 1
 
 local function now_us()
   local time = redis.call('TIME')
