@@ -1,7 +1,8 @@
 """What the scheduled tasks do: reserve places for refreshers, and run one.
 
-A place is held at the store and ends by itself unless its refresher keeps claiming, so that a lost task costs
-a delay, and neither two beats nor two sweeps start more refreshers than the due grants need.
+A place is held at the store for as long as a lease, from its reservation and again from each claim. So a task
+that is lost costs no more than its leases do, and neither two beats nor two sweeps start more refreshers than
+the due grants need.
 """
 
 import uuid
@@ -12,9 +13,8 @@ from typing import Final
 import structlog
 
 from worker.core.ports import StoreUnavailableError
-from worker.wiring import Runtime
+from worker.wiring import Runtime, lease_ms
 
-PLACE_SECONDS: Final = 120  # in the queue; at work it is kept up by each claim
 MOST_RUNNERS: Final = 4  # of one client
 ROUNDS: Final = 4  # times its requests in flight: what one refresher is expected to take on
 
@@ -26,13 +26,14 @@ async def reserve_runners(runtime: Runtime) -> list[tuple[str, str]]:
 
     So a client whose provider hangs does not keep another's refresher waiting in the queue.
     """
-    share = ROUNDS * runtime.deployment.settings.in_flight
+    settings = runtime.deployment.settings
+    share = ROUNDS * settings.in_flight
     started: dict[str, list[str]] = {}
     for client in runtime.clients:
         candidates = [str(uuid.uuid4()) for _ in range(MOST_RUNNERS)]
         try:
             due, starting = await runtime.store.reserve_runners(
-                client.name, share=share, place_ms=PLACE_SECONDS * 1000, candidates=candidates
+                client.name, share=share, place_ms=lease_ms(settings), candidates=candidates
             )
         except StoreUnavailableError as problem:
             log.warning("sweep.store_away", problem=str(problem))

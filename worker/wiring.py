@@ -51,6 +51,7 @@ __all__ = [
     "deploy",
     "embedded_server",
     "in_flight_seconds",
+    "lease_ms",
     "longest_run_seconds",
     "open_runtime",
     "reach_store",
@@ -331,11 +332,15 @@ def _effort(settings: Settings) -> Effort:
     return Effort(in_flight=settings.in_flight, request_ms=int(settings.http_timeout_seconds * 1000))
 
 
+def lease_ms(settings: Settings) -> int:
+    """How long a lease lasts: so long a dead worker's grants wait."""
+    return int((CLAIM_SECONDS + _refresh_seconds(settings) + COMMIT_SECONDS) * 1000)
+
+
 def _store_limits(settings: Settings) -> StoreLimits:
-    refresh_seconds = _refresh_seconds(settings) + CLAIM_SECONDS
     first_probe_ms = int(settings.probe_seconds * 1000)
     return StoreLimits(
-        lease_ms=int((refresh_seconds + COMMIT_SECONDS) * 1000),
+        lease_ms=lease_ms(settings),
         events_kept=settings.events_kept,
         first_probe_ms=first_probe_ms,
         longest_probe_ms=first_probe_ms * LONGEST_PROBE_SHARE,

@@ -2,10 +2,16 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from config import load_settings
+from worker.wiring import lease_ms
+
+SLOW_MACHINE_SECONDS = 15.0  # for a new worker to start, and a sweep
 
 
 def test_a_wrong_client_secret_is_one_incident_and_the_right_one_brings_the_client_back(
@@ -46,6 +52,7 @@ def test_a_worker_killed_in_the_middle_loses_at_most_the_answers_it_alone_held(
         house.wait_until(lambda: house.refreshed() > 10, "rotations")
         house.wait_until(lambda: _in_flight(house), "requests in flight")
         house.kill(worker)
+        killed_at = time.time()
         at_risk = _in_flight(house)
     house.start_worker()
 
@@ -57,6 +64,11 @@ def test_a_worker_killed_in_the_middle_loses_at_most_the_answers_it_alone_held(
     house.wait_until(lambda: not _in_flight(house), "no lease that is still held")
     house.stop()
 
+    tried_again_after = [
+        min(visit["at"] for visit in house.sandbox.log(grant_id) if visit["at"] > killed_at) - killed_at
+        for grant_id in at_risk
+    ]
+    assert max(tried_again_after) < lease_ms(load_settings()) / 1000 + SLOW_MACHINE_SECONDS
     failed = {event["subject"]: event["data"]["reason"] for event in house.told("grant.failed")}
     assert set(failed) <= at_risk
     assert set(failed.values()) <= {"reply_lost"}

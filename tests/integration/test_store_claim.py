@@ -404,22 +404,9 @@ async def test_a_probe_keeps_to_the_rate_budget(
 async def test_each_claim_extends_the_runners_place_to_the_end_of_the_leases(
     store: RedisStore, client: Client, redis: Redis, prefix: str
 ) -> None:
-    await redis.zadd(f"{prefix}runners:acme", {"runner": 1})
-
     claim = await store.claim(client, 10, "runner")
 
     assert await redis.zscore(f"{prefix}runners:acme", "runner") == claim.now + 60_000
-
-
-async def test_a_runner_whose_place_has_ended_gets_nothing(
-    store: RedisStore, client: Client, seed: Seed
-) -> None:
-    await seed("one")
-
-    late = await store.claim(client, 10, "came too late")
-
-    assert (late.leases, late.drained) == ([], True)
-    assert len((await store.claim(client, 10, "")).leases) == 1
 
 
 async def test_a_claim_without_a_runner_takes_no_place(

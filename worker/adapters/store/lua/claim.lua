@@ -52,15 +52,6 @@ local function spend(number)
   end
 end
 
--- A runner whose place has ended came too late: others were started instead.
-local function has_place()
-  if runner == '' then return true end
-  local places = P .. 'runners:' .. client
-  if not redis.call('ZSCORE', places, runner) then return false end
-  redis.call('ZADD', places, digits(until_ms), runner)
-  return true
-end
-
 -- Whom to lease. A probe takes another one each time: the client may be well, and only the grant that is due first
 -- refused.
 local function candidates(probe, allowed)
@@ -97,7 +88,7 @@ end
 local before = redis.call('GET', claim_key)
 if before then return same_again(before) end
 redis.call('HSET', state, 'claimed_at', digits(now))
-if not has_place() then return reply(true, 0, false, {}) end
+if runner ~= '' then redis.call('ZADD', P .. 'runners:' .. client, digits(until_ms), runner) end
 
 -- A rejected client's grants stay where they are, but for one at a time that finds out whether it is accepted again.
 local probe = redis.call('HGET', state, 'state') == 'rejected'
