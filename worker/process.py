@@ -21,10 +21,10 @@ T = TypeVar("T")
 _draining = mmap.mmap(-1, 1)
 
 
-class _SoftLimit:
-    """Whether Celery's soft time limit has struck in the task at hand."""
+class _Task:
+    """The task at hand, as signals see it."""
 
-    struck = False
+    told_to_end = False
 
 
 def start_draining() -> None:
@@ -34,18 +34,18 @@ def start_draining() -> None:
 
 def should_stop() -> bool:
     """Whether the task at hand should claim nothing more."""
-    return bool(_draining[0]) or _SoftLimit.struck
+    return bool(_draining[0]) or _Task.told_to_end
 
 
-def _drain_when_told_to_stop() -> None:
-    """Many supervisors signal a whole group; the pool's own handlers would drop every answer in flight.
+def _end_the_task_in_order() -> None:
+    """Let SIGTERM, SIGHUP and the soft time limit end claiming instead of dropping answers in flight.
 
-    They are replaced with the first task, because the pool sets its own after a child has started. The main
-    process ends its children once they are done.
+    Many supervisors signal a whole group, and the pool's own handlers raise in the middle of whatever runs.
+    They are replaced with the first task, because the pool sets its own after a child has started. A signal
+    ends the task at hand only: whether the worker stops is for its main process to say.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: start_draining())
-    signal.signal(signal.SIGUSR1, lambda *_: setattr(_SoftLimit, "struck", True))
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda *_: setattr(_Task, "told_to_end", True))
 
 
 class Process:
@@ -65,8 +65,8 @@ class Process:
         """Run `work` to its end and return what it returns."""
         if self._runner is None:
             self._runner = asyncio.Runner()
-            _drain_when_told_to_stop()
-        _SoftLimit.struck = False
+            _end_the_task_in_order()
+        _Task.told_to_end = False
         try:
             return self._runner.run(self._with_runtime(work))
         except BaseException:
