@@ -19,6 +19,7 @@ from pathlib import Path
 import redis
 
 from worker.adapters.embedded import EmbeddedServer
+from worker.adapters.key_file import new_key_line
 
 GRANTS = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
 
@@ -48,6 +49,7 @@ def main() -> None:
         environment = {
             "PATH": os.environ["PATH"],
             "EVERGRANT_DATA_DIR": str(directory / "data"),
+            "EVERGRANT_KEYS": new_key_line(),
             "EVERGRANT_CLIENTS__BUDDY__PROVIDER": "buddy",
             "EVERGRANT_CLIENTS__BUDDY__CLIENT_ID": "bench",
             "EVERGRANT_CLIENTS__BUDDY__CLIENT_SECRET": "bench",
