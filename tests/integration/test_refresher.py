@@ -1165,3 +1165,27 @@ async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_u
     kinds = _types(await told())
     assert kinds.count("client.rejected") == 1
     assert kinds.count("grant.failed") == 1
+
+
+async def test_a_check_that_is_older_than_a_request_proves_nothing_for_it(
+    buddy: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    """The client was well when one grant was found revoked; then its secret is reset."""
+    clients = configure(buddy.token_url, provider="buddy")
+    (revoked,) = await enroll(buddy, clients)
+    buddy.revoke(revoked.id)
+    refresher = await open_refresher(clients)
+    await _drain(refresher)
+    healthy = await enroll(buddy, clients, 5)
+
+    buddy.set_secret("replaced")
+    await _drain(refresher)
+
+    assert _types(await told()) == ["grant.failing", "client.rejected"]
+    for grant in healthy:
+        assert (await _find(fleet, grant.id)).grant.status is Status.ACTIVE
