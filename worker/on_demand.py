@@ -14,7 +14,7 @@ from worker.core import lifecycle, policy
 from worker.core.grant import Status
 from worker.core.lifecycle import Phase
 from worker.core.ports import Held, Lease, Paused
-from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected
+from worker.core.protocol import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.wiring import Runtime
 
 LOOK_AGAIN_SECONDS: Final = 0.1
@@ -75,7 +75,7 @@ async def _find(runtime: Runtime, grant_id: str) -> Stored:
     return stored
 
 
-def _why(outcome: Outcome | None) -> str:
+def _why(outcome: Rejected | ClientRejected | Unavailable | Unknown | None) -> str:
     match outcome:
         case Rejected(code=code):
             return f"the provider rejected its refresh token ({code})"
@@ -83,9 +83,7 @@ def _why(outcome: Outcome | None) -> str:
             return f"the provider rejected the client's credentials ({code})"
         case None:
             return "its tokens cannot be unsealed with the keys in EVERGRANT_KEYS"
-        case Refreshed():
-            return "nothing"
-        case _:
+        case Unavailable() | Unknown():
             return f"no usable answer from the provider ({outcome.detail})"
 
 

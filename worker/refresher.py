@@ -4,7 +4,7 @@ Rules:
 - A refresh token is presented only under its grant's lease, whose taking also stored the intent.
 - After a reply that could not be read the same token is sent once more, soon, under the same lease: a
   server with a grace period answers, and with a strict one nothing more can be lost.
-- An answer, once here, is committed again and again for as long as the store is away.
+- An answer, once here, is offered again and again to a store that is away, for minutes.
 - What is wrong with the client or the provider is never held against a grant.
 - Decisions are the core's; this file only asks, sends and stores.
 """
@@ -19,7 +19,7 @@ import structlog
 
 from worker.core import lifecycle, policy
 from worker.core.events import EventType, client_event
-from worker.core.grant import TokenPair
+from worker.core.grant import Grant, TokenPair
 from worker.core.policy import Action, Rules
 from worker.core.ports import (
     ClientCheck,
@@ -160,7 +160,7 @@ class Refresher:
                 change = lifecycle.expire(lease.grant, client, self._rules, attempt=lease.fence, now=now)
                 await self._settle(lease, change)
             case Action.WAIT:
-                await self._settle(lease, lifecycle.leave(lease.grant, due.at, client, self._rules))
+                await self._put_back(lease, lease.grant, due.at, client)
 
     async def _refresh(self, lease: Lease, client: Client, *, on_demand: bool = False) -> Outcome | None:
         try:
@@ -168,8 +168,7 @@ class Refresher:
         except UnsealError as error:
             log.warning("grant.cannot_unseal", problem=str(error))
             if on_demand:
-                left = lifecycle.leave(lease.grant, self._clock.now(), client, self._rules)
-                await self._settle(lease, left)
+                await self._put_back(lease, lease.grant, self._clock.now(), client)
             else:
                 problem = Unavailable(lifecycle.CANNOT_UNSEAL)
                 await self._store_failure(lease, problem, client, in_doubt=lease.grant.in_doubt)
@@ -177,9 +176,8 @@ class Refresher:
         sent_at = self._clock.now()
         if not self._covers_a_request(lease):
             log.warning("refresh.lease_too_short", grant=lease.grant.id, client=client.name)
-            again_at = sent_at + TOO_LATE_PAUSE_MS
-            await self._settle(lease, lifecycle.leave(lease.grant, again_at, client, self._rules))
-            return None
+            await self._put_back(lease, lease.grant, sent_at + TOO_LATE_PAUSE_MS, client)
+            return Unavailable("lease_too_short")
         outcome, in_doubt = await self._send(lease, client, pair)
         if isinstance(outcome, Rejected) and outcome.ambiguous:
             outcome = await self._tell_apart(outcome, client, sent_at)
@@ -191,8 +189,7 @@ class Refresher:
                     await self._store_failure(lease, Rejected(outcome.code), client, in_doubt=in_doubt)
                 else:
                     grant = replace(lease.grant, in_doubt=in_doubt)
-                    left = lifecycle.leave(grant, self._clock.now(), client, self._rules)
-                    await self._settle(lease, left)
+                    await self._put_back(lease, grant, self._clock.now(), client)
             case _:
                 await self._store_failure(lease, outcome, client, in_doubt=in_doubt)
         if lease.probe and isinstance(outcome, Refreshed | Rejected):
@@ -282,6 +279,10 @@ class Refresher:
         event = client_event(EventType.CLIENT_RECOVERED, client, attempt=lease.fence, now=self._clock.now())
         if await self._until_stored(partial(self._store.accept_client, client, event, lease)):
             log.info("client.recovered", client=client.name)
+
+    async def _put_back(self, lease: Lease, grant: Grant, due_at: int | None, client: Client) -> None:
+        """Give the lease back with nothing learnt of the grant."""
+        await self._settle(lease, lifecycle.leave(grant, due_at, client, self._rules))
 
     async def _settle(self, lease: Lease, change: lifecycle.Change) -> None:
         await self._until_stored(partial(self._store.settle, lease, change))

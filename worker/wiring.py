@@ -70,7 +70,6 @@ class Deployment:
 
     settings: Settings
     redis_url: str = field(repr=False)
-    broker_url: str = field(repr=False)
     keys: KeyRing
 
     @property
@@ -88,7 +87,6 @@ class Runtime:
     store: RedisStore
     fleet: Fleet
     clients: "ConfiguredClients"
-    clock: RedisClock
     endpoint: HttpTokenEndpoint
     refresher: Refresher
     rules: Rules
@@ -129,7 +127,7 @@ def deploy(settings: Settings, tell: Callable[[str], None]) -> Deployment:
         url = settings.redis_url.get_secret_value()
     else:
         url = EmbeddedServer(settings.data_dir).url
-    return Deployment(settings, url, broker_url(settings), _key_ring(settings, tell))
+    return Deployment(settings, url, _key_ring(settings, tell))
 
 
 def check_store(deployment: Deployment) -> list[str]:
@@ -167,7 +165,7 @@ def reach_store(deployment: Deployment) -> None:
     try:
         asyncio.run(ask())
     except RedisError as problem:
-        raise StoreUnavailableError(str(problem).splitlines()[0]) from None
+        raise StoreUnavailableError.because(problem) from None
 
 
 @asynccontextmanager
@@ -196,7 +194,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
             effort=_effort(settings),
         )
         fleet = Fleet(redis, scripts, deployment.prefix)
-        yield Runtime(deployment, redis, store, fleet, clients, clock, endpoint, refresher, rules)
+        yield Runtime(deployment, redis, store, fleet, clients, endpoint, refresher, rules)
 
 
 class ConfiguredClients:

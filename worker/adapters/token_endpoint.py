@@ -1,8 +1,8 @@
 """The authorization server's token endpoint, over httpx's transport for aiohttp.
 
 Rules:
-- One request per call, never repeated here: a POST to a token endpoint is not idempotent (RFC 9110 section
-  9.2.2). The transport does not follow redirects, keep cookies or retry.
+- What may have been acted on is never asked again here: a POST to a token endpoint is not idempotent (RFC
+  9110 section 9.2.2). The transport does not follow redirects, keep cookies or retry.
 - The deadline is total: connecting, sending and reading together.
 - Whatever happens is an Outcome. Only what failed before a connection stood is certainly not acted on; all
   else that brought no readable reply is unknown.

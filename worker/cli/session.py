@@ -92,19 +92,15 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except (StoreUnavailableError, ConnectionError, TimeoutError) as problem:
-        line = f"{_store(chosen)} cannot be reached: {_first_line(problem)}"
+        line = f"{_store(chosen)} cannot be reached: {StoreUnavailableError.because(problem)}"
         raise CommandError(line, UNREACHABLE) from None
     except RedisError as problem:
-        line = f"{_store(chosen)} refused a command: {_first_line(problem)}"
+        line = f"{_store(chosen)} refused a command: {StoreUnavailableError.because(problem)}"
         raise CommandError(line, UNREACHABLE) from None
 
 
 def _store(chosen: "Settings") -> str:
     return "the embedded server" if chosen.uses_embedded_server else "EVERGRANT_REDIS_URL"
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem) or type(problem).__name__).splitlines()[0]
 
 
 def _end_in_order() -> None:

@@ -261,10 +261,8 @@ def leave(grant: Grant, due_at: int | None, client: Client, rules: Rules) -> Cha
 
 def admit(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
     """Take in a grant from outside: nothing is told of it, a failing one is tried at once."""
-    due_at = policy.next_due(grant, client, rules).at
-    if grant.status is Status.FAILING:
-        due_at = now
-    return Change(grant, due_at, attention_at(grant, client, rules), None)
+    is_failing = grant.status is Status.FAILING
+    return leave(grant, now if is_failing else policy.next_due(grant, client, rules).at, client, rules)
 
 
 def attention_at(grant: Grant, client: Client, rules: Rules) -> int | None:
@@ -375,18 +373,12 @@ def _cause(grant: Grant, client: Client, finding: Finding, code: str, now: int) 
     """Why a grant is dead, the most telling cause first."""
     if finding is Finding.REJECTED_IN_DOUBT:
         return REPLY_LOST
-    if now >= _absolute_limit(grant, client):
+    limit_at = policy.absolute_limit_at(grant, client)
+    if limit_at is not None and now >= limit_at:
         return Reason.ABSOLUTE_LIMIT.value
     if grant.refresh_expires_at is not None and now >= grant.refresh_expires_at:
         return "refresh_token_expired"
     return "invalid_request" if code == "invalid_request" else "revoked"
-
-
-def _absolute_limit(grant: Grant, client: Client) -> int:
-    absolute_ms = client.provider.absolute_lifetime_ms
-    if absolute_ms is None or grant.authorized_at is None:
-        return NO_END
-    return grant.authorized_at + absolute_ms
 
 
 def _wait_ms(outcome: Outcome, phase: Phase, life_left_ms: int | None, streak: int, chance: float) -> int:

@@ -114,14 +114,21 @@ def fixed_end(grant: Grant, client: Client, rules: Rules) -> End | None:
             return None
         return End(grant.issued_at, grant.access_expires_at, Reason.NO_REFRESH_TOKEN)
     ends = []
-    absolute_ms = client.provider.absolute_lifetime_ms
-    if absolute_ms is not None and grant.authorized_at is not None:
-        limit_at = grant.authorized_at + absolute_ms
-        ends.append(End(grant.authorized_at, limit_at, Reason.ABSOLUTE_LIMIT))
+    absolute_at = absolute_limit_at(grant, client)
+    if absolute_at is not None and grant.authorized_at is not None:
+        ends.append(End(grant.authorized_at, absolute_at, Reason.ABSOLUTE_LIMIT))
     if grant.refresh_expires_at is not None and _refresh_limit_stands(grant, rules):
         limit_at = grant.refresh_expires_at
         ends.append(End(grant.refresh_issued_at, limit_at, Reason.REFRESH_TOKEN_LIMIT))
     return min(ends, key=lambda end: end.at, default=None)
+
+
+def absolute_limit_at(grant: Grant, client: Client) -> int | None:
+    """The provider's limit counted from the person's consent; `None` where either is unknown."""
+    absolute_ms = client.provider.absolute_lifetime_ms
+    if absolute_ms is None or grant.authorized_at is None:
+        return None
+    return grant.authorized_at + absolute_ms
 
 
 def is_refreshable(grant: Grant, client: Client) -> bool:

@@ -7,7 +7,7 @@ replaces those that are not under test.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 from worker.core.events import Event
 from worker.core.grant import Grant, Status, TokenPair
@@ -22,6 +22,11 @@ class UnsealError(Exception):
 
 class StoreUnavailableError(Exception):
     """The store did not answer, or cannot do it now; what was asked of it may have happened."""
+
+    @classmethod
+    def because(cls, cause: Exception) -> Self:
+        """With the cause's first line, or its name where it says nothing."""
+        return cls((str(cause) or type(cause).__name__).splitlines()[0])
 
 
 @dataclass(frozen=True, slots=True)

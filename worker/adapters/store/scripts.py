@@ -118,12 +118,8 @@ def _answer(future: asyncio.Future[Any], reply: Any) -> None:
     if future.done():  # its caller gave up waiting
         return
     if isinstance(reply, RedisError):
-        future.set_exception(StoreUnavailableError(_first_line(reply)))
+        future.set_exception(StoreUnavailableError.because(reply))
     elif isinstance(reply, Exception):
         future.set_exception(reply)
     else:
         future.set_result(reply)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
