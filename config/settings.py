@@ -25,6 +25,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -145,7 +146,10 @@ class Settings(BaseSettings):
     http_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
     in_flight: int = Field(default=100, ge=1, le=1000)
     probe_seconds: float = Field(default=60.0, ge=0.1, le=3600)
+    journal_seconds: float = Field(default=900.0, ge=1, le=86_400)
     events_kept: int = Field(default=100_000, ge=1000)
+    wait_replicas: int = Field(default=0, ge=0)
+    wait_fsync: bool = False
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -189,6 +193,13 @@ class Settings(BaseSettings):
     @classmethod
     def _are_lower_case(cls, clients: dict[str, ClientSettings]) -> dict[str, ClientSettings]:
         return {name.lower(): client for name, client in clients.items()}
+
+    @field_validator("wait_replicas")
+    @classmethod
+    def _can_have_replicas(cls, number: int, info: ValidationInfo) -> int:
+        if number and info.data.get("redis_url") is None:
+            raise ValueError("needs EVERGRANT_REDIS_URL: the embedded server has no replicas")
+        return number
 
     @property
     def uses_embedded_server(self) -> bool:

@@ -15,8 +15,9 @@ from worker.wiring import RUN_SECONDS
 def refresh(self: Any, client: str) -> None:
     """Pull what is due for a while; the next sweep goes on where this one stopped."""
     end = time.monotonic() + RUN_SECONDS
+    runner = self.request.id  # here, for Celery keeps the request in this thread
     this_process.run(
         lambda runtime: run_refresher(
-            runtime, client, self.request.id, lambda: should_stop() or time.monotonic() > end
+            runtime, client, runner, lambda: should_stop() or time.monotonic() > end
         )
     )

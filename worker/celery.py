@@ -121,6 +121,11 @@ def _prepare(**_: Any) -> None:
         raise SystemExit(2) from None
 
 
+@signals.worker_process_init.connect
+def _be_present(**_: Any) -> None:
+    this_process.start()
+
+
 @signals.worker_shutting_down.connect
 def _stop_claiming(**_: Any) -> None:
     process.start_draining()

@@ -12,6 +12,7 @@ from worker.wiring import Runtime
 
 MOST_NAMED: Final = 20
 OVERDUE_MS: Final = 60_000  # past this a due grant means that nobody claims
+CLOSE_MS: Final = 1_800_000  # so near to an expiry a person must know of an outage
 
 ADVICE: Final = {
     "revoked": "The person must connect again.",
@@ -62,6 +63,10 @@ class Report:
                 "client": client.name,
                 "state": client.state,
                 "reason": client.reason,
+                "provider_state": client.provider_state,
+                "provider_reason": client.provider_reason,
+                "provider_unavailable_since": rfc3339(client.unavailable_since),
+                "hold_until": rfc3339(_ahead(client.hold_until, self.now)),
                 "grants": {status.value: number for status, number in client.grants.items()},
                 "due": client.due,
                 "next_due_at": rfc3339(client.next_due_at),
@@ -117,6 +122,18 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
             f"Set EVERGRANT_CLIENTS__{client.name.upper()}__PROVIDER and the rest, or delete its grants.",
             needs_a_person=True,
         )
+    elif client.provider_state == "unavailable":
+        yield _provider_unavailable(client, now, has_grants=has_grants)
+    elif _ahead(client.hold_until, now) is not None:
+        yield Incident(
+            "told_to_wait",
+            client.name,
+            f"its token endpoint told it to wait, and it goes on {_in(client.hold_until, now)}",
+            client.soonest_expiry_at,
+            "Nothing to do yet. If it comes often, set"
+            f" EVERGRANT_CLIENTS__{client.name.upper()}__RATE_PER_SECOND to what the provider allows.",
+            needs_a_person=False,
+        )
     elif client.next_due_at is not None and now - client.next_due_at > OVERDUE_MS:
         nobody_claims = client.claimed_at is None or now - client.claimed_at > OVERDUE_MS
         yield Incident(
@@ -130,6 +147,32 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
             else "They are being worked off; more workers or a higher rate budget make it faster.",
             needs_a_person=nobody_claims,
         )
+
+
+def _provider_unavailable(client: ClientState, now: int, *, has_grants: bool) -> Incident:
+    """An outage is nothing to get up for while every token lives on, and somebody tries."""
+    nobody_tries = client.trial_at is not None and now - client.trial_at > OVERDUE_MS and has_grants
+    is_close = client.soonest_expiry_at is not None and client.soonest_expiry_at - now < CLOSE_MS
+    if nobody_tries:
+        advice = "Nobody tries: are a worker and beat running, and can they reach Redis?"
+    elif is_close:
+        advice = "`evergrant doctor` says whether it can be reached from here; if it can, ask the provider."
+    else:
+        advice = "Nothing to do yet: its grants wait unharmed. The provider's status page may say more."
+    return Incident(
+        "provider_unavailable",
+        client.name,
+        f"its token endpoint gives no usable answer ({client.provider_reason}) since"
+        f" {rfc3339(client.unavailable_since)}, next try {_in(client.trial_at, now)}",
+        client.soonest_expiry_at,
+        advice,
+        needs_a_person=nobody_tries or is_close,
+    )
+
+
+def _ahead(at: int | None, now: int) -> int | None:
+    """An instant, unless it has passed."""
+    return at if at is not None and at > now else None
 
 
 def _in(at: int | None, now: int) -> str:

@@ -1,6 +1,8 @@
 """Refresh one grant because somebody asks for it, under the same lease as the worker's.
 
 Rules:
+- The command is a process like any worker: present at the store, with a journal of its own, claiming only in
+  an epoch that it has confirmed.
 - While another process refreshes the grant, its outcome is waited for, at most as long as its lease.
 - Once a request may have left, an interrupt waits for its outcome to be stored.
 - What a caller gets is what the store has afterwards.
@@ -13,11 +15,12 @@ from worker.adapters.store.fleet import Stored
 from worker.core import lifecycle, policy
 from worker.core.grant import Status
 from worker.core.lifecycle import Phase
-from worker.core.ports import Held, Lease, Paused
+from worker.core.ports import Held, Lease, Paused, Settling
 from worker.core.protocol import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
-from worker.wiring import Runtime
+from worker.wiring import Runtime, lease_ms
 
 LOOK_AGAIN_SECONDS: Final = 0.1
+SETTLING_SLACK_SECONDS: Final = 5.0  # beyond the longest that a store settles
 
 
 class RefreshFailedError(Exception):
@@ -39,14 +42,25 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
     if lifecycle.phase_of(before.grant) is Phase.CONFIRMING and (before.due_at or 0) > now:
         seconds = ((before.due_at or 0) - now) // 1000
         raise RefreshFailedError(f"{grant_id} was rejected and is confirmed in {seconds} s: look again then")
+    async with runtime.presence.kept():
+        return await _refresh_or_wait(runtime, before)
+
+
+async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
+    grant_id = before.grant.id
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + lease_ms(runtime.deployment.settings) / 1000 + SETTLING_SLACK_SECONDS
     lease = await runtime.store.lease(grant_id)
-    while isinstance(lease, Held):
+    while isinstance(lease, Held | Settling) and loop.time() < give_up_at:
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
         after = await _find(runtime, grant_id)
         if after.grant.version > before.grant.version:
             return after
         lease = await runtime.store.lease(grant_id)
     match lease:
+        case Held() | Settling():
+            why = "another process refreshes it" if isinstance(lease, Held) else "the store is settling"
+            raise RefreshFailedError(f"{grant_id}: {why}; try again in a moment")
         case None:
             raise RefreshFailedError(f"no grant has the id {grant_id!r}")
         case Paused():

@@ -1,18 +1,20 @@
-"""One event loop and one runtime for a whole process, kept between Celery tasks.
+"""One event loop and one runtime for a whole process, in a thread of their own, as long as the process lives.
 
 Rules:
-- Built at the first task, so after Celery's fork; connections and TLS sessions then last.
-- A task that broke off leaves nothing behind: the next builds anew.
+- Begun after Celery's fork. Connections and TLS sessions outlast tasks, and so does the process's presence
+  at the store: answers are offered and leases given back whether a task is at hand or not.
+- A task waits in the main thread, where signals strike; nothing in the loop is interrupted by one.
 - Being told to stop ends claiming, never what is in flight: an answer on its way may hold the only living
   tokens. `draining` is one byte shared between a worker's main process and its children.
 """
 
-import asyncio
 import mmap
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from typing import TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from worker.wiring import Deployment, Runtime, open_runtime
 
@@ -52,39 +54,42 @@ class Process:
     """Runs coroutines on this process's runtime.
 
     Args:
-        deploy: finds out where things are; called once the runtime is needed.
+        deploy: finds out where things are; called in the process that will use them.
     """
 
     def __init__(self, deploy: Callable[[], Deployment]) -> None:
         self._deploy = deploy
-        self._runner: asyncio.Runner | None = None
-        self._open: AsyncExitStack | None = None
-        self._runtime: Runtime | None = None
+        self._open = ExitStack()
+        self._home: tuple[BlockingPortal, Runtime] | None = None
+        self._has_run = False
+
+    def start(self) -> None:
+        """Be present at the store from now on."""
+        self._at_home()
 
     def run(self, work: Callable[[Runtime], Awaitable[T]]) -> T:
         """Run `work` to its end and return what it returns."""
-        if self._runner is None:
-            self._runner = asyncio.Runner()
+        portal, runtime = self._at_home()
+        if not self._has_run:
             _end_the_task_in_order()
+            self._has_run = True
         _Task.told_to_end = False
-        try:
-            return self._runner.run(self._with_runtime(work))
-        except BaseException:
-            self.close()
-            raise
+        return portal.call(work, runtime)
 
     def close(self) -> None:
-        """Close connections and the event loop."""
-        runner, self._runner = self._runner, None
-        opened, self._open, self._runtime = self._open, None, None
-        if runner is None:
-            return
-        with runner:
-            if opened is not None:
-                runner.run(opened.aclose())
+        """Leave the store, and close connections and the event loop."""
+        self._home = None
+        self._open.close()
 
-    async def _with_runtime(self, work: Callable[[Runtime], Awaitable[T]]) -> T:
-        if self._runtime is None:
-            self._open = AsyncExitStack()
-            self._runtime = await self._open.enter_async_context(open_runtime(self._deploy()))
-        return await work(self._runtime)
+    def _at_home(self) -> tuple[BlockingPortal, Runtime]:
+        if self._home is None:
+            portal = self._open.enter_context(start_blocking_portal(name="evergrant"))
+            present = portal.wrap_async_context_manager(_present(self._deploy()))
+            self._home = portal, self._open.enter_context(present)
+        return self._home
+
+
+@asynccontextmanager
+async def _present(deployment: Deployment) -> AsyncIterator[Runtime]:
+    async with open_runtime(deployment) as runtime, runtime.presence.kept():
+        yield runtime

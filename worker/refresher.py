@@ -1,10 +1,11 @@
-"""The one place where effects are ordered: lease, intent, send, commit.
+"""The one place where effects are ordered: lease, intent, send, journal, commit.
 
 Rules:
 - A refresh token is presented only under its grant's lease, whose taking also stored the intent.
 - After a reply that could not be read the same token is sent once more, soon, under the same lease: a
   server with a grace period answers, and with a strict one nothing more can be lost.
-- An answer, once here, is offered again and again to a store that is away, for minutes.
+- An answer, once here, is on the disk before the store is asked to take it (answers.py). While one waits for
+  the store, or the disk has no room for another, nothing is claimed.
 - What is wrong with the client or the provider is never held against a grant.
 - Decisions are the core's; this file only asks, sends and stores.
 """
@@ -17,15 +18,19 @@ from typing import TypeVar
 
 import structlog
 
+from worker.answers import Answers
 from worker.core import lifecycle, policy
-from worker.core.events import EventType, client_event
+from worker.core.events import EventType, client_event, provider_event
 from worker.core.grant import Grant, TokenPair
 from worker.core.policy import Action, Rules
 from worker.core.ports import (
+    Blame,
     ClientCheck,
     Clients,
     Clock,
     Commit,
+    Journal,
+    JournalError,
     Lease,
     Refusal,
     Sealer,
@@ -33,7 +38,6 @@ from worker.core.ports import (
     StoreUnavailableError,
     TokenEndpoint,
     UnsealError,
-    Verdict,
 )
 from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import Client
@@ -47,6 +51,7 @@ REFILL_AT = 0.9  # of the slots taken: claims go in chunks, not one by one
 RESEND_PAUSE_SECONDS = 0.5
 STORE_PAUSE_SECONDS = 0.2
 TOO_LATE_PAUSE_MS = 1_000
+NO_ANSWER_PAUSE_MS = 1_000  # enough of them in a row open the breaker
 LOOK_UP_SECONDS = 1.0  # however long the rate budget asks to wait: `stop` may have been said meanwhile
 
 
@@ -57,13 +62,11 @@ class Effort:
     Attributes:
         in_flight: requests at once.
         request_ms: the longest that one request takes; none leaves with less than this of its lease left.
-        answer_patience_seconds: how long an answer is offered to a store that is away.
-        store_patience_seconds: how long anything else is.
+        store_patience_seconds: how long anything but an answer is offered to a store that is away.
     """
 
     in_flight: int = 100
     request_ms: int = 10_000
-    answer_patience_seconds: float = 300.0
     store_patience_seconds: float = 15.0
 
 
@@ -76,6 +79,8 @@ class Refresher:
         store: Store,
         endpoint: TokenEndpoint,
         sealer: Sealer,
+        journal: Journal,
+        answers: Answers,
         clients: Clients,
         clock: Clock,
         rules: Rules,
@@ -85,12 +90,19 @@ class Refresher:
         self._store = store
         self._endpoint = endpoint
         self._sealer = sealer
+        self._journal = journal
+        self._answers = answers
         self._clients = clients
         self._clock = clock
         self._rules = rules
         self._chance = chance
         self._effort = effort
         self._checks: dict[str, _Check] = {}  # the last one of each client
+        self._held: dict[int, Lease] = {}  # by fence
+
+    def held(self) -> list[Lease]:
+        """The leases that this process works under."""
+        return list(self._held.values())
 
     async def drain(self, client_name: str, runner: str, stop: Callable[[], bool]) -> int:
         """Refresh what a client has due until nothing is left or `stop` says so.
@@ -111,16 +123,19 @@ class Refresher:
                 break
             wait_seconds = None
             if claiming and len(running) <= self._effort.in_flight * REFILL_AT:
-                room = self._effort.in_flight - len(running)
+                room = min(self._effort.in_flight - len(running), CHUNK)
                 try:
-                    claim = await self._store.claim(client, min(room, CHUNK), runner)
+                    if not await self._may_claim(room + len(running)):
+                        claiming = False
+                        continue
+                    claim = await self._store.claim(client, room, runner)
                 except Exception as problem:  # noqa: BLE001 whatever it is, answers in flight come first
                     broken, claiming = problem, False
                     continue
                 client = self._clients.get(client_name, claim.generation)
                 running |= {asyncio.create_task(self._attempt(lease, client)) for lease in claim.leases}
                 attempted += len(claim.leases)
-                claiming = not claim.drained
+                claiming = not claim.drained and not claim.settling
                 if claiming and not claim.wait_ms:
                     continue
                 wait_seconds = min(claim.wait_ms / 1_000, LOOK_UP_SECONDS) if claiming else None
@@ -128,6 +143,17 @@ class Refresher:
         if broken is not None:
             raise broken
         return attempted
+
+    async def _may_claim(self, answers: int) -> bool:
+        """Whether nothing waits for the store, and the disk has room for what will be answered."""
+        if self._answers.waiting:
+            return False
+        try:
+            await self._journal.reserve(answers)
+        except JournalError as problem:
+            log.warning("claims.stopped", problem=str(problem))
+            return False
+        return True
 
     async def refresh_one(self, lease: Lease) -> Outcome | None:
         """Refresh one leased grant now, due or not; `None` where its tokens cannot be unsealed.
@@ -144,7 +170,7 @@ class Refresher:
     async def _attempt(self, lease: Lease, client: Client) -> None:
         """Do what a claimed grant is due for."""
         now = self._clock.now()
-        if lease.probe and policy.is_refreshable(lease.grant, client):
+        if (lease.probe or lease.trial) and policy.is_refreshable(lease.grant, client):
             await self._refresh(lease, self._clients.reread(client.name))
             return
         due = policy.decide(lease.grant, client, self._rules, now)
@@ -163,38 +189,40 @@ class Refresher:
                 await self._put_back(lease, lease.grant, due.at, client)
 
     async def _refresh(self, lease: Lease, client: Client, *, on_demand: bool = False) -> Outcome | None:
+        self._held[lease.fence] = lease
         try:
-            pair = self._sealer.open(lease.grant)
+            pair = await self._unseal(lease, client, on_demand=on_demand)
+            if pair is None:
+                return None
+            sent_at = self._clock.now()
+            if not self._covers_a_request(lease):
+                log.warning("refresh.lease_too_short", grant=lease.grant.id, client=client.name)
+                await self._put_back(lease, lease.grant, sent_at + TOO_LATE_PAUSE_MS, client)
+                return Unavailable("lease_too_short")
+            outcome, in_doubt = await self._send(lease, client, pair)
+            if isinstance(outcome, Rejected) and outcome.ambiguous:
+                outcome = await self._tell_apart(outcome, client, sent_at)
+            if isinstance(outcome, Refreshed):
+                await self._commit(lease, client, pair, outcome, sent_at)
+            else:
+                attempt = _Attempt(lease, client, sent_at, in_doubt, on_demand)
+                await self._store_failure(attempt, outcome)
+            await self._tell_of_recovery(lease, client, outcome)
+            return outcome
+        finally:
+            del self._held[lease.fence]
+
+    async def _unseal(self, lease: Lease, client: Client, *, on_demand: bool) -> TokenPair | None:
+        try:
+            return self._sealer.open(lease.grant)
         except UnsealError as error:
             log.warning("grant.cannot_unseal", problem=str(error))
-            if on_demand:
-                await self._put_back(lease, lease.grant, self._clock.now(), client)
-            else:
-                problem = Unavailable(lifecycle.CANNOT_UNSEAL)
-                await self._store_failure(lease, problem, client, in_doubt=lease.grant.in_doubt)
-            return None
-        sent_at = self._clock.now()
-        if not self._covers_a_request(lease):
-            log.warning("refresh.lease_too_short", grant=lease.grant.id, client=client.name)
-            await self._put_back(lease, lease.grant, sent_at + TOO_LATE_PAUSE_MS, client)
-            return Unavailable("lease_too_short")
-        outcome, in_doubt = await self._send(lease, client, pair)
-        if isinstance(outcome, Rejected) and outcome.ambiguous:
-            outcome = await self._tell_apart(outcome, client, sent_at)
-        match outcome:
-            case Refreshed():
-                await self._commit(lease, client, pair, outcome, sent_at)
-            case ClientRejected():
-                if not on_demand and await self._is_about_grant(lease, client, outcome, sent_at):
-                    await self._store_failure(lease, Rejected(outcome.code), client, in_doubt=in_doubt)
-                else:
-                    grant = replace(lease.grant, in_doubt=in_doubt)
-                    await self._put_back(lease, grant, self._clock.now(), client)
-            case _:
-                await self._store_failure(lease, outcome, client, in_doubt=in_doubt)
-        if lease.probe and isinstance(outcome, Refreshed | Rejected):
-            await self._accept_client(lease, client)
-        return outcome
+        if on_demand:
+            await self._put_back(lease, lease.grant, self._clock.now(), client)
+        else:
+            attempt = _Attempt(lease, client, self._clock.now(), lease.grant.in_doubt, on_demand)
+            await self._blame_grant(attempt, Unavailable(lifecycle.CANNOT_UNSEAL))
+        return None
 
     def _covers_a_request(self, lease: Lease) -> bool:
         """Whether a request sent now ends within the lease; in a process that was frozen it may not."""
@@ -217,38 +245,47 @@ class Refresher:
     async def _commit(
         self, lease: Lease, client: Client, pair: TokenPair, answer: Refreshed, sent_at: int
     ) -> None:
-        """Store the answer; made anew if the record moved on without using up its refresh token."""
-        base = lease.grant
-        while True:
-            now = self._clock.now()
-            successor = lifecycle.succeed(
-                base, pair, answer, client, self._rules, attempt=lease.fence, sent_at=sent_at, now=now
-            )
-            sealed = self._sealer.seal(base.id, successor.grant.version, successor.pair)
-            commit = Commit(lease.fence, base.lineage, base.version, base.status, successor, sealed)
-            committed = await self._until_stored(
-                partial(self._store.commit, commit), self._effort.answer_patience_seconds
-            )
-            if committed.verdict is not Verdict.REBASE or committed.status is None:
-                break
-            base = replace(base, version=committed.version, status=committed.status)
-        if committed.verdict is Verdict.STORED:
-            log.debug("grant.refreshed", grant=base.id, client=client.name, version=committed.version)
-        else:
-            log.warning("grant.answer_not_used", grant=base.id, client=client.name, verdict=committed.verdict)
+        base, now = lease.grant, self._clock.now()
+        successor = lifecycle.succeed(
+            base, pair, answer, client, self._rules, attempt=lease.fence, sent_at=sent_at, now=now
+        )
+        sealed = self._sealer.seal(base.id, successor.grant.version, successor.pair)
+        change = successor.sealed(sealed)
+        await self._answers.keep(Commit(lease.fence, base.lineage, base.version, base.status, change))
 
-    async def _store_failure(self, lease: Lease, outcome: Outcome, client: Client, *, in_doubt: bool) -> None:
+    async def _store_failure(
+        self, attempt: "_Attempt", outcome: Rejected | ClientRejected | Unavailable | Unknown
+    ) -> None:
+        """Find out whose failure it is; only the grant's own is held against it."""
+        match outcome:
+            case Rejected():
+                await self._blame_grant(attempt, outcome)
+            case ClientRejected():
+                if not attempt.on_demand and await self._is_about_grant(attempt, outcome):
+                    await self._blame_grant(attempt, Rejected(outcome.code))
+                else:
+                    await self._leave(attempt, self._clock.now(), in_doubt=attempt.in_doubt)
+            case Unavailable() | Unknown():
+                if await self._is_about_provider(attempt, outcome):
+                    in_doubt = lifecycle.still_in_doubt(outcome, in_doubt=attempt.in_doubt)
+                    await self._leave(attempt, self._soon(), in_doubt=in_doubt)
+                else:
+                    await self._blame_grant(attempt, outcome)
+
+    async def _blame_grant(self, attempt: "_Attempt", outcome: Outcome) -> None:
+        lease, client = attempt.lease, attempt.client
         change = lifecycle.fail(
             lease.grant,
             outcome,
             client,
             self._rules,
-            in_doubt=in_doubt,
+            in_doubt=attempt.in_doubt,
             attempt=lease.fence,
             now=self._clock.now(),
             chance=self._chance(),
         )
-        await self._settle(lease, change)
+        heard_at = attempt.sent_at if isinstance(outcome, Rejected) else None
+        await self._settle(lease, change, heard_at)
         log.warning(
             "refresh.failed",
             grant=lease.grant.id,
@@ -258,34 +295,81 @@ class Refresher:
             reason=change.grant.reason,
         )
 
-    async def _is_about_grant(
-        self, lease: Lease, client: Client, outcome: ClientRejected, sent_at: int
-    ) -> bool:
+    async def _leave(self, attempt: "_Attempt", due_at: int | None, *, in_doubt: bool) -> None:
+        """Put a grant back as it was: its client or its provider is in trouble."""
+        grant = replace(attempt.lease.grant, in_doubt=in_doubt)
+        await self._put_back(attempt.lease, grant, due_at, attempt.client)
+
+    def _soon(self) -> int:
+        return self._clock.now() + int(NO_ANSWER_PAUSE_MS * (0.5 + self._chance()))
+
+    async def _is_about_grant(self, attempt: "_Attempt", outcome: ClientRejected) -> bool:
         """Pause the client, unless the store knows that it is well and only this grant is refused.
 
         It is paused before the grant is put back: nothing can claim it in between.
         """
-        now = self._clock.now()
+        lease, client = attempt.lease, attempt.client
         event = client_event(
-            EventType.CLIENT_REJECTED, client, attempt=lease.fence, now=now, reason=outcome.code
+            EventType.CLIENT_REJECTED,
+            client,
+            attempt=lease.fence,
+            now=self._clock.now(),
+            reason=outcome.code,
         )
-        reject = partial(self._store.reject_client, client, event, lease, sent_at=sent_at)
+        reject = partial(self._store.reject_client, client, event, lease, sent_at=attempt.sent_at)
         refusal = await self._until_stored(reject)
         if refusal is Refusal.CHANGED:
             log.warning("client.rejected", client=client.name, code=outcome.code)
         return refusal is Refusal.GRANT
+
+    async def _is_about_provider(self, attempt: "_Attempt", outcome: Unavailable | Unknown) -> bool:
+        """Whether an attempt without an answer says nothing of the grant.
+
+        It does say something where the same endpoint answered another request meanwhile. What is asked for
+        by `Retry-After` holds the whole client.
+        """
+        lease, client, now = attempt.lease, attempt.client, self._clock.now()
+        event = provider_event(
+            EventType.PROVIDER_UNAVAILABLE, client, attempt=lease.fence, now=now, reason=outcome.detail
+        )
+        blame = partial(
+            self._store.blame,
+            client,
+            event,
+            lease,
+            sent_at=attempt.sent_at,
+            retry_after_ms=lifecycle.hold_ms(outcome, lease.grant, now),
+            told_to_wait=isinstance(outcome, Unavailable) and outcome.told_to_wait,
+            chance=self._chance(),
+        )
+        blamed = await self._until_stored(blame)
+        log.warning("refresh.no_answer", grant=lease.grant.id, client=client.name, detail=outcome.detail)
+        return blamed is Blame.PROVIDER
+
+    async def _tell_of_recovery(self, lease: Lease, client: Client, outcome: Outcome) -> None:
+        """A readable answer to a probe or a trial lets its client or its provider work again."""
+        if lease.probe and isinstance(outcome, Refreshed | Rejected):
+            await self._accept_client(lease, client)
+        if lease.trial and isinstance(outcome, Refreshed | Rejected | ClientRejected):
+            await self._absolve_provider(lease, client)
 
     async def _accept_client(self, lease: Lease, client: Client) -> None:
         event = client_event(EventType.CLIENT_RECOVERED, client, attempt=lease.fence, now=self._clock.now())
         if await self._until_stored(partial(self._store.accept_client, client, event, lease)):
             log.info("client.recovered", client=client.name)
 
+    async def _absolve_provider(self, lease: Lease, client: Client) -> None:
+        now = self._clock.now()
+        event = provider_event(EventType.PROVIDER_RECOVERED, client, attempt=lease.fence, now=now)
+        if await self._until_stored(partial(self._store.absolve, client, event, lease)):
+            log.info("provider.recovered", endpoint=client.token_url)
+
     async def _put_back(self, lease: Lease, grant: Grant, due_at: int | None, client: Client) -> None:
         """Give the lease back with nothing learnt of the grant."""
         await self._settle(lease, lifecycle.leave(grant, due_at, client, self._rules))
 
-    async def _settle(self, lease: Lease, change: lifecycle.Change) -> None:
-        await self._until_stored(partial(self._store.settle, lease, change))
+    async def _settle(self, lease: Lease, change: lifecycle.Change, heard_at: int | None = None) -> None:
+        await self._until_stored(partial(self._store.settle, lease, change, heard_at=heard_at))
 
     async def _tell_apart(self, outcome: Rejected, client: Client, sent_at: int) -> Outcome:
         """Whether an ambiguous refusal meant the grant or the client: ask about the client alone."""
@@ -309,14 +393,10 @@ class Refresher:
             self._checks[client.name] = known
         return await asyncio.shield(known.task)
 
-    async def _until_stored(
-        self, store: Callable[[], Awaitable[T]], patience_seconds: float | None = None
-    ) -> T:
-        """Offer something to the store until it takes it, within the patience allowed."""
+    async def _until_stored(self, store: Callable[[], Awaitable[T]]) -> T:
+        """Offer something to the store until it takes it, within a patience."""
         loop = asyncio.get_running_loop()
-        if patience_seconds is None:
-            patience_seconds = self._effort.store_patience_seconds
-        give_up_at = loop.time() + patience_seconds
+        give_up_at = loop.time() + self._effort.store_patience_seconds
         while True:
             try:
                 return await store()
@@ -324,6 +404,23 @@ class Refresher:
                 if loop.time() > give_up_at:
                     raise
                 await asyncio.sleep(STORE_PAUSE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One presentation that brought no tokens.
+
+    Attributes:
+        sent_at: when the first request left.
+        in_doubt: an earlier presentation may have been acted on.
+        on_demand: somebody asked for it.
+    """
+
+    lease: Lease
+    client: Client
+    sent_at: int
+    in_doubt: bool
+    on_demand: bool
 
 
 @dataclass(frozen=True, slots=True)

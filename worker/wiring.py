@@ -12,8 +12,9 @@ import secrets
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -27,16 +28,21 @@ from config.settings import decode_key
 from worker.adapters import key_file
 from worker.adapters.clock import RedisClock
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
+from worker.adapters.journal.journal import Journal
+from worker.adapters.journal.volume import Volume
 from worker.adapters.sealing import KeyRing
-from worker.adapters.store.durability import Finding, Level, inspect_durability
+from worker.adapters.store.demand import Demand
+from worker.adapters.store.durability import Finding, Level, inspect_broker, inspect_durability
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.token_endpoint import HttpTokenEndpoint
+from worker.answers import Answers
 from worker.core import providers
 from worker.core.policy import Rules
 from worker.core.ports import StoreUnavailableError
 from worker.core.providers import Client, ClientAuthentication, GrantType, Provider
+from worker.presence import Presence
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort, Refresher
 
 __all__ = [
@@ -53,6 +59,7 @@ __all__ = [
     "in_flight_seconds",
     "lease_ms",
     "longest_run_seconds",
+    "look_at_broker",
     "open_runtime",
     "reach_store",
 ]
@@ -62,6 +69,7 @@ RUN_SECONDS: Final = 10.0  # of claiming; then other clients get their turn
 CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
 COMMIT_SECONDS: Final = 5.0  # of a lease, for storing what came back
 LONGEST_PROBE_SHARE: Final = 5  # times the first pause: the longest between two probes of a rejected client
+FIRST_TRIAL_SHARE: Final = 12  # into that pause, which is the longest one between two trials of an endpoint
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,19 @@ class Deployment:
         """What every key begins with: the namespace as a hash tag."""
         return f"{{{self.settings.namespace}}}:"
 
+    @property
+    def journals(self) -> Path:
+        """Where its processes on this machine keep their journals."""
+        return self.settings.data_dir / "journal" / self.settings.namespace
+
+    @property
+    def demand(self) -> Demand | None:
+        """What must be true of a write beyond the primary's answer, before it counts as stored."""
+        settings = self.settings
+        if not settings.wait_replicas and not settings.wait_fsync:
+            return None
+        return Demand(settings.wait_replicas, settings.wait_fsync)
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -88,6 +109,7 @@ class Runtime:
     fleet: Fleet
     clients: "ConfiguredClients"
     endpoint: HttpTokenEndpoint
+    presence: Presence
     refresher: Refresher
     rules: Rules
 
@@ -139,7 +161,7 @@ def check_store(deployment: Deployment) -> list[str]:
 
     async def ask() -> list[Finding]:
         async with _connect(deployment) as redis:
-            return await inspect_durability(redis)
+            return await inspect_durability(redis, deployment.demand)
 
     try:
         findings = asyncio.run(ask())
@@ -168,33 +190,57 @@ def reach_store(deployment: Deployment) -> None:
         raise StoreUnavailableError.because(problem) from None
 
 
+async def look_at_broker(runtime: Runtime) -> list[Finding]:
+    """What Celery's broker promises to keep, where it is another server than the store."""
+    url = runtime.deployment.settings.broker_url
+    if url is None:
+        return []
+    try:
+        async with _open(url.get_secret_value()) as broker:
+            return await inspect_broker(broker, runtime.redis)
+    except RedisError as problem:
+        line = StoreUnavailableError.because(problem)
+        return [Finding(Level.REFUSED, f"EVERGRANT_BROKER_URL cannot be reached: {line}")]
+    except (TypeError, ValueError):  # an option in the URL that Celery's client alone knows
+        return [Finding(Level.WARNING, "EVERGRANT_BROKER_URL has options of Celery's: not looked at")]
+
+
 @asynccontextmanager
 async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
     """Connect everything in the running event loop, and close it at the end."""
     settings = deployment.settings
     redis = _connect(deployment)
-    scripts = Scripts(redis, deployment.prefix)
+    scripts = Scripts(redis, deployment.prefix, deployment.demand)
     clock = RedisClock()
     clients = ConfiguredClients(settings)
     rules = Rules(settings.refresh_at, int(settings.min_margin_seconds * 1000))
     limits = _store_limits(settings)
-    store = RedisStore(
-        scripts, clock, limits, source=f"evergrant/{settings.namespace}", owner=_process_name()
-    )
+    owner = _process_name()
+    store = RedisStore(scripts, clock, limits, source=f"evergrant/{settings.namespace}", owner=owner)
     endpoint = HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds)
-    async with redis, endpoint:
+    volume = Volume(deployment.journals, settings.journal_seconds)
+    journal = Journal(deployment.journals, owner, settings.journal_seconds)
+    async with redis, endpoint, AsyncExitStack() as opened:
+        opened.callback(volume.close)
+        opened.push_async_callback(journal.close)
+        answers = Answers(store=store, journal=journal, sealer=deployment.keys)
         refresher = Refresher(
             store=store,
             endpoint=endpoint,
             sealer=deployment.keys,
+            journal=journal,
+            answers=answers,
             clients=clients,
             clock=clock,
             rules=rules,
             chance=random.random,
             effort=_effort(settings),
         )
+        presence = Presence(
+            owner=owner, store=store, answers=answers, journal=journal, volume=volume, held=refresher.held
+        )
         fleet = Fleet(redis, scripts, deployment.prefix)
-        yield Runtime(deployment, redis, store, fleet, clients, endpoint, refresher, rules)
+        yield Runtime(deployment, redis, store, fleet, clients, endpoint, presence, refresher, rules)
 
 
 class ConfiguredClients:
@@ -254,8 +300,12 @@ def client_of(name: str, settings: ClientSettings) -> Client:
 
 
 def _connect(deployment: Deployment) -> Redis:
+    return _open(deployment.redis_url)
+
+
+def _open(url: str) -> Redis:
     return Redis.from_url(
-        deployment.redis_url,
+        url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         # A command may thus run twice; every script is idempotent by its attempt.
@@ -322,7 +372,7 @@ def in_flight_seconds(settings: Settings) -> float:
 def longest_run_seconds(settings: Settings) -> float:
     """How long a refresh task may take at the very most, a store that is away included."""
     effort = _effort(settings)
-    store_seconds = effort.answer_patience_seconds + 2 * effort.store_patience_seconds
+    store_seconds = 3 * effort.store_patience_seconds
     return RUN_SECONDS + in_flight_seconds(settings) + store_seconds + 4 * 2 * REDIS_TIMEOUT_SECONDS
 
 
@@ -342,6 +392,8 @@ def _store_limits(settings: Settings) -> StoreLimits:
         events_kept=settings.events_kept,
         first_probe_ms=first_probe_ms,
         longest_probe_ms=first_probe_ms * LONGEST_PROBE_SHARE,
+        first_trial_ms=first_probe_ms // FIRST_TRIAL_SHARE,
+        longest_trial_ms=first_probe_ms,
     )
 
 

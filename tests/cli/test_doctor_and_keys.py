@@ -40,6 +40,42 @@ def test_a_log_that_is_off_alone_is_a_warning_and_no_failure(cli: Cli) -> None:
     assert [row.split()[0] for row in done.out.splitlines()].count("warning") == 1
 
 
+def test_a_broker_of_its_own_that_evicts_is_a_warning_and_no_failure(
+    cli: Cli, start_valkey: Callable[..., Path]
+) -> None:
+    evicting = start_valkey(maxmemory_policy="allkeys-lru")
+
+    done = cli.having(BROKER_URL=f"unix://{evicting}")("doctor")
+
+    assert done.code == 0
+    (row,) = [row for row in done.out.splitlines() if "broker" in row]
+    assert row.startswith("warning")
+    assert "maxmemory-policy is allkeys-lru" in row
+
+
+def test_a_broker_that_is_the_store_under_another_name_is_not_looked_at_twice(cli: Cli) -> None:
+    done = cli.having(BROKER_URL=cli.environment["EVERGRANT_REDIS_URL"] + "?db=1")("doctor")
+
+    assert done.code == 0
+    assert "broker" not in done.out
+
+
+def test_a_broker_that_cannot_be_reached_is_a_failure_and_its_password_is_not_shown(cli: Cli) -> None:
+    done = cli.having(BROKER_URL="redis://:swordfish@127.0.0.1:1/0")("doctor")
+
+    assert done.code == 1
+    (row,) = [row for row in done.out.splitlines() if row.startswith("bad")]
+    assert "EVERGRANT_BROKER_URL cannot be reached" in row
+    assert "swordfish" not in done.out + done.err
+
+
+def test_a_broker_with_options_of_celerys_is_left_alone(cli: Cli) -> None:
+    done = cli.having(BROKER_URL="redis://127.0.0.1:1/0?visibility_timeout=60")("doctor")
+
+    assert done.code == 0
+    assert "EVERGRANT_BROKER_URL has options of Celery's" in done.out
+
+
 def test_a_token_endpoint_that_cannot_be_reached_is_a_failure(cli: Cli) -> None:
     nowhere = cli.having(CLIENTS__BUDDY__TOKEN_URL="http://127.0.0.1:1/token")
 

@@ -1,14 +1,19 @@
 """`evergrant status`: what a person at 3 a.m. needs."""
 
 import signal
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pytest
+import redis
 
 from worker.sandbox.client import Sandbox
 
 Cli = Any  # conftest.py has it; test modules cannot import one another
 Line = Callable[..., dict[str, Any]]
+MINUTE_MS = 60_000
 
 
 def test_an_empty_fleet_is_in_order(cli: Cli) -> None:
@@ -98,3 +103,121 @@ def test_grants_of_a_client_without_settings_are_an_incident(cli: Cli, line: Lin
     assert done.code == 1
     assert "! duty: it has grants but no settings." in done.out
     assert "EVERGRANT_CLIENTS__DUTY__PROVIDER" in done.out
+
+
+@pytest.fixture
+def now() -> int:
+    """Of the one clock that this machine and its Redis share, Unix milliseconds."""
+    return int(time.time() * 1000)
+
+
+@pytest.fixture
+def let_it_say(cli: Cli, connection: redis.Redis) -> Callable[..., None]:
+    """Let the store's record of a client's token endpoint, or of the client, say this."""
+
+    def write(kind: str, name: str, **fields: str | int) -> None:
+        connection.hset(f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:{kind}:{name}", mapping=dict(fields))
+
+    return write
+
+
+@pytest.fixture
+def outage(cli: Cli, let_it_say: Callable[..., None], now: int) -> Callable[..., None]:
+    """Let the client's token endpoint be unavailable."""
+
+    def begin(*, next_try_in_ms: int = 40_500) -> None:
+        url = cli.environment["EVERGRANT_CLIENTS__BUDDY__TOKEN_URL"]
+        let_it_say("client", "buddy", endpoint=url)
+        told = {"state": "unavailable", "reason": "http_502", "since": now - 5 * MINUTE_MS}
+        let_it_say("endpoint", url, **told, trial_at=now + next_try_in_ms)
+
+    return begin
+
+
+def test_an_outage_is_an_incident_that_nobody_needs_to_get_up_for_while_there_is_time(
+    cli: Cli, line: Line, outage: Callable[..., None]
+) -> None:
+    cli.take_in(line("one"))
+    outage()
+
+    done, documents = cli("status"), cli("status", "--json").documents
+
+    assert done.code == 0
+    header, row = done.out.splitlines()[:2]
+    assert header.split()[7] == "PROVIDER"
+    assert row.split()[:8] == ["buddy", "accepted", "1", "0", "0", "0", "0", "unavailable"]
+    (told,) = [row for row in done.out.splitlines() if row.startswith(("!", "-"))]
+    assert told.startswith("- buddy: its token endpoint gives no usable answer (http_502) since 20")
+    assert ", next try in " in told
+    assert "Time left: 7h 59m. Nothing to do yet" in told
+    client, incident = documents
+    assert (client["state"], client["provider_state"]) == ("accepted", "unavailable")
+    assert client["provider_reason"] == "http_502"
+    assert client["provider_unavailable_since"].endswith("Z")
+    assert (incident["incident"], incident["subject"]) == ("provider_unavailable", "buddy")
+    assert incident["needs_a_person"] is False
+
+
+@pytest.mark.parametrize(("minutes_left", "code"), [(29, 1), (31, 0), (-60, 1)])
+def test_an_outage_needs_a_person_when_an_access_token_is_about_to_end(
+    cli: Cli, line: Line, outage: Callable[..., None], minutes_left: int, code: int
+) -> None:
+    issued, ends = (datetime.now(UTC) + timedelta(minutes=each) for each in (-600, minutes_left))
+    cli.take_in(line("one", issued_at=issued.isoformat(), expires_at=ends.isoformat()))
+    outage()
+
+    done = cli("status")
+
+    assert done.code == code
+    assert ("! buddy: its token endpoint" in done.out) == bool(code)
+    assert ("`evergrant doctor` says whether it can be reached" in done.out) == bool(code)
+
+
+def test_an_outage_in_which_nobody_tries_needs_a_person(
+    cli: Cli, line: Line, outage: Callable[..., None]
+) -> None:
+    cli.take_in(line("one"))
+    outage(next_try_in_ms=-2 * MINUTE_MS)
+
+    done = cli("status")
+
+    assert done.code == 1
+    assert "next try is due." in done.out
+    assert "are a worker and beat running" in done.out
+
+
+def test_an_outage_of_an_endpoint_nobody_has_grants_at_needs_nobody(
+    cli: Cli, outage: Callable[..., None]
+) -> None:
+    outage(next_try_in_ms=-2 * MINUTE_MS)
+
+    assert cli("status").code == 0
+
+
+def test_a_client_that_was_told_to_wait_says_until_when(
+    cli: Cli, line: Line, let_it_say: Callable[..., None], now: int
+) -> None:
+    cli.take_in(line("one"))
+    let_it_say("client", "buddy", hold_until=now + MINUTE_MS)
+
+    done, documents = cli("status"), cli("status", "--json").documents
+
+    assert done.code == 0
+    assert "- buddy: its token endpoint told it to wait, and it goes on in 5" in done.out
+    assert "EVERGRANT_CLIENTS__BUDDY__RATE_PER_SECOND" in done.out
+    client, incident = documents
+    assert client["provider_state"] == "available"
+    assert client["hold_until"].endswith("Z")
+    assert (incident["incident"], incident["needs_a_person"]) == ("told_to_wait", False)
+
+
+def test_a_wait_that_is_over_is_not_spoken_of(
+    cli: Cli, line: Line, let_it_say: Callable[..., None], now: int
+) -> None:
+    cli.take_in(line("one"))
+    let_it_say("client", "buddy", hold_until=now - 1)
+
+    done, documents = cli("status"), cli("status", "--json").documents
+
+    assert done.out.endswith("Nothing needs a person.\n")
+    assert documents[0]["hold_until"] is None

@@ -18,7 +18,7 @@ import redis
 
 from worker.adapters.cloud_events import to_json
 from worker.adapters.embedded import EmbeddedServer
-from worker.core.events import Event, EventType, client_event, grant_event
+from worker.core.events import Event, EventType, client_event, grant_event, provider_event
 from worker.core.grant import Grant, Status
 from worker.core.providers import BUDDY, Client
 
@@ -53,6 +53,8 @@ def _grant(**changes: Any) -> Grant:
 def _event(event_type: EventType) -> Event:
     if event_type.startswith("evergrant.client"):
         return client_event(event_type, CLIENT, attempt=7, now=1_795_000_000_000, reason="invalid_client")
+    if event_type.startswith("evergrant.provider"):
+        return provider_event(event_type, CLIENT, attempt=7, now=1_795_000_000_000, reason="http_502")
     return grant_event(
         event_type,
         _grant(),
@@ -82,6 +84,8 @@ def test_the_schema_refuses_what_it_does_not_describe() -> None:
         document | {"data": document["data"] | {"access_token": "x"}},
         {name: value for name, value in document.items() if name != "subject"},
         document | {"data": {k: v for k, v in document["data"].items() if k != "access_token_expires_at"}},
+        document | {"type": "evergrant.client.rejected"},
+        document | {"type": "evergrant.provider.unavailable"},
     ):
         with pytest.raises(jsonschema.ValidationError):
             _check(broken)

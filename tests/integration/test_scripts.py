@@ -212,7 +212,7 @@ async def test_a_claim_and_a_commit_whose_replies_were_lost_are_made_once(
     record_of: RecordOf,
     told: Callable[[], Awaitable[list[dict[str, Any]]]],
 ) -> None:
-    limits = StoreLimits(60_000, 10_000, 60_000, 60_000)
+    limits = StoreLimits(60_000, 10_000, 60_000, 60_000, 10_000, 10_000)
     store = RedisStore(Scripts(behind_gate, prefix), clock, limits, source="evergrant/test", owner="this")
     await seed("one")
     await seed("two")

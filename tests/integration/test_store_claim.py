@@ -27,13 +27,18 @@ Under = Callable[..., Lease]
 
 
 @pytest.fixture
-def claim_as(scripts: Scripts) -> Callable[..., Awaitable[list[Any]]]:
+def claim_as(
+    scripts: Scripts, epoch_number: Callable[[], Awaitable[int]], client: Client
+) -> Callable[..., Awaitable[list[Any]]]:
     """The bare script, under a claim id of the test's choice."""
 
     async def run(
         claim_id: str, *, limit: int = 10, lease_ms: int = 60_000, rate: float | str = ""
     ) -> list[Any]:
-        reply: list[Any] = await scripts.run("claim", "acme", claim_id, "this", limit, lease_ms, rate, "")
+        confirmed = await epoch_number()
+        reply: list[Any] = await scripts.run(
+            "claim", "acme", claim_id, "this", limit, lease_ms, rate, "", confirmed, client.token_url
+        )
         return reply
 
     return run
@@ -69,14 +74,33 @@ async def test_a_due_grant_is_leased_with_a_fence_an_end_and_an_intent(
     assert not lease.probe
 
 
-async def test_a_lease_moves_the_due_time_to_its_end_so_that_a_dead_workers_grants_come_back(
-    store: RedisStore, client: Client, seed: Seed, due_of: DueOf
+@pytest.mark.parametrize(
+    ("life_ms", "patience_ms"),
+    [
+        pytest.param(8 * 3_600_000, 300_000, id="five-minutes"),
+        pytest.param(None, 300_000, id="the-same-where-the-token-never-ends"),
+        pytest.param(400_000, 100_000, id="a-quarter-of-what-is-left-of-the-tokens-life"),
+        pytest.param(-1, 0, id="none-for-a-dead-token"),
+    ],
+)
+async def test_a_lease_moves_the_due_time_behind_its_end_so_that_a_dead_workers_grants_come_back(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    due_of: DueOf,
+    life_ms: int | None,
+    patience_ms: int,
 ) -> None:
-    await seed("one")
+    now = await fleet.now()
+    await seed("one", access_expires_at=None if life_ms is None else now + life_ms)
 
     claim = await store.claim(client, 10, "")
 
-    assert await due_of("one") == claim.leases[0].until
+    due = await due_of("one")
+    assert due is not None
+    waits_ms = due - claim.leases[0].until
+    assert patience_ms - (claim.now - now) / 4 - 1 <= waits_ms <= patience_ms
 
 
 async def test_a_grant_that_is_not_due_stays_where_it_is(
@@ -119,17 +143,17 @@ async def test_the_longest_due_come_first_and_a_full_chunk_says_there_may_be_mor
     assert second.drained
 
 
-async def test_a_leased_grant_that_is_due_again_is_skipped_and_moved_to_its_leases_end(
+async def test_a_leased_grant_that_is_due_again_is_skipped_and_moved_behind_its_leases_end(
     store: RedisStore, client: Client, seed: Seed, make_due: OnGrant, due_of: DueOf
 ) -> None:
-    await seed("one")
+    await seed("one", access_expires_at=None)
     first = await store.claim(client, 10, "")
     await make_due("one")
 
     second = await store.claim(client, 10, "")
 
     assert second.leases == []
-    assert await due_of("one") == first.leases[0].until
+    assert await due_of("one") == first.leases[0].until + 300_000
 
 
 async def test_a_schedule_entry_without_a_record_is_healed_away(
@@ -145,10 +169,10 @@ async def test_a_schedule_entry_without_a_record_is_healed_away(
 
 
 async def test_a_lease_that_ran_out_is_claimed_again_and_tells_that_its_intent_has_no_outcome(
-    open_store: Callable[..., RedisStore], client: Client, seed: Seed
+    open_store: Callable[..., Awaitable[RedisStore]], client: Client, seed: Seed
 ) -> None:
-    dying, living = open_store(lease_ms=30, owner="dying"), open_store(owner="living")
-    await seed("one")
+    dying, living = await open_store(lease_ms=30, owner="dying"), await open_store(owner="living")
+    await seed("one", access_expires_at=1)  # a dead token: nobody waits beyond the lease's end
     first = await dying.claim(client, 10, "")
 
     deadline = time.monotonic() + 20
@@ -456,11 +480,11 @@ async def test_fences_grow_past_a_counter_that_is_ahead_of_the_clock(
 
 
 async def test_many_claims_at_once_never_lease_one_grant_twice(
-    open_store: Callable[..., RedisStore], client: Client, seed: Seed
+    open_store: Callable[..., Awaitable[RedisStore]], client: Client, seed: Seed
 ) -> None:
     for number in range(40):
         await seed(f"due-{number}")
-    stores = [open_store(owner=f"worker {number}") for number in range(8)]
+    stores = [await open_store(owner=f"worker {number}") for number in range(8)]
 
     claims = await asyncio.gather(*(each.claim(client, 7, "") for each in stores))
 
@@ -468,3 +492,434 @@ async def test_many_claims_at_once_never_lease_one_grant_twice(
     fences = [lease.fence for claim in claims for lease in claim.leases]
     assert len(leased) == len(set(leased)) == 40
     assert len(set(fences)) == 40
+
+
+# An endpoint that is unavailable
+
+
+@pytest.fixture
+def set_endpoint(redis: Redis, prefix: str, client: Client) -> Callable[..., Awaitable[None]]:
+    """Let the token endpoint's record say this."""
+
+    async def write(**fields: str | int) -> None:
+        await redis.hset(f"{prefix}endpoint:{client.token_url}", mapping=dict(fields))
+
+    return write
+
+
+@pytest.fixture
+def trial_at(redis: Redis, prefix: str, client: Client) -> Callable[[], Awaitable[int]]:
+    async def read() -> int:
+        return int(await redis.hget(f"{prefix}endpoint:{client.token_url}", "trial_at") or 0)
+
+    return read
+
+
+SetEndpoint = Callable[..., Awaitable[None]]
+FAR = 8_000_000_000_000
+
+
+async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_trial(
+    store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, due_of: DueOf
+) -> None:
+    await seed("one")
+    due = await due_of("one")
+    await set_endpoint(state="unavailable", trial_at=FAR)
+
+    claim = await store.claim(client, 10, "")
+
+    assert (claim.leases, claim.drained, claim.wait_ms) == ([], True, 0)
+    assert await due_of("one") == due
+
+
+async def test_when_the_trial_is_due_one_grant_is_let_through_even_if_it_is_not_due(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    set_endpoint: SetEndpoint,
+    trial_at: Callable[[], Awaitable[int]],
+) -> None:
+    await seed("later", due_in_ms=600_000)
+    await seed("sooner", due_in_ms=500_000)
+    await seed("never", due_in_ms=None)
+    await set_endpoint(state="unavailable", trial_at=1)
+
+    trial = await store.claim(client, 10, "")
+    after = await store.claim(client, 10, "")
+
+    assert [(lease.grant.id, lease.trial, lease.probe) for lease in trial.leases] == [("sooner", True, False)]
+    assert trial.drained
+    assert (after.leases, after.drained) == ([], True)
+    assert await trial_at() == trial.leases[0].until
+
+
+async def test_one_trial_is_enough_for_all_clients_of_the_endpoint(
+    store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
+) -> None:
+    other = replace(client, name="other")
+    for number in range(3):
+        await seed(f"ours-{number}")
+        await seed(f"theirs-{number}", client="other")
+    await set_endpoint(state="unavailable", trial_at=1)
+
+    claims = [await store.claim(each, 10, "") for each in (client, other, client)]
+
+    assert [len(claim.leases) for claim in claims] == [1, 0, 0]
+
+
+async def test_a_client_without_grants_leaves_the_trial_to_another(
+    store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
+) -> None:
+    other = replace(client, name="other")
+    await seed("theirs", client="other")
+    await set_endpoint(state="unavailable", trial_at=1)
+
+    assert (await store.claim(client, 10, "")).leases == []
+    assert len((await store.claim(other, 10, "")).leases) == 1
+
+
+async def test_each_trial_takes_another_of_the_first_five(
+    open_store: Callable[..., Awaitable[RedisStore]],
+    client: Client,
+    seed: Seed,
+    set_endpoint: SetEndpoint,
+    end_lease: OnGrant,
+    redis: Redis,
+    prefix: str,
+) -> None:
+    store = await open_store()
+    scores = {f"{number}": number for number in range(7)}
+    for name in scores:
+        await seed(name)
+    tried = []
+    for _ in range(6):
+        await redis.zadd(f"{prefix}schedule:acme", scores)
+        await set_endpoint(state="unavailable", trial_at=1)
+        (lease,) = (await store.claim(client, 10, "")).leases
+        tried.append(lease.grant.id)
+        await end_lease(lease.grant.id)
+
+    assert tried == ["0", "1", "2", "3", "4", "0"]
+
+
+async def test_a_trial_claimed_twice_under_one_claim_id_is_still_a_trial(
+    claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed, set_endpoint: SetEndpoint
+) -> None:
+    await seed("one")
+    await set_endpoint(state="unavailable", trial_at=1)
+
+    first, again = await claim_as("the-claim"), await claim_as("the-claim")
+
+    assert first[4] == again[4] == 2
+    assert first[5] == again[5] != []
+    assert first[2] == again[2] == 1
+
+
+async def test_a_trial_keeps_to_the_rate_budget(
+    store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
+) -> None:
+    slow = replace(client, rate_per_second=0.001)
+    await seed("spends")
+    await seed("waits")
+    await store.claim(slow, 1, "")
+    await set_endpoint(state="unavailable", trial_at=1)
+
+    claim = await store.claim(slow, 10, "")
+
+    assert claim.leases == []
+    assert claim.wait_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("probe_at", "trial_at", "let_through"),
+    [(FAR, FAR, 0), (FAR, 1, 0), (1, FAR, 0), (1, 1, 1)],
+)
+async def test_a_rejected_client_of_an_unavailable_endpoint_waits_for_both_its_probe_and_the_trial(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    set_endpoint: SetEndpoint,
+    redis: Redis,
+    prefix: str,
+    probe_at: int,
+    trial_at: int,
+    let_through: int,
+) -> None:
+    await seed("one")
+    await seed("two")
+    await redis.hset(f"{prefix}client:acme", mapping={"state": "rejected", "probe_at": probe_at})
+    await set_endpoint(state="unavailable", trial_at=trial_at)
+
+    claim = await store.claim(client, 10, "")
+
+    assert [(lease.probe, lease.trial) for lease in claim.leases] == [(True, True)] * let_through
+    until = claim.leases[0].until if claim.leases else None
+    assert int(await redis.hget(f"{prefix}client:acme", "probe_at") or 0) == (until or probe_at)
+    record = await redis.hget(f"{prefix}endpoint:{client.token_url}", "trial_at")
+    assert int(record or 0) == (until or trial_at)
+
+
+async def test_a_rejected_client_of_an_available_endpoint_is_probed_and_the_endpoint_not_tried(
+    store: RedisStore, client: Client, seed: Seed, redis: Redis, prefix: str
+) -> None:
+    await seed("one")
+    await redis.hset(f"{prefix}client:acme", mapping={"state": "rejected", "probe_at": 1})
+
+    (lease,) = (await store.claim(client, 10, "")).leases
+
+    assert (lease.probe, lease.trial) == (True, False)
+    assert await redis.exists(f"{prefix}endpoint:{client.token_url}") == 0
+
+
+async def test_a_client_on_hold_is_given_neither_probe_nor_trial(
+    store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, redis: Redis, prefix: str
+) -> None:
+    await seed("one")
+    held = {"state": "rejected", "probe_at": 1, "hold_until": FAR}
+    await redis.hset(f"{prefix}client:acme", mapping=held)
+    await set_endpoint(state="unavailable", trial_at=1)
+
+    assert (await store.claim(client, 10, "")).leases == []
+
+
+# An endpoint that recovered
+
+
+@pytest.fixture
+def recovered(set_endpoint: SetEndpoint, fleet: Fleet) -> Callable[[int], Awaitable[None]]:
+    """Let the endpoint have recovered so long ago."""
+
+    async def say(ms_ago: int) -> None:
+        await set_endpoint(state="available", recovered_at=await fleet.now() - ms_ago)
+
+    return say
+
+
+Recovered = Callable[[int], Awaitable[None]]
+
+
+async def _seed_many(seed: Seed, number: int, **changes: Any) -> None:
+    for each in range(number):
+        await seed(f"due-{each:04}", **changes)
+
+
+async def test_after_a_recovery_the_first_claim_gets_a_small_seconds_worth(
+    store: RedisStore, client: Client, seed: Seed, recovered: Recovered
+) -> None:
+    await _seed_many(seed, 30)
+    await recovered(0)
+
+    first = await store.claim(client, 50, "")
+    second = await store.claim(client, 50, "")
+
+    assert 10 <= len(first.leases) <= 11
+    assert not first.drained
+    assert len(second.leases) <= 2
+    if not second.leases:
+        assert 0 < second.wait_ms <= 100
+        assert not second.drained
+
+
+@pytest.mark.parametrize(("seconds", "rate"), [(5, 20), (10, 40), (15, 80)])
+async def test_the_rate_doubles_every_five_seconds(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    recovered: Recovered,
+    seconds: int,
+    rate: int,
+) -> None:
+    await _seed_many(seed, 150)
+    await recovered(seconds * 1_000)
+
+    claim = await store.claim(client, 150, "")
+
+    assert rate <= len(claim.leases) <= rate * 1.1
+
+
+async def test_a_minute_after_the_recovery_the_rate_has_no_limit(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    recovered: Recovered,
+    redis: Redis,
+    prefix: str,
+) -> None:
+    await _seed_many(seed, 30)
+    await recovered(60_000)
+    await redis.hset(f"{prefix}client:acme", mapping={"budget": 0, "budget_at": await fleet.now()})
+
+    assert len((await store.claim(client, 30, "")).leases) == 30
+
+
+async def test_a_recovery_that_lies_ahead_because_the_clock_was_set_back_slows_nothing_down(
+    store: RedisStore, client: Client, seed: Seed, recovered: Recovered
+) -> None:
+    await _seed_many(seed, 30)
+    await recovered(-60_000)
+
+    assert len((await store.claim(client, 30, "")).leases) == 30
+
+
+@pytest.mark.parametrize(("rate", "first"), [(3.0, 3), (1_000.0, 10)])
+async def test_the_smaller_of_the_ramps_rate_and_the_clients_own_counts(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    recovered: Recovered,
+    rate: float,
+    first: int,
+) -> None:
+    await _seed_many(seed, 30)
+    await recovered(0)
+
+    claim = await store.claim(replace(client, rate_per_second=rate), 50, "")
+
+    assert first <= len(claim.leases) <= first + 1
+
+
+async def test_a_rate_below_one_a_second_still_lets_one_through_while_the_ramp_lasts(
+    store: RedisStore, client: Client, seed: Seed, recovered: Recovered
+) -> None:
+    await _seed_many(seed, 3)
+    await recovered(0)
+    slow = replace(client, rate_per_second=0.001)
+
+    first, second = await store.claim(slow, 50, ""), await store.claim(slow, 50, "")
+
+    assert len(first.leases) == 1
+    assert second.leases == []
+    assert 900_000 < second.wait_ms <= 1_000_000
+
+
+async def test_while_grants_are_sorted_a_claim_waits_for_a_tenth_of_a_seconds_worth(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    recovered: Recovered,
+    redis: Redis,
+    prefix: str,
+) -> None:
+    await _seed_many(seed, 30)
+    await recovered(20_000)  # 160 a second
+    await redis.hset(f"{prefix}client:acme", mapping={"budget": 3, "budget_at": await fleet.now()})
+
+    claim = await store.claim(client, 50, "")
+
+    assert claim.leases == []
+    assert 0 < claim.wait_ms <= 90
+
+
+async def test_a_claim_for_few_waits_for_no_more_than_it_asks(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    recovered: Recovered,
+    redis: Redis,
+    prefix: str,
+) -> None:
+    await _seed_many(seed, 30)
+    await recovered(20_000)
+    await redis.hset(f"{prefix}client:acme", mapping={"budget": 3, "budget_at": await fleet.now()})
+
+    assert len((await store.claim(client, 2, "")).leases) == 2
+
+
+async def test_after_a_recovery_the_soonest_to_end_come_first_and_dead_ones_before_those_that_can_wait(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, recovered: Recovered
+) -> None:
+    now = await fleet.now()
+    ends_in_ms = {
+        "never ends": None,
+        "ends tomorrow": 86_400_000,
+        "dead for hours": -7_200_000,
+        "dead": -1,
+        "ends in an hour": 3_600_000,
+        "ends soon": 30_000,
+        "ends very soon": 20_000,
+    }
+    for place, (name, ms) in enumerate(ends_in_ms.items()):
+        expires_at = None if ms is None else now + ms
+        await seed(name, due_in_ms=place - 100, access_expires_at=expires_at, issued_at=1)
+    await recovered(0)
+
+    taken = [(await store.claim(client, 1, "")).leases[0].grant.id for _ in ends_in_ms]
+
+    assert taken == [
+        *("ends very soon", "ends soon", "dead for hours", "dead"),
+        *("ends in an hour", "ends tomorrow", "never ends"),
+    ]
+
+
+async def test_of_the_urgent_ones_only_the_first_thousand_due_are_looked_at(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, recovered: Recovered
+) -> None:
+    now = await fleet.now()
+    await _seed_many(seed, 999, due_in_ms=-10_000)
+    await seed("the thousandth", due_in_ms=-9_000, access_expires_at=now + 50_000)
+    await seed("past it", due_in_ms=-8_000, access_expires_at=now + 40_000)
+    await recovered(0)
+
+    (lease,) = (await store.claim(client, 1, "")).leases
+
+    assert lease.grant.id == "the thousandth"
+
+
+async def test_a_grant_that_is_not_due_is_not_urgent(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, recovered: Recovered
+) -> None:
+    now = await fleet.now()
+    await seed("not due", due_in_ms=60_000, access_expires_at=now + 1_000)
+    await _seed_many(seed, 2)
+    await recovered(0)
+
+    claim = await store.claim(client, 1, "")
+
+    assert [lease.grant.id for lease in claim.leases] == ["due-0000"]
+    assert not claim.drained
+
+
+async def test_an_entry_without_a_record_is_healed_away_while_grants_are_sorted(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    recovered: Recovered,
+    redis: Redis,
+    prefix: str,
+    due_of: DueOf,
+) -> None:
+    await _seed_many(seed, 3)
+    await redis.zadd(f"{prefix}schedule:acme", {"ghost": 1})
+    await recovered(0)
+
+    claim = await store.claim(client, 2, "")
+
+    assert [lease.grant.id for lease in claim.leases] == ["due-0000"]
+    assert await due_of("ghost") is None
+
+
+async def test_when_the_rate_is_high_the_longest_due_come_first_again(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, recovered: Recovered
+) -> None:
+    now = await fleet.now()
+    await seed("longest due", due_in_ms=-10_000)
+    await seed("most urgent", access_expires_at=now + 1_000)
+    await recovered(40_000)
+
+    (lease,) = (await store.claim(client, 1, "")).leases
+
+    assert lease.grant.id == "longest due"
+
+
+async def test_a_claim_tells_the_clients_token_url_to_those_that_only_know_its_name(
+    store: RedisStore, client: Client, redis: Redis, prefix: str
+) -> None:
+    await store.claim(client, 1, "")
+    assert await redis.hget(f"{prefix}client:acme", "endpoint") == client.token_url.encode()
+
+    await store.claim(replace(client, token_url="http://127.0.0.1:9/moved"), 1, "")
+
+    assert await redis.hget(f"{prefix}client:acme", "endpoint") == b"http://127.0.0.1:9/moved"

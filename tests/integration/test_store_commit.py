@@ -1,5 +1,6 @@
 """commit.lua: the lineage decides, and one step stores everything."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from worker.adapters.clock import RedisClock
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
 from worker.core import lifecycle
@@ -47,12 +49,12 @@ async def test_tokens_due_time_status_release_and_event_are_stored_in_one_step(
 
     committed = await store.commit(commit)
 
-    successor = commit.successor
+    successor = commit.change
     record = await record_of("one")
     assert committed == Committed(Verdict.STORED, 1, Status.ACTIVE)
     assert record["VERSION"] == 1
     assert record["LINEAGE"] == lineage_of("one", "r1")
-    assert record["SEALED"] == commit.sealed
+    assert record["SEALED"] == commit.change.grant.sealed
     assert record["STATUS"] == b"active"
     assert record["ISSUED_AT"] == successor.grant.issued_at
     assert record["ACCESS_EXPIRES_AT"] == successor.grant.access_expires_at
@@ -151,7 +153,7 @@ async def test_an_answer_that_did_not_rotate_gives_way_to_a_newer_one_of_the_sam
     committed = await store.commit(answer(late, "r0"))
 
     assert committed == Committed(Verdict.SUPERSEDED, 1, Status.ACTIVE)
-    assert (await record_of("one"))["SEALED"] == newer.sealed
+    assert (await record_of("one"))["SEALED"] == newer.change.grant.sealed
 
 
 async def test_an_answer_to_a_grant_that_was_deleted_is_gone(
@@ -182,7 +184,8 @@ async def test_a_commit_run_twice_gives_the_same_verdict_and_tells_once(
     once = await record_of("one")
     again = await store.commit(commit)
 
-    assert first == again == Committed(Verdict.STORED, 1, Status.ACTIVE)
+    assert first == Committed(Verdict.STORED, 1, Status.ACTIVE)
+    assert again == Committed(Verdict.KNOWN, 1, Status.ACTIVE)
     assert await record_of("one") == once
     assert len(await told()) == 1
     assert (await fleet.client_state("acme")).refreshed == 1
@@ -194,11 +197,8 @@ async def test_a_commit_of_a_server_that_does_not_rotate_is_also_stored_once(
     await seed("one")
     commit = answer(await claim_one(), "r0")
 
-    assert (
-        await store.commit(commit)
-        == await store.commit(commit)
-        == Committed(Verdict.STORED, 1, Status.ACTIVE)
-    )
+    assert await store.commit(commit) == Committed(Verdict.STORED, 1, Status.ACTIVE)
+    assert await store.commit(commit) == Committed(Verdict.KNOWN, 1, Status.ACTIVE)
     assert len(await told()) == 1
 
 
@@ -343,3 +343,159 @@ async def test_an_answer_that_was_superseded_gives_back_its_own_lease(
 
     record = await record_of("one")
     assert (record["LEASE_OWNER"], record["LEASE_UNTIL"]) == (False, 0)
+
+
+# A store that forgot
+
+Line = Callable[[int], Awaitable[list[Commit]]]
+GoBack = Callable[[int], Awaitable[None]]
+
+
+@pytest.fixture
+def records() -> list[bytes]:
+    """The record before each commit of the line."""
+    return []
+
+
+@pytest.fixture
+def line(
+    store: RedisStore,
+    records: list[bytes],
+    claim_one: Claim,
+    make_due: OnGrant,
+    answer: Answer,
+    redis: Redis,
+    prefix: str,
+) -> Line:
+    """Refresh a grant again and again, from r0 to rN."""
+
+    async def run(length: int) -> list[Commit]:
+        commits = []
+        for number in range(length):
+            await make_due("one")
+            records.append(await redis.get(f"{prefix}grant:one") or b"")
+            commits.append(answer(await claim_one(), f"r{number + 1}", used=f"r{number}"))
+            await store.commit(commits[-1])
+            await asyncio.sleep(0.002)  # the next is issued later
+        return commits
+
+    return run
+
+
+@pytest.fixture
+def go_back(records: list[bytes], redis: Redis, prefix: str) -> GoBack:
+    """Let the store have forgotten all but so many commits, with what they told."""
+
+    async def run(commits: int) -> None:
+        await redis.set(f"{prefix}grant:one", records[commits])
+        await redis.delete(f"{prefix}events")
+
+    return run
+
+
+async def test_an_answer_whose_predecessors_the_store_forgot_is_stored_over_the_older_pair_of_its_line(
+    store: RedisStore, seed: Seed, line: Line, go_back: GoBack, record_of: RecordOf
+) -> None:
+    await seed("one")
+    commits = await line(3)
+    await go_back(0)
+
+    committed = await store.commit(commits[2])
+
+    assert committed == Committed(Verdict.STORED, 3, Status.ACTIVE)
+    record = await record_of("one")
+    assert record["SEALED"] == commits[2].change.grant.sealed
+    assert record["LINEAGE"] == lineage_of("one", "r3")
+    assert (await store.commit(commits[1])).verdict is Verdict.SUPERSEDED
+    assert (await record_of("one"))["VERSION"] == 3
+
+
+async def test_an_answer_does_not_jump_over_a_pair_that_came_from_outside_since(
+    store: RedisStore,
+    fleet: Fleet,
+    seed: Seed,
+    line: Line,
+    go_back: GoBack,
+    record_of: RecordOf,
+    clock: RedisClock,
+) -> None:
+    grant = await seed("one")
+    commits = await line(3)
+    await go_back(0)
+    connected_again = replace(
+        grant, sealed=b"connected again", lineage=b"another root", issued_at=clock.now() - 60_000
+    )
+    await fleet.land(lifecycle.Change(connected_again, 1, None, None), replaces=0)
+
+    assert (await store.commit(commits[2])).verdict is Verdict.SUPERSEDED
+    assert (await record_of("one"))["SEALED"] == b"connected again"
+
+
+async def test_an_answer_does_not_jump_over_a_pair_that_was_issued_later(
+    store: RedisStore,
+    seed: Seed,
+    line: Line,
+    claim_one: Claim,
+    make_due: OnGrant,
+    answer: Answer,
+    go_back: GoBack,
+    record_of: RecordOf,
+) -> None:
+    await seed("one")
+    commits = await line(3)
+    await go_back(0)
+    await make_due("one")
+    later = answer(await claim_one(), "r-other")
+    await store.commit(later)
+
+    assert (await store.commit(commits[2])).verdict is Verdict.SUPERSEDED
+    assert (await record_of("one"))["SEALED"] == later.change.grant.sealed
+
+
+async def test_an_answer_as_old_as_what_is_stored_jumps_over_nothing(
+    store: RedisStore, seed: Seed, line: Line, go_back: GoBack
+) -> None:
+    await seed("one")
+    commits = await line(2)
+    await go_back(1)
+    stored_at = commits[0].change.grant.issued_at
+    grant = replace(commits[1].change.grant, issued_at=stored_at)
+    stale = replace(commits[1], base_lineage=b"of a pair between", base_version=2)
+    stale = replace(stale, change=replace(stale.change, grant=grant))
+
+    assert (await store.commit(stale)).verdict is Verdict.SUPERSEDED
+
+
+async def test_an_answer_that_jumps_is_to_be_rebased_where_the_status_moved_and_keeps_its_version(
+    store: RedisStore,
+    fleet: Fleet,
+    seed: Seed,
+    line: Line,
+    go_back: GoBack,
+    record_of: RecordOf,
+) -> None:
+    await seed("one")
+    commits = await line(3)
+    await go_back(0)
+    await fleet.operate("one", "pause")
+
+    refused = await store.commit(commits[2])
+    assert refused == Committed(Verdict.REBASE, 2, Status.PAUSED)
+    assert refused.status is not None
+    commit = commits[2]
+    change = lifecycle.rebase(commit.change, refused.version, refused.status, attempt=commit.fence)
+    again = replace(commit, base_version=refused.version, base_status=refused.status, change=change)
+
+    assert await store.commit(again) == Committed(Verdict.STORED, 3, Status.PAUSED)
+    assert (await record_of("one"))["STATUS"] == b"paused"
+
+
+async def test_an_answer_whose_own_commit_the_store_forgot_is_stored_again(
+    store: RedisStore, seed: Seed, line: Line, go_back: GoBack, record_of: RecordOf
+) -> None:
+    await seed("one")
+    commits = await line(2)
+    await go_back(1)
+
+    assert (await store.commit(commits[1])).verdict is Verdict.STORED
+    assert (await record_of("one"))["LINEAGE"] == lineage_of("one", "r2")

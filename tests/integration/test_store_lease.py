@@ -16,11 +16,14 @@ OnGrant = Callable[[str], Awaitable[None]]
 
 
 @pytest.fixture
-def lease_as(scripts: Scripts) -> Callable[[str, str], Awaitable[list[Any]]]:
+def lease_as(
+    scripts: Scripts, epoch_number: Callable[[], Awaitable[int]]
+) -> Callable[[str, str], Awaitable[list[Any]]]:
     """The bare script, under a claim id of the test's choice."""
 
     async def run(grant_id: str, claim_id: str) -> list[Any]:
-        reply: list[Any] = await scripts.run("lease", grant_id, claim_id, "this", 60_000)
+        confirmed = await epoch_number()
+        reply: list[Any] = await scripts.run("lease", grant_id, claim_id, "this", 60_000, confirmed)
         return reply
 
     return run
@@ -29,14 +32,14 @@ def lease_as(scripts: Scripts) -> Callable[[str, str], Awaitable[list[Any]]]:
 async def test_a_grant_is_leased_whether_it_is_due_or_not(
     store: RedisStore, seed: Seed, due_of: Callable[..., Awaitable[float | None]]
 ) -> None:
-    await seed("later", due_in_ms=600_000)
+    await seed("later", due_in_ms=600_000, access_expires_at=None)
 
     lease = await store.lease("later")
 
     assert isinstance(lease, Lease)
     assert lease.grant.id == "later"
     assert not lease.grant.in_doubt
-    assert await due_of("later") == lease.until
+    assert await due_of("later") == lease.until + 300_000
 
 
 async def test_a_grant_that_another_refreshes_is_held_until_that_lease_ends(

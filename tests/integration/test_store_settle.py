@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
@@ -272,3 +273,24 @@ async def test_an_outcome_repeated_while_the_next_lease_is_held_does_not_touch_i
     assert (record["FENCE"], record["LEASE_UNTIL"]) == (theirs.fence, theirs.until)
     assert record["STREAK"] == 1
     assert len(await told()) == 1
+
+
+async def test_a_readable_answer_is_noted_for_the_endpoint_whatever_becomes_of_the_outcome(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    end_lease: OnGrant,
+    redis: Redis,
+    prefix: str,
+) -> None:
+    await seed("one")
+    late = await claim_one()
+    await end_lease("one")
+    await claim_one()
+
+    outcome = failure(late, Rejected("invalid_grant"))
+    assert await store.settle(late, outcome, heard_at=1_700_000_000_000) is Verdict.STALE
+
+    assert await redis.zscore(f"{prefix}answered", client.token_url) == 1_700_000_000_000

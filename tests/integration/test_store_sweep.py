@@ -17,6 +17,7 @@ from worker.core.providers import Client
 Seed = Callable[..., Awaitable[Grant]]
 Sweep = Callable[..., Awaitable[tuple[int, int]]]
 Under = Callable[..., Lease]
+FAR = 8_000_000_000_000
 
 
 @pytest.fixture
@@ -158,3 +159,50 @@ async def test_one_sweep_repeated_because_its_reply_was_lost_gives_the_same_answ
     await _seed_many(seed, 3)
 
     assert await sweep("beat") == await sweep("beat") == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("of_client", "of_endpoint", "starting"),
+    [
+        pytest.param({"hold_until": FAR}, {}, 0, id="on-hold"),
+        pytest.param({"hold_until": 1}, {}, 3, id="hold-over"),
+        pytest.param({}, {"state": "unavailable", "trial_at": FAR}, 0, id="unavailable"),
+        pytest.param({}, {"state": "unavailable", "trial_at": 1}, 1, id="trial-due"),
+        pytest.param({"hold_until": FAR}, {"state": "unavailable", "trial_at": 1}, 0, id="trial-due-on-hold"),
+        pytest.param({}, {"state": "available", "recovered_at": 1}, 3, id="available-again"),
+        pytest.param(
+            {"state": "rejected", "probe_at": 1}, {"state": "unavailable", "trial_at": 1}, 1, id="both-due"
+        ),
+        pytest.param(
+            {"state": "rejected", "probe_at": FAR},
+            {"state": "unavailable", "trial_at": 1},
+            0,
+            id="trial-due-probe-not",
+        ),
+        pytest.param(
+            {"state": "rejected", "probe_at": 1},
+            {"state": "unavailable", "trial_at": FAR},
+            0,
+            id="probe-due-trial-not",
+        ),
+    ],
+)
+async def test_only_as_many_refreshers_are_started_as_the_client_and_its_endpoint_let_work(
+    store: RedisStore,
+    client: Client,
+    sweep: Sweep,
+    seed: Seed,
+    redis: Redis,
+    prefix: str,
+    of_client: dict[str, str | int],
+    of_endpoint: dict[str, str | int],
+    starting: int,
+) -> None:
+    await store.claim(client, 0, "")  # the client's endpoint is known from its first claim on
+    await _seed_many(seed, 5)
+    if of_client:
+        await redis.hset(f"{prefix}client:acme", mapping=dict(of_client))
+    if of_endpoint:
+        await redis.hset(f"{prefix}endpoint:{client.token_url}", mapping=dict(of_endpoint))
+
+    assert await sweep() == (5, starting)

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from worker.adapters.cloud_events import to_json
-from worker.core.events import FAILURES, Event, EventType, client_event, grant_event, rfc3339
+from worker.core.events import FAILURES, Event, EventType, client_event, grant_event, provider_event, rfc3339
 from worker.core.grant import Grant, Status
 from worker.core.providers import Client
 
 GRANT_TYPES = [each for each in EventType if each.startswith("evergrant.grant.")]
 CLIENT_TYPES = [each for each in EventType if each.startswith("evergrant.client.")]
+PROVIDER_TYPES = [each for each in EventType if each.startswith("evergrant.provider.")]
 
 
 @pytest.fixture
@@ -38,6 +39,8 @@ def test_every_type_is_one_of_those_that_consumers_were_promised() -> None:
         "evergrant.grant.expiring",
         "evergrant.client.rejected",
         "evergrant.client.recovered",
+        "evergrant.provider.unavailable",
+        "evergrant.provider.recovered",
     }
 
 
@@ -106,6 +109,31 @@ def test_a_client_s_event_says_whether_it_is_accepted(
 @pytest.mark.parametrize("kind", CLIENT_TYPES)
 def test_a_client_s_event_never_shows_its_secret(buddy: Client, now: int, kind: EventType) -> None:
     assert "hunter2" not in repr(client_event(kind, buddy, attempt=9, now=now))
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [(EventType.PROVIDER_UNAVAILABLE, "unavailable"), (EventType.PROVIDER_RECOVERED, "available")],
+)
+def test_a_provider_s_event_is_about_a_token_endpoint_and_names_the_client_that_noticed(
+    buddy: Client, now: int, kind: EventType, status: str
+) -> None:
+    event = provider_event(kind, buddy, attempt=9, now=now, reason="http_502")
+    assert (event.type, event.id) == (kind, f"9.provider.{kind.rpartition('.')[2]}")
+    assert event.subject == buddy.token_url
+    assert event.at == now
+    assert event.data == {
+        "client": "buddy",
+        "provider": "buddy",
+        "endpoint": buddy.token_url,
+        "status": status,
+        "reason": "http_502",
+    }
+
+
+@pytest.mark.parametrize("kind", PROVIDER_TYPES)
+def test_a_provider_s_event_never_shows_the_client_s_secret(buddy: Client, now: int, kind: EventType) -> None:
+    assert "hunter2" not in repr(provider_event(kind, buddy, attempt=9, now=now))
 
 
 @pytest.mark.parametrize(

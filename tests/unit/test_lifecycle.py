@@ -278,31 +278,56 @@ def test_a_failure_s_event_says_what_the_server_said_and_until_when_the_old_toke
     [
         pytest.param(0, NO_ANSWER, 2_000, id="the-first-backoff"),
         pytest.param(3, NO_ANSWER, 16_000, id="the-fourth-backoff"),
-        pytest.param(0, Unavailable("http_429", 90_000), 90_000, id="retry-after-above-the-backoff"),
-        pytest.param(6, Unavailable("http_429", 1_000), 128_000, id="backoff-above-the-retry-after"),
-        pytest.param(
-            0, Unavailable("http_429", DAY_MS), 1_180_000, id="retry-after-within-a-third-of-the-life"
-        ),
         pytest.param(0, Unknown("timeout"), 2_000, id="unknown"),
         pytest.param(0, REJECTED, 60_000, id="confirming"),
     ],
 )
-def test_a_failing_grant_is_due_again_after_its_backoff_or_what_the_server_asked_for(
+def test_a_failing_grant_is_due_again_after_its_backoff_or_a_confirming_pause(
     grant: Grant, fail: Fail, now: int, streak: int, outcome: Outcome, wait_ms: int
 ) -> None:
     change = fail(replace(grant, streak=streak), outcome)
     assert change.due_at == now + 60_000 + wait_ms
 
 
-def test_a_retry_after_of_a_day_is_not_waited_for_longer_than_an_hour_where_nothing_dies(
-    grant: Grant, fail: Fail, now: int
+@pytest.mark.parametrize(
+    ("outcome", "life_left_ms", "hold_ms"),
+    [
+        pytest.param(Unavailable("http_429", 90_000), 3_600_000, 90_000, id="what-was-asked"),
+        pytest.param(Unavailable("http_503", DAY_MS), 3_600_000, 1_200_000, id="a-third-of-the-life"),
+        pytest.param(Unavailable("http_503", DAY_MS), None, 3_600_000, id="an-hour-where-nothing-dies"),
+        pytest.param(Unavailable("http_503"), 3_600_000, None, id="nothing-was-asked"),
+        pytest.param(Unknown("timeout"), 3_600_000, None, id="no-reply"),
+    ],
+)
+def test_a_client_holds_for_what_the_server_asked_within_bounds(
+    grant: Grant, now: int, outcome: Outcome, life_left_ms: int | None, hold_ms: int | None
 ) -> None:
-    undying = replace(grant, access_expires_at=None)
-    change = fail(undying, Unavailable("http_429", DAY_MS))
-    assert change.due_at == now + 60_000 + 3_600_000
+    expires_at = None if life_left_ms is None else now + life_left_ms
+    assert lifecycle.hold_ms(outcome, replace(grant, access_expires_at=expires_at), now) == hold_ms
 
 
-# Answers
+# Answers, and what follows a record that moved on
+
+
+@pytest.mark.parametrize(
+    ("status", "becomes", "told"),
+    [
+        (Status.ACTIVE, Status.ACTIVE, EventType.GRANT_REFRESHED),
+        (Status.FAILING, Status.ACTIVE, EventType.GRANT_RECOVERED),
+        (Status.FAILED, Status.ACTIVE, EventType.GRANT_RECOVERED),
+        (Status.PAUSED, Status.PAUSED, EventType.GRANT_REFRESHED),
+    ],
+)
+def test_an_answer_follows_a_record_that_moved_on_as_if_it_had_been_made_from_it(
+    succeed: Succeed, grant: Grant, status: Status, becomes: Status, told: EventType
+) -> None:
+    made = succeed().sealed(b"sealed")
+    moved = lifecycle.rebase(made, grant.version + 3, status, attempt=7)
+    anew = succeed(base=replace(grant, version=grant.version + 3, status=status)).sealed(b"sealed")
+    assert moved == anew
+    assert moved.grant.status is becomes
+    assert moved.event is not None
+    assert moved.event.type is told
 
 
 def test_an_answer_makes_the_next_version_with_lifetimes_that_count_from_sending(

@@ -198,6 +198,14 @@ def test_a_redis_url_of_any_of_three_schemes_is_accepted(place: Place, url: str)
     assert not settings.uses_embedded_server
 
 
+def test_no_replica_is_waited_for_unless_it_is_demanded(place: Place) -> None:
+    settings = load_settings()
+    assert (settings.wait_replicas, settings.wait_fsync) == (0, False)
+    place.environment(REDIS_URL="redis://h", WAIT_REPLICAS="2", WAIT_FSYNC="true")
+    settings = load_settings()
+    assert (settings.wait_replicas, settings.wait_fsync) == (2, True)
+
+
 # What is wrong or missing
 
 
@@ -290,6 +298,10 @@ def test_a_wrong_setting_of_a_client_is_one_line_that_names_it_and_says_what_it_
         ("IN_FLIGHT", "many", "a valid integer"),
         ("PROBE_SECONDS", "0", "greater than or equal to 0.1"),
         ("EVENTS_KEPT", "1", "greater than or equal to 1000"),
+        ("WAIT_REPLICAS", "-1", "greater than or equal to 0"),
+        ("WAIT_REPLICAS", "all", "a valid integer"),
+        ("WAIT_REPLICAS", "1", "needs EVERGRANT_REDIS_URL: the embedded server has no replicas"),
+        ("WAIT_FSYNC", "always", "a valid boolean"),
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
         ("CLIENTS", "[]", "a valid dictionary"),

@@ -40,12 +40,15 @@ async def _examine(runtime: "Runtime") -> bool:
 
 async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
     from worker.adapters.store.durability import Finding, Level, inspect_durability
+    from worker.wiring import look_at_broker
 
     settings = runtime.deployment.settings
     where = "the embedded server" if settings.uses_embedded_server else "EVERGRANT_REDIS_URL"
     yield Finding(Level.OK, f"settings are valid; namespace {settings.namespace}, store: {where}")
     yield Finding(Level.OK, f"sealing keys: {', '.join(runtime.deployment.keys.ids())}; the first one seals")
-    for finding in await inspect_durability(runtime.redis):
+    for finding in await inspect_durability(runtime.redis, runtime.deployment.demand):
+        yield finding
+    for finding in await look_at_broker(runtime):
         yield finding
     yield _clock_finding(await runtime.fleet.now())
     if not settings.clients:

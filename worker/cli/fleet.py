@@ -159,6 +159,7 @@ def _write_report(report: "Report") -> None:
         "FAILED",
         "PAUSED",
         "DUE",
+        "PROVIDER",
         "NEXT DUE",
         "SOONEST EXPIRY IN",
     )
@@ -170,6 +171,7 @@ def _write_report(report: "Report") -> None:
                 client.state,
                 *(str(number) for number in client.grants.values()),
                 str(client.due),
+                client.provider_state,
                 _due(client.next_due_at, now),
                 "-" if client.soonest_expiry_at is None else until(client.soonest_expiry_at, now),
             )
@@ -192,7 +194,7 @@ def _due(at: int | None, now: int) -> str:
 
 
 def _client_row(*cells: str) -> str:
-    return columns(zip(cells, (16, 9, 7, 7, 7, 7, 7, 12, 0), strict=True))
+    return columns(zip(cells, (16, 9, 7, 7, 7, 7, 7, 12, 12, 0), strict=True))
 
 
 def _incident_line(incident: "Incident", now: int) -> str:

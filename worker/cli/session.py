@@ -72,6 +72,7 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     from config import SettingsError
     from config.logging import configure_logging
     from worker import wiring
+    from worker.adapters.store.demand import ShortfallError
     from worker.core.ports import StoreUnavailableError
 
     configure_logging("error", "console")
@@ -91,6 +92,8 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         raise CommandError(str(problem), UNREACHABLE) from None
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    except ShortfallError as problem:
+        raise CommandError(f"{_store(chosen)}: {problem}", UNREACHABLE) from None
     except (StoreUnavailableError, ConnectionError, TimeoutError) as problem:
         line = f"{_store(chosen)} cannot be reached: {StoreUnavailableError.because(problem)}"
         raise CommandError(line, UNREACHABLE) from None

@@ -6,7 +6,7 @@ told twice; its id is made from the attempt that caused it, so a consumer can dr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -25,6 +25,8 @@ class EventType(StrEnum):
     GRANT_EXPIRING = "evergrant.grant.expiring"
     CLIENT_REJECTED = "evergrant.client.rejected"
     CLIENT_RECOVERED = "evergrant.client.recovered"
+    PROVIDER_UNAVAILABLE = "evergrant.provider.unavailable"
+    PROVIDER_RECOVERED = "evergrant.provider.recovered"
 
 
 FAILURES = frozenset({EventType.GRANT_FAILING, EventType.GRANT_FAILED, EventType.GRANT_EXPIRING})
@@ -32,7 +34,7 @@ FAILURES = frozenset({EventType.GRANT_FAILING, EventType.GRANT_FAILED, EventType
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One CloudEvent; `at` becomes its `time`, `subject` is a grant's id or a client's name."""
+    """One CloudEvent; `at` becomes its `time`; `subject`: a grant's id, a client's name or a token URL."""
 
     type: EventType
     id: str
@@ -78,6 +80,12 @@ def grant_event(
     return Event(event_type, _event_id(event_type, attempt), grant.id, now, data)
 
 
+def retold(event: Event, event_type: EventType, grant: Grant, *, attempt: int) -> Event:
+    """The same event of the same attempt, told of a record that had moved on."""
+    data = {**event.data, "status": grant.status.value, "version": grant.version}
+    return replace(event, type=event_type, id=_event_id(event_type, attempt), data=data)
+
+
 def client_event(
     event_type: EventType, client: Client, *, attempt: int, now: int, reason: str | None = None
 ) -> Event:
@@ -90,6 +98,24 @@ def client_event(
         "reason": reason,
     }
     return Event(event_type, _event_id(event_type, attempt), client.name, now, data)
+
+
+def provider_event(
+    event_type: EventType, client: Client, *, attempt: int, now: int, reason: str | None = None
+) -> Event:
+    """Tell what became of a token endpoint; `client` is the one whose request found it out.
+
+    The endpoint is shared by every client that has its URL.
+    """
+    unavailable = event_type is EventType.PROVIDER_UNAVAILABLE
+    data = {
+        "client": client.name,
+        "provider": client.provider.name,
+        "endpoint": client.token_url,
+        "status": "unavailable" if unavailable else "available",
+        "reason": reason,
+    }
+    return Event(event_type, _event_id(event_type, attempt), client.token_url, now, data)
 
 
 def rfc3339(at: int | None) -> str | None:

@@ -40,6 +40,8 @@ class Grant:
 
     Attributes:
         lineage: fingerprint of the stored refresh token, empty where there is none.
+        root: lineage of the pair that came from outside; with `version` it says which of two pairs descends
+            from the other.
         sealed: the token pair, sealed for this id and this version.
         issued_at: when the request that brought this pair was sent.
         access_expires_at: `None` means the access token never expires.
@@ -70,6 +72,7 @@ class Grant:
     reason: str | None = None
     in_doubt: bool = False
     noticed_at: int | None = None
+    root: bytes = b""
 
     @property
     def has_refresh_token(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from worker.core import policy
-from worker.core.events import Event, EventType, grant_event
+from worker.core.events import Event, EventType, grant_event, retold
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.policy import Due, Reason, Rules
 from worker.core.protocol import Outcome, Refreshed, Rejected, Unavailable, Unknown
@@ -109,6 +109,10 @@ class Successor:
     attention_at: int | None
     event: Event
 
+    def sealed(self, sealed: bytes) -> Change:
+        """As it is to be stored."""
+        return Change(replace(self.grant, sealed=sealed), self.due_at, self.attention_at, self.event)
+
 
 def phase_of(grant: Grant) -> Phase:
     """Read a grant's phase; a paused one is judged as what it would be if it were resumed."""
@@ -148,10 +152,9 @@ def succeed(
         grant, refreshed, client, rotated=rotated, sent_at=sent_at
     )
     expires_in_ms = refreshed.expires_in_ms
-    was_failing = grant.status in {Status.FAILING, Status.FAILED}
     successor = replace(
         grant,
-        status=Status.PAUSED if grant.status is Status.PAUSED else Status.ACTIVE,
+        status=_status_after_success(grant.status),
         version=grant.version + 1,
         lineage=lineage_of(grant.id, refresh_token),
         issued_at=sent_at,
@@ -164,7 +167,7 @@ def succeed(
         in_doubt=False,
     )
     event = grant_event(
-        EventType.GRANT_RECOVERED if was_failing else EventType.GRANT_REFRESHED,
+        _told_of_success(grant.status),
         successor,
         client,
         attempt=attempt,
@@ -177,6 +180,25 @@ def succeed(
         due_at=policy.next_due(successor, client, rules).at,
         attention_at=attention_at(successor, client, rules),
         event=event,
+    )
+
+
+def rebase(change: Change, version: int, status: Status, *, attempt: int) -> Change:
+    """Let an answer follow a record that moved on while its refresh token stayed unused.
+
+    Args:
+        change: what the answer made of the record as it was.
+        version: of the record as it stands.
+        status: of the record as it stands.
+        attempt: the fence that the answer was asked for under.
+
+    Returns the change anew; its pair is still sealed for the version it had before.
+    """
+    if change.event is None:
+        raise ValueError("an answer without its event cannot be rebased")
+    grant = replace(change.grant, version=version + 1, status=_status_after_success(status))
+    return replace(
+        change, grant=grant, event=retold(change.event, _told_of_success(status), grant, attempt=attempt)
     )
 
 
@@ -212,7 +234,7 @@ def fail(
         status=_STATUS[step.phase],
         streak=streak,
         reason=_reason(grant, client, step.phase, finding, outcome, detail, now),
-        in_doubt=_still_in_doubt(outcome, in_doubt=in_doubt),
+        in_doubt=still_in_doubt(outcome, in_doubt=in_doubt),
     )
     wait_ms = _wait_ms(outcome, step.phase, _life_left_ms(grant, now), streak, chance)
     return _changed(
@@ -225,6 +247,22 @@ def fail(
         now=now,
         detail=detail,
     )
+
+
+def still_in_doubt(outcome: Outcome, *, in_doubt: bool) -> bool:
+    """Whether a request with the stored refresh token may have been acted on, after this outcome too."""
+    match outcome:
+        case Unknown() | Unavailable(may_have_acted=True):
+            return True
+        case _:
+            return in_doubt
+
+
+def hold_ms(outcome: Outcome, grant: Grant, now: int) -> int | None:
+    """How long the server's own wish keeps the client waiting; `None` where it named no time."""
+    if not isinstance(outcome, Unavailable) or outcome.retry_after_ms is None:
+        return None
+    return policy.retry_after_ms(outcome.retry_after_ms, _life_left_ms(grant, now))
 
 
 def expire(grant: Grant, client: Client, rules: Rules, *, attempt: int, now: int) -> Change:
@@ -331,6 +369,15 @@ def refresh_lifetime_ms(client: Client, stated_ms: int | None) -> int | None:
     return min(lifetime_ms, cap_ms)
 
 
+def _status_after_success(status: Status) -> Status:
+    return Status.PAUSED if status is Status.PAUSED else Status.ACTIVE
+
+
+def _told_of_success(status: Status) -> EventType:
+    was_failing = status in {Status.FAILING, Status.FAILED}
+    return EventType.GRANT_RECOVERED if was_failing else EventType.GRANT_REFRESHED
+
+
 def _finding(outcome: Outcome, *, in_doubt: bool) -> tuple[Finding, str]:
     match outcome:
         case Rejected(code=code):
@@ -339,14 +386,6 @@ def _finding(outcome: Outcome, *, in_doubt: bool) -> tuple[Finding, str]:
             return Finding.NO_ANSWER, detail
         case _:
             raise ValueError(f"{type(outcome).__name__} is no failure of a grant")
-
-
-def _still_in_doubt(outcome: Outcome, *, in_doubt: bool) -> bool:
-    match outcome:
-        case Unknown() | Unavailable(may_have_acted=True):
-            return True
-        case _:
-            return in_doubt
 
 
 def _reason(
@@ -384,10 +423,7 @@ def _cause(grant: Grant, client: Client, finding: Finding, code: str, now: int) 
 def _wait_ms(outcome: Outcome, phase: Phase, life_left_ms: int | None, streak: int, chance: float) -> int:
     if phase is Phase.CONFIRMING and isinstance(outcome, Rejected):
         return policy.confirm_ms(life_left_ms)
-    wait_ms = policy.backoff_ms(streak, chance, life_left_ms)
-    if isinstance(outcome, Unavailable) and outcome.retry_after_ms is not None:
-        wait_ms = max(wait_ms, policy.retry_after_ms(outcome.retry_after_ms, life_left_ms))
-    return wait_ms
+    return policy.backoff_ms(streak, chance, life_left_ms)
 
 
 def _life_left_ms(grant: Grant, now: int) -> int | None:

@@ -5,15 +5,19 @@ replaces those that are not under test.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self
 
 from worker.core.events import Event
 from worker.core.grant import Grant, Status, TokenPair
-from worker.core.lifecycle import Change, Successor
+from worker.core.lifecycle import Change
 from worker.core.protocol import Outcome
 from worker.core.providers import Client
+
+
+class JournalError(Exception):
+    """The journal cannot take an answer now; the message is one line that says why and where."""
 
 
 class UnsealError(Exception):
@@ -39,12 +43,14 @@ class Lease:
         fence: the lease's number, growing; every outcome is stored under it, once.
         until: when the lease ends.
         probe: this grant was let through to find out whether its rejected client is accepted again.
+        trial: this grant was let through to find out whether its token endpoint answers again.
     """
 
     grant: Grant
     fence: int
     until: int
     probe: bool = False
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class Claim:
         drained: nothing more is due.
         wait_ms: the rate budget is spent for this long.
         generation: grows when the client is accepted again; its secrets are to be read anew.
+        settling: nothing was claimed, because the store is settling or this process has yet to confirm its
+            present epoch.
     """
 
     now: int
@@ -64,6 +72,7 @@ class Claim:
     drained: bool
     wait_ms: int
     generation: int
+    settling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,11 @@ class Held:
     """Another process refreshes this grant; its lease ends at `until`."""
 
     until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """The store restarted or was away, and nothing can be leased until what it forgot is given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,7 @@ class Verdict(StrEnum):
     """What became of an outcome at the store."""
 
     STORED = "stored"
+    KNOWN = "known"  # it was stored before
     SUPERSEDED = "superseded"
     STALE = "stale"
     GONE = "gone"
@@ -90,26 +105,26 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """An answer on its way into the store.
+    """An answer on its way into the store; what the journal keeps of it.
 
     Attributes:
+        fence: of the lease that the answer was asked for under.
         base_lineage: the refresh token the answer was made from.
         base_version: of the record it follows.
         base_status: of that record: it decides which event tells of the commit.
-        sealed: the successor's pair, sealed for its version.
+        change: the successor, its pair sealed for its version, when it is due, and the event.
     """
 
     fence: int
     base_lineage: bytes
     base_version: int
     base_status: Status
-    successor: Successor
-    sealed: bytes = field(repr=False)
+    change: Change
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What the store made of a commit, and the version and status of the record as it stands.
+    """What the store made of a commit, and the version and status that an answer has to follow.
 
     `status` is `None` where the grant is gone.
     """
@@ -119,12 +134,32 @@ class Committed:
     status: Status | None
 
 
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A stretch of the store's life without a restart or a silence; at its begin it settles.
+
+    Attributes:
+        number: growing, and none is used twice by a store that forgot.
+        settling: no claim passes until all that are present have confirmed it, or a time has passed.
+    """
+
+    number: int
+    settling: bool
+
+
 class Refusal(StrEnum):
     """What the store made of a client's refusal."""
 
     CHANGED = "changed"
     UNCHANGED = "unchanged"
     GRANT = "grant"  # the client is well: the same grant was refused before, and others were not
+
+
+class Blame(StrEnum):
+    """Whose trouble it is that an attempt brought no usable answer."""
+
+    GRANT = "grant"  # the endpoint answers others
+    PROVIDER = "provider"  # the endpoint's, or nobody can tell: the grant is left as it is
 
 
 class ClientCheck(StrEnum):
@@ -170,6 +205,36 @@ class Clients(Protocol):
         """The client as its source has it now."""
 
 
+class Journal(Protocol):
+    """Answers on this machine's disk, from before their commit until a while after it."""
+
+    async def reserve(self, answers: int) -> None:
+        """Make sure that so many answers can be written, whatever becomes of the disk meanwhile.
+
+        Args:
+            answers: all that may come, those in flight included.
+
+        Raises:
+            JournalError: there is no room for them, or the directory cannot be used.
+        """
+
+    async def write(self, commit: Commit) -> None:
+        """Put an answer on the disk; it is there when this returns.
+
+        Raises:
+            JournalError: it may not be there.
+        """
+
+    def settled(self, commit: Commit) -> None:
+        """The store has taken this answer, or another in its place: it may be forgotten after a while."""
+
+    def read(self) -> list[Commit]:
+        """What this journal holds, the last answer of each grant, oldest first."""
+
+    async def sweep(self) -> None:
+        """Remove what has been kept long enough."""
+
+
 class TokenEndpoint(Protocol):
     """The authorization server's token endpoint. Neither method raises on what a server does."""
 
@@ -186,17 +251,58 @@ class Store(Protocol):
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
         """Lease up to `limit` due grants of a client, each with its intent."""
 
-    async def lease(self, grant_id: str) -> Lease | Held | Paused | None:
+    async def lease(self, grant_id: str) -> Lease | Held | Settling | Paused | None:
         """Lease one grant whether it is due or not; `None` where there is no such grant."""
 
     async def commit(self, commit: Commit) -> Committed:
         """Store an answer if and only if the lineage is still its own."""
 
-    async def settle(self, lease: Lease, change: Change) -> Verdict:
-        """Store an outcome without tokens, if the lease is still ours."""
+    async def settle(self, lease: Lease, change: Change, heard_at: int | None = None) -> Verdict:
+        """Store an outcome without tokens, if the lease is still ours.
+
+        `heard_at` is when the request left that the endpoint answered readably; `None` where it did not.
+        """
 
     async def reject_client(self, client: Client, event: Event, lease: Lease, *, sent_at: int) -> Refusal:
         """Pause a client that was refused under `lease`. A refused probe puts the next one off."""
 
     async def accept_client(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let a rejected client's grants be claimed again; returns whether it was rejected."""
+
+    async def blame(
+        self,
+        client: Client,
+        event: Event,
+        lease: Lease,
+        *,
+        sent_at: int,
+        retry_after_ms: int | None,
+        told_to_wait: bool,
+        chance: float,
+    ) -> Blame:
+        """Find out whose trouble an attempt without a usable answer is; the endpoint's is counted.
+
+        Args:
+            client: whose request it was; a client that was told to wait is held as a whole.
+            event: tells that the endpoint is unavailable, if this makes it so; its reason is what happened.
+            lease: the attempt's. A failed trial puts the next one off.
+            sent_at: when the request left.
+            retry_after_ms: how long to wait, bounded; `None` where the server did not say.
+            told_to_wait: whether the server asked for it.
+            chance: 0 to 1, for the jitter.
+        """
+
+    async def absolve(self, client: Client, event: Event, lease: Lease) -> bool:
+        """Let an unavailable endpoint's grants be claimed again; returns whether it was unavailable."""
+
+    async def pulse(self, trouble: str) -> Epoch:
+        """Say that this process is present, and what keeps it from claiming, if anything."""
+
+    async def confirm(self, epoch: Epoch) -> Epoch:
+        """Say that this process has given back what it knows; from then on it claims in this epoch."""
+
+    async def reassert(self, lease: Lease) -> None:
+        """Take back a lease that the store may have forgotten."""
+
+    async def leave(self, owner: str | None = None) -> None:
+        """Say that this process is gone, or another one that is known to be."""

@@ -30,6 +30,7 @@ GRANT_REJECTED = frozenset(
 CLIENT_REJECTED = frozenset(
     {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 )
+TOLD_TO_WAIT = frozenset({"http_429", "slow_down"})
 TRANSIENT = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 
 
@@ -95,6 +96,11 @@ class Unavailable:
     detail: str
     retry_after_ms: int | None = None
     may_have_acted: bool = False
+
+    @property
+    def told_to_wait(self) -> bool:
+        """Whether the server asked to be asked less, rather than could not answer."""
+        return self.retry_after_ms is not None or self.detail in TOLD_TO_WAIT
 
 
 @dataclass(frozen=True, slots=True)

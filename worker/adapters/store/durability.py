@@ -1,14 +1,18 @@
 """What a Redis server promises to keep: eviction, the append-only file and its fsync.
 
 A server that evicts keys forgets grants, so it is refused; one that may lose its last second is only warned
-of. Managed servers often hide CONFIG: what cannot be read is said to be unknown.
+of. Managed servers often hide CONFIG: what cannot be read is said to be unknown. Where more is demanded of a
+write than the primary's answer, what can never be met is refused, and what is not met now is warned of.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
+
+from worker.adapters.store.demand import Demand
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -30,13 +34,33 @@ class Finding:
     text: str
 
 
-async def inspect_durability(redis: "Redis") -> list[Finding]:
-    """Look at what the server promises to keep."""
+async def inspect_durability(redis: "Redis", demand: Demand | None = None) -> list[Finding]:
+    """Look at what the server promises to keep, and whether it can give what is demanded of its replicas."""
     memory, persistence = await redis.info("memory"), await redis.info("persistence")
+    replication = await redis.info("replication")
+    fsync = await _config(redis, "appendfsync")
+    enabled = bool(persistence.get("aof_enabled"))
+    on_disk = _awaited_fsync if demand is not None and demand.fsync else _append_only
     return [
-        _eviction(str(memory.get("maxmemory_policy", "unknown"))),
-        _append_only(enabled=bool(persistence.get("aof_enabled")), fsync=await _config(redis, "appendfsync")),
+        _eviction(_policy(memory)),
+        on_disk(enabled=enabled, fsync=fsync),
+        *_replicas(int(replication.get("connected_slaves", 0)), 0 if demand is None else demand.replicas),
     ]
+
+
+async def inspect_broker(broker: "Redis", store: "Redis") -> list[Finding]:
+    """Look at what the broker promises to keep, where it is another server than the store.
+
+    A lost message costs a delay, for the next sweep sends another: nothing is refused.
+    """
+    of_broker, of_store = await broker.info("server"), await store.info("server")
+    if of_broker.get("run_id") == of_store.get("run_id"):
+        return []
+    policy = _policy(await broker.info("memory"))
+    if policy == "noeviction":
+        return [Finding(Level.OK, "the broker evicts nothing (maxmemory-policy noeviction)")]
+    text = f"the broker's maxmemory-policy is {policy}: evicting delays refreshes; set it to noeviction"
+    return [Finding(Level.WARNING, text)]
 
 
 async def _config(redis: "Redis", name: str) -> str | None:
@@ -45,6 +69,10 @@ async def _config(redis: "Redis", name: str) -> str | None:
     except ResponseError:
         return None
     return str(values[name]) if name in values else None
+
+
+def _policy(memory: Mapping[str, Any]) -> str:
+    return str(memory.get("maxmemory_policy", "unknown"))
 
 
 def _eviction(policy: str) -> Finding:
@@ -70,3 +98,37 @@ def _append_only(*, enabled: bool, fsync: str | None) -> Finding:
     return Finding(
         Level.WARNING, f"appendfsync is {fsync}: a crash may lose the last second; set it to always"
     )
+
+
+def _awaited_fsync(*, enabled: bool, fsync: str | None) -> Finding:
+    """Every write is waited for until it is on the primary's disk: it must get there by itself."""
+    if not enabled:
+        return Finding(
+            Level.REFUSED,
+            "the append-only file is off: with EVERGRANT_WAIT_FSYNC no answer would count as stored;"
+            " set appendonly yes",
+        )
+    if fsync == "no":
+        return Finding(
+            Level.REFUSED,
+            "appendfsync is no: with EVERGRANT_WAIT_FSYNC no answer would count as stored; set it to always",
+        )
+    return Finding(Level.OK, "every write is on disk before it counts as stored (EVERGRANT_WAIT_FSYNC)")
+
+
+def _replicas(connected: int, demanded: int) -> list[Finding]:
+    there = "1 replica is connected" if connected == 1 else f"{connected} replicas are connected"
+    if connected < demanded:
+        cost = "nothing is claimed and no answer counts as stored until there are enough"
+        return [Finding(Level.WARNING, f"{there} and EVERGRANT_WAIT_REPLICAS is {demanded}: {cost}")]
+    if demanded:
+        return [Finding(Level.OK, f"{there}; a write counts once {demanded} of them have it")]
+    if connected:
+        return [
+            Finding(
+                Level.WARNING,
+                f"{there} and none is waited for: a failover may forget the last writes, and journals give"
+                " back the answers alone; EVERGRANT_WAIT_REPLICAS waits",
+            )
+        ]
+    return []

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 PAGE = 500
 SOONEST_LOOKED_AT = 50
 
+CLIENT_FIELDS = (
+    *("state", "reason", "rejected_at", "probe_at", "hold_until", "endpoint", "claimed_at"),
+    *("refreshed", "late", *(f"grants:{status}" for status in Status)),
+)
+ENDPOINT_FIELDS = ("state", "reason", "since", "trial_at")
+
 
 @dataclass(frozen=True, slots=True)
 class Landing:
@@ -50,6 +56,11 @@ class ClientState:
         state: `accepted` or `rejected`.
         reason: why it was rejected.
         probe_at: when a rejected client is tried again.
+        provider_state: `available` or `unavailable`: its token endpoint, which it may share with others.
+        provider_reason: what came in place of a usable answer the last time.
+        unavailable_since: when it became so.
+        trial_at: when an unavailable endpoint is tried again.
+        hold_until: the server told the client to wait until then.
         grants: how many, by status.
         claimed_at: when a worker last asked for what is due.
         due: how many wait to be refreshed.
@@ -64,6 +75,11 @@ class ClientState:
     reason: str | None
     rejected_at: int | None
     probe_at: int | None
+    provider_state: str
+    provider_reason: str | None
+    unavailable_since: int | None
+    trial_at: int | None
+    hold_until: int | None
     claimed_at: int | None
     grants: Mapping[Status, int]
     due: int
@@ -154,8 +170,8 @@ class Fleet:
         """One client's part of the fleet."""
         now = await self.now()
         schedule = self._key("schedule:" + name)
-        fields = await self._redis.hgetall(self._key("client:" + name))
-        text = {key.decode(): value.decode() for key, value in fields.items()}
+        text = await self._texts("client:" + name, CLIENT_FIELDS)
+        endpoint = await self._texts("endpoint:" + text.get("endpoint", ""), ENDPOINT_FIELDS)
         due = await self._redis.zcount(schedule, "-inf", now)
         first = await self._redis.zrange(schedule, 0, SOONEST_LOOKED_AT - 1, withscores=True)
         soonest = [
@@ -169,6 +185,11 @@ class Fleet:
             reason=text.get("reason"),
             rejected_at=_number(text.get("rejected_at")),
             probe_at=_number(text.get("probe_at")),
+            provider_state=endpoint.get("state", "available"),
+            provider_reason=endpoint.get("reason"),
+            unavailable_since=_number(endpoint.get("since")),
+            trial_at=_number(endpoint.get("trial_at")),
+            hold_until=_number(text.get("hold_until")),
             claimed_at=_number(text.get("claimed_at")),
             grants={status: int(text.get(f"grants:{status}", "0")) for status in Status},
             due=due,
@@ -209,6 +230,13 @@ class Fleet:
             for (grant_id, score), value in zip(found, packed, strict=True)
             if value is not None
         ]
+
+    async def _texts(self, name: str, fields: Sequence[str]) -> dict[str, str]:
+        """Some fields of a hash, without those that it does not have."""
+        values = await self._redis.hmget(self._key(name), fields)
+        return {
+            field: value.decode() for field, value in zip(fields, values, strict=True) if value is not None
+        }
 
     def _key(self, name: str) -> str:
         return self._prefix + name

@@ -102,6 +102,7 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> Gra
         reason=value["REASON"].decode() if value["REASON"] else None,
         in_doubt=bool(value["INTENT"]) if in_doubt is None else in_doubt,
         noticed_at=_or_none(value["NOTICED_AT"]),
+        root=value["IMPORTED"],
     )
 
 

@@ -15,8 +15,25 @@ from worker.adapters.store.scripts import Scripts
 from worker.core.events import Event
 from worker.core.grant import Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Claim, Commit, Committed, Held, Lease, Paused, Refusal, Verdict
+from worker.core.ports import (
+    Blame,
+    Claim,
+    Commit,
+    Committed,
+    Epoch,
+    Held,
+    Lease,
+    Paused,
+    Refusal,
+    Settling,
+    Verdict,
+)
+from worker.core.protocol import TOLD_TO_WAIT
 from worker.core.providers import Client
+
+
+# How claim.lua says what a grant was let through for; it may be both.
+PROBE, TRIAL = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +45,16 @@ class StoreLimits:
         events_kept: about how many events the stream holds.
         first_probe_ms: after a client was rejected; each further one waits twice as long.
         longest_probe_ms: the longest such wait.
+        first_trial_ms: after an endpoint became unavailable; each further one waits twice as long.
+        longest_trial_ms: the longest such wait.
     """
 
     lease_ms: int
     events_kept: int
     first_probe_ms: int
     longest_probe_ms: int
+    first_trial_ms: int
+    longest_trial_ms: int
 
 
 class RedisStore:
@@ -55,10 +76,11 @@ class RedisStore:
         self._limits = limits
         self._source = source
         self._owner = owner
+        self._confirmed = 0  # the epoch in which this process may claim
 
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
         """Lease up to `limit` due grants of a client, each with its intent."""
-        now, generation, drained, wait_ms, probe, found = await self._scripts.run(
+        now, generation, drained, wait_ms, let_through, found, settling = await self._scripts.run(
             "claim",
             client.name,
             _claim_id(),
@@ -67,24 +89,30 @@ class RedisStore:
             self._limits.lease_ms,
             "" if client.rate_per_second is None else client.rate_per_second,
             runner,
+            self._confirmed,
+            client.token_url,
         )
         self._clock.set(now)
         leases = [
-            _lease(grant_id, packed, in_doubt=in_doubt, probe=probe)
+            _lease(grant_id, packed, in_doubt=in_doubt, let_through=let_through)
             for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True)
         ]
-        return Claim(now, leases, bool(drained), wait_ms, generation)
+        return Claim(now, leases, bool(drained), wait_ms, generation, bool(settling))
 
-    async def lease(self, grant_id: str) -> Lease | Held | Paused | None:
+    async def lease(self, grant_id: str) -> Lease | Held | Settling | Paused | None:
         """Lease one grant whether it is due or not; `None` where there is no such grant."""
         lease_ms = self._limits.lease_ms
-        reply = await self._scripts.run("lease", grant_id, _claim_id(), self._owner, lease_ms)
+        reply = await self._scripts.run(
+            "lease", grant_id, _claim_id(), self._owner, lease_ms, self._confirmed
+        )
         match reply:
             case [b"leased", now, packed, in_doubt]:
                 self._clock.set(now)
-                return _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
+                return _lease(grant_id.encode(), packed, in_doubt=in_doubt, let_through=0)
             case [b"held", until]:
                 return Held(until)
+            case [b"settling"]:
+                return Settling()
             case [b"paused"]:
                 return Paused()
             case _:
@@ -92,8 +120,8 @@ class RedisStore:
 
     async def commit(self, commit: Commit) -> Committed:
         """Store an answer if and only if the lineage is still its own."""
-        successor = commit.successor
-        grant = successor.grant
+        change = commit.change
+        grant = change.grant
         verdict, version, status = await self._scripts.run(
             "commit",
             grant.id,
@@ -101,7 +129,7 @@ class RedisStore:
             commit.base_lineage,
             commit.base_version,
             commit.base_status.value,
-            commit.sealed,
+            grant.sealed,
             grant.lineage,
             grant.issued_at,
             _instant(grant.access_expires_at),
@@ -109,16 +137,20 @@ class RedisStore:
             _instant(grant.refresh_expires_at),
             grant.scope or "",
             grant.status.value,
-            _instant(successor.due_at),
-            _instant(successor.attention_at),
-            self._event(successor.event),
+            _instant(change.due_at),
+            _instant(change.attention_at),
+            self._event(change.event),
             self._limits.events_kept,
+            grant.root,
         )
         stored_status = Status(status.decode()) if status else None
         return Committed(Verdict(verdict.decode()), version, stored_status)
 
-    async def settle(self, lease: Lease, change: Change) -> Verdict:
-        """Store an outcome without tokens, if the lease is still ours."""
+    async def settle(self, lease: Lease, change: Change, heard_at: int | None = None) -> Verdict:
+        """Store an outcome without tokens, if the lease is still ours.
+
+        `heard_at` is when the request left that the endpoint answered readably; `None` where it did not.
+        """
         grant = change.grant
         verdict = await self._scripts.run(
             "settle",
@@ -134,6 +166,7 @@ class RedisStore:
             _instant(change.attention_at),
             self._event(change.event),
             self._limits.events_kept,
+            _instant(heard_at),
         )
         return Verdict(verdict.decode())
 
@@ -163,6 +196,48 @@ class RedisStore:
         )
         return Refusal(answer.decode()) is Refusal.CHANGED
 
+    async def blame(
+        self,
+        client: Client,
+        event: Event,
+        lease: Lease,
+        *,
+        sent_at: int,
+        retry_after_ms: int | None,
+        told_to_wait: bool,
+        chance: float,
+    ) -> Blame:
+        """Find out whose trouble an attempt without a usable answer is; the endpoint's is counted."""
+        reason = event.data["reason"] or ""
+        answer = await self._scripts.run(
+            "endpoint",
+            "blame",
+            client.token_url,
+            self._event(event),
+            self._limits.events_kept,
+            event.id,
+            lease.grant.id,
+            client.name,
+            sent_at,
+            "1" if lease.trial else "0",
+            reason,
+            "0" if reason in TOLD_TO_WAIT else "1",
+            "1" if told_to_wait else "0",
+            _instant(retry_after_ms),
+            chance,
+            self._limits.first_trial_ms,
+            self._limits.longest_trial_ms,
+        )
+        return Blame(answer.decode())
+
+    async def absolve(self, client: Client, event: Event, lease: Lease) -> bool:
+        """Let an unavailable endpoint's grants be claimed again; returns whether it was unavailable."""
+        kept, told = self._limits.events_kept, self._event(event)
+        answer = await self._scripts.run(
+            "endpoint", "absolve", client.token_url, told, kept, event.id, lease.grant.id
+        )
+        return bool(answer == b"changed")
+
     async def reserve_runners(
         self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]
     ) -> tuple[int, int]:
@@ -183,14 +258,36 @@ class RedisStore:
         """Give a refresher's place back."""
         await self._scripts.run("release_runner", client_name, runner)
 
+    async def pulse(self, trouble: str) -> Epoch:
+        """Say that this process is present, and what keeps it from claiming, if anything."""
+        now, number, settling = await self._scripts.run("pulse", self._owner, self._limits.lease_ms, trouble)
+        self._clock.set(now)
+        return Epoch(number, bool(settling))
+
+    async def confirm(self, epoch: Epoch) -> Epoch:
+        """Say that this process has given back what it knows; from then on it claims in this epoch."""
+        number, settling = await self._scripts.run(
+            "confirm", self._owner, self._limits.lease_ms, epoch.number
+        )
+        self._confirmed = epoch.number
+        return Epoch(number, bool(settling))
+
+    async def reassert(self, lease: Lease) -> None:
+        """Take back a lease that the store may have forgotten."""
+        await self._scripts.run("reassert", lease.grant.id, lease.fence, self._owner, lease.until)
+
+    async def leave(self, owner: str | None = None) -> None:
+        """Say that this process is gone, or another one that is known to be."""
+        await self._scripts.run("leave", owner or self._owner)
+
     def _event(self, event: Event | None) -> bytes:
         return b"" if event is None else to_json(event, self._source)
 
 
-def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, probe: Any) -> Lease:
+def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, let_through: int) -> Lease:
     fence, until = record.lease_of(packed)
     grant = record.unpack(grant_id.decode(), packed, in_doubt=bool(in_doubt))
-    return Lease(grant, fence, until, probe=bool(probe))
+    return Lease(grant, fence, until, probe=bool(let_through & PROBE), trial=bool(let_through & TRIAL))
 
 
 def _instant(at: int | None) -> str | int:

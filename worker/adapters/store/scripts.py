@@ -6,6 +6,10 @@ Rules:
 - redis-py may send a group again when the reply was lost. That is harmless: each script is idempotent by
   its attempt (see the head of each file in `lua/`).
 - A Redis that lost its scripts (restart, failover) is given them again.
+- Where replicas are demanded, a group ends with the wait for them. A call whose write too few of them have is
+  a store that is unavailable: it is made again, finds its work done, and is waited for again.
+- A lease taken in vain is in nobody's hands until it ends: none is asked for before a wait has succeeded.
+- What needs no replica leaves at once, beside the groups that wait: a late pulse would pass for silence.
 """
 
 import asyncio
@@ -18,13 +22,21 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, RedisError
 
+from worker.adapters.store.demand import Demand, ShortfallError
 from worker.adapters.store.record import lua_positions
 from worker.core.ports import StoreUnavailableError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-NAMES = ("claim", "client", "commit", "import", "lease", "operate", "release_runner", "settle", "sweep")
+NAMES = (
+    *("claim", "client", "commit", "confirm", "endpoint", "import", "lease", "leave", "operate", "pulse"),
+    *("reassert", "release_runner", "settle", "sweep"),
+)
+TAKE_LEASES = frozenset({"claim", "lease"})
+# What they write is said again soon, or comes right by itself; every other script's writes must be kept.
+NEED_NO_REPLICA = frozenset({"confirm", "leave", "pulse", "release_runner", "sweep"})
+BARRIER = "barrier"  # no script: a write to be waited for
 MOST_IN_A_GROUP = 100
 
 
@@ -54,11 +66,15 @@ class Scripts:
     Args:
         redis: a client that does not decode replies.
         prefix: what every key begins with, hash tag included.
+        demand: what must be true of a write before it counts as stored, beyond the primary's answer.
     """
 
-    def __init__(self, redis: "Redis", prefix: str) -> None:
+    def __init__(self, redis: "Redis", prefix: str, demand: Demand | None = None) -> None:
         self._redis = redis
         self._prefix = prefix
+        self._demand = demand
+        self._met = demand is None  # by the last wait
+        self._beside = None if demand is None else Scripts(redis, prefix)
         self._waiting: deque[_Call] = deque()
         self._sender: asyncio.Task[None] | None = None
 
@@ -69,8 +85,15 @@ class Scripts:
             StoreUnavailableError: Redis did not answer, or could not do it now; the script may have run.
             UnicodeEncodeError: an argument holds what UTF-8 cannot, a lone surrogate.
         """
+        if self._beside is not None and name in NEED_NO_REPLICA:
+            return await self._beside.run(name, *args)
         encoded = [arg.encode() if isinstance(arg, str) else arg for arg in args]
-        call = _Call(name, encoded, asyncio.get_running_loop().create_future())
+        if name in TAKE_LEASES and not self._met:
+            await self._call(BARRIER, [])
+        return await self._call(name, encoded)
+
+    async def _call(self, name: str, args: list[bytes | float]) -> Any:
+        call = _Call(name, args, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send())
@@ -106,8 +129,24 @@ class Scripts:
     async def _execute(self, calls: list[_Call]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for call in calls:
-            pipeline.evalsha(_sha(call.name), 1, self._prefix, *call.args)
-        return await pipeline.execute(raise_on_error=False)
+            if call.name == BARRIER:
+                pipeline.set(self._prefix + BARRIER, "")
+            else:
+                pipeline.evalsha(_sha(call.name), 1, self._prefix, *call.args)
+        if self._demand is None:
+            return await pipeline.execute(raise_on_error=False)
+        # WAIT looks at its own connection's last write. A script that finds its work done writes nothing, and
+        # on a new connection WAIT would then say at once that every replica has it.
+        pipeline.set(self._prefix + BARRIER, "")
+        for command in self._demand.commands:
+            pipeline.execute_command(*command)
+        replies = await pipeline.execute(raise_on_error=False)
+        shortfall = self._demand.shortfall(written=replies[len(calls)], waited=replies[-1])
+        self._met = shortfall is None
+        return [
+            reply if shortfall is None or isinstance(reply, Exception) else ShortfallError(shortfall)
+            for reply in replies[: len(calls)]
+        ]
 
     async def _load(self) -> None:
         for name in NAMES:

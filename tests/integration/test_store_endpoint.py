@@ -1,0 +1,709 @@
+"""endpoint.lua: whose trouble it is that no usable answer came, and what becomes of the token endpoint."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from worker.adapters.clock import RedisClock
+from worker.adapters.store.redis_store import RedisStore
+from worker.core.events import EventType, provider_event
+from worker.core.grant import Grant
+from worker.core.lifecycle import Change
+from worker.core.ports import Blame, Commit, Lease
+from worker.core.providers import Client
+
+Seed = Callable[..., Awaitable[Grant]]
+Answer = Callable[..., Commit]
+Told = Callable[[], Awaitable[list[dict[str, Any]]]]
+Under = Callable[..., Lease]
+Blames = Callable[..., Awaitable[Blame]]
+Absolves = Callable[..., Awaitable[bool]]
+Hears = Callable[..., Awaitable[None]]
+HashOf = Callable[..., Awaitable[dict[str, str]]]
+FIRST_MS, LONGEST_MS = 10_000, 35_000  # as conftest.py sets them
+LONG_AGO_MS = 600_000
+LAG_MS = 400  # at most so far is a process's clock behind Redis's
+
+
+@pytest.fixture
+def blame(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> Blames:
+    """One attempt that brought no usable answer; each has its own number unless the test says otherwise."""
+    attempts = iter(range(1, 1_000))
+
+    async def run(
+        grant_id: str = "one",
+        *,
+        attempt: int | None = None,
+        sent_at: int | None = None,
+        reason: str = "http_502",
+        trial: bool = False,
+        of: Client = client,
+        retry_after_ms: int | None = None,
+        told_to_wait: bool = False,
+        chance: float = 1.0,
+    ) -> Blame:
+        event = provider_event(
+            EventType.PROVIDER_UNAVAILABLE,
+            of,
+            attempt=next(attempts) if attempt is None else attempt,
+            now=clock.now(),
+            reason=reason,
+        )
+        return await store.blame(
+            of,
+            event,
+            under(grant_id, trial=trial),
+            sent_at=clock.now() if sent_at is None else sent_at,
+            retry_after_ms=retry_after_ms,
+            told_to_wait=told_to_wait,
+            chance=chance,
+        )
+
+    return run
+
+
+@pytest.fixture
+def open_breaker(blame: Blames) -> Callable[..., Awaitable[None]]:
+    """Let requests for different grants fail until the endpoint is unavailable."""
+
+    async def run(failures: int = 5) -> None:
+        for number in range(failures):
+            assert await blame(f"fails-{number}") is Blame.PROVIDER
+
+    return run
+
+
+@pytest.fixture
+def absolve(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> Absolves:
+    async def run(grant_id: str = "another", *, attempt: int = 2_000) -> bool:
+        event = provider_event(EventType.PROVIDER_RECOVERED, client, attempt=attempt, now=clock.now())
+        return await store.absolve(client, event, under(grant_id, trial=True))
+
+    return run
+
+
+@pytest.fixture
+def hear(store: RedisStore, client: Client) -> Hears:
+    """The endpoint answers a request readably, with a rejection."""
+
+    async def run(sent_at: int, *, of: Client = client) -> None:
+        await store.claim(of, 0, "")
+        (lease,) = (await store.claim(of, 1, "")).leases
+        await store.settle(lease, Change(lease.grant, 1, None, None), heard_at=sent_at)
+
+    return run
+
+
+@pytest.fixture
+def endpoint(redis: Any, prefix: str, client: Client) -> HashOf:
+    async def read(token_url: str = client.token_url) -> dict[str, str]:
+        fields = await redis.hgetall(f"{prefix}endpoint:{token_url}")
+        return {name.decode(): value.decode() for name, value in fields.items() if name != b"failures"}
+
+    return read
+
+
+@pytest.fixture
+def of_client(redis: Any, prefix: str) -> HashOf:
+    async def read(name: str = "acme") -> dict[str, str]:
+        fields = await redis.hgetall(f"{prefix}client:{name}")
+        return {field.decode(): value.decode() for field, value in fields.items()}
+
+    return read
+
+
+async def test_failures_below_the_limit_are_the_providers_and_change_nothing(
+    open_breaker: Callable[..., Awaitable[None]], endpoint: HashOf, told: Told
+) -> None:
+    await open_breaker(4)
+
+    assert "state" not in await endpoint()
+    assert await told() == []
+
+
+async def test_the_fifth_failure_in_a_row_makes_the_endpoint_unavailable_and_tells_so_once(
+    open_breaker: Callable[..., Awaitable[None]],
+    clock: RedisClock,
+    client: Client,
+    endpoint: HashOf,
+    told: Told,
+) -> None:
+    before = clock.now()
+
+    await open_breaker()
+
+    record = await endpoint()
+    assert (record["state"], record["reason"]) == ("unavailable", "http_502")
+    assert before - 1 <= int(record["since"]) <= clock.now() + LAG_MS
+    assert int(record["trial_at"]) == int(record["since"]) + FIRST_MS
+    (event,) = await told()
+    assert (event["type"], event["id"]) == ("evergrant.provider.unavailable", "5.provider.unavailable")
+    assert event["subject"] == client.token_url
+    assert event["data"] == {
+        "client": "acme",
+        "provider": "oauth2",
+        "endpoint": client.token_url,
+        "status": "unavailable",
+        "reason": "http_502",
+    }
+
+
+async def test_one_grants_failures_alone_make_the_endpoint_unavailable_too(
+    blame: Blames, endpoint: HashOf
+) -> None:
+    for _ in range(5):
+        assert await blame("the only one") is Blame.PROVIDER
+
+    assert (await endpoint())["state"] == "unavailable"
+
+
+async def test_a_failure_told_twice_because_its_reply_was_lost_counts_once(
+    blame: Blames, endpoint: HashOf, told: Told, clock: RedisClock
+) -> None:
+    sent_at = clock.now()
+    for number in (1, 1, 2, 2, 3, 4, 1, 4):
+        assert await blame(attempt=number, sent_at=sent_at) is Blame.PROVIDER
+    assert "state" not in await endpoint()
+
+    for _ in range(2):
+        assert await blame(attempt=5, sent_at=sent_at) is Blame.PROVIDER
+
+    assert len(await told()) == 1
+
+
+async def test_a_failure_told_twice_does_not_make_the_endpoint_unavailable_again_after_it_recovered(
+    blame: Blames,
+    open_breaker: Callable[..., Awaitable[None]],
+    absolve: Absolves,
+    endpoint: HashOf,
+    clock: RedisClock,
+) -> None:
+    sent_at = clock.now() - 5
+    await open_breaker(4)
+    await blame(attempt=77, sent_at=sent_at)
+    await absolve()
+
+    for _ in range(5):
+        assert await blame(attempt=77, sent_at=sent_at) is Blame.PROVIDER
+
+    assert (await endpoint())["state"] == "available"
+
+
+async def test_a_grant_is_blamed_if_the_endpoint_answered_another_request_that_left_no_earlier(
+    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+) -> None:
+    await seed("another")
+    sent_at = clock.now()
+    await hear(sent_at)
+
+    assert await blame(sent_at=sent_at) is Blame.GRANT
+    assert await blame(sent_at=sent_at + 1) is Blame.PROVIDER
+    assert "state" not in await endpoint()
+
+
+async def test_failures_of_a_grant_are_not_counted_against_an_endpoint_that_answers_others(
+    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+) -> None:
+    await seed("another")
+    await hear(clock.now())
+
+    for _ in range(5):
+        assert await blame(sent_at=clock.now() - 60_000) is Blame.GRANT
+    for number in range(4):
+        assert await blame(f"fails-{number}", sent_at=clock.now() + 1_000) is Blame.PROVIDER
+
+    assert "state" not in await endpoint()
+
+
+async def test_an_answer_forgets_the_failures_of_requests_that_left_before_its_own(
+    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+) -> None:
+    await seed("another")
+    start = clock.now()
+    for number in range(3):
+        await blame(f"before-{number}", sent_at=start)
+    await blame("after", sent_at=start + 2)
+    await hear(start + 1)
+
+    for number in range(3):
+        await blame(f"later-{number}", sent_at=start + 3)
+    assert "state" not in await endpoint()
+    await blame("the fifth", sent_at=start + 3)
+
+    assert (await endpoint())["state"] == "unavailable"
+
+
+async def test_an_answer_to_an_earlier_request_takes_nothing_back(
+    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock
+) -> None:
+    await seed("another")
+    later = clock.now()
+    await hear(later)
+    await hear(later - 1_000)
+
+    assert await blame(sent_at=later) is Blame.GRANT
+
+
+async def test_tokens_that_are_stored_are_an_answer_of_the_endpoint(
+    store: RedisStore, client: Client, blame: Blames, seed: Seed, answer: Answer
+) -> None:
+    await seed("another")
+    (lease,) = (await store.claim(client, 1, "")).leases
+    commit = answer(lease)
+    await store.commit(commit)
+
+    assert await blame(sent_at=commit.change.grant.issued_at) is Blame.GRANT
+    assert await blame(sent_at=commit.change.grant.issued_at + 1) is Blame.PROVIDER
+
+
+async def test_an_outcome_that_heard_nothing_is_no_answer_of_the_endpoint(
+    store: RedisStore, client: Client, blame: Blames, seed: Seed, clock: RedisClock
+) -> None:
+    await seed("another")
+    (lease,) = (await store.claim(client, 1, "")).leases
+    await store.settle(lease, Change(lease.grant, 1, None, None))
+
+    assert await blame(sent_at=clock.now() - LONG_AGO_MS) is Blame.PROVIDER
+
+
+async def test_an_answer_to_a_client_that_never_claimed_names_no_endpoint_and_is_stored_all_the_same(
+    store: RedisStore, blame: Blames, seed: Seed, answer: Answer, clock: RedisClock
+) -> None:
+    await seed("another")
+    lease = await store.lease("another")
+    assert isinstance(lease, Lease)
+    await store.commit(answer(lease))
+
+    assert await blame(sent_at=clock.now() - LONG_AGO_MS) is Blame.PROVIDER
+
+
+async def test_a_grant_that_fails_faster_than_others_are_answered_is_found_out_at_its_next_try(
+    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock
+) -> None:
+    await seed("another")
+    first = clock.now() - 1_000
+    assert await blame("quick", sent_at=first) is Blame.PROVIDER
+    await hear(first + 100)
+
+    assert await blame("quick", sent_at=first + 200) is Blame.GRANT
+    assert await blame("innocent", sent_at=first + 200) is Blame.PROVIDER
+
+
+async def test_what_a_grant_did_long_ago_is_not_held_against_it(
+    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock
+) -> None:
+    await seed("another")
+    long_ago = clock.now() - LONG_AGO_MS
+    await blame("once", sent_at=long_ago)
+    await hear(long_ago + 1)
+
+    assert await blame("once") is Blame.PROVIDER
+
+
+async def test_only_the_last_failures_are_remembered(
+    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock, redis: Any, prefix: str, client: Client
+) -> None:
+    await seed("another")
+    now = clock.now()
+    for number in range(60):
+        await blame(f"fails-{number}", sent_at=now + number)
+        await hear(now + number)
+    assert await redis.hstrlen(f"{prefix}endpoint:{client.token_url}", "failures") < 1_500
+
+    assert await blame("fails-20", sent_at=now + 100) is Blame.PROVIDER
+    assert await blame("fails-50", sent_at=now + 100) is Blame.GRANT
+
+
+async def test_an_endpoint_is_shared_by_the_clients_that_have_its_url(
+    blame: Blames, client: Client, store: RedisStore, seed: Seed, endpoint: HashOf
+) -> None:
+    other = replace(client, name="other")
+    elsewhere = replace(client, name="elsewhere", token_url="http://127.0.0.1:9/another")
+    for name in ("acme", "other", "elsewhere"):
+        await seed(f"of {name}", client=name)
+
+    for number in range(5):
+        await blame(f"fails-{number}", of=other if number % 2 else client)
+
+    assert (await endpoint())["state"] == "unavailable"
+    assert await endpoint(elsewhere.token_url) == {}
+    assert (await store.claim(client, 10, "")).leases == []
+    assert (await store.claim(other, 10, "")).leases == []
+    assert len((await store.claim(elsewhere, 10, "")).leases) == 1
+
+
+async def test_an_answer_to_one_client_clears_the_endpoint_for_another_of_the_same_url(
+    blame: Blames, client: Client, hear: Hears, seed: Seed, clock: RedisClock
+) -> None:
+    other = replace(client, name="other")
+    elsewhere = replace(client, name="elsewhere", token_url="http://127.0.0.1:9/another")
+    await seed("theirs", client="other")
+    sent_at = clock.now()
+    await hear(sent_at, of=other)
+
+    assert await blame(sent_at=sent_at) is Blame.GRANT
+    assert await blame(sent_at=sent_at, of=elsewhere) is Blame.PROVIDER
+
+
+# Trials
+
+
+async def test_failures_of_requests_that_were_in_flight_when_it_became_unavailable_change_nothing(
+    open_breaker: Callable[..., Awaitable[None]], blame: Blames, endpoint: HashOf, told: Told
+) -> None:
+    await open_breaker()
+    before = await endpoint()
+
+    for _ in range(10):
+        assert await blame(reason="timeout") is Blame.PROVIDER
+
+    assert await endpoint() == before
+    assert len(await told()) == 1
+
+
+async def test_each_failed_trial_waits_twice_as_long_for_the_next_up_to_the_longest(
+    open_breaker: Callable[..., Awaitable[None]], blame: Blames, endpoint: HashOf, clock: RedisClock
+) -> None:
+    await open_breaker()
+
+    for expected_ms in (20_000, LONGEST_MS, LONGEST_MS):
+        before = clock.now()
+        assert await blame(trial=True, reason="timeout") is Blame.PROVIDER
+        record = await endpoint()
+        assert before - 1 + expected_ms <= int(record["trial_at"]) <= clock.now() + LAG_MS + expected_ms
+        assert record["reason"] == "timeout"
+
+
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+async def test_the_wait_for_the_next_trial_is_between_half_of_it_and_all_as_chance_has_it(
+    open_breaker: Callable[..., Awaitable[None]],
+    blame: Blames,
+    endpoint: HashOf,
+    clock: RedisClock,
+    chance: float,
+    share: float,
+) -> None:
+    await open_breaker()
+    before = clock.now()
+
+    await blame(trial=True, chance=chance)
+    once = int((await endpoint())["trial_at"])
+    await blame(trial=True, chance=1.0)
+
+    assert before - 1 + 20_000 * share <= once <= clock.now() + LAG_MS + 20_000 * share
+    assert int((await endpoint())["trial_delay"]) == LONGEST_MS  # chance is not carried on
+
+
+async def test_a_failed_trial_told_twice_puts_the_next_one_off_once(
+    open_breaker: Callable[..., Awaitable[None]], blame: Blames, endpoint: HashOf
+) -> None:
+    await open_breaker()
+
+    await blame(trial=True, attempt=99)
+    once = await endpoint()
+    await blame(trial=True, attempt=99)
+
+    assert await endpoint() == once
+
+
+async def test_an_endpoint_that_is_unavailable_still_lets_a_grant_be_blamed_when_it_answers_others(
+    open_breaker: Callable[..., Awaitable[None]],
+    store: RedisStore,
+    client: Client,
+    blame: Blames,
+    seed: Seed,
+    clock: RedisClock,
+) -> None:
+    await seed("another")
+    (lease,) = (await store.claim(client, 1, "")).leases
+    await open_breaker()
+    sent_at = clock.now()
+    await store.settle(lease, Change(lease.grant, 1, None, None), heard_at=sent_at)
+
+    assert await blame(sent_at=sent_at) is Blame.GRANT
+    assert await blame("fails-0", sent_at=sent_at + 1) is Blame.PROVIDER  # the outage explains it
+
+
+async def test_a_trial_that_was_answered_makes_the_endpoint_available_and_tells_so_once(
+    open_breaker: Callable[..., Awaitable[None]],
+    absolve: Absolves,
+    endpoint: HashOf,
+    told: Told,
+    clock: RedisClock,
+    client: Client,
+) -> None:
+    await open_breaker()
+    before = clock.now()
+
+    assert await absolve(attempt=50)
+    once = await endpoint()
+    assert await absolve(attempt=50)  # the reply was lost
+    assert not await absolve(attempt=51)
+
+    assert await endpoint() == once
+    assert set(once) == {"state", "recovered_at", "recovered_by"}
+    assert once["state"] == "available"
+    assert before - 1 <= int(once["recovered_at"]) <= clock.now() + LAG_MS
+    event = (await told())[1]
+    assert len(await told()) == 2
+    assert (event["type"], event["id"]) == ("evergrant.provider.recovered", "50.provider.recovered")
+    assert (event["subject"], event["data"]["status"]) == (client.token_url, "available")
+
+
+async def test_an_endpoint_that_was_never_unavailable_cannot_recover(
+    absolve: Absolves, endpoint: HashOf, told: Told
+) -> None:
+    assert not await absolve()
+
+    assert await endpoint() == {}
+    assert await told() == []
+
+
+async def test_requests_that_left_before_the_recovery_failed_because_of_the_outage(
+    open_breaker: Callable[..., Awaitable[None]],
+    absolve: Absolves,
+    blame: Blames,
+    hear: Hears,
+    seed: Seed,
+    endpoint: HashOf,
+    clock: RedisClock,
+) -> None:
+    await seed("another")
+    sent_at = clock.now() - 1_000
+    await hear(sent_at + 1)
+    await open_breaker()
+    await absolve()
+
+    for number in range(10):
+        assert await blame(f"late-{number}", sent_at=sent_at) is Blame.PROVIDER
+
+    assert (await endpoint())["state"] == "available"
+
+
+async def test_after_a_recovery_it_takes_as_many_failures_as_before(
+    open_breaker: Callable[..., Awaitable[None]],
+    absolve: Absolves,
+    blame: Blames,
+    endpoint: HashOf,
+    told: Told,
+    clock: RedisClock,
+) -> None:
+    await open_breaker()
+    await blame(trial=True)
+    await absolve()
+
+    later = clock.now() + 1_000
+    for number in range(4):
+        await blame(f"again-{number}", sent_at=later)
+    assert (await endpoint())["state"] == "available"
+    await blame("again-4", sent_at=later)
+
+    record = await endpoint()
+    assert record["state"] == "unavailable"
+    assert int(record["trial_delay"]) == FIRST_MS
+    assert "suspect" not in record
+    assert len({event["id"] for event in await told()}) == 3
+
+
+async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_blamed_once_another_was_answered(
+    absolve: Absolves, blame: Blames, endpoint: HashOf, clock: RedisClock
+) -> None:
+    for _ in range(5):
+        await blame("poison")
+    await absolve("another")
+
+    later = clock.now() + 1_000
+    assert await blame("poison", sent_at=later) is Blame.GRANT
+    assert await blame("innocent", sent_at=later) is Blame.PROVIDER
+    assert (await endpoint())["state"] == "available"
+
+
+async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_cleared_by_its_own_answer(
+    absolve: Absolves, blame: Blames, clock: RedisClock
+) -> None:
+    for _ in range(5):
+        await blame("the only one")
+    await absolve("the only one")
+
+    assert await blame("the only one", sent_at=clock.now() + 1_000) is Blame.PROVIDER
+
+
+async def test_a_suspect_is_forgotten_when_others_make_the_endpoint_unavailable(
+    absolve: Absolves, blame: Blames, clock: RedisClock, endpoint: HashOf
+) -> None:
+    for _ in range(5):
+        await blame("poison")
+    await absolve("another")
+    assert (await endpoint())["suspect"] == "poison"
+
+    later = clock.now() + 1_000
+    for number in range(5):
+        await blame(f"again-{number}", sent_at=later)
+
+    assert "suspect" not in await endpoint()
+
+
+# Told to wait
+
+
+async def test_a_client_that_is_told_to_wait_waits_as_a_whole_and_no_other_does(
+    store: RedisStore, client: Client, blame: Blames, seed: Seed, of_client: HashOf, clock: RedisClock
+) -> None:
+    other = replace(client, name="other")
+    await seed("ours")
+    await seed("theirs", client="other")
+    before = clock.now()
+
+    verdict = await blame(reason="http_429", told_to_wait=True, retry_after_ms=7_000)
+
+    assert verdict is Blame.PROVIDER
+    assert before - 1 + 7_000 <= int((await of_client())["hold_until"]) <= clock.now() + LAG_MS + 7_000
+    claim = await store.claim(client, 10, "")
+    assert (claim.leases, claim.drained) == ([], True)
+    assert len((await store.claim(other, 10, "")).leases) == 1
+
+
+async def test_a_client_goes_on_when_it_has_waited(
+    store: RedisStore, client: Client, blame: Blames, seed: Seed, redis: Any, prefix: str
+) -> None:
+    await seed("one")
+    await blame(reason="http_429", told_to_wait=True, retry_after_ms=60_000)
+    await redis.hset(f"{prefix}client:acme", "hold_until", "1")
+
+    assert len((await store.claim(client, 10, "")).leases) == 1
+
+
+async def test_a_shorter_wait_never_cuts_a_longer_one_short(blame: Blames, of_client: HashOf) -> None:
+    await blame(reason="http_429", told_to_wait=True, retry_after_ms=60_000)
+    once = (await of_client())["hold_until"]
+
+    await blame(reason="http_429", told_to_wait=True, retry_after_ms=1_000)
+    await blame(reason="http_429", told_to_wait=True)
+
+    assert (await of_client())["hold_until"] == once
+
+
+async def test_an_order_to_wait_that_is_told_twice_is_no_longer_for_it(
+    blame: Blames, of_client: HashOf
+) -> None:
+    await blame(attempt=9, reason="http_429", told_to_wait=True, retry_after_ms=60_000)
+    once = await of_client()
+
+    await blame(attempt=9, reason="http_429", told_to_wait=True, retry_after_ms=90_000)
+
+    assert await of_client() == once
+
+
+async def test_without_a_time_each_further_order_waits_twice_as_long_up_to_a_minute(
+    blame: Blames, of_client: HashOf, clock: RedisClock, redis: Any, prefix: str
+) -> None:
+    for seconds in (1, 2, 4, 8, 16, 32, 60, 60):
+        before = clock.now()
+        await redis.hset(f"{prefix}client:acme", "hold_until", before - 59_000)  # it waited, and went on
+        await blame(reason="http_429", told_to_wait=True, sent_at=before + 1_000)
+        held = await of_client()
+        assert int(held["hold_delay"]) == seconds * 1_000
+        assert (
+            before - 1 + seconds * 1_000 <= int(held["hold_until"]) <= clock.now() + LAG_MS + seconds * 1_000
+        )
+
+
+async def test_a_minute_without_an_order_to_wait_forgets_how_long_the_last_one_was(
+    blame: Blames, of_client: HashOf, clock: RedisClock, redis: Any, prefix: str
+) -> None:
+    for _ in range(3):
+        await blame(reason="http_429", told_to_wait=True, sent_at=clock.now() + 1_000)
+    assert (await of_client())["hold_delay"] == "4000"
+    await redis.hset(f"{prefix}client:acme", "hold_until", clock.now() - 60_001)
+
+    await blame(reason="http_429", told_to_wait=True, sent_at=clock.now() + 1_000)
+
+    assert (await of_client())["hold_delay"] == "1000"
+
+
+async def test_orders_to_wait_for_requests_that_left_together_are_one(
+    blame: Blames, of_client: HashOf, clock: RedisClock
+) -> None:
+    sent_at = clock.now() - 1
+    for number in range(20):
+        await blame(f"of a burst {number}", reason="http_429", told_to_wait=True, sent_at=sent_at)
+
+    assert (await of_client())["hold_delay"] == "1000"
+
+
+async def test_a_wait_without_a_time_is_between_half_of_it_and_all_as_chance_has_it(
+    blame: Blames, of_client: HashOf, clock: RedisClock
+) -> None:
+    before = clock.now()
+
+    await blame(reason="http_429", told_to_wait=True, chance=0.0)
+
+    assert before - 1 + 500 <= int((await of_client())["hold_until"]) <= clock.now() + LAG_MS + 500
+
+
+@pytest.mark.parametrize("reason", ["http_429", "slow_down"])
+async def test_an_endpoint_that_wants_to_be_asked_less_is_available(
+    blame: Blames, endpoint: HashOf, reason: str
+) -> None:
+    for number in range(10):
+        assert await blame(f"{number}", reason=reason, told_to_wait=True) is Blame.PROVIDER
+
+    assert "state" not in await endpoint()
+
+
+async def test_a_503_that_says_when_to_come_back_is_a_failure_and_an_order_to_wait(
+    blame: Blames, endpoint: HashOf, of_client: HashOf
+) -> None:
+    for number in range(5):
+        await blame(f"{number}", reason="http_503", told_to_wait=True, retry_after_ms=3_000)
+
+    assert (await endpoint())["state"] == "unavailable"
+    assert "hold_until" in await of_client()
+
+
+async def test_a_grant_told_to_wait_is_never_blamed_whoever_was_answered_meanwhile(
+    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock
+) -> None:
+    await seed("another")
+    sent_at = clock.now()
+    await hear(sent_at)
+
+    for reason in ("http_429", "http_503"):
+        told = {"reason": reason, "told_to_wait": True, "retry_after_ms": 1_000}
+        assert await blame("quick", sent_at=sent_at, **told) is Blame.PROVIDER
+
+
+async def test_a_trial_that_is_told_to_wait_neither_recovers_the_endpoint_nor_puts_off_the_next(
+    open_breaker: Callable[..., Awaitable[None]], blame: Blames, endpoint: HashOf, of_client: HashOf
+) -> None:
+    await open_breaker()
+    before = await endpoint()
+
+    await blame(trial=True, reason="http_429", told_to_wait=True)
+
+    assert await endpoint() == before
+    assert "hold_until" in await of_client()
+
+
+async def test_a_trial_that_met_a_503_puts_off_the_next_and_holds_its_client(
+    open_breaker: Callable[..., Awaitable[None]],
+    blame: Blames,
+    endpoint: HashOf,
+    of_client: HashOf,
+    seed: Seed,
+    store: RedisStore,
+    client: Client,
+    clock: RedisClock,
+) -> None:
+    await seed("another")
+    (lease,) = (await store.claim(client, 1, "")).leases
+    await open_breaker()
+    await store.settle(lease, Change(lease.grant, 1, None, None), heard_at=clock.now())
+
+    told = {"reason": "http_503", "told_to_wait": True, "retry_after_ms": 2_000}
+    assert await blame(trial=True, sent_at=clock.now() - 1_000, **told) is Blame.PROVIDER
+
+    assert int((await endpoint())["trial_delay"]) == 2 * FIRST_MS
+    assert "hold_until" in await of_client()

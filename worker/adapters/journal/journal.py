@@ -1,0 +1,248 @@
+"""One process's journal: many writers, one sync.
+
+Rules:
+- Nothing is made on the disk before the first `reserve` or `write`.
+- The disk is worked by one thread of the journal's own; the event loop only waits. What is written while a
+  sync runs goes together into the next one.
+- Who is cancelled while waiting leaves the others and the answer itself alone: it is written all the same.
+- A segment is removed when it is no longer written to, every answer in it is settled, and the last one is
+  older than the retention. Only unsettled answers are remembered one by one.
+- For one event loop: every method but `read` is called in its thread.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from worker.adapters.journal import entry
+from worker.adapters.journal.chain import ANSWER_BYTES, Chain
+from worker.adapters.journal.frame import framed
+from worker.adapters.journal.segment import Segment, last_of_each_grant
+from worker.core.ports import Commit, JournalError
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+CLOSE_SECONDS: Final = 10.0
+
+
+class _Answer:
+    """One answer, from its writing until it is settled."""
+
+    __slots__ = ("fence", "frame", "grant_id", "segment", "settled", "written")
+
+    def __init__(self, commit: Commit, frame: bytes, written: asyncio.Future[None]) -> None:
+        self.grant_id = commit.change.grant.id
+        self.fence = commit.fence
+        self.frame = frame
+        self.written = written
+        self.segment: Segment | None = None
+        self.settled = False
+
+
+class Journal:
+    """The journal of this process.
+
+    Args:
+        root: where the journals of all processes are.
+        owner: this process, and no other start of it.
+        keep_seconds: the retention after the last answer of a segment.
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self, root: Path, owner: str, keep_seconds: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._keep_seconds = keep_seconds
+        self._now = now
+        self._chain = Chain(root / owner, now)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._disk = asyncio.Lock()  # held while the thread works, until what it did is noted
+        self._waiting: list[_Answer] = []
+        self._queued_bytes = 0  # of what waits or is being written
+        self._reserved_bytes = 0
+        self._unsettled: dict[str, list[_Answer]] = {}  # by grant
+        self._flusher: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def reserve(self, answers: int) -> None:
+        """Make sure that so many answers can be written, whatever becomes of the disk meanwhile.
+
+        Args:
+            answers: all that may come, those in flight included.
+
+        Raises:
+            JournalError: there is no room for them, or the directory cannot be used.
+        """
+        self._refuse_if_closed()
+        reserved = answers * ANSWER_BYTES
+        room = self._queued_bytes + reserved
+        if self._chain.room < room:
+            await self._finish(self._make_room(room))
+        self._reserved_bytes = reserved
+
+    async def write(self, commit: Commit) -> None:
+        """Put an answer on the disk; it is there when this returns.
+
+        Raises:
+            JournalError: it may not be there.
+        """
+        self._refuse_if_closed()
+        loop = asyncio.get_running_loop()
+        answer = _Answer(commit, self._frame(commit), loop.create_future())
+        self._unsettled.setdefault(answer.grant_id, []).append(answer)
+        self._waiting.append(answer)
+        self._queued_bytes += len(answer.frame)
+        if self._flusher is None:
+            self._flusher = loop.create_task(self._flush())
+        await answer.written
+
+    def settled(self, commit: Commit) -> None:
+        """The store has taken this answer, or another in its place: it may be forgotten after a while.
+
+        So are the grant's earlier ones, for this one came after them.
+        """
+        grant_id = commit.change.grant.id
+        later = []
+        for answer in self._unsettled.pop(grant_id, ()):
+            if answer.fence > commit.fence:
+                later.append(answer)
+                continue
+            answer.settled = True
+            if answer.segment is not None:
+                answer.segment.unsettled -= 1
+        if later:
+            self._unsettled[grant_id] = later
+
+    def read(self) -> list[Commit]:
+        """What this journal holds, the last answer of each grant, oldest first. For any thread."""
+        return last_of_each_grant(commit for segment in self._chain.segments for commit in segment.read())
+
+    async def sweep(self) -> None:
+        """Remove what is past its retention; to be called every now and then."""
+        if not self._closed:
+            await self._finish(self._sweep())
+
+    async def close(self) -> None:
+        """Finish what waits; leave the directory to the next adopter, or remove it if nothing is in it."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                if self._flusher is not None:
+                    await asyncio.shield(self._flusher)
+                await self._finish(self._leave())
+        except TimeoutError:
+            # Its thread may still be at work, so the lock has to go with the process.
+            log.warning("journal.not_closed", journal=str(self._chain.path))
+        self._thread.shutdown(wait=False)
+
+    def _frame(self, commit: Commit) -> bytes:
+        try:
+            return framed(entry.pack(commit))
+        except (TypeError, ValueError, OverflowError) as error:
+            # Without the cause, which might quote the answer.
+            kind = type(error).__name__
+            raise JournalError(f"journal: {self._chain.path}: an answer has no bytes: {kind}") from None
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise JournalError(f"journal: {self._chain.path}: closed")
+
+    def _interrupted(self) -> JournalError:
+        return JournalError(f"journal: {self._chain.path}: interrupted")
+
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Let work end even if whoever asked for it is cancelled."""
+        return await asyncio.shield(asyncio.get_running_loop().create_task(work))
+
+    async def _flush(self) -> None:
+        """Write what waits, until nothing does."""
+        try:
+            async with self._disk:
+                while self._waiting:
+                    answers, self._waiting = self._waiting, []
+                    await self._write_together(answers)
+        finally:
+            self._flusher = None
+            # None, unless this was interrupted.
+            left, self._waiting = self._waiting, []
+            self._note(left, [self._interrupted()] * len(left))
+
+    async def _write_together(self, answers: list[_Answer]) -> None:
+        frames = [answer.frame for answer in answers]
+        before = self._chain.current
+        places: list[Segment | JournalError] = [self._interrupted()] * len(answers)
+        try:
+            places = await self._in_thread(partial(self._chain.put, frames, self._reserved_bytes))
+        finally:
+            self._note(answers, places)
+        if self._chain.current is not before:
+            await self._remove_old()
+
+    def _note(self, answers: list[_Answer], places: list[Segment | JournalError]) -> None:
+        for answer, place in zip(answers, places, strict=True):
+            self._queued_bytes -= len(answer.frame)
+            answer.frame = b""
+            if isinstance(place, JournalError):
+                self._forget(answer)
+                if not answer.written.done():
+                    answer.written.set_exception(JournalError(str(place)))
+                continue
+            if not answer.settled:
+                answer.segment = place
+                place.unsettled += 1
+            if not answer.written.done():
+                answer.written.set_result(None)
+
+    def _forget(self, answer: _Answer) -> None:
+        """An answer that could not be written is nothing to wait for."""
+        if answer.settled:
+            return
+        others = self._unsettled[answer.grant_id]
+        others.remove(answer)
+        if not others:
+            del self._unsettled[answer.grant_id]
+
+    async def _make_room(self, room: int) -> None:
+        async with self._disk:
+            await self._in_thread(partial(self._chain.reserve, room))
+            await self._remove_old()
+
+    async def _sweep(self) -> None:
+        async with self._disk:
+            current = self._chain.current
+            begun_at = None if current is None else current.begun_at
+            if begun_at is not None and self._now() - begun_at >= self._keep_seconds / 2:
+                try:
+                    await self._in_thread(partial(self._chain.roll, self._reserved_bytes))
+                except JournalError as error:
+                    log.warning("journal.not_rolled", problem=str(error))
+            await self._remove_old()
+
+    async def _leave(self) -> None:
+        async with self._disk:
+            await self._in_thread(self._chain.seal)
+            await self._remove_old()
+            await self._in_thread(self._chain.leave)
+
+    async def _remove_old(self) -> None:
+        last = self._now() - self._keep_seconds
+        old = [
+            segment
+            for segment in self._chain.segments
+            if segment is not self._chain.current and not segment.unsettled and segment.written_at <= last
+        ]
+        if old:
+            await self._in_thread(partial(self._chain.remove, old))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,163 @@
+"""The journals of the dead: found by their free locks, read, and removed when they are of no more use.
+
+Rules:
+- A journal is adopted by whoever gets its lock, once in a process. If the adopter dies, another adopts it:
+  its answers are then offered once more, which harms nothing.
+- Once its answers were offered it stays until the last of them is older than the retention, for a store that
+  loses its last writes.
+- What was not understood is kept for a release that does.
+- A young directory in which there is nothing yet is left to its owner, who may be about to lock it.
+- For one thread at a time.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from worker.adapters.journal import disk, segment
+from worker.adapters.journal.home import Home, segments_in
+from worker.core.ports import Commit
+
+CHILDHOOD_SECONDS: Final = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class Adopted:
+    """A dead process's journal.
+
+    Attributes:
+        owner: the process that wrote it.
+    """
+
+    def __init__(self, home: Home, keep_seconds: float, now: Callable[[], float]) -> None:
+        self.owner = home.path.name
+        self._home = home
+        self._keep_seconds = keep_seconds
+        self._now = now
+        self._complete = False
+        self._removable_at: float | None = None
+
+    def read(self) -> list[Commit]:
+        """What it holds, the last answer of each grant, oldest first."""
+        self._complete = True
+        return segment.last_of_each_grant(self._commits())
+
+    def settled(self) -> None:
+        """The store was offered all that `read` returned: it may be forgotten after a while."""
+        if not self._complete:
+            return
+        # The age is told by the wall clock, which may have been wrong: the wait is never above the retention.
+        age = max(time.time() - self._last_write(), 0.0)
+        self._removable_at = self._now() + max(self._keep_seconds - age, 0.0)
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it is of no more use."""
+        return self._removable_at is not None and self._now() >= self._removable_at
+
+    def remove(self) -> None:
+        """Remove it, the oldest answers first: what a crash leaves of it is the newest.
+
+        Raises:
+            OSError: the disk refused; the rest is still there.
+        """
+        for path in self._home.segments():
+            path.unlink(missing_ok=True)
+        self._home.remove()
+
+    def release(self) -> None:
+        """Let somebody else adopt it."""
+        self._home.release()
+
+    def _commits(self) -> Iterator[Commit]:
+        for path in self._home.segments():
+            reading = segment.read(path)
+            self._complete = self._complete and reading.complete
+            yield from reading.commits
+
+    def _last_write(self) -> float:
+        written = [0.0]
+        with contextlib.suppress(FileNotFoundError):  # removed by somebody: nothing to wait for
+            written += [path.stat().st_mtime for path in self._home.segments()]
+        return max(written)
+
+
+class Volume:
+    """All journals in a directory, as one process sees those of the dead.
+
+    Args:
+        root: where the journals are.
+        keep_seconds: the retention after a journal's last answer.
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(self, root: Path, keep_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._root = root
+        self._keep_seconds = keep_seconds
+        self._now = now
+        self._adopted: dict[str, Adopted] = {}
+
+    def adopt(self, own: str) -> list[Adopted]:
+        """Take over the journals whose owners are dead; those that are empty are removed.
+
+        Args:
+            own: the owner of this process's journal, which is left alone.
+
+        Returns those that were not returned before.
+
+        Raises:
+            JournalError: the directory cannot be read.
+        """
+        try:
+            paths = sorted(path for path in self._root.iterdir() if path.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise disk.refused(self._root, error) from error
+        taken = [self._take(path) for path in paths if path.name != own and path.name not in self._adopted]
+        new = [adopted for adopted in taken if adopted is not None]
+        self._adopted |= {adopted.owner: adopted for adopted in new}
+        return new
+
+    def sweep(self) -> None:
+        """Remove the adopted journals that are of no more use; to be called every now and then."""
+        for owner, adopted in list(self._adopted.items()):
+            if not adopted.is_past:
+                continue
+            try:
+                adopted.remove()
+            except OSError as error:
+                log.warning("journal.not_removed", problem=str(disk.refused(self._root / owner, error)))
+            else:
+                del self._adopted[owner]
+
+    def close(self) -> None:
+        """Let others adopt what this process holds."""
+        while self._adopted:
+            self._adopted.popitem()[1].release()
+
+    def _take(self, path: Path) -> Adopted | None:
+        try:
+            if _may_be_being_born(path):
+                return None
+            home = Home.take(path)
+            if home is None:
+                return None
+            if home.segments():
+                return Adopted(home, self._keep_seconds, self._now)
+            home.remove()
+        except FileNotFoundError:
+            pass  # another adopter removed it meanwhile
+        except OSError as error:
+            log.warning("journal.not_adopted", problem=str(disk.refused(path, error)))
+        return None
+
+
+def _may_be_being_born(path: Path) -> bool:
+    """To look into its lock would only be in its owner's way."""
+    return not segments_in(path) and abs(time.time() - path.stat().st_mtime) < CHILDHOOD_SECONDS

@@ -1,0 +1,116 @@
+"""Answers, from the moment they are read until the store has them.
+
+Rules:
+- An answer is on this machine's disk before the store is asked to take it. Where the disk cannot take it, the
+  store is asked all the same.
+- While the store is away an answer waits here, holds up nobody, and is offered again and again.
+- The store decides by lineage. A record that moved on with its refresh token unused is followed; an answer
+  that another one has superseded is let go.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from worker.core import lifecycle
+from worker.core.grant import Status
+from worker.core.ports import (
+    Commit,
+    Journal,
+    JournalError,
+    Sealer,
+    Store,
+    StoreUnavailableError,
+    UnsealError,
+    Verdict,
+)
+
+OFFERED_AT_ONCE: Final = 100
+MOST_REBASES: Final = 10  # a record that moves on more often is somebody else's at the moment
+
+log = structlog.get_logger(__name__)
+
+
+class Answers:
+    """What one process has been answered and the store may not have yet."""
+
+    def __init__(self, *, store: Store, journal: Journal, sealer: Sealer) -> None:
+        self._store = store
+        self._journal = journal
+        self._sealer = sealer
+        self._waiting: dict[int, Commit] = {}  # by fence
+
+    @property
+    def waiting(self) -> int:
+        """How many the store has yet to take."""
+        return len(self._waiting)
+
+    async def keep(self, commit: Commit) -> None:
+        """Put an answer on the disk, then into the store; while that is away, it waits."""
+        try:
+            await self._journal.write(commit)
+        except JournalError as problem:
+            log.warning("journal.cannot_write", grant=commit.change.grant.id, problem=str(problem))
+        self._waiting[commit.fence] = commit
+        try:
+            await self._offer(commit)
+        except StoreUnavailableError as problem:
+            log.warning("answer.waits", grant=commit.change.grant.id, problem=str(problem))
+
+    async def offer_waiting(self) -> None:
+        """Offer what waits.
+
+        Raises:
+            StoreUnavailableError: the store is still away.
+        """
+        await self._offer_all(list(self._waiting.values()))
+
+    async def replay(self, commits: Sequence[Commit]) -> list[Verdict | None]:
+        """Offer what a journal holds; what the store did not have is `STORED`.
+
+        `None` stands for an answer that cannot be unsealed to follow a record that moved on.
+
+        Raises:
+            StoreUnavailableError: the store went away; replaying twice is harmless.
+        """
+        return await self._offer_all(commits)
+
+    async def _offer_all(self, commits: Sequence[Commit]) -> list[Verdict | None]:
+        verdicts: list[Verdict | None] = []
+        for start in range(0, len(commits), OFFERED_AT_ONCE):
+            some = commits[start : start + OFFERED_AT_ONCE]
+            verdicts += await asyncio.gather(*(self._offer(commit) for commit in some))
+        return verdicts
+
+    async def _offer(self, commit: Commit) -> Verdict | None:
+        offered = commit
+        for _ in range(MOST_REBASES):
+            committed = await self._store.commit(offered)
+            if committed.verdict is not Verdict.REBASE or committed.status is None:
+                self._taken(commit, committed.verdict)
+                return committed.verdict
+            try:
+                offered = self._rebased(offered, committed.version, committed.status)
+            except UnsealError as problem:
+                log.warning("answer.cannot_unseal", problem=str(problem))
+                return None
+        raise StoreUnavailableError(f"{commit.change.grant.id} moves on again and again")
+
+    def _rebased(self, commit: Commit, version: int, status: Status) -> Commit:
+        pair = self._sealer.open(commit.change.grant)
+        change = lifecycle.rebase(commit.change, version, status, attempt=commit.fence)
+        sealed = self._sealer.seal(change.grant.id, change.grant.version, pair)
+        change = replace(change, grant=replace(change.grant, sealed=sealed))
+        return replace(commit, base_version=version, base_status=status, change=change)
+
+    def _taken(self, commit: Commit, verdict: Verdict) -> None:
+        self._waiting.pop(commit.fence, None)
+        self._journal.settled(commit)
+        grant = commit.change.grant
+        if verdict in {Verdict.STORED, Verdict.KNOWN}:
+            log.debug("grant.refreshed", grant=grant.id, client=grant.client, version=grant.version)
+        else:
+            log.warning("grant.answer_not_used", grant=grant.id, client=grant.client, verdict=verdict.value)

@@ -1,0 +1,193 @@
+"""This process's presence at the store: what it says of itself, and gives back to a store that forgot.
+
+Rules:
+- It pulses as long as it lives, whatever else it is busy with.
+- A store that restarted, failed over or was out of reach begins a new epoch, in which nobody claims before
+  those present have confirmed it.
+- Before it confirms an epoch a process has given back whatever it knows: the leases it holds, the answers
+  that wait, and all that its journal and the journals it adopted hold. Lineage decides what of it is news.
+- The journal of a process that died is adopted by whoever finds it on the same volume.
+- A process whose journal cannot take another answer says so, and does not claim.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Protocol
+
+import structlog
+
+from worker.answers import Answers
+from worker.core.ports import (
+    Commit,
+    Epoch,
+    Journal,
+    JournalError,
+    Lease,
+    Store,
+    StoreUnavailableError,
+    Verdict,
+)
+
+PULSE_SECONDS: Final = 1.0  # a third of the silence that begins an epoch: see prelude.lua
+LAST_OFFER_SECONDS: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Orphan(Protocol):
+    """The journal of a process that died, held by this one."""
+
+    @property
+    def owner(self) -> str:
+        """Whose it was."""
+
+    def read(self) -> list[Commit]:
+        """What it holds, the last answer of each grant, oldest first."""
+
+    def settled(self) -> None:
+        """The store has taken all of it, or others in their place: it may be forgotten after a while."""
+
+
+class Volume(Protocol):
+    """The journals in one data directory."""
+
+    def adopt(self, own: str) -> Sequence[Orphan]:
+        """Take over journals whose owners are dead, but for `own`; each is returned once.
+
+        Raises:
+            JournalError: the directory cannot be read.
+        """
+
+    def sweep(self) -> None:
+        """Remove what has been kept long enough."""
+
+
+class Presence:
+    """Keeps one process known to the store, and in agreement with it."""
+
+    def __init__(
+        self,
+        *,
+        owner: str,
+        store: Store,
+        answers: Answers,
+        journal: Journal,
+        volume: Volume,
+        held: Callable[[], Sequence[Lease]],
+    ) -> None:
+        self._owner = owner
+        self._store = store
+        self._answers = answers
+        self._journal = journal
+        self._volume = volume
+        self._held = held
+        self._adopted: list[Orphan] = []
+        self._unplayed: list[Orphan] = []
+        self._epoch: Epoch | None = None
+        self._confirmed: int | None = None
+        self._trouble = ""
+        self._is_away = False
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Be present for as long as the block lasts."""
+        keeping = [asyncio.create_task(self._repeat(each)) for each in (self.pulse, self.agree)]
+        try:
+            yield
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+            await self._leave()
+
+    async def pulse(self) -> None:
+        """Say that this process lives, and learn which epoch the store is in.
+
+        Raises:
+            StoreUnavailableError: the store is away.
+        """
+        try:
+            self._epoch = await self._store.pulse(self._trouble)
+        except StoreUnavailableError as problem:
+            if not self._is_away:
+                log.warning("store.away", problem=str(problem))
+            self._is_away = True
+            raise
+        if self._is_away:
+            log.info("store.back")
+        self._is_away = False
+
+    async def agree(self) -> bool:
+        """Give the store what it may not have; returns whether this process may claim then.
+
+        Raises:
+            StoreUnavailableError: the store is away.
+        """
+        found = await self._look_at_the_disk()
+        self._adopted += found
+        self._unplayed += found
+        await self._answers.offer_waiting()
+        epoch = self._epoch
+        is_new = epoch is not None and epoch.number != self._confirmed
+        if is_new:
+            await asyncio.gather(*(self._store.reassert(lease) for lease in self._held()))
+            await self._replay(self._journal.read)
+            self._unplayed = list(self._adopted)
+        while self._unplayed:
+            await self._take_over(self._unplayed[-1])
+            self._unplayed.pop()
+        if epoch is not None and is_new:
+            self._epoch = await self._store.confirm(epoch)
+            self._confirmed = epoch.number
+        return self._epoch is not None and not self._epoch.settling
+
+    async def _repeat(self, step: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                with suppress(StoreUnavailableError):
+                    await step()
+            except Exception:
+                log.exception("presence.broke_off")
+            await asyncio.sleep(PULSE_SECONDS)
+
+    async def _look_at_the_disk(self) -> Sequence[Orphan]:
+        """Find journals to adopt, remove old ones, and note what keeps this process from claiming."""
+        found: Sequence[Orphan] = ()
+        trouble = ""
+        try:
+            await self._journal.reserve(1)
+            found = await asyncio.to_thread(self._volume.adopt, self._owner)
+        except JournalError as problem:
+            trouble = str(problem)
+        if trouble and trouble != self._trouble:
+            log.error("claims.stopped", problem=trouble)
+        elif self._trouble and not trouble:
+            log.info("claims.go_on")
+        self._trouble = trouble
+        await self._journal.sweep()
+        await asyncio.to_thread(self._volume.sweep)
+        return found
+
+    async def _take_over(self, orphan: Orphan) -> None:
+        if await self._replay(orphan.read):
+            orphan.settled()
+        await self._store.leave(orphan.owner)  # only now: an epoch must not end its settling before
+
+    async def _replay(self, read: Callable[[], list[Commit]]) -> bool:
+        """Offer a journal's answers to the store; returns whether that was all that can be done for them."""
+        commits = await asyncio.to_thread(read)
+        verdicts = await self._answers.replay(commits)
+        repaired = verdicts.count(Verdict.STORED)
+        if repaired:
+            log.warning("journal.repaired_the_store", answers=len(commits), repaired=repaired)
+        return None not in verdicts
+
+    async def _leave(self) -> None:
+        """Give what waits a last chance, and say that this process is gone."""
+        with suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(LAST_OFFER_SECONDS):
+                await self._answers.offer_waiting()
+                await self._store.leave()
+        if self._answers.waiting:
+            log.warning("answers.left_in_journal", answers=self._answers.waiting)
