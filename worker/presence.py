@@ -6,7 +6,8 @@ Rules:
   those present have confirmed it.
 - Before it confirms an epoch a process has given back whatever it knows: the leases it holds, the answers
   that wait, and all that its journal and the journals it adopted hold. Lineage decides what of it is news.
-- The journal of a process that died is adopted by whoever finds it on the same volume.
+- It gives back the same before it says that it is gone: nobody waits for it afterwards.
+- The journal of a process that died is adopted by whoever finds it on the same volume, room or none.
 - A process whose journal cannot take another answer says so, and does not claim.
 """
 
@@ -30,7 +31,7 @@ from worker.core.ports import (
 )
 
 PULSE_SECONDS: Final = 1.0  # a third of the silence that begins an epoch: see prelude.lua
-LAST_OFFER_SECONDS: Final = 5.0
+LEAVE_SECONDS: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,10 @@ class Orphan(Protocol):
     @property
     def owner(self) -> str:
         """Whose it was."""
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it has been kept long enough, and need not be offered again."""
 
     def read(self) -> list[Commit]:
         """What it holds, the last answer of each grant, oldest first."""
@@ -124,10 +129,10 @@ class Presence:
         Raises:
             StoreUnavailableError: the store is away.
         """
-        found = await self._look_at_the_disk()
-        self._adopted += found
-        self._unplayed += found
+        await self._look_at_the_disk()
         await self._answers.offer_waiting()
+        if self._epoch is None:
+            await self.pulse()
         epoch = self._epoch
         is_new = epoch is not None and epoch.number != self._confirmed
         if is_new:
@@ -151,13 +156,17 @@ class Presence:
                 log.exception("presence.broke_off")
             await asyncio.sleep(PULSE_SECONDS)
 
-    async def _look_at_the_disk(self) -> Sequence[Orphan]:
+    async def _look_at_the_disk(self) -> None:
         """Find journals to adopt, remove old ones, and note what keeps this process from claiming."""
-        found: Sequence[Orphan] = ()
         trouble = ""
         try:
-            await self._journal.reserve(1)
             found = await asyncio.to_thread(self._volume.adopt, self._owner)
+            self._adopted += found
+            self._unplayed += found
+        except JournalError as problem:
+            trouble = str(problem)
+        try:
+            await self._journal.reserve(len(self._held()) + 1)
         except JournalError as problem:
             trouble = str(problem)
         if trouble and trouble != self._trouble:
@@ -167,7 +176,7 @@ class Presence:
         self._trouble = trouble
         await self._journal.sweep()
         await asyncio.to_thread(self._volume.sweep)
-        return found
+        self._adopted = [orphan for orphan in self._adopted if not orphan.is_past]
 
     async def _take_over(self, orphan: Orphan) -> None:
         if await self._replay(orphan.read):
@@ -184,10 +193,11 @@ class Presence:
         return None not in verdicts
 
     async def _leave(self) -> None:
-        """Give what waits a last chance, and say that this process is gone."""
+        """Give back what this process knows a last time, and say that it is gone."""
         with suppress(StoreUnavailableError, TimeoutError):
-            async with asyncio.timeout(LAST_OFFER_SECONDS):
-                await self._answers.offer_waiting()
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.pulse()
+                await self.agree()
                 await self._store.leave()
         if self._answers.waiting:
             log.warning("answers.left_in_journal", answers=self._answers.waiting)

@@ -83,9 +83,11 @@ class Process:
 
     def _at_home(self) -> tuple[BlockingPortal, Runtime]:
         if self._home is None:
-            portal = self._open.enter_context(start_blocking_portal(name="evergrant"))
-            present = portal.wrap_async_context_manager(_present(self._deploy()))
-            self._home = portal, self._open.enter_context(present)
+            with ExitStack() as opened:
+                portal = opened.enter_context(start_blocking_portal(name="evergrant"))
+                present = portal.wrap_async_context_manager(_present(self._deploy()))
+                self._home = portal, opened.enter_context(present)
+                self._open = opened.pop_all()
         return self._home
 
 

@@ -109,6 +109,7 @@ class Runtime:
     fleet: Fleet
     clients: "ConfiguredClients"
     endpoint: HttpTokenEndpoint
+    journal: Journal
     presence: Presence
     refresher: Refresher
     rules: Rules
@@ -240,7 +241,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
             owner=owner, store=store, answers=answers, journal=journal, volume=volume, held=refresher.held
         )
         fleet = Fleet(redis, scripts, deployment.prefix)
-        yield Runtime(deployment, redis, store, fleet, clients, endpoint, presence, refresher, rules)
+        yield Runtime(deployment, redis, store, fleet, clients, endpoint, journal, presence, refresher, rules)
 
 
 class ConfiguredClients:

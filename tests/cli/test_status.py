@@ -116,7 +116,9 @@ def let_it_say(cli: Cli, connection: redis.Redis) -> Callable[..., None]:
     """Let the store's record of a client's token endpoint, or of the client, say this."""
 
     def write(kind: str, name: str, **fields: str | int) -> None:
-        connection.hset(f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:{kind}:{name}", mapping=dict(fields))
+        connection.hset(
+            f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:{kind}:{name}", mapping=dict[Any, Any](fields)
+        )
 
     return write
 

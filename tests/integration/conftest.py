@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from worker.core import lifecycle
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.interchange import read_line
 from worker.core.policy import Rules
-from worker.core.ports import Commit, Committed, Lease
+from worker.core.ports import Clients, Commit, Committed, Lease
 from worker.core.protocol import Outcome, Refreshed
 from worker.core.providers import OAUTH2, Client
 from worker.presence import Presence
@@ -397,18 +397,46 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return write
 
 
+@dataclass(frozen=True)
+class Member:
+    """What one process has, as the wiring puts it together."""
+
+    owner: str
+    store: RedisStore
+    clock: RedisClock
+    journal: Journal
+    volume: Volume
+    answers: Answers
+    refresher: Refresher
+    presence: Presence
+
+    async def die(self) -> None:
+        """Let the journal go as the end of the process would: nothing is given back, nobody is told."""
+        await self.journal.close()
+        self.volume.close()
+
+
 @pytest.fixture
-async def open_refresher(
-    redis: Redis, prefix: str, keys: KeyRing, tmp_path: Path
+def journals(tmp_path: Path) -> Path:
+    """Where the processes on this machine keep their journals."""
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+async def open_member(
+    redis: Redis, prefix: str, keys: KeyRing, journals: Path
 ) -> AsyncIterator[Callable[..., Any]]:
-    """A refresher as one process has it: present at the store, with a journal and connections of its own."""
+    """A process that has said nothing yet, with a journal and connections of its own."""
     async with AsyncExitStack() as opened:
 
         async def build(
-            clients: ConfiguredClients,
+            clients: Clients,
             *,
             connection: Redis | None = None,
             ring: KeyRing | None = None,
+            root: Path = journals,
+            keep_seconds: float = JOURNAL_SECONDS,
+            now: Callable[[], float] = time.monotonic,
             lease_ms: int = 60_000,
             first_probe_ms: int = 60_000,
             first_trial_ms: int = 60_000,
@@ -416,7 +444,7 @@ async def open_refresher(
             in_flight: int = 20,
             request_ms: int | None = None,
             chance: float = 0.0,
-        ) -> Refresher:
+        ) -> Member:
             clock = RedisClock()
             limits = StoreLimits(
                 lease_ms,
@@ -431,7 +459,7 @@ async def open_refresher(
             endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds)
             sealer = keys if ring is None else ring
             store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
-            journal = Journal(tmp_path / "journal", owner, JOURNAL_SECONDS)
+            journal = Journal(root, owner, keep_seconds, now)
             opened.push_async_callback(journal.close)
             answers = Answers(store=store, journal=journal, sealer=sealer)
             refresher = Refresher(
@@ -449,17 +477,78 @@ async def open_refresher(
                     request_ms=int(timeout_seconds * 1000) if request_ms is None else request_ms,
                 ),
             )
-            volume = Volume(tmp_path / "journal", JOURNAL_SECONDS)
+            volume = Volume(root, keep_seconds, now)
             opened.callback(volume.close)
             presence = Presence(
                 owner=owner, store=store, answers=answers, journal=journal, volume=volume, held=refresher.held
             )
-            await presence.pulse()
-            assert await presence.agree()
-            await opened.enter_async_context(presence.kept())
-            return refresher
+            return Member(owner, store, clock, journal, volume, answers, refresher, presence)
 
         yield build
+
+
+@pytest.fixture
+async def open_refresher(open_member: Callable[..., Awaitable[Member]]) -> AsyncIterator[Callable[..., Any]]:
+    """A process's refresher: it is present at the store and may claim."""
+    async with AsyncExitStack() as opened:
+
+        async def build(clients: ConfiguredClients, **options: Any) -> Refresher:
+            member = await open_member(clients, **options)
+            await member.presence.pulse()
+            assert await member.presence.agree()
+            await opened.enter_async_context(member.presence.kept())
+            return member.refresher
+
+        yield build
+
+
+@pytest.fixture
+def seed_sealed(seed: Callable[..., Awaitable[Grant]], keys: KeyRing) -> Callable[..., Awaitable[Grant]]:
+    """Put a grant into the store whose tokens can be unsealed."""
+
+    async def put(grant_id: str = "one", *, holds: str = "r0", **changes: Any) -> Grant:
+        sealed = keys.seal(grant_id, 0, TokenPair("a0", holds))
+        return await seed(grant_id, holds=holds, sealed=sealed, **changes)
+
+    return put
+
+
+@pytest.fixture
+def sealed_answer(client: Client, keys: KeyRing) -> Callable[..., Commit]:
+    """What a server's tokens make of the grant that a process has leased, as its refresher would have it."""
+
+    def make(lease: Lease, gives: str, *, by: Member) -> Commit:
+        base, now = lease.grant, by.clock.now()
+        refreshed = Refreshed(f"access-{gives}", gives, 3_600_000, None, None)
+        successor = lifecycle.succeed(
+            base, keys.open(base), refreshed, client, RULES, attempt=lease.fence, sent_at=now, now=now
+        )
+        sealed = keys.seal(base.id, successor.grant.version, successor.pair)
+        return Commit(lease.fence, base.lineage, base.version, base.status, successor.sealed(sealed))
+
+    return make
+
+
+@pytest.fixture
+def remember(redis: Any, prefix: str) -> Callable[[], Awaitable[Callable[[], Awaitable[None]]]]:
+    """Remember all that the store has; what is returned restarts it without all that it learnt since."""
+
+    async def take() -> Callable[[], Awaitable[None]]:
+        kept = {key: await redis.dump(key) async for key in redis.scan_iter(match=prefix + "*")}
+
+        async def go_back() -> None:
+            new = [key async for key in redis.scan_iter(match=prefix + "*")]
+            async with redis.pipeline(transaction=True) as restart:
+                restart.delete(*new)
+                for key, value in kept.items():
+                    if value is not None:  # it ran out
+                        restart.restore(key, 0, value)
+                restart.hset(f"{prefix}epoch", "run_id", "of another run")
+                await restart.execute()
+
+        return go_back
+
+    return take
 
 
 @pytest.fixture
@@ -496,12 +585,17 @@ def enroll(fleet: Fleet, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]
 
 
 class _Gate:
-    """Stands between our processes and Redis: it can be shut, and it can lose replies on their way back."""
+    """Stands between our processes and Redis: it can be shut, and it can lose replies on their way back.
+
+    Attributes:
+        watch: what is done before each request is let through.
+    """
 
     def __init__(self, socket: Path, upstream: Path) -> None:
         self.socket = socket
         self.losing = 0
         self.lost = asyncio.Event()
+        self.watch: Callable[[], Awaitable[None]] | None = None
         self._upstream = upstream
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[Any]] = set()
@@ -546,6 +640,8 @@ class _Gate:
                 self.losing -= 1
                 self.lost.set()
                 return
+            if not replies and self.watch is not None:
+                await self.watch()
             writer.write(data)
             await writer.drain()
 

@@ -71,7 +71,7 @@ class Clock:
     """Seconds that pass when a test says so."""
 
     def __init__(self) -> None:
-        self.at = 1_000.0
+        self.at = 100.0  # a machine that has just been started
 
     def __call__(self) -> float:
         return self.at
@@ -208,6 +208,13 @@ async def test_an_answer_is_read_as_it_was_written(journal: Journal) -> None:
     assert port.read() == [answer(1)]
 
 
+async def test_a_servers_string_that_no_encoding_allows_comes_back(journal: Journal) -> None:
+    change = answer(1).change
+    odd = replace(answer(1), change=replace(change, grant=replace(change.grant, scope="\ud800")))
+    await journal.write(odd)
+    assert journal.read() == [odd]
+
+
 async def test_nothing_is_made_before_the_first_reserve(journal: Journal, root: Path) -> None:
     assert journal.read() == []
     await journal.sweep()
@@ -218,11 +225,12 @@ async def test_nothing_is_made_before_the_first_reserve(journal: Journal, root: 
 async def test_a_reserve_that_there_is_room_for_asks_nothing_of_the_disk(
     journal: Journal, home: Path, syncs: Syncs
 ) -> None:
-    await journal.reserve(100)
+    await journal.reserve(128)
+    await asyncio.gather(*(journal.write(answer(fence, size=10_000)) for fence in range(150)))
     (before,) = segments(home)
     count = syncs.count
     for _ in range(100):
-        await journal.reserve(100)
+        await journal.reserve(128)
     assert (segments(home), syncs.count) == ([before], count)
 
 
@@ -461,6 +469,51 @@ async def test_after_a_failed_sync_its_segment_is_never_written_again(
     assert fences(journal.read()) == [1, 4]
 
 
+async def test_a_segment_begun_in_place_of_a_failed_one_has_the_room_that_was_reserved(
+    journal: Journal, syncs: Syncs
+) -> None:
+    await journal.reserve(1_000)
+    syncs.failing = [errno.EIO]
+    with pytest.raises(JournalError):
+        await journal.write(answer(1))
+    await journal.write(answer(2))
+    count = syncs.count
+    await journal.reserve(1_000)
+    assert syncs.count == count
+
+
+async def test_a_failed_sync_is_told_to_everyone_who_still_waits(journal: Journal, syncs: Syncs) -> None:
+    await journal.reserve(3)
+    first = asyncio.create_task(journal.write(answer(1)))
+    async with syncs.held(first):
+        waiting = [asyncio.create_task(journal.write(answer(fence))) for fence in (2, 3)]
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        syncs.failing = [errno.EIO, errno.EIO]
+    for write in waiting:
+        with pytest.raises(JournalError):
+            await asyncio.wait_for(write, PATIENCE_SECONDS)
+    # The second failure was that of the segment that should have taken the place of the first.
+    await journal.write(answer(4))
+    assert fences(journal.read()) == [4]
+
+
+async def test_a_problem_that_is_not_the_disks_leaves_nobody_waiting(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> int:
+        raise MemoryError
+
+    await journal.reserve(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", out_of_memory)
+        with pytest.raises(JournalError, match="MemoryError"):
+            await asyncio.wait_for(journal.write(answer(1)), PATIENCE_SECONDS)
+    await journal.write(answer(2))
+    assert fences(journal.read()) == [2]
+
+
 async def test_an_answer_whose_sync_failed_is_found_by_the_adopter_if_it_is_there(
     journal: Journal, syncs: Syncs, volume: Volume
 ) -> None:
@@ -663,7 +716,7 @@ async def test_a_file_that_cannot_be_opened_is_kept_and_the_others_read(
     three: tuple[Path, bytes, list[int], Adopted], home: Path, volume: Volume, clock: Clock
 ) -> None:
     *_, adopted = three
-    (home / "00000000.segment").mkdir()
+    (home / "00000000.segment").symlink_to("00000000.segment")
     with capture_logs() as logs:
         assert fences(adopted.read()) == [1, 2, 3]
     assert [log["event"] for log in logs] == ["journal.unreadable"]
@@ -740,6 +793,7 @@ async def test_old_segments_go_when_a_new_one_is_begun(journal: Journal, home: P
 async def test_a_young_segment_is_not_left_by_a_sweep(journal: Journal, home: Path, clock: Clock) -> None:
     await journal.write(answer(1))
     clock.at += KEEP / 2 - 1
+    await journal.write(answer(2))
     await journal.sweep()
     assert len(segments(home)) == 1
     clock.at += 1
@@ -851,6 +905,15 @@ async def test_closing_waits_for_what_is_being_written(
     await asyncio.gather(close, *writes)
     (adopted,) = volume.adopt("me")
     assert fences(adopted.read()) == [1, 2]
+
+
+async def test_what_was_asked_for_just_before_the_closing_is_written(
+    journal: Journal, volume: Volume
+) -> None:
+    await journal.reserve(1)
+    await asyncio.gather(journal.write(answer(1)), journal.close())
+    (adopted,) = volume.adopt("me")
+    assert fences(adopted.read()) == [1]
 
 
 async def test_a_disk_that_hangs_does_not_hold_up_the_closing_and_keeps_the_lock(

@@ -15,7 +15,7 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import EventType, client_event
 from worker.core.grant import Grant, Status
-from worker.core.ports import Commit, Lease, Refusal
+from worker.core.ports import Commit, Held, Lease, Refusal
 from worker.core.providers import Client
 
 Seed = Callable[..., Awaitable[Grant]]
@@ -24,6 +24,7 @@ OnGrant = Callable[[str], Awaitable[None]]
 DueOf = Callable[..., Awaitable[float | None]]
 Answer = Callable[..., Commit]
 Under = Callable[..., Lease]
+OpenStore = Callable[..., Awaitable[RedisStore]]
 
 
 @pytest.fixture
@@ -74,17 +75,26 @@ async def test_a_due_grant_is_leased_with_a_fence_an_end_and_an_intent(
     assert not lease.probe
 
 
+async def test_a_lease_moves_the_due_time_to_its_end_so_that_a_dead_workers_grants_come_back(
+    store: RedisStore, client: Client, seed: Seed, due_of: DueOf
+) -> None:
+    await seed("one")
+
+    claim = await store.claim(client, 10, "")
+
+    assert await due_of("one") == claim.leases[0].until
+
+
 @pytest.mark.parametrize(
     ("life_ms", "patience_ms"),
     [
-        pytest.param(8 * 3_600_000, 300_000, id="five-minutes"),
-        pytest.param(None, 300_000, id="the-same-where-the-token-never-ends"),
-        pytest.param(400_000, 100_000, id="a-quarter-of-what-is-left-of-the-tokens-life"),
-        pytest.param(-1, 0, id="none-for-a-dead-token"),
+        pytest.param(8 * 3_600_000, 900_000, id="a-quarter-of-an-hour"),
+        pytest.param(None, 900_000, id="the-same-where-the-token-never-ends"),
+        pytest.param(400_000, 200_000, id="half-of-what-is-left-of-the-tokens-life"),
     ],
 )
-async def test_a_lease_moves_the_due_time_behind_its_end_so_that_a_dead_workers_grants_come_back(
-    store: RedisStore,
+async def test_a_holder_whose_lease_ended_may_have_the_answer_and_is_waited_for(
+    open_store: OpenStore,
     fleet: Fleet,
     client: Client,
     seed: Seed,
@@ -94,13 +104,33 @@ async def test_a_lease_moves_the_due_time_behind_its_end_so_that_a_dead_workers_
 ) -> None:
     now = await fleet.now()
     await seed("one", access_expires_at=None if life_ms is None else now + life_ms)
+    (lease,) = (await (await open_store(lease_ms=1, owner="frozen")).claim(client, 10, "")).leases
+    other = await open_store(owner="other")
 
-    claim = await store.claim(client, 10, "")
+    assert (await other.claim(client, 10, "")).leases == []
+    held = await other.lease("one")
 
+    assert isinstance(held, Held)
+    assert held.until - lease.until == pytest.approx(patience_ms, abs=(lease.until - now) / 2 + 1)
     due = await due_of("one")
     assert due is not None
-    waits_ms = due - claim.leases[0].until
-    assert patience_ms - (claim.now - now) / 4 - 1 <= waits_ms <= patience_ms
+    assert due <= await fleet.now() + 5_000
+
+
+@pytest.mark.parametrize("life_ms", [-1, 3_600_000], ids=["a-dead-token", "a-holder-that-left"])
+async def test_nothing_is_waited_for_where_the_token_is_dead_or_the_holder_is_known_to_be_gone(
+    open_store: OpenStore, fleet: Fleet, client: Client, seed: Seed, make_due: OnGrant, life_ms: int
+) -> None:
+    await seed("one", access_expires_at=await fleet.now() + life_ms)
+    holder = await open_store(lease_ms=1, owner="holder")
+    await holder.claim(client, 10, "")
+    if life_ms > 0:
+        await holder.leave()
+    await make_due("one")
+
+    (lease,) = (await (await open_store(owner="other")).claim(client, 10, "")).leases
+
+    assert lease.grant.in_doubt
 
 
 async def test_a_grant_that_is_not_due_stays_where_it_is(
@@ -143,7 +173,7 @@ async def test_the_longest_due_come_first_and_a_full_chunk_says_there_may_be_mor
     assert second.drained
 
 
-async def test_a_leased_grant_that_is_due_again_is_skipped_and_moved_behind_its_leases_end(
+async def test_a_leased_grant_that_is_due_again_is_skipped_and_moved_to_its_leases_end(
     store: RedisStore, client: Client, seed: Seed, make_due: OnGrant, due_of: DueOf
 ) -> None:
     await seed("one", access_expires_at=None)
@@ -153,7 +183,7 @@ async def test_a_leased_grant_that_is_due_again_is_skipped_and_moved_behind_its_
     second = await store.claim(client, 10, "")
 
     assert second.leases == []
-    assert await due_of("one") == first.leases[0].until + 300_000
+    assert await due_of("one") == first.leases[0].until
 
 
 async def test_a_schedule_entry_without_a_record_is_healed_away(
@@ -502,7 +532,7 @@ def set_endpoint(redis: Redis, prefix: str, client: Client) -> Callable[..., Awa
     """Let the token endpoint's record say this."""
 
     async def write(**fields: str | int) -> None:
-        await redis.hset(f"{prefix}endpoint:{client.token_url}", mapping=dict(fields))
+        await redis.hset(f"{prefix}endpoint:{client.token_url}", mapping=dict[Any, Any](fields))
 
     return write
 
@@ -675,7 +705,7 @@ async def test_a_client_on_hold_is_given_neither_probe_nor_trial(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, redis: Redis, prefix: str
 ) -> None:
     await seed("one")
-    held = {"state": "rejected", "probe_at": 1, "hold_until": FAR}
+    held: dict[Any, Any] = {"state": "rejected", "probe_at": 1, "hold_until": FAR}
     await redis.hset(f"{prefix}client:acme", mapping=held)
     await set_endpoint(state="unavailable", trial_at=1)
 

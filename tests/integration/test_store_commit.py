@@ -352,7 +352,7 @@ GoBack = Callable[[int], Awaitable[None]]
 
 
 @pytest.fixture
-def records() -> list[bytes]:
+def records() -> list[Any]:
     """The record before each commit of the line."""
     return []
 
@@ -360,7 +360,7 @@ def records() -> list[bytes]:
 @pytest.fixture
 def line(
     store: RedisStore,
-    records: list[bytes],
+    records: list[Any],
     claim_one: Claim,
     make_due: OnGrant,
     answer: Answer,
@@ -373,7 +373,7 @@ def line(
         commits = []
         for number in range(length):
             await make_due("one")
-            records.append(await redis.get(f"{prefix}grant:one") or b"")
+            records.append(await redis.get(f"{prefix}grant:one"))
             commits.append(answer(await claim_one(), f"r{number + 1}", used=f"r{number}"))
             await store.commit(commits[-1])
             await asyncio.sleep(0.002)  # the next is issued later
@@ -383,7 +383,7 @@ def line(
 
 
 @pytest.fixture
-def go_back(records: list[bytes], redis: Redis, prefix: str) -> GoBack:
+def go_back(records: list[Any], redis: Redis, prefix: str) -> GoBack:
     """Let the store have forgotten all but so many commits, with what they told."""
 
     async def run(commits: int) -> None:

@@ -11,7 +11,7 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.core.events import EventType, provider_event
 from worker.core.grant import Grant
 from worker.core.lifecycle import Change
-from worker.core.ports import Blame, Commit, Lease
+from worker.core.ports import Blame, Commit, Lease, Verdict
 from worker.core.providers import Client
 
 Seed = Callable[..., Awaitable[Grant]]
@@ -223,7 +223,7 @@ async def test_an_answer_forgets_the_failures_of_requests_that_left_before_its_o
     await seed("another")
     start = clock.now()
     for number in range(3):
-        await blame(f"before-{number}", sent_at=start)
+        await blame(f"before-{number}", sent_at=start + number // 2)
     await blame("after", sent_at=start + 2)
     await hear(start + 1)
 
@@ -269,14 +269,15 @@ async def test_an_outcome_that_heard_nothing_is_no_answer_of_the_endpoint(
 
 
 async def test_an_answer_to_a_client_that_never_claimed_names_no_endpoint_and_is_stored_all_the_same(
-    store: RedisStore, blame: Blames, seed: Seed, answer: Answer, clock: RedisClock
+    store: RedisStore, seed: Seed, answer: Answer, redis: Any, prefix: str
 ) -> None:
     await seed("another")
     lease = await store.lease("another")
     assert isinstance(lease, Lease)
-    await store.commit(answer(lease))
 
-    assert await blame(sent_at=clock.now() - LONG_AGO_MS) is Blame.PROVIDER
+    assert (await store.commit(answer(lease))).verdict is Verdict.STORED
+
+    assert await redis.exists(f"{prefix}answered") == 0
 
 
 async def test_a_grant_that_fails_faster_than_others_are_answered_is_found_out_at_its_next_try(
@@ -428,6 +429,7 @@ async def test_an_endpoint_that_is_unavailable_still_lets_a_grant_be_blamed_when
 
 async def test_a_trial_that_was_answered_makes_the_endpoint_available_and_tells_so_once(
     open_breaker: Callable[..., Awaitable[None]],
+    blame: Blames,
     absolve: Absolves,
     endpoint: HashOf,
     told: Told,
@@ -435,6 +437,7 @@ async def test_a_trial_that_was_answered_makes_the_endpoint_available_and_tells_
     client: Client,
 ) -> None:
     await open_breaker()
+    await blame(trial=True)
     before = clock.now()
 
     assert await absolve(attempt=50)

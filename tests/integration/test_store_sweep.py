@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -194,15 +195,15 @@ async def test_only_as_many_refreshers_are_started_as_the_client_and_its_endpoin
     seed: Seed,
     redis: Redis,
     prefix: str,
-    of_client: dict[str, str | int],
-    of_endpoint: dict[str, str | int],
+    of_client: dict[Any, Any],
+    of_endpoint: dict[Any, Any],
     starting: int,
 ) -> None:
     await store.claim(client, 0, "")  # the client's endpoint is known from its first claim on
     await _seed_many(seed, 5)
     if of_client:
-        await redis.hset(f"{prefix}client:acme", mapping=dict(of_client))
+        await redis.hset(f"{prefix}client:acme", mapping=of_client)
     if of_endpoint:
-        await redis.hset(f"{prefix}endpoint:{client.token_url}", mapping=dict(of_endpoint))
+        await redis.hset(f"{prefix}endpoint:{client.token_url}", mapping=of_endpoint)
 
     assert await sweep() == (5, starting)

@@ -18,7 +18,7 @@ MOST_CLOCK_DRIFT_SECONDS = 5.0
 
 
 def doctor() -> None:
-    """Check settings, keys, Redis durability, the clock and each client's token endpoint.
+    """Check settings, keys, the journal, Redis durability, the clock and each client's token endpoint.
 
     No token and no secret is sent anywhere. Exits 1 when something must be mended.
 
@@ -46,6 +46,7 @@ async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
     where = "the embedded server" if settings.uses_embedded_server else "EVERGRANT_REDIS_URL"
     yield Finding(Level.OK, f"settings are valid; namespace {settings.namespace}, store: {where}")
     yield Finding(Level.OK, f"sealing keys: {', '.join(runtime.deployment.keys.ids())}; the first one seals")
+    yield await _journal_finding(runtime)
     for finding in await inspect_durability(runtime.redis, runtime.deployment.demand):
         yield finding
     for finding in await look_at_broker(runtime):
@@ -62,6 +63,18 @@ async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
         if client.provider.known_scopes and unknown:
             names = ", ".join(sorted(unknown))
             yield Finding(Level.WARNING, f"client {client.name}: scopes nobody documents: {names}")
+
+
+async def _journal_finding(runtime: "Runtime") -> "Finding":
+    from worker.adapters.store.durability import Finding, Level
+    from worker.core.ports import JournalError
+
+    where = runtime.deployment.journals
+    try:
+        await runtime.journal.reserve(runtime.deployment.settings.in_flight)
+    except JournalError as problem:
+        return Finding(Level.REFUSED, f"{problem}: without room for answers nothing is claimed")
+    return Finding(Level.OK, f"answers are on disk before they are stored: {where}")
 
 
 def _clock_finding(redis_now: int) -> "Finding":

@@ -77,7 +77,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Another process refreshes this grant; its lease ends at `until`."""
+    """Another process refreshes this grant, or may have its answer; it is waited for until `until`."""
 
     until: int
 

@@ -12,11 +12,11 @@ Rules:
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -64,7 +64,7 @@ class Journal:
         self._now = now
         self._chain = Chain(root / owner, now)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        self._disk = asyncio.Lock()  # held while the thread works, until what it did is noted
+        self._disk = asyncio.Lock()  # nothing is removed until it is noted which answers were written where
         self._waiting: list[_Answer] = []
         self._queued_bytes = 0  # of what waits or is being written
         self._reserved_bytes = 0
@@ -85,7 +85,7 @@ class Journal:
         reserved = answers * ANSWER_BYTES
         room = self._queued_bytes + reserved
         if self._chain.room < room:
-            await self._finish(self._make_room(room))
+            await self._make_room(room)
         self._reserved_bytes = reserved
 
     async def write(self, commit: Commit) -> None:
@@ -127,8 +127,17 @@ class Journal:
 
     async def sweep(self) -> None:
         """Remove what is past its retention; to be called every now and then."""
-        if not self._closed:
-            await self._finish(self._sweep())
+        if self._closed:
+            return
+        async with self._disk:
+            current = self._chain.current
+            begun_at = None if current is None else current.begun_at
+            if begun_at is not None and self._now() - begun_at >= self._keep_seconds / 2:
+                try:
+                    await self._in_thread(partial(self._chain.roll, self._reserved_bytes))
+                except JournalError as error:
+                    log.warning("journal.not_rolled", problem=str(error))
+            await self._remove_old()
 
     async def close(self) -> None:
         """Finish what waits; leave the directory to the next adopter, or remove it if nothing is in it."""
@@ -139,7 +148,7 @@ class Journal:
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._flusher is not None:
                     await asyncio.shield(self._flusher)
-                await self._finish(self._leave())
+                await self._leave()
         except TimeoutError:
             # Its thread may still be at work, so the lock has to go with the process.
             log.warning("journal.not_closed", journal=str(self._chain.path))
@@ -157,43 +166,30 @@ class Journal:
         if self._closed:
             raise JournalError(f"journal: {self._chain.path}: closed")
 
-    def _interrupted(self) -> JournalError:
-        return JournalError(f"journal: {self._chain.path}: interrupted")
-
-    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Let work end even if whoever asked for it is cancelled."""
-        return await asyncio.shield(asyncio.get_running_loop().create_task(work))
-
     async def _flush(self) -> None:
         """Write what waits, until nothing does."""
         try:
-            async with self._disk:
-                while self._waiting:
+            while self._waiting:
+                async with self._disk:  # anew for each group: who makes room or sweeps gets a turn between two
                     answers, self._waiting = self._waiting, []
                     await self._write_together(answers)
         finally:
             self._flusher = None
-            # None, unless this was interrupted.
-            left, self._waiting = self._waiting, []
-            self._note(left, [self._interrupted()] * len(left))
 
     async def _write_together(self, answers: list[_Answer]) -> None:
         frames = [answer.frame for answer in answers]
-        before = self._chain.current
-        places: list[Segment | JournalError] = [self._interrupted()] * len(answers)
         try:
             places = await self._in_thread(partial(self._chain.put, frames, self._reserved_bytes))
-        finally:
-            self._note(answers, places)
-        if self._chain.current is not before:
-            await self._remove_old()
+        except Exception as error:  # noqa: BLE001 whatever it is, nobody is left waiting for ever
+            problem = JournalError(f"journal: {self._chain.path}: {type(error).__name__}")
+            places = [problem] * len(answers)
+        self._note(answers, places)
 
     def _note(self, answers: list[_Answer], places: list[Segment | JournalError]) -> None:
         for answer, place in zip(answers, places, strict=True):
             self._queued_bytes -= len(answer.frame)
             answer.frame = b""
             if isinstance(place, JournalError):
-                self._forget(answer)
                 if not answer.written.done():
                     answer.written.set_exception(JournalError(str(place)))
                 continue
@@ -203,29 +199,9 @@ class Journal:
             if not answer.written.done():
                 answer.written.set_result(None)
 
-    def _forget(self, answer: _Answer) -> None:
-        """An answer that could not be written is nothing to wait for."""
-        if answer.settled:
-            return
-        others = self._unsettled[answer.grant_id]
-        others.remove(answer)
-        if not others:
-            del self._unsettled[answer.grant_id]
-
     async def _make_room(self, room: int) -> None:
         async with self._disk:
             await self._in_thread(partial(self._chain.reserve, room))
-            await self._remove_old()
-
-    async def _sweep(self) -> None:
-        async with self._disk:
-            current = self._chain.current
-            begun_at = None if current is None else current.begun_at
-            if begun_at is not None and self._now() - begun_at >= self._keep_seconds / 2:
-                try:
-                    await self._in_thread(partial(self._chain.roll, self._reserved_bytes))
-                except JournalError as error:
-                    log.warning("journal.not_rolled", problem=str(error))
             await self._remove_old()
 
     async def _leave(self) -> None:

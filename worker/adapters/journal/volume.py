@@ -119,7 +119,8 @@ class Volume:
             return []
         except OSError as error:
             raise disk.refused(self._root, error) from error
-        taken = [self._take(path) for path in paths if path.name != own and path.name not in self._adopted]
+        # What is adopted already is locked, to this process as well.
+        taken = [self._take(path) for path in paths if path.name != own]
         new = [adopted for adopted in taken if adopted is not None]
         self._adopted |= {adopted.owner: adopted for adopted in new}
         return new

@@ -31,7 +31,6 @@ from worker.core.ports import (
 from worker.core.protocol import TOLD_TO_WAIT
 from worker.core.providers import Client
 
-
 # How claim.lua says what a grant was let through for; it may be both.
 PROBE, TRIAL = 1, 2
 

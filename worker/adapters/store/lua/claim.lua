@@ -12,6 +12,7 @@ local limit, lease_ms, rate = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARG
 local runner, confirmed, url = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
 local LET_THROUGH_AMONG = 5
+local LOOK_AGAIN_MS = 5000 -- whether the holder of a lease that ended is known to be gone by now
 
 -- An endpoint that recovered gets its backlog at a rate that grows, and the most urgent of it first.
 local RAMP_START, RAMP_DOUBLES_MS, RAMP_MS = 10, 5000, 60000
@@ -114,9 +115,11 @@ local function lease_all(ids)
     if not r then
       redis.call('ZREM', schedule_key(client), id)
     elseif leased(r, now) then
-      schedule(id, r, digits(given_up_at(r, now)))
+      schedule(id, r, digits(r[LEASE_UNTIL]))
+    elseif free_from(r) > now then
+      schedule(id, r, digits(math.min(free_from(r), now + LOOK_AGAIN_MS)))
     else
-      local in_doubt = take_lease(id, r, owner, until_ms, now)
+      local in_doubt = take_lease(id, r, owner, until_ms)
       leases[#leases + 1] = cmsgpack.pack(r)
       leases[#leases + 1] = in_doubt and 1 or 0
       leases[#leases + 1] = id

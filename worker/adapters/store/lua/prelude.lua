@@ -85,25 +85,28 @@ local function next_fence()
   return fence
 end
 
--- When a lease that brings no outcome is given up: its holder may be cut off from this store with the answer in its
--- hands, so as far as the access token's life allows it is waited for beyond the lease's end.
-local PATIENCE_MS = 300000
+-- The holder of a lease that ended without an outcome may be frozen, or cut off from this store, with the answer in its
+-- hands. Unless it is known to be gone (it left, or its journal was adopted) it is waited for, as far as the access
+-- token's life allows: presenting what it may have used up could cost the grant.
+local PATIENCE_MS = 900000
 
-local function given_up_at(r, now)
-  local life_left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - now or NO_END
-  return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 4), 0))
+local function free_from(r)
+  local holder = r[INTENT] and r[LEASE_OWNER]
+  if not holder or not redis.call('ZSCORE', P .. 'present', holder) then return r[LEASE_UNTIL] end
+  local life_left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - r[LEASE_UNTIL] or NO_END
+  return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), 0))
 end
 
 -- The lease and its intent in one write: from here on the reply to a refresh may exist.
 -- Returns whether an earlier intent was left without an outcome.
-local function take_lease(id, r, owner, until_ms, now)
+local function take_lease(id, r, owner, until_ms)
   local in_doubt = r[INTENT]
   r[LEASE_OWNER] = owner
   r[LEASE_UNTIL] = until_ms
   r[FENCE] = next_fence()
   r[INTENT] = true
   save(id, r)
-  schedule(id, r, digits(given_up_at(r, now)))
+  schedule(id, r, digits(until_ms))
   return in_doubt
 end
 

@@ -14,7 +14,7 @@ r[LEASE_OWNER] = owner
 r[LEASE_UNTIL] = until_ms
 r[INTENT] = true
 save(id, r)
-schedule(id, r, digits(given_up_at(r, now_ms())))
+schedule(id, r, digits(until_ms))
 if fence > tonumber(redis.call('GET', P .. 'fence') or '0') then
   redis.call('SET', P .. 'fence', digits(fence))
 end

@@ -1,0 +1,398 @@
+"""Answers between their arrival and the store, with the real store, real sealing and real files."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from worker.adapters.clock import RedisClock
+from worker.adapters.journal import segment
+from worker.adapters.sealing import KeyRing
+from worker.adapters.store.fleet import Fleet
+from worker.answers import OFFERED_AT_ONCE
+from worker.core.grant import Grant, Status, TokenPair
+from worker.core.lifecycle import Change
+from worker.core.ports import Commit, Lease, StoreUnavailableError, Verdict
+from worker.core.protocol import Rejected
+from worker.core.providers import Client
+
+Gate = Any  # conftest.py has these two; test modules cannot import one another
+Member = Any
+OpenMember = Callable[..., Awaitable[Member]]
+Seed = Callable[..., Awaitable[Grant]]
+SealedAnswer = Callable[..., Commit]
+Told = Callable[[], Awaitable[list[dict[str, Any]]]]
+Away = Callable[[], AbstractAsyncContextManager[None]]
+OnGrant = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+async def lease_of(client: Client) -> Callable[[Member], Awaitable[Lease]]:
+    """Let a process claim the one grant that is due."""
+
+    async def claim(member: Member) -> Lease:
+        await member.store.confirm(await member.store.pulse(""))
+        (lease,) = (await member.store.claim(client, 1, "")).leases
+        assert isinstance(lease, Lease)
+        return lease
+
+    return claim
+
+
+async def _find(fleet: Fleet, grant_id: str = "one") -> Grant:
+    stored = await fleet.find(grant_id)
+    assert stored is not None
+    return stored.grant
+
+
+def _types(events: list[dict[str, Any]]) -> list[str]:
+    return [event["type"].removeprefix("evergrant.grant.") for event in events]
+
+
+def _on_disk(journals: Path, member: Member) -> list[Commit]:
+    files = sorted((journals / member.owner).glob("*.segment"))
+    return [commit for file in files for commit in segment.read(file).commits]
+
+
+# On the disk, then in the store
+
+
+async def test_an_answer_is_on_the_disk_before_the_store_is_asked(
+    open_member: OpenMember,
+    behind_gate: Redis,
+    gate: Gate,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    journals: Path,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    await seed_sealed()
+    member = await open_member([], connection=behind_gate)
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    seen: list[list[Commit]] = []
+
+    async def look() -> None:
+        seen.append(_on_disk(journals, member))
+
+    gate.watch = look
+    await member.answers.keep(commit)
+
+    assert seen == [[commit]]
+    assert member.answers.waiting == 0
+    assert (await _find(fleet)).version == 1
+    assert _types(await told()) == ["refreshed"]
+
+
+@pytest.mark.parametrize("refusal", ["no-directory", "no-sync"])
+async def test_where_the_disk_cannot_take_an_answer_the_store_is_asked_all_the_same(
+    open_member: OpenMember,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    journals: Path,
+    fleet: Fleet,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: str,
+) -> None:
+    await seed_sealed()
+    member = await open_member([])
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    if refusal == "no-directory":
+        await asyncio.to_thread(journals.write_text, "in its place")
+    else:
+        await member.journal.reserve(1)
+        monkeypatch.setattr(os, "fdatasync", _fails)
+
+    with capture_logs() as logs:
+        await member.answers.keep(commit)
+
+    assert (await _find(fleet)).version == 1
+    assert member.answers.waiting == 0
+    assert _types(await told()) == ["refreshed"]
+    (warning,) = (log for log in logs if log["event"] == "journal.cannot_write")
+    assert warning["grant"] == "one"
+
+
+def _fails(_: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+async def test_an_answer_waits_while_the_store_is_away_and_is_stored_once_when_it_is_back(
+    open_member: OpenMember,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    await seed_sealed()
+    member = await open_member([], connection=behind_gate)
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+
+    async with redis_away():
+        await member.answers.keep(commit)
+        assert member.answers.waiting == 1
+        with pytest.raises(StoreUnavailableError):
+            await member.answers.offer_waiting()
+        assert member.answers.waiting == 1
+    await member.answers.offer_waiting()
+    await member.answers.offer_waiting()
+
+    assert member.answers.waiting == 0
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert _types(await told()) == ["refreshed"]
+
+
+async def test_an_answer_whose_reply_was_lost_each_time_is_stored_once(
+    open_member: OpenMember,
+    behind_gate: Redis,
+    lose_replies: Callable[[int], asyncio.Event],
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    await seed_sealed()
+    member = await open_member([], connection=behind_gate)
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+
+    lose_replies(1_000)  # as often as a connection asks again
+    await member.answers.keep(commit)
+    assert member.answers.waiting == 1
+    assert (await _find(fleet)).version == 1
+    lose_replies(0)
+    await member.answers.offer_waiting()
+
+    assert member.answers.waiting == 0
+    assert (await _find(fleet)).version == 1
+    assert _types(await told()) == ["refreshed"]
+
+
+async def test_nothing_is_claimed_while_an_answer_waits(
+    open_member: OpenMember,
+    configure: Callable[..., Any],
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    member = await open_member(configure("http://127.0.0.1:9/token"), connection=behind_gate)
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    async with redis_away():
+        await member.answers.keep(commit)
+    await seed_sealed("two", due_in_ms=-1_000)
+
+    assert await member.refresher.drain("acme", "", lambda: False) == 0
+    stored = await fleet.find("two")
+    assert stored is not None
+    assert stored.lease_until is None
+    await member.answers.offer_waiting()
+
+    assert await member.refresher.drain("acme", "", lambda: False) == 1
+
+
+# A record that moved on
+
+
+@pytest.mark.parametrize(
+    ("moved", "status", "version", "event"),
+    [
+        ("paused", Status.PAUSED, 1, "refreshed"),
+        ("failing", Status.ACTIVE, 1, "recovered"),
+        ("failed", Status.ACTIVE, 1, "recovered"),
+        ("imported", Status.ACTIVE, 7, "refreshed"),
+        ("imported and paused", Status.PAUSED, 7, "refreshed"),
+    ],
+)
+async def test_a_record_that_moved_on_with_its_refresh_token_unused_is_followed(
+    open_member: OpenMember,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    failure: Callable[..., Change],
+    end_lease: OnGrant,
+    clock: RedisClock,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+    moved: str,
+    status: Status,
+    version: int,
+    event: str,
+) -> None:
+    grant = await seed_sealed()
+    clock.set(await fleet.now())
+    member, other = await open_member([]), await open_member([])
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    if "imported" in moved:
+        again = replace(grant, version=6, sealed=keys.seal("one", 6, TokenPair("a0", "r0")))
+        assert (await fleet.land(Change(again, None, None, None), replaces=0)).verdict == "stored"
+    if "paused" in moved:
+        await fleet.operate("one", "pause")
+    if moved in {"failing", "failed"}:
+        for _ in range(1 if moved == "failing" else 2):
+            await end_lease("one")
+            lease = await lease_of(other)
+            await other.store.settle(lease, failure(lease, Rejected("invalid_grant", ambiguous=False)))
+    before = len(await told())
+
+    await member.answers.keep(commit)
+
+    stored = await _find(fleet)
+    assert (stored.status, stored.version) == (status, version)
+    assert keys.open(stored) == TokenPair("access-r1", "r1")
+    assert member.answers.waiting == 0
+    (news,) = (await told())[before:]
+    assert _types([news]) == [event]
+    assert (news["data"]["version"], news["data"]["status"]) == (version, status.value)
+
+
+@pytest.mark.parametrize("fate", ["stored", "superseded", "gone"])
+async def test_an_answer_that_needs_nothing_more_is_let_go_and_released_from_the_journal(
+    open_member: OpenMember,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    end_lease: OnGrant,
+    journals: Path,
+    fleet: Fleet,
+    keys: KeyRing,
+    fate: str,
+) -> None:
+    await seed_sealed()
+    member = await open_member([], connection=behind_gate, keep_seconds=0)
+    other = await open_member([])
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    async with redis_away():
+        await member.answers.keep(commit)
+    await member.journal.sweep()
+    assert _on_disk(journals, member) == [commit]
+    if fate == "superseded":
+        await end_lease("one")
+        await other.answers.keep(sealed_answer(await lease_of(other), "r1 of another", by=other))
+    elif fate == "gone":
+        await fleet.operate("one", "delete")
+
+    await member.answers.offer_waiting()
+    await member.journal.sweep()
+
+    assert member.answers.waiting == 0
+    assert _on_disk(journals, member) == []
+    if fate == "gone":
+        assert await fleet.find("one") is None
+    else:
+        kept = "r1" if fate == "stored" else "r1 of another"
+        assert keys.open(await _find(fleet)).refresh_token == kept
+
+
+# Replaying
+
+
+async def test_a_pair_sealed_with_a_key_that_is_retired_is_stored_as_it_is(
+    open_member: OpenMember,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    await seed_sealed()
+    member = await open_member([])
+    heir = await open_member([], ring=KeyRing({"k2": b"2" * 32}))
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+
+    assert await heir.answers.replay([commit]) == [Verdict.STORED]
+
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+
+
+async def test_an_answer_that_cannot_be_unsealed_to_follow_its_record_is_told_and_holds_up_no_other(
+    open_member: OpenMember,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    await seed_sealed()
+    member = await open_member([])
+    heir = await open_member([], ring=KeyRing({"k2": b"2" * 32}))
+    first = sealed_answer(await lease_of(member), "r1", by=member)
+    await seed_sealed("two")
+    second = sealed_answer(await lease_of(member), "r1", by=member)
+    await fleet.operate("one", "pause")
+
+    with capture_logs() as logs:
+        verdicts = await heir.answers.replay([first, second])
+
+    assert verdicts == [None, Verdict.STORED]
+    assert (await _find(fleet, "one")).version == 0
+    assert (await _find(fleet, "two")).version == 1
+    (problem,) = (log["problem"] for log in logs if log["event"] == "answer.cannot_unseal")
+    assert problem == "one: sealed with the key 'k1', which is not in EVERGRANT_KEYS"
+    assert await member.answers.replay([first]) == [Verdict.STORED]
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+
+
+async def test_replaying_twice_changes_nothing(
+    open_member: OpenMember,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    await seed_sealed()
+    member, other = await open_member([]), await open_member([])
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    assert await other.answers.replay([commit]) == [Verdict.STORED]
+    once = await fleet.find("one")
+
+    assert await other.answers.replay([commit, commit]) == [Verdict.KNOWN] * 2
+
+    assert await fleet.find("one") == once
+    assert _types(await told()) == ["refreshed"]
+
+
+async def test_as_many_answers_as_there_are_are_replayed_in_their_order(
+    open_member: OpenMember,
+    client: Client,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    count = 2 * OFFERED_AT_ONCE + 50
+    for number in range(count):
+        await seed_sealed(f"grant-{number}")
+    member, other = await open_member([]), await open_member([])
+    await member.store.confirm(await member.store.pulse(""))
+    leases = (await member.store.claim(client, count, "")).leases
+    commits = [sealed_answer(lease, "r1", by=member) for lease in leases]
+    await other.answers.replay(commits[7:8])
+
+    verdicts = await other.answers.replay(commits)
+
+    assert verdicts == [Verdict.STORED] * 7 + [Verdict.KNOWN] + [Verdict.STORED] * (count - 8)
+    assert {stored.grant.version async for stored in fleet.walk()} == {1}
+    assert len(await told()) == count

@@ -1,0 +1,1054 @@
+"""Processes and a store that forgot: several on one real store, each with a journal on a real disk.
+
+A process is led step by step (`pulse`, `agree`) wherever the order of steps is what a test is about. One that
+dies takes no more steps, and its journal is free.
+"""
+# ruff: noqa: ASYNC240 - what a test does to its files may hold up its own loop
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from worker.adapters.journal.chain import ANSWER_BYTES, SEGMENT_BYTES
+from worker.adapters.sealing import KeyRing
+from worker.adapters.store.fleet import Fleet
+from worker.core.grant import Grant, TokenPair, lineage_of
+from worker.core.lifecycle import Change
+from worker.core.ports import Commit, Lease, StoreUnavailableError
+from worker.core.providers import Client
+from worker.sandbox.client import Sandbox
+
+Gate = Any  # conftest.py has these two; test modules cannot import one another
+Member = Any
+OpenMember = Callable[..., Awaitable[Member]]
+Seed = Callable[..., Awaitable[Grant]]
+SealedAnswer = Callable[..., Commit]
+Told = Callable[[], Awaitable[list[dict[str, Any]]]]
+Away = Callable[[], AbstractAsyncContextManager[None]]
+Remember = Callable[[], Awaitable[Callable[[], Awaitable[None]]]]
+OnGrant = Callable[..., Awaitable[None]]
+Step = Callable[[], Awaitable[None]]
+Join = Callable[..., Awaitable[Member]]
+Claim = Callable[[Member], Awaitable[list[Lease]]]
+Present = Callable[[], Awaitable[set[str]]]
+
+PATIENCE_SECONDS = 60.0
+SILENCE_MS = 3_001
+NEVER: Callable[[], bool] = lambda: False  # noqa: E731
+
+
+@pytest.fixture
+def join(open_member: OpenMember) -> Join:
+    """A process that has said that it is there, and that it agrees with the store."""
+
+    async def build(clients: Any = (), **options: Any) -> Member:
+        member = await open_member(clients, **options)
+        await _agree(member)
+        return member
+
+    return build
+
+
+@pytest.fixture
+def claim(client: Client) -> Claim:
+    """Let a process claim what is due."""
+
+    async def ask(member: Member) -> list[Lease]:
+        return list((await member.store.claim(client, 10, "")).leases)
+
+    return ask
+
+
+@pytest.fixture
+def present(redis: Any, prefix: str) -> Present:
+    """Who is awaited in the next epoch."""
+
+    async def read() -> set[str]:
+        return {owner.decode() for owner in await redis.zrange(f"{prefix}present", 0, -1)}
+
+    return read
+
+
+@pytest.fixture
+def restart(redis: Any, prefix: str) -> Step:
+    """Restart a store that forgot nothing."""
+
+    async def say() -> None:
+        await redis.hset(f"{prefix}epoch", "run_id", "of another run")
+
+    return say
+
+
+@pytest.fixture
+def silence(redis: Any, prefix: str) -> Step:
+    """Let nobody have been heard of for longer than is allowed."""
+
+    async def pass_by() -> None:
+        await redis.hincrby(f"{prefix}epoch", "pulse_at", -SILENCE_MS)
+
+    return pass_by
+
+
+@pytest.fixture
+def let_the_least_pass(redis: Any, prefix: str) -> Step:
+    """Let the time pass that is left to a process whose registration was forgotten."""
+
+    async def wait() -> None:
+        await redis.hset(f"{prefix}epoch", "least_until", "1")
+
+    return wait
+
+
+async def _agree(member: Member) -> bool:
+    await member.presence.pulse()
+    agrees: bool = await member.presence.agree()
+    return agrees
+
+
+async def _find(fleet: Fleet, grant_id: str = "one") -> Grant:
+    stored = await fleet.find(grant_id)
+    assert stored is not None
+    return stored.grant
+
+
+async def _wait_for(what: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await what():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+def _types(events: list[dict[str, Any]]) -> list[str]:
+    return [event["type"].removeprefix("evergrant.") for event in events]
+
+
+# What a store forgot is given back
+
+
+async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    let_the_least_pass: Step,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    await seed_sealed()
+    one = await join()
+    go_back = await remember()
+    (lease,) = await claim(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    before = await fleet.find("one"), await told()
+    await go_back()
+    assert (await _find(fleet)).version == 0
+
+    for _ in range(3):
+        await _agree(one)
+        await let_the_least_pass()
+
+    assert (await fleet.find("one"), await told()) == before
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert await claim(one) == []
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["the-older-first", "the-newer-first"])
+async def test_a_store_that_forgot_rotations_in_several_journals_is_brought_to_the_newest(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    make_due: OnGrant,
+    remember: Remember,
+    let_the_least_pass: Step,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+    first: int,
+) -> None:
+    await seed_sealed()
+    members = [await join(), await join()]
+    go_back = await remember()
+    for number, gives in enumerate(["r1", "r2", "r3", "r4"]):
+        member = members[number // 2]
+        await make_due("one")
+        (lease,) = await claim(member)
+        await member.answers.keep(sealed_answer(lease, gives, by=member))
+    await go_back()
+
+    for member in (members[first], members[1 - first]):
+        await _agree(member)
+    await let_the_least_pass()
+    await _agree(members[0])
+
+    stored = await _find(fleet)
+    assert (stored.version, keys.open(stored)) == (4, TokenPair("access-r4", "r4"))
+    events = await told()
+    assert {event["type"] for event in events} == {"evergrant.grant.refreshed"}
+    versions = [event["data"]["version"] for event in events]
+    assert versions == ([2, 4] if first == 0 else [4])
+    assert [await claim(member) for member in members] == [[], []]
+
+
+async def test_a_grant_that_was_deleted_since_stays_deleted(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    restart: Step,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    await seed_sealed()
+    one = await join()
+    (lease,) = await claim(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    await fleet.operate("one", "delete")
+    await restart()
+
+    await _agree(one)
+
+    assert await fleet.find("one") is None
+    assert _types(await told()) == ["grant.refreshed"]
+
+
+async def test_a_grant_that_was_imported_anew_since_is_left_alone(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    restart: Step,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    grant = await seed_sealed()
+    one = await join()
+    (lease,) = await claim(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    anew = replace(
+        grant,
+        version=2,
+        lineage=lineage_of("one", "consent"),
+        sealed=keys.seal("one", 2, TokenPair("a", "consent")),
+        issued_at=await fleet.now(),
+    )
+    landing = await fleet.land(Change(anew, None, None, None), replaces=1)
+    assert landing.verdict == "stored"
+    await restart()
+
+    await _agree(one)
+
+    assert keys.open(await _find(fleet)) == TokenPair("a", "consent")
+    assert _types(await told()) == ["grant.refreshed"]
+
+
+async def test_what_needs_no_repair_is_told_to_nobody(
+    join: Join, claim: Claim, seed_sealed: Seed, sealed_answer: SealedAnswer, restart: Step
+) -> None:
+    await seed_sealed()
+    one = await join()
+    (lease,) = await claim(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    await restart()
+
+    with capture_logs() as logs:
+        await _agree(one)
+
+    assert [log for log in logs if log["log_level"] != "debug"] == []
+
+
+# Nobody claims before
+
+
+async def test_after_a_restart_nobody_claims_before_all_who_were_present_have_confirmed(
+    join: Join, claim: Claim, seed_sealed: Seed, restart: Step, let_the_least_pass: Step
+) -> None:
+    members = [await join() for _ in range(3)]
+    await seed_sealed()
+    await restart()
+
+    for number, member in enumerate(members):
+        assert [await claim(each) for each in members] == [[]] * 3
+        agrees = await _agree(member)
+        await let_the_least_pass()
+        assert agrees is False or number == 2
+    assert await _agree(members[0])
+
+    assert len(await claim(members[0])) == 1
+
+
+async def test_an_answer_is_given_back_before_its_process_confirms(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    gate: Gate,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    one = await join(connection=behind_gate)
+    go_back = await remember()
+    (lease,) = await claim(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    await go_back()
+    seen: list[tuple[bool, int]] = []
+
+    async def look() -> None:
+        confirmed = await redis.sismember(f"{prefix}confirmed", one.owner)
+        seen.append((bool(confirmed), (await _find(fleet)).version))
+
+    await one.presence.pulse()
+    gate.watch = look
+    await one.presence.agree()
+    await one.presence.pulse()
+
+    assert (False, 0) in seen
+    assert (True, 0) not in seen
+    assert seen[-1] == (True, 1)
+
+
+async def test_an_answer_that_waits_is_offered_before_anybody_claims_after_a_silence(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    end_lease: OnGrant,
+    silence: Step,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    """The lease ran out under it: without the epoch the other one would present a token that is spent."""
+    await seed_sealed()
+    one, other = await join(connection=behind_gate), await join()
+    (lease,) = await claim(one)
+    async with redis_away():
+        await one.answers.keep(sealed_answer(lease, "r1", by=one))
+        await end_lease("one")
+        await silence()
+        assert not await _agree(other)
+        assert await claim(other) == []
+        with pytest.raises(StoreUnavailableError):
+            await one.presence.agree()
+
+    assert await _agree(one)
+
+    assert one.answers.waiting == 0
+    assert (await _find(fleet)).version == 1
+    assert await _agree(other)
+    assert await claim(other) == []
+    assert _types(await told()) == ["grant.refreshed"]
+
+
+async def test_an_answer_that_waits_is_offered_in_the_same_epoch_too(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    one = await join(connection=behind_gate)
+    (lease,) = await claim(one)
+    async with redis_away():
+        await one.answers.keep(sealed_answer(lease, "r1", by=one))
+
+    await one.presence.agree()
+
+    assert one.answers.waiting == 0
+    assert (await _find(fleet)).version == 1
+
+
+async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it_has_before_it_claims(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    frozen, other = await join(), await join()
+    go_back = await remember()
+    (lease,) = await claim(frozen)
+    await frozen.answers.keep(sealed_answer(lease, "r1", by=frozen))
+    await go_back()
+    await _agree(other)
+    await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+    await _agree(other)
+    assert await claim(frozen) == []
+
+    assert await _agree(frozen)
+
+    assert (await _find(fleet)).version == 1
+    await seed_sealed("two")
+    assert [lease.grant.id for lease in await claim(frozen)] == ["two"]
+
+
+async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_settling_lasts_and_no_longer(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    restart: Step,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+    tmp_path: Path,
+) -> None:
+    one = await join(lease_ms=2_500)
+    await join(lease_ms=2_500, root=tmp_path / "another machine's")
+    await seed_sealed()
+    await restart()
+    await _agree(one)
+    ends_at = int(await redis.hget(f"{prefix}epoch", "ends_at"))
+
+    async def claimed() -> bool:
+        await one.presence.pulse()
+        return await claim(one) != []
+
+    await _wait_for(claimed)
+
+    assert await fleet.now() >= ends_at
+
+
+# Leases that a store forgot
+
+
+@pytest.fixture
+async def held_back(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The way to the sandbox, on which replies wait until the event is set; its token URL."""
+    let_go = asyncio.Event()
+    url = urlsplit(sandbox.token_url)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def carry(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None
+    ) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                if gate is not None:
+                    await gate.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert url.hostname is not None
+        up_reader, up_writer = await asyncio.open_connection(url.hostname, url.port)
+        tasks.add(asyncio.create_task(carry(reader, up_writer, None)))
+        tasks.add(asyncio.create_task(carry(up_reader, writer, let_go)))
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    yield url._replace(netloc=f"127.0.0.1:{port}").geturl(), let_go
+    let_go.set()
+    server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_present_its_token(
+    join: Join,
+    sandbox: Sandbox,
+    held_back: tuple[str, asyncio.Event],
+    configure: Callable[..., Any],
+    enroll: Callable[..., Awaitable[list[Grant]]],
+    remember: Remember,
+    let_the_least_pass: Step,
+    present: Present,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    url, let_go = held_back
+    clients = configure(url)
+    patient = {"timeout_seconds": 2 * PATIENCE_SECONDS, "lease_ms": 600_000}
+    one, other = await join(clients, **patient), await join(clients, **patient)
+    (grant,) = await enroll(sandbox, clients)
+    go_back = await remember()
+    draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
+    await _wait_for(lambda: _has_rotated(sandbox, grant))
+    await go_back()
+    stored = await fleet.find(grant.id)
+    assert stored is not None
+    assert stored.lease_until is None
+    assert one.owner in await present()
+
+    await _agree(other)
+    await let_the_least_pass()
+    assert await other.refresher.drain("acme", "", NEVER) == 0
+    assert await _agree(one)
+    assert await _agree(other)
+    assert await other.refresher.drain("acme", "", NEVER) == 0
+    assert not draining.done()
+    let_go.set()
+    assert await draining == 1
+
+    assert len(list(sandbox.log(grant.id))) == 1
+    (live,) = (pair for pair in sandbox.pairs() if pair["id"] == grant.id)
+    assert keys.open(await _find(fleet, grant.id)).refresh_token == live["refresh_token"]
+    counts = sandbox.grant(grant.id)["counts"]
+    assert (counts["superseded"], counts["concurrent"]) == (0, 0)
+    assert _types(await told()) == ["grant.refreshed"]
+
+
+async def _has_rotated(sandbox: Sandbox, grant: Grant) -> bool:
+    return bool(sandbox.grant(grant.id)["rotations"])
+
+
+async def test_a_lease_is_taken_back_before_its_holder_confirms(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    gate: Gate,
+    sandbox: Sandbox,
+    held_back: tuple[str, asyncio.Event],
+    configure: Callable[..., Any],
+    enroll: Callable[..., Awaitable[list[Grant]]],
+    remember: Remember,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+) -> None:
+    url, let_go = held_back
+    clients = configure(url)
+    one = await join(clients, connection=behind_gate, timeout_seconds=2 * PATIENCE_SECONDS, lease_ms=600_000)
+    (grant,) = await enroll(sandbox, clients)
+    go_back = await remember()
+    draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
+    await _wait_for(lambda: _has_rotated(sandbox, grant))
+    await go_back()
+    seen: list[tuple[bool, bool]] = []
+
+    async def look() -> None:
+        stored = await fleet.find(grant.id)
+        assert stored is not None
+        confirmed = await redis.sismember(f"{prefix}confirmed", one.owner)
+        seen.append((bool(confirmed), stored.lease_until is not None))
+
+    await one.presence.pulse()
+    gate.watch = look
+    await one.presence.agree()
+    await one.presence.pulse()
+    gate.watch = None
+    let_go.set()
+    await draining
+
+    assert (False, False) in seen
+    assert (True, False) not in seen
+    assert seen[-1] == (True, True)
+    assert await claim(one) == []
+
+
+# Journals of the dead
+
+
+async def test_the_journal_of_a_process_that_died_ends_the_waiting_for_it(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    end_lease: OnGrant,
+    restart: Step,
+    let_the_least_pass: Step,
+    present: Present,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+) -> None:
+    await seed_sealed()
+    dying, one, other = await join(connection=behind_gate), await join(), await join()
+    (lease,) = await claim(dying)
+    async with redis_away():
+        await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
+    await end_lease("one")
+    await restart()
+    for member in (one, other, one):
+        await _agree(member)
+    await let_the_least_pass()
+    assert not await _agree(one)  # it may be alive
+    await dying.die()
+
+    await one.presence.agree()
+
+    assert await _agree(other)
+    assert await present() == {one.owner, other.owner}
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert [await claim(member) for member in (one, other)] == [[], []]
+    assert _types(await told()) == ["grant.refreshed"]
+
+
+async def test_a_dead_process_is_said_to_be_gone_only_when_its_answers_were_given_back(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    gate: Gate,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    present: Present,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    dying, one = await join(), await join(connection=behind_gate)
+    (lease,) = await claim(dying)
+    await dying.journal.write(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    seen: list[tuple[bool, int]] = []
+
+    async def look() -> None:
+        seen.append((dying.owner in await present(), (await _find(fleet)).version))
+
+    gate.watch = look
+    await one.presence.agree()
+    await one.presence.pulse()
+
+    assert (False, 0) not in seen
+    assert seen[-1] == (False, 1)
+
+
+async def test_the_answers_of_the_dead_are_given_back_in_each_new_epoch(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    dying, one = await join(), await join()
+    go_back = await remember()
+    (lease,) = await claim(dying)
+    await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    await _agree(one)
+
+    for _ in range(2):
+        await go_back()
+        assert (await _find(fleet)).version == 0
+        await _agree(one)
+        assert (await _find(fleet)).version == 1
+
+
+async def test_an_adopter_that_dies_is_followed_by_another(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    present: Present,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    dying = await join()
+    adopter, next_one = await join(connection=behind_gate), await join()
+    (lease,) = await claim(dying)
+    await dying.journal.write(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    async with redis_away():
+        with pytest.raises(StoreUnavailableError):
+            await adopter.presence.agree()
+    await _agree(next_one)
+    assert (await _find(fleet)).version == 0  # the adopter holds it, and may be about to give it back
+    await adopter.die()
+
+    await _agree(next_one)
+
+    assert (await _find(fleet)).version == 1
+    assert dying.owner not in await present()
+
+
+async def test_an_adopted_journal_is_removed_after_the_retention_and_not_before(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    journals: Path,
+    restart: Step,
+) -> None:
+    await seed_sealed()
+    seconds = [0.0]
+    dying, one = await join(), await join(keep_seconds=900, now=lambda: seconds[0])
+    (lease,) = await claim(dying)
+    await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    await _agree(one)
+    await _agree(one)
+    assert (journals / dying.owner).exists()
+
+    seconds[0] = 901
+    await _agree(one)
+
+    assert not (journals / dying.owner).exists()
+    await restart()
+    assert await _agree(one) in {True, False}  # nothing is left to stumble over
+
+
+async def test_journals_that_were_removed_cost_a_new_epoch_nothing(
+    join: Join,
+    claim: Claim,
+    gate: Gate,
+    behind_gate: Redis,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    journals: Path,
+    restart: Step,
+) -> None:
+    """Each process that ends leaves one, be it a command: a worker adopts thousands in its life."""
+    one = await join(connection=behind_gate, keep_seconds=0)
+    requests: list[int] = []
+
+    async def count() -> None:
+        requests[-1] += 1
+
+    gate.watch = count
+    for deaths in (0, 3):
+        for number in range(deaths):
+            await seed_sealed(f"grant-{number}")
+            dying = await join()
+            (lease,) = await claim(dying)
+            await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
+            await dying.die()
+        requests.append(0)
+        await _agree(one)
+        await _agree(one)
+        assert [path.name for path in journals.iterdir()] == [one.owner]
+        await restart()
+        await one.presence.pulse()
+        requests[-1] = 0
+        await one.presence.agree()
+
+    assert requests[0] == requests[1] > 0
+
+
+async def test_what_cannot_be_unsealed_to_follow_its_record_stays_for_one_who_can(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    present: Present,
+    journals: Path,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    await seed_sealed()
+    dying = await join()
+    stranger = await join(ring=KeyRing({"k2": b"2" * 32}), keep_seconds=0)
+    (lease,) = await claim(dying)
+    await dying.journal.write(sealed_answer(lease, "r1", by=dying))
+    await fleet.operate("one", "pause")
+    await dying.die()
+
+    for _ in range(3):
+        await _agree(stranger)
+    assert await present() == {stranger.owner}  # nobody is to wait for it
+    assert (journals / dying.owner).exists()
+    await stranger.die()
+    await _agree(await join())
+
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+
+
+async def test_journals_are_adopted_where_the_disk_has_no_room_for_answers_too(
+    open_member: OpenMember,
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    journals: Path,
+    fleet: Fleet,
+) -> None:
+    """What fills the disk kills processes as well: those that are left must give back what they had."""
+    await seed_sealed()
+    dying, one = await join(), await open_member([])
+    (lease,) = await claim(dying)
+    await dying.journal.write(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    (journals / one.owner).write_text("in the place of its journal")
+
+    await _agree(one)
+
+    assert (await _find(fleet)).version == 1
+
+
+# The disk
+
+
+async def test_nothing_is_claimed_while_the_disk_has_no_room_and_everybody_can_see_why(
+    open_member: OpenMember,
+    sandbox: Sandbox,
+    configure: Callable[..., Any],
+    enroll: Callable[..., Awaitable[list[Grant]]],
+    journals: Path,
+    redis: Any,
+    prefix: str,
+) -> None:
+    clients = configure(sandbox.token_url)
+    (grant,) = await enroll(sandbox, clients)
+    one = await open_member(clients)
+    journals.write_text("in the place of the journals")
+    with capture_logs() as logs:
+        for _ in range(3):
+            await _agree(one)
+
+    troubles = await redis.hgetall(f"{prefix}troubles")
+    assert list(troubles) == [one.owner.encode()]
+    assert troubles[one.owner.encode()].startswith(f"journal: {journals}".encode())
+    assert await one.refresher.drain("acme", "", NEVER) == 0
+    assert list(sandbox.log(grant.id)) == []
+    assert [log["event"] for log in logs].count("claims.stopped") == 1
+    journals.unlink()
+    for _ in range(2):
+        await _agree(one)
+
+    assert await redis.exists(f"{prefix}troubles") == 0
+    assert await one.refresher.drain("acme", "", NEVER) == 1
+
+
+async def test_the_room_for_what_is_in_flight_stays_reserved(
+    join: Join,
+    claim: Claim,
+    sandbox: Sandbox,
+    held_back: tuple[str, asyncio.Event],
+    configure: Callable[..., Any],
+    enroll: Callable[..., Awaitable[list[Grant]]],
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    journals: Path,
+) -> None:
+    """More of it than a segment has by itself; the segment is left for a new one meanwhile."""
+    url, let_go = held_back
+    clients = configure(url)
+    seconds = [0.0]
+    count = SEGMENT_BYTES // ANSWER_BYTES + 20
+    one = await join(
+        clients,
+        in_flight=count,
+        timeout_seconds=2 * PATIENCE_SECONDS,
+        lease_ms=600_000,
+        now=lambda: seconds[0],
+    )
+    await seed_sealed("early")
+    (lease,) = await claim(one)
+    await enroll(sandbox, clients, count)
+    draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
+
+    async def are_held() -> bool:
+        return len(one.refresher.held()) == count
+
+    await _wait_for(are_held)
+    await _agree(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    seconds[0] = 500  # more than half of the retention: a new segment is due
+    before = set((journals / one.owner).glob("*.segment"))
+
+    await _agree(one)
+
+    (new,) = set((journals / one.owner).glob("*.segment")) - before
+    assert new.stat().st_size > count * ANSWER_BYTES
+    let_go.set()
+    assert await draining == count
+
+
+# Being present
+
+
+async def test_a_process_is_present_as_long_as_it_is_kept_and_no_longer(
+    open_member: OpenMember, present: Present, claim: Claim, seed_sealed: Seed
+) -> None:
+    await seed_sealed()
+    one = await open_member([])
+
+    async with one.presence.kept():
+        await _wait_for(lambda: _claims(claim, one))
+        assert await present() == {one.owner}
+
+    assert await present() == set()
+
+
+async def _claims(claim: Claim, member: Member) -> bool:
+    return await claim(member) != []
+
+
+async def test_a_process_that_leaves_gives_what_waits_a_last_chance(
+    open_member: OpenMember,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    present: Present,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    one = await open_member([], connection=behind_gate)
+    await _agree(one)
+    (lease,) = await claim(one)
+    async with redis_away():
+        await one.answers.keep(sealed_answer(lease, "r1", by=one))
+
+    async with one.presence.kept():
+        pass
+
+    assert (await _find(fleet)).version == 1
+    assert await present() == set()
+
+
+async def test_a_process_that_cannot_give_back_what_waits_is_not_said_to_be_gone(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    present: Present,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    one, other = await join(connection=behind_gate), await join()
+    (lease,) = await claim(one)
+    async with redis_away():
+        await one.answers.keep(sealed_answer(lease, "r1", by=one))
+        with capture_logs() as logs:
+            async with one.presence.kept():
+                pass
+    assert {"event": "answers.left_in_journal", "answers": 1, "log_level": "warning"} in logs
+    assert one.owner in await present()
+    await one.die()
+
+    await _agree(other)
+
+    assert (await _find(fleet)).version == 1
+    assert await present() == {other.owner}
+
+
+async def test_a_process_that_leaves_a_store_that_forgot_gives_back_what_it_knows_first(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    present: Present,
+    fleet: Fleet,
+) -> None:
+    """Nobody waits for it afterwards, and its journal may be on another machine than theirs."""
+    await seed_sealed()
+    one = await join()
+    go_back = await remember()
+    (lease,) = await claim(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    await go_back()
+
+    async with one.presence.kept():
+        pass
+
+    assert await present() == set()
+    assert (await _find(fleet)).version == 1
+
+
+async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
+    open_member: OpenMember,
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    journals: Path,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+) -> None:
+    """A pipe among its segments: whoever reads it waits until somebody writes."""
+    await seed_sealed()
+    dying, one = await join(), await open_member([])
+    (lease,) = await claim(dying)
+    await dying.journal.write(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    pipe = journals / dying.owner / "00000009.segment"
+    os.mkfifo(pipe)
+
+    async with _read_at_last(pipe), one.presence.kept():
+        beats: set[int] = set()
+
+        async def has_beaten() -> bool:
+            seen_at = await redis.zscore(f"{prefix}present", one.owner)
+            beats.update({int(seen_at)} if seen_at else ())
+            return len(beats) >= 3
+
+        await _wait_for(has_beaten)
+        assert (await _find(fleet)).version == 0
+        assert not await redis.sismember(f"{prefix}confirmed", one.owner)
+        await asyncio.to_thread(pipe.write_bytes, b"")
+
+        async def has_given_back() -> bool:
+            return (await _find(fleet)).version == 1
+
+        await _wait_for(has_given_back)
+
+
+@asynccontextmanager
+async def _read_at_last(pipe: Path) -> AsyncIterator[None]:
+    """Whatever happens in the block, nobody waits for the pipe after it."""
+    try:
+        yield
+    finally:
+        pipe.unlink(missing_ok=True)
+
+
+async def test_a_process_that_begins_while_the_store_is_away_is_present_when_it_is_back(
+    open_member: OpenMember, claim: Claim, behind_gate: Redis, gate: Gate, seed_sealed: Seed
+) -> None:
+    await seed_sealed()
+    one = await open_member([], connection=behind_gate)
+    await gate.shut()
+
+    with capture_logs() as logs:
+
+        async def has_missed_it() -> bool:
+            return bool(_of_the_store(logs))
+
+        async with one.presence.kept():
+            await _wait_for(has_missed_it)
+            await gate.open()
+            await _wait_for(lambda: _claims(claim, one))
+
+    assert _of_the_store(logs) == ["store.away", "store.back"]
+
+
+def _of_the_store(logs: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [log["event"] for log in logs if log["event"].startswith("store.")]
+
+
+async def test_a_process_that_was_just_opened_may_claim_after_its_first_look(
+    open_member: OpenMember, claim: Claim, seed_sealed: Seed
+) -> None:
+    await seed_sealed()
+    one = await open_member([])
+
+    assert await one.presence.agree()
+
+    assert len(await claim(one)) == 1
