@@ -45,7 +45,7 @@ class Answers:
 
     @property
     def waiting(self) -> int:
-        """How many the store has yet to take."""
+        """How many the store could not take yet."""
         return len(self._waiting)
 
     async def keep(self, commit: Commit) -> None:
@@ -54,10 +54,10 @@ class Answers:
             await self._journal.write(commit)
         except JournalError as problem:
             log.warning("journal.cannot_write", grant=commit.change.grant.id, problem=str(problem))
-        self._waiting[commit.fence] = commit
         try:
             await self._offer(commit)
         except StoreUnavailableError as problem:
+            self._waiting[commit.fence] = commit
             log.warning("answer.waits", grant=commit.change.grant.id, problem=str(problem))
 
     async def offer_waiting(self) -> None:

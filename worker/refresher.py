@@ -52,6 +52,7 @@ RESEND_PAUSE_SECONDS = 0.5
 STORE_PAUSE_SECONDS = 0.2
 TOO_LATE_PAUSE_MS = 1_000
 NO_ANSWER_PAUSE_MS = 1_000  # enough of them in a row open the breaker
+CLIENT_NOT_CONFIRMED = "client_not_confirmed"  # a readable answer, though not a telling one
 LOOK_UP_SECONDS = 1.0  # however long the rate budget asks to wait: `stop` may have been said meanwhile
 
 
@@ -265,6 +266,8 @@ class Refresher:
                     await self._blame_grant(attempt, Rejected(outcome.code))
                 else:
                     await self._leave(attempt, self._clock.now(), in_doubt=attempt.in_doubt)
+            case Unavailable(detail=detail) if detail == CLIENT_NOT_CONFIRMED:
+                await self._blame_grant(attempt, outcome)
             case Unavailable() | Unknown():
                 if await self._is_about_provider(attempt, outcome):
                     in_doubt = lifecycle.still_in_doubt(outcome, in_doubt=attempt.in_doubt)
@@ -379,7 +382,7 @@ class Refresher:
             case ClientCheck.REJECTED:
                 return ClientRejected(outcome.code)
             case ClientCheck.UNKNOWN:
-                return Unavailable("client_not_confirmed")
+                return Unavailable(CLIENT_NOT_CONFIRMED)
 
     async def _check(self, client: Client, sent_at: int) -> ClientCheck:
         """One check serves all requests that left before it: a wrong secret is met by many at once.

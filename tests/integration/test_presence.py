@@ -19,12 +19,15 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from worker.adapters.clock import RedisClock
 from worker.adapters.journal.chain import ANSWER_BYTES, SEGMENT_BYTES
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, TokenPair, lineage_of
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, Lease, StoreUnavailableError
+from worker.core.ports import Commit, Lease, Settling, StoreUnavailableError
 from worker.core.providers import Client
 from worker.sandbox.client import Sandbox
 
@@ -45,6 +48,24 @@ Present = Callable[[], Awaitable[set[str]]]
 PATIENCE_SECONDS = 60.0
 SILENCE_MS = 3_001
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
+
+
+@pytest.fixture(autouse=True)
+async def somebody(scripts: Scripts) -> AsyncIterator[None]:
+    """Asks the store for something now and then: a test that takes its time is no silence."""
+    limits = StoreLimits(60_000, 0, 0, 0, 0, 0)
+    store = RedisStore(scripts, RedisClock(), limits, source="", owner="somebody")
+
+    async def ask() -> None:
+        while True:
+            assert await store.lease("nobody") == Settling()
+            await asyncio.sleep(0.2)
+
+    asking = asyncio.create_task(ask())
+    yield
+    asking.cancel()
+    with suppress(asyncio.CancelledError):
+        await asking
 
 
 @pytest.fixture
@@ -126,6 +147,10 @@ async def _wait_for(what: Callable[[], Awaitable[bool]]) -> None:
     while not await what():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
+
+
+async def _claims(claim: Claim, member: Member) -> bool:
+    return await claim(member) != []
 
 
 def _types(events: list[dict[str, Any]]) -> list[str]:
@@ -411,24 +436,21 @@ async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_settli
     join: Join,
     claim: Claim,
     seed_sealed: Seed,
-    restart: Step,
+    silence: Step,
     redis: Any,
     prefix: str,
     fleet: Fleet,
     tmp_path: Path,
 ) -> None:
-    one = await join(lease_ms=2_500)
-    await join(lease_ms=2_500, root=tmp_path / "another machine's")
+    one = await join()
+    await join(root=tmp_path / "another machine's")
     await seed_sealed()
-    await restart()
+    await silence()
     await _agree(one)
-    ends_at = int(await redis.hget(f"{prefix}epoch", "ends_at"))
+    ends_at = await fleet.now() + 500
+    await redis.hset(f"{prefix}epoch", "ends_at", ends_at)
 
-    async def claimed() -> bool:
-        await one.presence.pulse()
-        return await claim(one) != []
-
-    await _wait_for(claimed)
+    await _wait_for(lambda: _claims(claim, one))
 
     assert await fleet.now() >= ends_at
 
@@ -446,13 +468,14 @@ async def held_back(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]
     async def carry(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None
     ) -> None:
-        with suppress(ConnectionError):
+        try:
             while data := await reader.read(65_536):
                 if gate is not None:
                     await gate.wait()
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        finally:
+            writer.close()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert url.hostname is not None
@@ -717,7 +740,7 @@ async def test_journals_that_were_removed_cost_a_new_epoch_nothing(
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     journals: Path,
-    restart: Step,
+    silence: Step,
 ) -> None:
     """Each process that ends leaves one, be it a command: a worker adopts thousands in its life."""
     one = await join(connection=behind_gate, keep_seconds=0)
@@ -738,7 +761,7 @@ async def test_journals_that_were_removed_cost_a_new_epoch_nothing(
         await _agree(one)
         await _agree(one)
         assert [path.name for path in journals.iterdir()] == [one.owner]
-        await restart()
+        await silence()
         await one.presence.pulse()
         requests[-1] = 0
         await one.presence.agree()
@@ -889,10 +912,6 @@ async def test_a_process_is_present_as_long_as_it_is_kept_and_no_longer(
         assert await present() == {one.owner}
 
     assert await present() == set()
-
-
-async def _claims(claim: Claim, member: Member) -> bool:
-    return await claim(member) != []
 
 
 async def test_a_process_that_leaves_gives_what_waits_a_last_chance(

@@ -170,7 +170,7 @@ class Journal:
         """Write what waits, until nothing does."""
         try:
             while self._waiting:
-                async with self._disk:  # anew for each group: who makes room or sweeps gets a turn between two
+                async with self._disk:  # anew for each group: who makes room or sweeps gets a turn
                     answers, self._waiting = self._waiting, []
                     await self._write_together(answers)
         finally:

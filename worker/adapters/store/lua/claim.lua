@@ -48,11 +48,12 @@ local function slowed(recovered_at)
   return math.min(rate or math.huge, RAMP_START * 2 ^ (passed / RAMP_DOUBLES_MS)), true
 end
 
--- How many requests the budget allows now, or how long until so many as are worth a claim: a bucket that holds a
--- second's worth.
-local function budget(worth)
+-- How many requests the budget allows now, or how long until so many as are worth a claim. The bucket holds a tenth of
+-- a second's worth: no second sees much more than its budget, whatever was saved up before.
+local function budget()
   if not rate then return limit, 0 end
-  local size = math.max(rate, 1)
+  local size = math.max(rate / 10, 1)
+  local worth = math.min(limit, math.max(math.floor(size / 2), 1))
   local level = tonumber(redis.call('HGET', state, 'budget') or size)
   local since = tonumber(redis.call('HGET', state, 'budget_at') or now)
   level = math.min(size, level + math.max(now - since, 0) * rate / 1000)
@@ -147,13 +148,11 @@ local alone = probe or trial
 local let_through = (probe and 1 or 0) + (trial and 2 or 0)
 if alone then limit = 1 end
 
-local ramping, worth = false, 1
+local ramping
 rate, ramping = slowed(recovered_at)
--- Sorting is dear: it ends when all that would be sorted is out within two seconds anyway, and until then a claim waits
--- for a tenth of a second's worth.
+-- Sorting is dear: it ends when all that would be sorted is out within two seconds anyway.
 local sorts = ramping and not alone and rate < URGENT_AMONG / 2
-if sorts then worth = math.min(limit, math.max(math.floor(rate / 10), 1)) end
-local allowed, wait_ms = budget(worth)
+local allowed, wait_ms = budget()
 if allowed == 0 then return reply(false, wait_ms, let_through, {}) end
 
 local ids = alone and one_of_the_first(trial) or sorts and most_urgent(allowed) or first_due(allowed)
