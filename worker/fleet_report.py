@@ -95,6 +95,7 @@ async def report_on(runtime: Runtime) -> Report:
     troubled = await fleet.attention(MOST_NAMED)
     incidents = [incident for client in clients for incident in _of_client(client, runtime, now)]
     incidents += [_of_grant(stored, ends_at) for stored, ends_at in troubled]
+    incidents += [_of_worker(owner, trouble) for owner, trouble in (await fleet.troubles()).items()]
     failed = sum(client.grants[Status.FAILED] for client in clients)
     named = sum(stored.grant.status is Status.FAILED for stored, _ in troubled)
     return Report(now, clients, incidents, max(failed - named, 0))
@@ -177,6 +178,17 @@ def _ahead(at: int | None, now: int) -> int | None:
 
 def _in(at: int | None, now: int) -> str:
     return "is due" if at is None or at <= now else f"in {(at - now) // 1000} s"
+
+
+def _of_worker(owner: str, trouble: str) -> Incident:
+    return Incident(
+        "worker_stopped_claiming",
+        owner,
+        f"it has no room for answers, so it claims nothing ({trouble})",
+        None,
+        "Make room on that disk, or set EVERGRANT_DATA_DIR to one that has: it goes on by itself.",
+        needs_a_person=True,
+    )
 
 
 def _of_grant(stored: Stored, ends_at: int | None) -> Incident:

@@ -14,6 +14,7 @@ GRANTS = 10_000
 TOKEN_SECONDS = 480
 OUTAGE_SECONDS = 30.0
 RATE_PER_SECOND = 100
+SPAN_SECONDS = 5.0  # a budget is kept at the claim; on the way some requests catch up with others
 PROBE_SECONDS = 5.0
 
 
@@ -45,7 +46,8 @@ def test_an_outage_of_half_an_hour_is_two_events_and_afterwards_no_more_than_the
     totals = house.sandbox.totals()
     assert (totals["expired"], totals["superseded"], totals["concurrent"]) == (0, 0, 0)
     assert house.lost() == []
-    assert _most_in_a_second(house, since=over_at) <= RATE_PER_SECOND * 1.1
+    asked = [visit["at"] for visit in house.sandbox.log() if visit["at"] > over_at]
+    assert _most_in(asked, SPAN_SECONDS) <= RATE_PER_SECOND * SPAN_SECONDS * 1.05
 
 
 def test_a_wrong_secret_is_one_event_and_a_probe_now_and_then(
@@ -75,10 +77,6 @@ def test_a_wrong_secret_is_one_event_and_a_probe_now_and_then(
     # A probe is a refresh and, as Buddy gives no reasons, a check of the client.
     assert asked
     assert _most_in(asked, PROBE_SECONDS) <= 2
-
-
-def _most_in_a_second(house: Any, since: float) -> int:
-    return _most_in([visit["at"] for visit in house.sandbox.log() if visit["at"] > since], 1.0)
 
 
 def _most_in(instants: list[float], seconds: float) -> int:

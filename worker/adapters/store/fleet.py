@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PAGE = 500
 SOONEST_LOOKED_AT = 50
+PRESENT_MS = 60_000  # processes pulse every second
 
 CLIENT_FIELDS = (
     *("state", "reason", "rejected_at", "probe_at", "hold_until", "endpoint", "claimed_at"),
@@ -205,6 +206,13 @@ class Fleet:
         ends = {grant_id: None if score >= NO_END else int(score) for grant_id, score in found}
         stored = [await self.find(grant_id.decode()) for grant_id in ends]
         return [(each, ends[each.grant.id.encode()]) for each in stored if each is not None]
+
+    async def troubles(self) -> dict[str, str]:
+        """What keeps processes from claiming, by process; of those that were present lately."""
+        since = await self.now() - PRESENT_MS
+        present = set(await self._redis.zrangebyscore(self._key("present"), since, "+inf"))
+        fields = await self._redis.hgetall(self._key("troubles"))
+        return {owner.decode(): text.decode() for owner, text in fields.items() if owner in present}
 
     async def events(self, since: str, *, most: int = PAGE, wait_ms: int | None = None) -> list[StreamEntry]:
         """Events after the stream id `since`, oldest first; waits for one where `wait_ms` is given."""
