@@ -652,6 +652,29 @@ async def test_the_deadline_is_total_over_both_secrets_so_that_a_lease_outlasts_
     assert await endpoint.refresh(client, PAIR, 0) == Unknown("timeout")
 
 
+@pytest.mark.parametrize("asked", ["refresh", "check"])
+async def test_a_reply_that_came_while_this_process_stood_still_past_its_deadline_is_read(
+    open_endpoint: Open, asked: str
+) -> None:
+    endpoint = await open_endpoint(timeout_seconds=0.5)
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        client = _client(f"http://127.0.0.1:{listener.getsockname()[1]}/token")
+        refresh, check = endpoint.refresh(client, PAIR, 0), endpoint.check(client, 0)
+        asking: asyncio.Task[Any] = asyncio.create_task(refresh if asked == "refresh" else check)
+        (check if asked == "refresh" else refresh).close()
+        connection, _ = await loop.sock_accept(listener)
+        with connection:
+            await loop.sock_recv(connection, 65_536)
+            connection.settimeout(None)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(TOKENS), TOKENS))
+            time.sleep(1.0)  # noqa: ASYNC251 as if the whole process were frozen
+            outcome = await asking
+
+    assert outcome is ClientCheck.ACCEPTED or isinstance(outcome, Refreshed)
+
+
 # Client credentials as the grant itself
 
 

@@ -3,7 +3,8 @@
 Rules:
 - What may have been acted on is never asked again here: a POST to a token endpoint is not idempotent (RFC
   9110 section 9.2.2). The transport does not follow redirects, keep cookies or retry.
-- The deadline is total: connecting, sending and reading together.
+- The deadline is total: connecting, sending and reading together. Where this process stood still past it
+  (frozen, suspended, starved), what the server sent meanwhile is read first: it may be all that lives.
 - Whatever happens is an Outcome. Only what failed before a connection stood is certainly not acted on; all
   else that brought no readable reply is unknown.
 - Replies are read up to a cap. TLS is verified. No exception text from the wire is passed on.
@@ -14,7 +15,8 @@ cancels the request, which is safe with this transport and would wreck httpx's o
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlencode
@@ -42,6 +44,8 @@ from worker.core.providers import Client, GrantType, Provider
 
 MAX_REPLY_BYTES: Final = 64 * 1024
 CONNECT_SHARE: Final = 0.5  # of the total deadline
+LATE_SECONDS: Final = 0.1  # a deadline that strikes so late was not waited for
+CATCH_UP_SECONDS: Final = 0.5
 IDLE_SECONDS: Final = 15.0  # less than servers keep idle connections: few requests meet a closed one
 
 # The transport calls a connection lost after sending a ConnectTimeout too; only the cause tells.
@@ -71,7 +75,7 @@ class HttpTokenEndpoint:
         """Ask once for new tokens; the second secret is tried only where the first was refused."""
         outcome: Outcome = Unknown("timeout")
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout_seconds):
+            async with _deadline(self._timeout_seconds):
                 for secret in _secrets(client):
                     outcome = Unknown("timeout")
                     outcome = await self._ask_for_tokens(client, secret, pair, now)
@@ -86,7 +90,7 @@ class HttpTokenEndpoint:
         """
         check = ClientCheck.UNKNOWN
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout_seconds):
+            async with _deadline(self._timeout_seconds):
                 for secret in _secrets(client):
                     check = ClientCheck.UNKNOWN
                     request = client_credentials_request(client, secret)
@@ -143,6 +147,24 @@ class HttpTokenEndpoint:
             return Reply(response.status_code, dict(response.headers), await _read(response))
         finally:
             await response.aclose()
+
+
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    """Like `asyncio.timeout`, but one that strikes late leaves time to read what had come by then."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + seconds
+    async with asyncio.timeout(None) as timeout:
+
+        def strike() -> None:
+            was_standing_still = loop.time() - due > LATE_SECONDS
+            timeout.reschedule(loop.time() + (CATCH_UP_SECONDS if was_standing_still else 0))
+
+        handle = loop.call_at(due, strike)
+        try:
+            yield
+        finally:
+            handle.cancel()
 
 
 def _open_session() -> aiohttp.ClientSession:
