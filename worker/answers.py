@@ -9,9 +9,9 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -27,6 +27,8 @@ from worker.core.ports import (
     UnsealError,
     Verdict,
 )
+
+T = TypeVar("T")
 
 OFFERED_AT_ONCE: Final = 100
 MOST_REBASES: Final = 10  # a record that moves on more often is somebody else's at the moment
@@ -55,7 +57,7 @@ class Answers:
         except JournalError as problem:
             log.warning("journal.cannot_write", grant=commit.change.grant.id, problem=str(problem))
         try:
-            await self._offer(commit)
+            await self._take_home(commit)
         except StoreUnavailableError as problem:
             self._waiting[commit.fence] = commit
             log.warning("answer.waits", grant=commit.change.grant.id, problem=str(problem))
@@ -66,7 +68,7 @@ class Answers:
         Raises:
             StoreUnavailableError: the store is still away.
         """
-        await self._offer_all(list(self._waiting.values()))
+        await _in_parts(self._take_home, list(self._waiting.values()))
 
     async def replay(self, commits: Sequence[Commit]) -> list[Verdict | None]:
         """Offer what a journal holds; what the store did not have is `STORED`.
@@ -76,21 +78,23 @@ class Answers:
         Raises:
             StoreUnavailableError: the store went away; replaying twice is harmless.
         """
-        return await self._offer_all(commits)
+        return await _in_parts(self._offer, commits)
 
-    async def _offer_all(self, commits: Sequence[Commit]) -> list[Verdict | None]:
-        verdicts: list[Verdict | None] = []
-        for start in range(0, len(commits), OFFERED_AT_ONCE):
-            some = commits[start : start + OFFERED_AT_ONCE]
-            verdicts += await asyncio.gather(*(self._offer(commit) for commit in some))
-        return verdicts
+    async def _take_home(self, commit: Commit) -> None:
+        verdict = await self._offer(commit)
+        self._waiting.pop(commit.fence, None)
+        grant = commit.change.grant
+        if verdict in {Verdict.STORED, Verdict.KNOWN}:
+            log.debug("grant.refreshed", grant=grant.id, client=grant.client, version=grant.version)
+        elif verdict is not None:
+            log.warning("grant.answer_not_used", grant=grant.id, client=grant.client, verdict=verdict.value)
 
     async def _offer(self, commit: Commit) -> Verdict | None:
         offered = commit
         for _ in range(MOST_REBASES):
             committed = await self._store.commit(offered)
             if committed.verdict is not Verdict.REBASE or committed.status is None:
-                self._taken(commit, committed.verdict)
+                self._journal.settled(commit)
                 return committed.verdict
             try:
                 offered = self._rebased(offered, committed.version, committed.status)
@@ -106,11 +110,9 @@ class Answers:
         change = replace(change, grant=replace(change.grant, sealed=sealed))
         return replace(commit, base_version=version, base_status=status, change=change)
 
-    def _taken(self, commit: Commit, verdict: Verdict) -> None:
-        self._waiting.pop(commit.fence, None)
-        self._journal.settled(commit)
-        grant = commit.change.grant
-        if verdict in {Verdict.STORED, Verdict.KNOWN}:
-            log.debug("grant.refreshed", grant=grant.id, client=grant.client, version=grant.version)
-        else:
-            log.warning("grant.answer_not_used", grant=grant.id, client=grant.client, verdict=verdict.value)
+
+async def _in_parts(offer: Callable[[Commit], Awaitable[T]], commits: Sequence[Commit]) -> list[T]:
+    taken: list[T] = []
+    for start in range(0, len(commits), OFFERED_AT_ONCE):
+        taken += await asyncio.gather(*map(offer, commits[start : start + OFFERED_AT_ONCE]))
+    return taken

@@ -132,5 +132,6 @@ def _stop_claiming(**_: Any) -> None:
 
 
 @signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect  # a pool without child processes
 def _close(**_: Any) -> None:
     this_process.close()

@@ -65,6 +65,9 @@ async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
             raise RefreshFailedError(f"no grant has the id {grant_id!r}")
         case Paused():
             raise RefreshFailedError(f"{grant_id} is paused; `evergrant grants resume` puts it back to work")
+        case Lease() if lease.grant.version > before.grant.version:
+            await _put_back(runtime, lease)  # the other one was done just before
+            return await _find(runtime, grant_id)
         case Lease():
             return await _refresh(runtime, lease)
 
@@ -80,6 +83,13 @@ async def _refresh(runtime: Runtime, lease: Lease) -> Stored:
     if isinstance(outcome, Refreshed):
         return after
     raise RefreshFailedError(f"{lease.grant.id} was not refreshed: {_why(outcome)}; {_what_next(after)}")
+
+
+async def _put_back(runtime: Runtime, lease: Lease) -> None:
+    """Give a lease back with nothing learnt of the grant."""
+    client = runtime.clients.get(lease.grant.client, 0)
+    due = policy.next_due(lease.grant, client, runtime.rules)
+    await runtime.store.settle(lease, lifecycle.leave(lease.grant, due.at, client, runtime.rules))
 
 
 async def _find(runtime: Runtime, grant_id: str) -> Stored:

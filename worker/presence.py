@@ -93,11 +93,15 @@ class Presence:
         self._confirmed: int | None = None
         self._trouble = ""
         self._is_away = False
+        self._news = asyncio.Event()  # an epoch that is not confirmed yet
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Be present for as long as the block lasts."""
-        keeping = [asyncio.create_task(self._repeat(each)) for each in (self.pulse, self.agree)]
+        keeping = [
+            asyncio.create_task(self._repeat(self.pulse)),
+            asyncio.create_task(self._repeat(self.agree, self._news)),
+        ]
         try:
             yield
         finally:
@@ -113,7 +117,7 @@ class Presence:
             StoreUnavailableError: the store is away.
         """
         try:
-            self._epoch = await self._store.pulse(self._trouble)
+            epoch = self._epoch = await self._store.pulse(self._trouble)
         except StoreUnavailableError as problem:
             if not self._is_away:
                 log.warning("store.away", problem=str(problem))
@@ -122,6 +126,8 @@ class Presence:
         if self._is_away:
             log.info("store.back")
         self._is_away = False
+        if epoch.number != self._confirmed:
+            self._news.set()
 
     async def agree(self) -> bool:
         """Give the store what it may not have; returns whether this process may claim then.
@@ -147,14 +153,18 @@ class Presence:
             self._confirmed = epoch.number
         return self._epoch is not None and not self._epoch.settling
 
-    async def _repeat(self, step: Callable[[], Awaitable[object]]) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[object]], news: asyncio.Event | None = None) -> None:
+        """Take a step every second, or sooner where there is news."""
+        news = news or asyncio.Event()
         while True:
             try:
                 with suppress(StoreUnavailableError):
                     await step()
             except Exception:
                 log.exception("presence.broke_off")
-            await asyncio.sleep(PULSE_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), PULSE_SECONDS)
+                news.clear()
 
     async def _look_at_the_disk(self) -> None:
         """Find journals to adopt, remove old ones, and note what keeps this process from claiming."""

@@ -7,9 +7,10 @@ dies takes no more steps, and its journal is free.
 
 import asyncio
 import os
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -508,8 +509,8 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
 ) -> None:
     url, let_go = held_back
     clients = configure(url)
-    patient = {"timeout_seconds": 2 * PATIENCE_SECONDS, "lease_ms": 600_000}
-    one, other = await join(clients, **patient), await join(clients, **patient)
+    one = await join(clients, timeout_seconds=2 * PATIENCE_SECONDS, lease_ms=600_000)
+    other = await join(configure(sandbox.token_url))
     (grant,) = await enroll(sandbox, clients)
     go_back = await remember()
     draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
@@ -706,6 +707,29 @@ async def test_an_adopter_that_dies_is_followed_by_another(
     assert dying.owner not in await present()
 
 
+async def test_an_adopter_that_lost_the_store_goes_on_when_it_is_back(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    dying, adopter = await join(), await join(connection=behind_gate)
+    (lease,) = await claim(dying)
+    await dying.journal.write(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    async with redis_away():
+        with pytest.raises(StoreUnavailableError):
+            await adopter.presence.agree()
+
+    await adopter.presence.agree()
+
+    assert (await _find(fleet)).version == 1
+
+
 async def test_an_adopted_journal_is_removed_after_the_retention_and_not_before(
     join: Join,
     claim: Claim,
@@ -871,7 +895,7 @@ async def test_the_room_for_what_is_in_flight_stays_reserved(
     count = SEGMENT_BYTES // ANSWER_BYTES + 20
     one = await join(
         clients,
-        in_flight=count,
+        in_flight=2 * count,
         timeout_seconds=2 * PATIENCE_SECONDS,
         lease_ms=600_000,
         now=lambda: seconds[0],
@@ -1001,27 +1025,17 @@ async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
     prefix: str,
     fleet: Fleet,
 ) -> None:
-    """A pipe among its segments: whoever reads it waits until somebody writes."""
     await seed_sealed()
     dying, one = await join(), await open_member([])
     (lease,) = await claim(dying)
     await dying.journal.write(sealed_answer(lease, "r1", by=dying))
     await dying.die()
-    pipe = journals / dying.owner / "00000009.segment"
-    os.mkfifo(pipe)
 
-    async with _read_at_last(pipe), one.presence.kept():
-        beats: set[int] = set()
-
-        async def has_beaten() -> bool:
-            seen_at = await redis.zscore(f"{prefix}present", one.owner)
-            beats.update({int(seen_at)} if seen_at else ())
-            return len(beats) >= 3
-
-        await _wait_for(has_beaten)
-        assert (await _find(fleet)).version == 0
-        assert not await redis.sismember(f"{prefix}confirmed", one.owner)
-        await asyncio.to_thread(pipe.write_bytes, b"")
+    async with one.presence.kept():
+        with _unreadable(journals / dying.owner / "00000009.segment"):
+            await _beat(redis, prefix, one)
+            assert (await _find(fleet)).version == 0
+            assert not await redis.sismember(f"{prefix}confirmed", one.owner)
 
         async def has_given_back() -> bool:
             return (await _find(fleet)).version == 1
@@ -1029,17 +1043,45 @@ async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
         await _wait_for(has_given_back)
 
 
-@asynccontextmanager
-async def _read_at_last(pipe: Path) -> AsyncIterator[None]:
-    """Whatever happens in the block, nobody waits for the pipe after it."""
+async def _beat(redis: Any, prefix: str, member: Member) -> None:
+    """Wait until a process was heard of at three different times."""
+    beats: set[float] = set()
+
+    async def has_beaten() -> bool:
+        beats.update({await redis.zscore(f"{prefix}present", member.owner)} - {None})
+        return len(beats) >= 3
+
+    await _wait_for(has_beaten)
+
+
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
+    """A pipe among a journal's segments: whoever reads it waits until the block ends."""
+    os.mkfifo(path)
+    at_last = threading.Timer(PATIENCE_SECONDS, _let_go, (path,))  # should the loop itself wait
+    at_last.start()
     try:
         yield
     finally:
-        pipe.unlink(missing_ok=True)
+        at_last.cancel()
+        _let_go(path)
+
+
+def _let_go(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        path.unlink()
+        os.close(end)
 
 
 async def test_a_process_that_begins_while_the_store_is_away_is_present_when_it_is_back(
-    open_member: OpenMember, claim: Claim, behind_gate: Redis, gate: Gate, seed_sealed: Seed
+    open_member: OpenMember,
+    claim: Claim,
+    behind_gate: Redis,
+    gate: Gate,
+    seed_sealed: Seed,
+    redis: Any,
+    prefix: str,
 ) -> None:
     await seed_sealed()
     one = await open_member([], connection=behind_gate)
@@ -1054,12 +1096,67 @@ async def test_a_process_that_begins_while_the_store_is_away_is_present_when_it_
             await _wait_for(has_missed_it)
             await gate.open()
             await _wait_for(lambda: _claims(claim, one))
+            await _beat(redis, prefix, one)
 
     assert _of_the_store(logs) == ["store.away", "store.back"]
 
 
 def _of_the_store(logs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [log["event"] for log in logs if log["event"].startswith("store.")]
+
+
+async def test_a_step_that_breaks_off_is_taken_again_until_it_succeeds(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+) -> None:
+    """Here over a record with a status that there is not."""
+    await seed_sealed()
+    one = await join(connection=behind_gate)
+    (lease,) = await claim(one)
+    async with redis_away():
+        await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    key = f"{prefix}grant:one"
+    await redis.set(key, (await redis.get(key)).replace(b"active", b"absurd"))
+
+    with capture_logs() as logs:
+
+        async def has_broken_off() -> bool:
+            return "presence.broke_off" in [log["event"] for log in logs]
+
+        async def is_stored() -> bool:
+            return (await _find(fleet)).version == 1
+
+        async with one.presence.kept():
+            await _wait_for(has_broken_off)
+            await redis.set(key, (await redis.get(key)).replace(b"absurd", b"active"))
+            await _wait_for(is_stored)
+
+
+async def test_a_new_epoch_is_agreed_on_as_soon_as_it_is_heard_of(
+    open_member: OpenMember,
+    claim: Claim,
+    seed_sealed: Seed,
+    silence: Step,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.presence.PULSE_SECONDS", 10 * PATIENCE_SECONDS)
+    one = await open_member([])
+    async with one.presence.kept():
+        await seed_sealed("one")
+        await _wait_for(lambda: _claims(claim, one))
+        await silence()
+        await seed_sealed("two")
+
+        await one.presence.pulse()
+
+        await _wait_for(lambda: _claims(claim, one))
 
 
 async def test_a_process_that_was_just_opened_may_claim_after_its_first_look(

@@ -1,0 +1,161 @@
+"""Refreshing one grant because somebody asks: as a process like any other, on the real store."""
+
+import asyncio
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import load_settings
+from worker import wiring
+from worker.adapters.journal import segment
+from worker.adapters.store.fleet import Fleet
+from worker.core.grant import Grant
+from worker.core.ports import Commit
+from worker.on_demand import refresh_now
+from worker.sandbox.client import Sandbox
+from worker.wiring import Runtime
+
+PATIENCE_SECONDS = 60.0
+SILENCE_MS = 3_001
+
+Gate = Any  # conftest.py has these two; test modules cannot import one another
+Member = Any
+OpenMember = Callable[..., Awaitable[Member]]
+Enroll = Callable[..., Awaitable[list[Grant]]]
+
+
+@pytest.fixture
+async def runtime(
+    clients: Any, gate: Gate, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Runtime]:
+    """What a command has, with the settings of its deployment."""
+    assert clients
+    monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{gate.socket}")
+    monkeypatch.setenv("EVERGRANT_NAMESPACE", prefix.strip("{}:"))
+    monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + b64encode(bytes(32)).decode())
+    monkeypatch.setenv("EVERGRANT_DATA_DIR", str(tmp_path / "data"))
+    deployment = wiring.deploy(load_settings(), lambda _: None)
+    async with wiring.open_runtime(deployment) as opened:
+        yield opened
+
+
+@pytest.fixture
+def clients(configure: Callable[..., Any], sandbox: Sandbox) -> Any:
+    return configure(sandbox.token_url)
+
+
+async def _agree(member: Member) -> None:
+    await member.presence.pulse()
+    await member.presence.agree()
+
+
+async def test_it_waits_while_the_store_settles(
+    runtime: Runtime,
+    clients: Any,
+    sandbox: Sandbox,
+    enroll: Enroll,
+    open_member: OpenMember,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    worker = await open_member(clients)
+    await _agree(worker)
+    await redis.hincrby(f"{prefix}epoch", "pulse_at", -SILENCE_MS)
+
+    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while await redis.scard(f"{prefix}confirmed") == 0:  # the command has; the worker has not
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    done, _ = await asyncio.wait({refreshing}, timeout=0.3)
+    assert not done
+    assert list(sandbox.log(grant.id)) == []
+    await _agree(worker)
+    refreshed = await refreshing
+
+    assert refreshed == await fleet.find(grant.id)
+    assert refreshed.grant.version == 1
+    assert len(list(sandbox.log(grant.id))) == 1
+
+
+async def test_it_waits_for_another_process_and_returns_what_that_one_got(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, open_member: OpenMember
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    worker = await open_member(clients)
+    await _agree(worker)
+    lease = await worker.store.lease(grant.id)
+
+    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    done, _ = await asyncio.wait({refreshing}, timeout=0.3)
+    assert not done
+    await worker.refresher.refresh_one(lease)
+
+    assert (await refreshing).grant.version == 1
+    assert len(list(sandbox.log(grant.id))) == 1
+
+
+async def test_it_gives_back_a_lease_that_it_gets_just_after_another_was_done(
+    runtime: Runtime,
+    clients: Any,
+    sandbox: Sandbox,
+    gate: Gate,
+    enroll: Enroll,
+    open_member: OpenMember,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    worker = await open_member(clients)
+    await _agree(worker)
+    others: list[Any] = []
+
+    async def refresh_by_the_other() -> None:
+        """Between the command's first look at the grant and its first attempt at a lease."""
+        if not others and await redis.zcard(f"{prefix}present") == 2:
+            others.append(await worker.store.lease(grant.id))
+            await worker.refresher.refresh_one(others[0])
+
+    gate.watch = refresh_by_the_other
+    refreshed = await refresh_now(runtime, grant.id)
+
+    stored = await fleet.find(grant.id)
+    assert stored is not None
+    assert stored == refreshed
+    assert stored.grant.version == 1
+    assert stored.lease_until is None
+    assert stored.due_at is not None
+    assert stored.grant.access_expires_at is not None
+    assert await fleet.now() < stored.due_at < stored.grant.access_expires_at
+    assert len(list(sandbox.log(grant.id))) == 1
+
+
+async def test_its_answer_is_on_the_disk_before_the_store_is_asked_and_it_leaves_the_store_afterwards(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, gate: Gate, enroll: Enroll, redis: Any, prefix: str
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    seen: list[tuple[int, int]] = []
+
+    async def look() -> None:
+        stored = await redis.get(f"{prefix}grant:{grant.id}")
+        seen.append((len(_on_disk(runtime)), stored != before))
+
+    before = await redis.get(f"{prefix}grant:{grant.id}")
+    gate.watch = look
+    refreshed = await refresh_now(runtime, grant.id)
+
+    assert refreshed.grant.version == 1
+    assert (1, True) in seen
+    assert await redis.exists(f"{prefix}present") == 0
+
+
+def _on_disk(runtime: Runtime) -> list[Commit]:
+    files = runtime.deployment.journals.glob("*/*.segment")
+    return [commit for file in files for commit in segment.read(file).commits]

@@ -1,0 +1,365 @@
+"""One process's loop and presence: real threads, real signals, real children, a real kill.
+
+Other processes are this file run as a script: its first argument is the part that it plays.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as blocking
+from redis.asyncio import Redis
+
+from config import SettingsError, load_settings
+from worker import process, wiring
+from worker.adapters.journal import segment
+from worker.adapters.sealing import KeyRing
+from worker.adapters.store.fleet import Fleet
+from worker.core.grant import Grant
+from worker.core.ports import Commit
+from worker.process import Process, should_stop
+from worker.sandbox.client import Sandbox
+from worker.wiring import Deployment, Runtime
+
+PATIENCE_SECONDS = 60.0
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+Gate = Any  # conftest.py has these two; test modules cannot import one another
+Member = Any
+Spawn = Callable[..., subprocess.Popen[str]]
+
+
+def deploy() -> Deployment:
+    """As the settings in the environment say."""
+    return wiring.deploy(load_settings(), _say_nothing)
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def settled_in(
+    configure: Callable[..., Any],
+    sandbox: Sandbox,
+    valkey_socket: Path,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """A deployment's settings, on the store and with the keys that these tests look through; its clients."""
+    monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{valkey_socket}")
+    monkeypatch.setenv("EVERGRANT_NAMESPACE", prefix.strip("{}:"))
+    monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + b64encode(bytes(32)).decode())
+    monkeypatch.setenv("EVERGRANT_DATA_DIR", str(tmp_path / "data"))
+    return configure(sandbox.token_url)
+
+
+@pytest.fixture
+def journals(tmp_path: Path, prefix: str) -> Path:
+    """Where such a deployment has them."""
+    return tmp_path / "data" / "journal" / prefix.strip("{}:")
+
+
+@pytest.fixture
+def ours(settled_in: Any) -> Iterator[Process]:
+    """This process; whatever the signals did before, they do afterwards."""
+    assert settled_in
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    opened = Process(deploy)
+    yield opened
+    opened.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def present(valkey_socket: Path, prefix: str) -> Iterator[Callable[[], set[str]]]:
+    """Who is present at the store."""
+    with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
+
+        def read() -> set[str]:
+            owners: Any = connection.zrange(f"{prefix}present", 0, -1)
+            return {owner.decode() for owner in owners}
+
+        yield read
+
+
+@pytest.fixture
+def spawn(settled_in: Any) -> Iterator[Spawn]:
+    """Start a process that plays one of the parts at the end of this file, with the settings of this one."""
+    assert settled_in
+    processes = []
+
+    def start(part: str, *arguments: str) -> subprocess.Popen[str]:
+        processes.append(
+            subprocess.Popen(  # noqa: S603 this very file
+                [sys.executable, __file__, part, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for each in processes:
+        each.kill()
+        each.communicate()
+
+
+def _wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _loops() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("evergrant")]
+
+
+async def _runtime(runtime: Runtime) -> Runtime:
+    return runtime
+
+
+# Its life
+
+
+def test_a_process_is_present_from_its_start_without_a_task_and_until_it_is_closed(
+    ours: Process, present: Callable[[], set[str]]
+) -> None:
+    ours.start()
+    _wait_for(present)
+    assert len(_loops()) == 1
+
+    ours.close()
+
+    assert present() == set()
+    assert _loops() == []
+
+
+def test_a_process_can_be_started_again_after_it_was_closed(
+    ours: Process, present: Callable[[], set[str]]
+) -> None:
+    ours.start()
+    _wait_for(present)
+    (first,) = present()
+    ours.close()
+    ours.close()
+
+    assert ours.run(_runtime) is ours.run(_runtime)
+    _wait_for(present)
+
+    assert first not in present()
+
+
+def test_a_start_that_failed_leaves_nothing_and_the_next_one_may_succeed(
+    settled_in: Any, present: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settled_in
+    ours = Process(deploy)
+    with monkeypatch.context() as broken:
+        broken.delenv("EVERGRANT_KEYS")
+        for _ in range(3):
+            with pytest.raises(SettingsError):
+                ours.start()
+    assert _loops() == []
+
+    ours.start()
+    _wait_for(present)
+    ours.close()
+
+    assert _loops() == []
+
+
+# Its tasks
+
+
+def test_a_task_works_in_the_loops_own_thread_and_everyone_in_the_same(ours: Process) -> None:
+    async def thread(_: Runtime) -> tuple[threading.Thread, asyncio.AbstractEventLoop]:
+        return threading.current_thread(), asyncio.get_running_loop()
+
+    first, second = ours.run(thread), ours.run(thread)
+
+    assert first == second
+    assert first[0] is not threading.current_thread()
+
+
+def test_a_tasks_exception_reaches_its_caller_and_leaves_the_runtime_usable(
+    ours: Process, present: Callable[[], set[str]]
+) -> None:
+    async def break_off(_: Runtime) -> None:
+        raise LookupError("the task's own")
+
+    before = ours.run(_runtime)
+    with pytest.raises(LookupError, match="the task's own"):
+        ours.run(break_off)
+
+    assert ours.run(_runtime) is before
+    _wait_for(present)
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_during_a_task_ends_its_claiming_and_nothing_else(ours: Process, number: int) -> None:
+    async def work(_: Runtime) -> list[bool]:
+        before = should_stop()
+        os.kill(os.getpid(), number)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not should_stop():  # noqa: ASYNC110 it is said in another thread
+                await asyncio.sleep(0.01)
+        return [before, should_stop()]
+
+    assert ours.run(work) == [False, True]
+    assert ours.run(work) == [False, True]  # the next task is another one
+
+
+def test_what_a_signal_means_is_left_alone_until_the_first_task(ours: Process) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+
+    ours.start()
+
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_worker_that_is_stopping_tells_its_children_and_no_task_resets_that(spawn: Spawn) -> None:
+    parent = spawn("drain_with_a_child")
+    out, _ = parent.communicate(timeout=PATIENCE_SECONDS)
+
+    assert out.split() == ["False", "True", "True"]
+
+
+# Celery
+
+
+def test_a_refresh_task_gives_back_the_place_that_was_reserved_for_it(
+    spawn: Spawn, valkey_socket: Path, prefix: str
+) -> None:
+    """Its runner id is its task's id, which Celery keeps in the task's own thread."""
+    with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
+        place = f"{prefix}runners:acme"
+        connection.zadd(place, {"this-task": 8e15, "another": 8e15})
+
+        out, _ = spawn("refresh_as_a_task", "this-task").communicate(timeout=PATIENCE_SECONDS)
+
+        assert out.endswith("done\n")
+        assert connection.zrange(place, 0, -1) == [b"another"]
+
+
+# A kill
+
+
+async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_stored_by_its_adopter(
+    settled_in: Any,
+    spawn: Spawn,
+    sandbox: Sandbox,
+    gate: Gate,
+    enroll: Callable[..., Awaitable[list[Grant]]],
+    open_member: Callable[..., Awaitable[Member]],
+    monkeypatch: pytest.MonkeyPatch,
+    journals: Path,
+    redis: Redis,
+    prefix: str,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    (grant,) = await enroll(sandbox, settled_in)
+    monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{gate.socket}")
+    dead = asyncio.Event()
+    children: list[subprocess.Popen[str]] = []
+
+    async def kill_it() -> None:
+        """At its first request since its answer is on the disk; nobody hears of that one."""
+        if _on_disk(journals):
+            for child in children:
+                child.kill()
+                child.wait()
+            dead.set()
+            await asyncio.Event().wait()
+
+    gate.watch = kill_it
+    children.append(spawn("refresh_what_is_due"))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await dead.wait()
+    one = await open_member(settled_in)
+    await one.presence.pulse()
+    stored = await fleet.find(grant.id)
+    assert stored is not None
+    assert stored.grant.version == 0
+
+    await one.presence.agree()
+
+    stored = await fleet.find(grant.id)
+    assert stored is not None
+    (live,) = (pair for pair in sandbox.pairs() if pair["id"] == grant.id)
+    pair = keys.open(stored.grant)
+    assert (pair.access_token, pair.refresh_token) == (live["access_token"], live["refresh_token"])
+    assert await redis.zrange(f"{prefix}present", 0, -1) == [one.owner.encode()]
+    assert len(list(sandbox.log(grant.id))) == 1
+
+
+def _on_disk(journals: Path) -> list[Commit]:
+    return [commit for file in journals.glob("*/*.segment") for commit in segment.read(file).commits]
+
+
+# The parts that other processes play
+
+
+def drain_with_a_child() -> None:
+    """A worker's main process and one of its children, which says what it sees."""
+    said, told = os.pipe()
+    heard, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(told, f"{should_stop()}\n".encode())
+        os.read(heard, 1)
+        os.write(told, f"{should_stop()}\n".encode())
+        ours = Process(deploy)
+        ours.run(_runtime)
+        os.write(told, f"{should_stop()}\n".encode())
+        ours.close()
+        os._exit(0)
+    os.close(told)
+    lines = os.fdopen(said)
+    sys.stdout.write(lines.readline())
+    process.start_draining()
+    os.write(tell, b".")
+    sys.stdout.write(lines.read())
+    os.waitpid(child, 0)
+
+
+def refresh_as_a_task(task_id: str) -> None:
+    """What a worker's child does with a message."""
+    from tasks.refresh import refresh  # noqa: PLC0415 it reads the settings
+    from worker.celery import this_process  # noqa: PLC0415 the same
+
+    refresh.apply(args=("acme",), task_id=task_id, throw=True)
+    this_process.close()
+    sys.stdout.write("done\n")
+
+
+def refresh_what_is_due() -> None:
+    async def drain(runtime: Runtime) -> int:
+        attempted = 0
+        while not attempted:  # it may not claim before it agrees with the store
+            attempted = await runtime.refresher.drain("acme", "", should_stop)
+            await asyncio.sleep(0.02)
+        return attempted
+
+    Process(deploy).run(drain)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
