@@ -47,6 +47,10 @@ def _say_nothing(_: str) -> None:
     pass
 
 
+def _strike(*_: object) -> None:
+    raise InterruptedError("in the middle of whatever runs")
+
+
 @pytest.fixture
 def settled_in(
     configure: Callable[..., Any],
@@ -72,9 +76,9 @@ def journals(tmp_path: Path, prefix: str) -> Path:
 
 @pytest.fixture
 def ours(settled_in: Any) -> Iterator[Process]:
-    """This process; whatever the signals did before, they do afterwards."""
+    """This process, in which signals strike as a pool's do; afterwards they do what they did before."""
     assert settled_in
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.signal(number, _strike) for number in SIGNALS}
     opened = Process(deploy)
     yield opened
     opened.close()

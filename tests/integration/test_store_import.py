@@ -233,3 +233,29 @@ async def test_a_pair_that_was_issued_before_the_one_that_is_stored_is_refused(
 
     assert landing.verdict == "newer"
     assert await record_of("one") == before
+
+
+async def test_a_grant_deleted_in_flight_and_brought_back_is_leased_to_whoever_refreshes_it(
+    store: RedisStore, client: Client, fleet: Fleet, seed: Seed, answer: Answer
+) -> None:
+    await seed("one")
+    (lease,) = (await store.claim(client, 10, "")).leases
+    await fleet.operate("one", "delete")
+    await seed("one", sealed=b"sealed anew")
+
+    assert (await store.claim(client, 10, "")).leases == []
+    committed = await store.commit(answer(lease))
+
+    assert (committed.verdict, committed.version) == (Verdict.STORED, 1)
+
+
+async def test_a_grant_deleted_at_rest_and_brought_back_is_claimed_at_once(
+    store: RedisStore, client: Client, fleet: Fleet, seed: Seed
+) -> None:
+    await seed("one")
+    await fleet.operate("one", "delete")
+    await seed("one", sealed=b"sealed anew")
+
+    (lease,) = (await store.claim(client, 10, "")).leases
+
+    assert not lease.grant.in_doubt

@@ -159,6 +159,30 @@ async def test_an_outcome_of_a_lease_that_ran_out_counts_while_nobody_else_has_i
     assert await store.settle(lease, failure(lease, Unavailable("http_503"))) is Verdict.STORED
 
 
+async def test_an_outcome_of_a_lease_that_the_store_forgot_counts_and_ends_that_lease(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    failure: Failure,
+    record_of: RecordOf,
+    redis: Redis,
+    prefix: str,
+) -> None:
+    await seed("one")
+    before = await redis.get(f"{prefix}grant:one")
+    assert before is not None
+    lease = await claim_one()
+    await redis.set(f"{prefix}grant:one", before)  # a restart without the last writes
+
+    verdict = await store.settle(lease, failure(lease, Unknown("timeout")))
+    await store.reassert(lease)
+
+    record = await record_of("one")
+    assert verdict is Verdict.STORED
+    assert (record["FENCE"], record["LAST"], record["LEASE_OWNER"]) == (lease.fence, lease.fence, False)
+    assert record["INTENT"] is True
+
+
 async def test_an_outcome_is_stale_when_its_lease_was_released_by_a_later_ones_outcome(
     store: RedisStore, seed: Seed, claim_one: Claim, failure: Failure, end_lease: OnGrant, told: Told
 ) -> None:

@@ -8,6 +8,14 @@ local id, packed, due, attention, replaces = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
 
 local old = load(id)
 local new = cmsgpack.unpack(packed)
+
+-- Whoever refreshes the old pair keeps the lease until it is done; its outcome will find another lineage.
+local function keep_lease(before)
+  new[LEASE_OWNER], new[LEASE_UNTIL] = before[LEASE_OWNER], before[LEASE_UNTIL]
+  new[FENCE], new[LAST] = before[FENCE], before[LAST]
+  if before[LINEAGE] == new[LINEAGE] then new[INTENT] = before[INTENT] end
+end
+
 if old then
   -- The same line sent twice, because the first reply was lost.
   if old[SEALED] == new[SEALED] then return {'stored', old[VERSION], old[LINEAGE]} end
@@ -22,12 +30,12 @@ if old then
   end
   count(old[CLIENT], 'grants:' .. old[STATUS], -1)
   redis.call('ZREM', schedule_key(old[CLIENT]), id)
-  -- Whoever refreshes the old pair keeps the lease until it is done; its outcome will find another lineage.
-  new[LEASE_OWNER], new[LEASE_UNTIL] = old[LEASE_OWNER], old[LEASE_UNTIL]
-  new[FENCE], new[LAST] = old[FENCE], old[LAST]
-  if old[LINEAGE] == new[LINEAGE] then new[INTENT] = old[INTENT] end
+  keep_lease(old)
 elseif replaces ~= '' then
   return {'moved', 0, ''}
+else
+  local deleted = redis.call('GET', deleted_key(id))
+  if deleted then keep_lease(cmsgpack.unpack(deleted)) end
 end
 
 redis.call('SADD', P .. 'clients', new[CLIENT])

@@ -9,6 +9,11 @@ local r = load(id)
 if not r then return 'gone' end
 
 if verb == 'delete' then
+  local lasts_ms = r[LEASE_UNTIL] - now_ms()
+  if lasts_ms > 0 then
+    -- Somebody may be presenting its refresh token: if the same grant comes back meanwhile, it is theirs still.
+    redis.call('SET', deleted_key(id), cmsgpack.pack(r), 'PX', digits(lasts_ms))
+  end
   redis.call('DEL', grant_key(id))
   redis.call('ZREM', schedule_key(r[CLIENT]), id)
   count(r[CLIENT], 'grants:' .. r[STATUS], -1)

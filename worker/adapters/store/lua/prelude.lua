@@ -19,6 +19,7 @@ local function now_ms()
 end
 
 local function grant_key(id) return P .. 'grant:' .. id end
+local function deleted_key(id) return P .. 'deleted:' .. id end
 local function schedule_key(client) return P .. 'schedule:' .. client end
 local function client_key(client) return P .. 'client:' .. client end
 local function endpoint_key(url) return P .. 'endpoint:' .. url end

@@ -2,7 +2,7 @@
 --
 -- ARGV: id, fence, lineage, status, streak, reason, in doubt, noticed at, due, attention, event, events kept,
 --       when the request left that the endpoint answered readably ('' where it did not).
--- Returns stored; stale (the lease is no longer ours: whoever has it will find out for itself); superseded (the
+-- Returns stored; stale (the lease is another's: whoever has it will find out for itself); superseded (the
 -- stored refresh token is another than the one that was tried: nothing was learnt of it); gone.
 
 local id, fence, lineage = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -11,8 +11,10 @@ local r = load(id)
 if not r then return 'gone' end
 if ARGV[13] ~= '' then heard(r[CLIENT], tonumber(ARGV[13])) end
 if r[LAST] == fence then return 'stored' end
-if r[FENCE] ~= fence or not r[LEASE_OWNER] then return 'stale' end
+-- A store that forgot the lease hears of its outcome all the same, as long as nobody had another since.
+if r[FENCE] > fence or (r[FENCE] == fence and not r[LEASE_OWNER]) then return 'stale' end
 
+r[FENCE] = fence
 r[LAST] = fence
 release(r)
 if r[LINEAGE] ~= lineage then
