@@ -34,6 +34,17 @@ test: $(VENV)/.dev ## every test
 soak: $(VENV)/.dev ## 1,000 grants of one-minute tokens for SECONDS=300, two workers, two beats
 	@SOAK_SECONDS=$(if $(filter 60,$(SECONDS)),300,$(SECONDS)) SOAK_GRANTS=1000 $(BIN)/python -m pytest -s tests/e2e/test_fleet.py
 
+# What a variable is when only this file has set it, the target's own default takes its place.
+chosen = $(if $(filter file,$(origin $(1))),$(2),$($(1)))
+
+.PHONY: chaos
+chaos: $(VENV)/.dev ## real processes, killed at random: GRANTS=2000 for SECONDS=300; SEED= replays a plan
+	@CHAOS_SECONDS=$(call chosen,SECONDS,300) CHAOS_GRANTS=$(call chosen,GRANTS,2000) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s -q tests/chaos
+
+.PHONY: simulate
+simulate: $(VENV)/.dev ## SEEDS=10000 random runs and every small interleaving; SEED= replays one
+	@SEED=$(SEED) SEEDS=$(SEEDS) $(BIN)/python -m tests.simulation
+
 .PHONY: lint
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@$(BIN)/ruff check .

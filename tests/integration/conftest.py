@@ -588,14 +588,14 @@ class _Gate:
     """Stands between our processes and Redis: it can be shut, and it can lose replies on their way back.
 
     Attributes:
-        watch: what is done before each request is let through.
+        watch: what is done with each request before it is let through.
     """
 
     def __init__(self, socket: Path, upstream: Path) -> None:
         self.socket = socket
         self.losing = 0
         self.lost = asyncio.Event()
-        self.watch: Callable[[], Awaitable[None]] | None = None
+        self.watch: Callable[[bytes], Awaitable[None]] | None = None
         self._upstream = upstream
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[Any]] = set()
@@ -641,7 +641,7 @@ class _Gate:
                 self.lost.set()
                 return
             if not replies and self.watch is not None:
-                await self.watch()
+                await self.watch(data)
             writer.write(data)
             await writer.drain()
 

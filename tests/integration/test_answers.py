@@ -81,7 +81,7 @@ async def test_an_answer_is_on_the_disk_before_the_store_is_asked(
     commit = sealed_answer(await lease_of(member), "r1", by=member)
     seen: list[list[Commit]] = []
 
-    async def look() -> None:
+    async def look(_: bytes) -> None:
         seen.append(_on_disk(journals, member))
 
     gate.watch = look

@@ -1,6 +1,7 @@
 """Refreshing one grant because somebody asks: as a process like any other, on the real store."""
 
 import asyncio
+import hashlib
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ from config import load_settings
 from worker import wiring
 from worker.adapters.journal import segment
 from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.scripts import source
 from worker.core.grant import Grant
 from worker.core.ports import Commit
 from worker.on_demand import refresh_now
@@ -116,10 +118,11 @@ async def test_it_gives_back_a_lease_that_it_gets_just_after_another_was_done(
     worker = await open_member(clients)
     await _agree(worker)
     others: list[Any] = []
+    to_lease = hashlib.sha1(source("lease").encode(), usedforsecurity=False).hexdigest().encode()
 
-    async def refresh_by_the_other() -> None:
-        """Between the command's first look at the grant and its first attempt at a lease."""
-        if not others and await redis.zcard(f"{prefix}present") == 2:
+    async def refresh_by_the_other(request: bytes) -> None:
+        """Just before the command asks for a lease that it can get."""
+        if to_lease in request and not others and await redis.scard(f"{prefix}confirmed") == 2:
             others.append(await worker.store.lease(grant.id))
             await worker.refresher.refresh_one(others[0])
 
@@ -127,6 +130,7 @@ async def test_it_gives_back_a_lease_that_it_gets_just_after_another_was_done(
     refreshed = await refresh_now(runtime, grant.id)
 
     stored = await fleet.find(grant.id)
+    assert others
     assert stored is not None
     assert stored == refreshed
     assert stored.grant.version == 1
@@ -143,7 +147,7 @@ async def test_its_answer_is_on_the_disk_before_the_store_is_asked_and_it_leaves
     (grant,) = await enroll(sandbox, clients)
     seen: list[tuple[int, int]] = []
 
-    async def look() -> None:
+    async def look(_: bytes) -> None:
         stored = await redis.get(f"{prefix}grant:{grant.id}")
         seen.append((len(_on_disk(runtime)), stored != before))
 

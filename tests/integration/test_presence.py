@@ -336,7 +336,7 @@ async def test_an_answer_is_given_back_before_its_process_confirms(
     await go_back()
     seen: list[tuple[bool, int]] = []
 
-    async def look() -> None:
+    async def look(_: bytes) -> None:
         confirmed = await redis.sismember(f"{prefix}confirmed", one.owner)
         seen.append((bool(confirmed), (await _find(fleet)).version))
 
@@ -567,7 +567,7 @@ async def test_a_lease_is_taken_back_before_its_holder_confirms(
     await go_back()
     seen: list[tuple[bool, bool]] = []
 
-    async def look() -> None:
+    async def look(_: bytes) -> None:
         stored = await fleet.find(grant.id)
         assert stored is not None
         confirmed = await redis.sismember(f"{prefix}confirmed", one.owner)
@@ -644,7 +644,7 @@ async def test_a_dead_process_is_said_to_be_gone_only_when_its_answers_were_give
     await dying.die()
     seen: list[tuple[bool, int]] = []
 
-    async def look() -> None:
+    async def look(_: bytes) -> None:
         seen.append((dying.owner in await present(), (await _find(fleet)).version))
 
     gate.watch = look
@@ -770,7 +770,7 @@ async def test_journals_that_were_removed_cost_a_new_epoch_nothing(
     one = await join(connection=behind_gate, keep_seconds=0)
     requests: list[int] = []
 
-    async def count() -> None:
+    async def count(_: bytes) -> None:
         requests[-1] += 1
 
     gate.watch = count

@@ -284,7 +284,7 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     dead = asyncio.Event()
     children: list[subprocess.Popen[str]] = []
 
-    async def kill_it() -> None:
+    async def kill_it(_: bytes) -> None:
         """At its first request since its answer is on the disk; nobody hears of that one."""
         if _on_disk(journals):
             for child in children:

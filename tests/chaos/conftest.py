@@ -1,0 +1,5 @@
+"""Real deployments: see `tests/house.py`."""
+
+from tests.house import build
+
+__all__ = ["build"]

@@ -1,0 +1,156 @@
+"""What a chaos run left behind: gathered from the house, kept as files, read by the judge."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.driver import Driver, Struck
+from tests.house import KEY, SECRET, House
+from worker.adapters.journal.segment import read
+from worker.adapters.store.fleet import Stored
+from worker.core.grant import TokenPair, lineage_of
+
+TOKENS = ("access_token", "refresh_token")
+SHINGLE = 16  # bytes: what of a secret gives it away
+
+Visit = Mapping[str, Any]
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run left behind.
+
+    Attributes:
+        lines: the grants as they were imported.
+        visits: the provider's log.
+        pairs: the provider's live pair of each grant.
+        kept: the pair that is stored.
+        grants: the stored grants.
+        events: the event stream.
+        totals: the provider's counts.
+        expired: grants of which an access token expired.
+        struck: what was struck when.
+        stalls: when the machine itself was held up: begin and end.
+        ended_by_themselves: the exit codes of processes that nobody struck.
+        journaled: lineages of which a journal has the answer.
+        leaks: secrets that were found where none may be.
+    """
+
+    lines: Mapping[str, Mapping[str, Any]]
+    visits: Sequence[Visit]
+    pairs: Mapping[str, Mapping[str, Any]]
+    kept: Mapping[str, TokenPair]
+    grants: Mapping[str, Stored]
+    events: Sequence[Event]
+    totals: Mapping[str, int]
+    expired: frozenset[str]
+    struck: Sequence[Struck]
+    stalls: Sequence[tuple[float, float]]
+    ended_by_themselves: Sequence[int]
+    journaled: frozenset[bytes]
+    leaks: Sequence[str]
+
+    @cached_property
+    def visits_of(self) -> Mapping[str, list[Visit]]:
+        """The provider's log by grant, oldest first."""
+        by_grant: dict[str, list[Visit]] = {grant_id: [] for grant_id in self.lines}
+        for visit in self.visits:
+            if visit["grant"] in by_grant:
+                by_grant[visit["grant"]].append(visit)
+        return by_grant
+
+    @cached_property
+    def rotations_of(self) -> Mapping[str, list[Visit]]:
+        """The requests at which the provider rotated a grant, oldest first."""
+        return {
+            grant_id: [visit for visit in visits if visit["verdict"] == "live" and visit["acted"]]
+            for grant_id, visits in self.visits_of.items()
+        }
+
+    def told(self, kind: str) -> list[Event]:
+        """The events of one type, by the end of its name."""
+        return [event for event in self.events if event["type"] == f"evergrant.{kind}"]
+
+    def is_journaled(self, grant_id: str) -> bool:
+        """Whether a journal has the provider's live pair."""
+        return lineage_of(grant_id, self.pairs[grant_id]["refresh_token"]) in self.journaled
+
+    def lost(self) -> list[str]:
+        """Grants whose stored pair is not the provider's live pair."""
+        return [grant_id for grant_id, kept in self.kept.items() if kept != pair_of(self.pairs[grant_id])]
+
+
+def pair_of(line: Mapping[str, Any]) -> TokenPair:
+    """The pair of an import line, or of the provider's own list."""
+    return TokenPair(line["access_token"], line["refresh_token"])
+
+
+def gather(house: House, lines: Iterable[str], driver: Driver) -> Evidence:
+    """Look at everything; the processes may still run, but nothing is due to happen."""
+    imported = {line["id"]: line for line in map(json.loads, lines)}
+    totals = house.sandbox.totals()
+    pairs = {pair["id"]: pair for pair in house.sandbox.pairs()}
+    tokens = driver.seen_tokens | {
+        line[name] for line in [*imported.values(), *pairs.values()] for name in TOKENS
+    }
+    return Evidence(
+        lines=imported,
+        visits=list(house.sandbox.log()),
+        pairs=pairs,
+        kept=house.kept_pairs(),
+        grants=house.grants(),
+        events=house.events(),
+        totals=totals,
+        expired=frozenset(_expired(house, imported)) if totals["expired"] else frozenset(),
+        struck=sorted(driver.struck, key=lambda struck: struck.at),
+        stalls=driver.stalls,
+        ended_by_themselves=driver.ended_by_themselves,
+        journaled=frozenset(_journaled(house)),
+        leaks=list(_leaks(house.directory, {*tokens, KEY.partition(":")[2], SECRET})),
+    )
+
+
+def keep(evidence: Evidence, house: House) -> Path:
+    """Put what it takes to find a cause where no later test run clears it away; returns where that is."""
+    directory = Path(tempfile.mkdtemp(prefix="evergrant-chaos-"))
+    shutil.copy(house.log, directory)
+    _write(directory / "visits.jsonl", evidence.visits)
+    _write(directory / "events.jsonl", evidence.events)
+    _write(directory / "struck.jsonl", map(asdict, evidence.struck))
+    _write(directory / "stalls.jsonl", ({"at": at, "ended_at": end} for at, end in evidence.stalls))
+    return directory
+
+
+def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _expired(house: House, grant_ids: Iterable[str]) -> Iterator[str]:
+    return (each for each in grant_ids if house.sandbox.grant(each)["counts"]["expired"])
+
+
+def _journaled(house: House) -> Iterator[bytes]:
+    for path in (house.directory / "data" / "journal").rglob("*.segment"):
+        for commit in read(path).commits:
+            yield commit.change.grant.lineage
+
+
+def _leaks(directory: Path, secrets: set[str]) -> Iterator[str]:
+    """Secrets in any file of the house: logs, and all that the store and the workers wrote to disk.
+
+    Looked for by their first bytes, in one pass: there are thousands of secrets and megabytes of text.
+    """
+    beginnings = {secret.encode()[:SHINGLE] for secret in secrets}
+    for path in (*directory.glob("*.log"), *(directory / "data").rglob("*")):
+        if path.is_file():
+            for word in set(re.findall(rb"[\w+/=-]{%d,}" % SHINGLE, path.read_bytes())):
+                for start in range(len(word) - SHINGLE + 1):
+                    if word[start : start + SHINGLE] in beginnings:
+                        yield f"{path.name} has {word[start : start + SHINGLE // 2].decode()}..."

@@ -1,0 +1,132 @@
+"""Real processes, killed at random moments: no grant is lost that could be kept, and each that is, is told.
+
+`make chaos` runs the long form; `SEED=` replays a plan. The short one has a seed of its own.
+"""
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from config import load_settings
+from tests.chaos import evidence as traces
+from tests.chaos.driver import Driver
+from tests.chaos.plan import FULL, SHORT, Turn, make_plan, scaled
+from tests.chaos.summary import summary
+from tests.chaos.verdict import Verdict
+from tests.house import House
+from worker.wiring import lease_ms
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="strikes processes through /proc and prlimit")
+
+LATENCY_MS = 200  # of every answer, so that some are always on their way
+REFRESH_AT = 0.5  # of a token's life: what is left then outlasts the worst that a plan has
+SPREAD = 0.45  # of a token's life: how old the oldest grants are at the start
+SETTLE_SECONDS = 60.0
+REST_SECONDS = 3.0  # that a due grant may wait for the next sweep while all is well
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form of the run.
+
+    Attributes:
+        token_seconds: how long tokens live: several lives, so that one delay does not bring all into step.
+        to_the_next_rotation: whether every grant has to be rotated once more after the last fault.
+    """
+
+    bag: tuple[tuple[Turn, ...], ...]
+    seed: int
+    seconds: float
+    grants: int
+    token_seconds: tuple[int, ...]
+    to_the_next_rotation: bool
+
+
+def _form() -> Form:
+    seconds = os.environ.get("CHAOS_SECONDS")
+    if seconds is None:
+        return Form(
+            bag=SHORT,
+            seed=int(os.environ.get("CHAOS_SEED") or 1),
+            seconds=35.0,
+            grants=400,
+            token_seconds=(90, 100, 110),
+            to_the_next_rotation=False,
+        )
+    return Form(
+        bag=scaled(FULL, float(seconds)),
+        seed=int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1_000_000)),
+        seconds=float(seconds),
+        grants=int(os.environ["CHAOS_GRANTS"]),
+        token_seconds=(200, 220, 240, 260, 280),
+        to_the_next_rotation=True,
+    )
+
+
+def test_whatever_is_killed_no_grant_is_lost_that_could_be_kept_and_each_that_is_lost_is_told(
+    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = _form()
+    house = build(latency_ms=LATENCY_MS)
+    monkeypatch.setenv("EVERGRANT_REFRESH_AT", str(REFRESH_AT))
+    lines = _issue(house, form)
+    settings = load_settings()
+    plan = make_plan(form.bag, seed=form.seed, seconds=form.seconds, lease_seconds=lease_ms(settings) / 1000)
+    with Driver(house) as driver:
+        house.wait_until(lambda: house.refreshed() > 0, "the first rotation")
+        driver.carry_out(plan)
+        unsettled = _settle(house, form)
+    house.stop()
+    evidence = traces.gather(house, lines, driver)
+    verdict = Verdict(evidence, refresh_at=REFRESH_AT)
+
+    violations = verdict.violations()
+    if unsettled:
+        violations.append(f"{len(unsettled)} not at rest at the end: {', '.join(unsettled[:5])}")
+    table = [f"seed {form.seed}, {form.seconds:g} s", *summary(evidence, verdict)]
+    told = [f"VIOLATED: {violation}" for violation in violations]
+    where = [f"evidence is in {traces.keep(evidence, house)}"] if violations else []
+    sys.stdout.write("\n".join(["", *table, *told, *where, ""]))
+    assert violations == []
+
+
+def _issue(house: House, form: Form) -> list[str]:
+    count = max(form.grants // len(form.token_seconds), 1)
+    return [
+        line
+        for lives in form.token_seconds
+        for line in house.issue(count, access_seconds=lives, spread_seconds=lives * SPREAD)
+    ]
+
+
+def _settle(house: House, form: Form) -> list[str]:
+    """Wait until every grant has failed, or is at rest and its own; returns those that are not."""
+    versions = {grant_id: stored.grant.version for grant_id, stored in house.grants().items()}
+    life = max(form.token_seconds) if form.to_the_next_rotation else 0
+    end = time.monotonic() + life + SETTLE_SECONDS
+
+    def unsettled() -> list[str]:
+        lost = set(house.lost())
+        latest_due_at = (time.time() - REST_SECONDS) * 1000
+        return [
+            f"{grant_id} ({stored.grant.status.value}, {stored.grant.reason})"
+            for grant_id, stored in house.grants().items()
+            if stored.grant.status != "failed"
+            and (
+                grant_id in lost
+                or stored.grant.status != "active"
+                or stored.lease_until is not None
+                or stored.due_at is None
+                or stored.due_at < latest_due_at
+                or (form.to_the_next_rotation and stored.grant.version == versions[grant_id])
+            )
+        ]
+
+    while (left := unsettled()) and time.monotonic() < end:
+        time.sleep(1)
+    return left

@@ -1,0 +1,61 @@
+"""`make simulate`: the small cases in every order, and random runs; or one seed, told in full.
+
+Environment: SEED replays one; SEEDS is how many random runs there are, from FIRST_SEED.
+"""
+
+import os
+import sys
+import time
+from collections import Counter
+
+from tests.simulation.explore import FAULTS
+from tests.simulation.logs import heard
+from tests.simulation.many import Small, run_all
+from tests.simulation.provider import Mode
+from tests.simulation.redis import Valkey
+from tests.simulation.seeds import Run
+
+MODES = (Mode.STRICT, Mode.GRACE, Mode.FAMILY)
+STORIES = 3
+
+
+def main() -> int:
+    """Returns how many runs broke an invariant, as an exit status."""
+    seed = os.environ.get("SEED")
+    return replay(int(seed)) if seed else run(int(os.environ.get("SEEDS") or 10_000))
+
+
+def replay(seed: int) -> int:
+    """One seed, effect by effect."""
+    with heard(), Valkey.started() as valkey:
+        report = Run(valkey, seed).simulate()
+    sys.stdout.write(report.story() + "\n")
+    return int(report.violation is not None)
+
+
+def run(seeds: int) -> int:
+    """Everything."""
+    began = time.monotonic()
+    first = int(os.environ.get("FIRST_SEED") or 0)
+    cases = [Small(mode, kind, depth=14, ticks=0) for kind in FAULTS for mode in MODES]
+    cases += [Small(mode, kind, depth=8, ticks=1) for kind in FAULTS for mode in MODES]
+    counts, runs, failures = Counter[str](), 0, list[str]()
+    for outcome in run_all(range(first, first + seeds), cases):
+        counts.update(outcome.counts)
+        runs += outcome.runs
+        failures += outcome.failures
+        if not outcome.what.startswith("seeds") or outcome.failures:
+            sys.stdout.write(
+                f"{outcome.what}: {outcome.runs} runs, {len(outcome.failures)} break an invariant\n"
+            )
+    sys.stdout.write("\n\n".join(failures[:STORIES]) + "\n")
+    sys.stdout.write("".join(f"{number:9} {what}\n" for what, number in sorted(counts.items())))
+    sys.stdout.write(
+        f"{runs} runs, {seeds} of them seeds, in {time.monotonic() - began:.0f} s;"
+        f" {len(failures)} break an invariant\n"
+    )
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The disks: each machine's journals, as the product's processes find them.
+
+Rules:
+- A journal outlives its process. What was synced is there for good; what was only written may be gone, if the
+  machine went with the process.
+- A journal is free once its owner is dead; it is held by at most one living process.
+- Room is reserved before it is needed. A full disk takes what was reserved and nothing more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from tests.simulation.world import Process, World
+from worker.core.ports import Commit, JournalError
+
+
+@dataclass(slots=True)
+class Entry:
+    """One answer on a disk."""
+
+    commit: Commit
+    synced: bool = False
+
+
+@dataclass(eq=False)
+class JournalFile:
+    """One process's journal on its machine's disk."""
+
+    owner: Process
+    entries: list[Entry] = field(default_factory=list)
+    adopter: Process | None = None
+
+    def is_free(self) -> bool:
+        """Whether nobody holds its lock."""
+        return not self.owner.alive and (self.adopter is None or not self.adopter.alive)
+
+    def last(self) -> list[Commit]:
+        """The last answer of each grant, oldest first."""
+        last: dict[str, Commit] = {}
+        for entry in self.entries:
+            grant_id = entry.commit.change.grant.id
+            if grant_id not in last or last[grant_id].fence <= entry.commit.fence:
+                last[grant_id] = entry.commit
+        return sorted(last.values(), key=attrgetter("fence"))
+
+
+class Disk:
+    """One machine's disk."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.files: list[JournalFile] = []
+        self.full = False
+
+    def lose_unsynced(self, process: Process, *, all_of_it: bool) -> None:
+        """A process died; `all_of_it` where what it had not synced went with it."""
+        for file in self.files:
+            if file.owner is process and all_of_it:
+                file.entries = [entry for entry in file.entries if entry.synced]
+
+    def holds(self, lineage: bytes) -> bool:
+        """Whether somebody could read an answer with this refresh token here."""
+        return any(
+            entry.commit.change.grant.lineage == lineage
+            for file in self.files
+            for entry in file.entries
+            if entry.synced
+        )
+
+    def readers(self, lineage: bytes, here: Sequence[Process]) -> list[Process]:
+        """Who of the living could read an answer with this refresh token; `here` are this machine's."""
+        found: list[Process] = []
+        for file in self.files:
+            if not any(
+                entry.synced and entry.commit.change.grant.lineage == lineage for entry in file.entries
+            ):
+                continue
+            if file.owner.alive:
+                found.append(file.owner)
+            elif file.adopter is not None and file.adopter.alive:
+                found.append(file.adopter)
+            else:
+                found += [process for process in here if process.alive]
+        return found
+
+    def has(self, grant_id: str, fence: int) -> bool:
+        """Whether this very answer is safe: synced, or found by another after its process died."""
+        return any(
+            (entry.synced or not file.owner.alive)
+            and entry.commit.fence == fence
+            and entry.commit.change.grant.id == grant_id
+            for file in self.files
+            for entry in file.entries
+        )
+
+
+class SimulatedJournal:
+    """A process's journal, as the port asks for it."""
+
+    def __init__(self, disk: Disk, process: Process) -> None:
+        self._disk = disk
+        self._process = process
+        self._file: JournalFile | None = None
+        self._room = 0
+        self.refused: set[int] = set()  # the fences of answers that the disk did not take
+
+    async def reserve(self, answers: int) -> None:
+        """Make room; a full disk has none beyond what is reserved already."""
+        if answers <= self._room:
+            return
+        if self._disk.full:
+            raise JournalError("the simulated disk is full")
+        self._room = answers
+
+    async def write(self, commit: Commit) -> None:
+        """Write, then sync; a crash may come before either."""
+        world, process = self._disk.world, self._process
+        if self._disk.full and not self._room:
+            self.refused.add(commit.fence)
+            raise JournalError("the simulated disk is full")
+        self._room = max(self._room - 1, 0)
+        future = world.loop.create_future()
+        entry = Entry(commit)
+
+        def written() -> None:
+            world.note(process, f"journal: {commit.change.grant.id} v{commit.change.grant.version} written")
+            self._open().entries.append(entry)
+            world.add(world.schedule.delay_us("disk"), "journal sync", process, synced)
+
+        def synced() -> None:
+            world.note(process, f"journal: {commit.change.grant.id} v{commit.change.grant.version} synced")
+            entry.synced = True
+            if not future.done():
+                future.set_result(None)
+
+        if process.alive:
+            world.add(world.schedule.delay_us("disk"), "journal write", process, written)
+        await world.arrival(process, future)
+
+    def settled(self, commit: Commit) -> None:
+        """Nothing is forgotten within a run: it is shorter than any retention."""
+
+    def read(self) -> list[Commit]:
+        """What this journal holds."""
+        return self._file.last() if self._file is not None else []
+
+    async def sweep(self) -> None:
+        """Nothing is removed within a run."""
+
+    def _open(self) -> JournalFile:
+        if self._file is None:
+            self._file = JournalFile(self._process)
+            self._disk.files.append(self._file)
+        return self._file
+
+
+class SimulatedOrphan:
+    """A dead process's journal in the hands of a living one."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+
+    @property
+    def owner(self) -> str:
+        """Whose it was."""
+        return self._file.owner.name
+
+    @property
+    def is_past(self) -> bool:
+        """No retention ends within a run."""
+        return False
+
+    def read(self) -> list[Commit]:
+        """What it holds."""
+        return self._file.last()
+
+    def settled(self) -> None:
+        """Nothing is removed within a run."""
+
+
+class SimulatedVolume:
+    """The journals of a machine, as one process sees those of the dead."""
+
+    def __init__(self, disk: Disk, process: Process) -> None:
+        self._disk = disk
+        self._process = process
+
+    def adopt(self, own: str) -> list[SimulatedOrphan]:
+        """Take over what is free."""
+        free = [file for file in self._disk.files if file.is_free() and file.owner.name != own]
+        for file in free:
+            file.adopter = self._process
+            self._disk.world.note(self._process, f"adopts the journal of {file.owner}")
+        return [SimulatedOrphan(file) for file in free]
+
+    def sweep(self) -> None:
+        """Nothing is removed within a run."""

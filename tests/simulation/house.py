@@ -1,0 +1,253 @@
+"""A deployment of ours in the simulated world: the real product on simulated ports.
+
+Each worker process has its own store, answers, presence and refresher, as the wiring builds them. In place of
+Celery a loop starts a drain for each client every second, now and then twice at once.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from tests.simulation.disk import Disk, SimulatedJournal, SimulatedVolume
+from tests.simulation.judge import Judge
+from tests.simulation.provider import URL, Bank, SimulatedEndpoint
+from tests.simulation.redis import PREFIX, Connection, Server
+from tests.simulation.terms import RULES, SWEEP_SECONDS, Terms
+from tests.simulation.world import Process, World, dice
+from worker.adapters.clock import RedisClock
+from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.scripts import Scripts
+from worker.answers import Answers
+from worker.core.grant import Grant, TokenPair
+from worker.core.ports import Lease, StoreUnavailableError, UnsealError
+from worker.core.providers import BUDDY, OAUTH2, Client
+from worker.importing import Importer, NumberedLine
+from worker.presence import Presence
+from worker.refresher import Effort, Refresher
+
+
+class SimulatedClock(RedisClock):
+    """The product's clock on the simulated monotonic one: what Redis said, carried forward."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+        self._ahead_ms: int | None = None
+
+    def set(self, redis_now: int) -> None:
+        self._ahead_ms = redis_now - self._world.now_us // 1000
+
+    def now(self) -> int:
+        if self._ahead_ms is None:
+            raise RuntimeError("the clock was read before Redis was asked for the time")
+        return self._ahead_ms + self._world.now_us // 1000
+
+
+class SimulatedSealer:
+    """Binds a pair to its grant and version as the real one does, and gives equal pairs equal seals."""
+
+    def seal(self, grant_id: str, version: int, pair: TokenPair) -> bytes:
+        return json.dumps([grant_id, version, pair.access_token, pair.refresh_token]).encode()
+
+    def open(self, grant: Grant) -> TokenPair:
+        grant_id, version, access_token, refresh_token = json.loads(grant.sealed)
+        if (grant_id, version) != (grant.id, grant.version):
+            raise UnsealError(f"{grant.id}: the sealed tokens do not belong to this record")
+        return TokenPair(access_token, refresh_token)
+
+
+class SimulatedClients:
+    """The configured clients; their secret is right or wrong at the server."""
+
+    def __init__(self, clients: Sequence[Client]) -> None:
+        self._clients = {client.name: client for client in clients}
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(self._clients.values())
+
+    def get(self, name: str, generation: int) -> Client:
+        del generation
+        return self._clients[name]
+
+    def reread(self, name: str) -> Client:
+        return self._clients[name]
+
+
+@dataclass(eq=False)
+class Parts:
+    """What a process is made of; a mutant replaces some of it."""
+
+    process: Process
+    disk: Disk
+    endpoint: SimulatedEndpoint
+    store: RedisStore
+    journal: SimulatedJournal
+    answers: Answers
+    refresher: Refresher
+    presence: Presence
+
+    @staticmethod
+    def replace(part: object, method: str, other: Callable[..., Any]) -> None:
+        """Put another method in one's place, in this process alone."""
+        setattr(part, method, other)
+
+
+Mutation = Callable[[Parts], None]
+
+
+class House:
+    """The deployment."""
+
+    def __init__(
+        self,
+        world: World,
+        server: Server,
+        bank: Bank,
+        judge: Judge,
+        *,
+        clients: Sequence[Client],
+        terms: Terms,
+        rng: Random,
+        mutate: Mutation | None = None,
+    ) -> None:
+        self.world = world
+        self.server = server
+        self.bank = bank
+        self.judge = judge
+        self.clients = SimulatedClients(clients)
+        self.parts: dict[Process, Parts] = {}
+        self._rng = rng
+        self._mutate = mutate
+        self._terms = terms
+        self._started = 0
+
+    def workers(self) -> list[Process]:
+        """The living worker processes."""
+        return [process for process in self.parts if process.alive and not process.leaving]
+
+    def start_worker(self, disk: Disk) -> Process:
+        """Start one more worker process on a machine."""
+        self._started += 1
+        rng = dice(self._rng.random())
+        return self.world.start(f"w{self._started}", rng, lambda process: self._work(process, disk))
+
+    def begin(self, name: str, life: Callable[[Process], Coroutine[Any, Any, None]]) -> Process:
+        """Start a process of the operator's."""
+        return self.world.start(name, dice(self._rng.random()), life)
+
+    def crash(self, process: Process, *, loses_unsynced: bool) -> None:
+        """Kill a process."""
+        self.world.crash(process)
+        self.parts[process].disk.lose_unsynced(process, all_of_it=loses_unsynced)
+
+    def fleet(self, process: Process) -> Fleet:
+        """The operator's view of the store."""
+        connection: Any = Connection(self.server, process)
+        return Fleet(connection, Scripts(connection, PREFIX), PREFIX)
+
+    async def import_pair(
+        self,
+        process: Process,
+        grant_id: str,
+        client: str,
+        pair: TokenPair,
+        *,
+        replace: bool,
+        age_s: float,
+        lifetime_s: int,
+    ) -> list[str]:
+        """What `evergrant import` does; returns why it was refused, if it was."""
+        fleet = self.fleet(process)
+        line = {
+            "id": grant_id,
+            "client": client,
+            "access_token": pair.access_token,
+            "refresh_token": pair.refresh_token,
+            "issued_at": self.world.redis_us / 1e6 - age_s,
+            "expires_in": lifetime_s,
+        }
+        runtime: Any = SimpleNamespace(
+            fleet=fleet,
+            clients=self.clients,
+            rules=RULES,
+            deployment=SimpleNamespace(keys=SimulatedSealer()),
+        )
+        importer = Importer(runtime, replace_existing=replace)
+        lines: Iterator[NumberedLine] = iter([(1, json.dumps(line).encode())])
+        return [refusal.reason async for taken in importer.take_all(lines) for refusal in taken.refusals]
+
+    def _build(self, process: Process, disk: Disk) -> Parts:
+        connection: Any = Connection(self.server, process)
+        clock = SimulatedClock(self.world)
+        scripts = Scripts(connection, PREFIX)
+        store = RedisStore(scripts, clock, self._terms.limits, source="evergrant/sim", owner=process.name)
+        journal, sealer = SimulatedJournal(disk, process), SimulatedSealer()
+        endpoint = SimulatedEndpoint(self.bank, self.judge, self._terms.request_ms * 1000)
+        answers = Answers(store=store, journal=journal, sealer=sealer)
+        refresher = Refresher(
+            store=store,
+            endpoint=endpoint,
+            sealer=sealer,
+            journal=journal,
+            answers=answers,
+            clients=self.clients,
+            clock=clock,
+            rules=RULES,
+            chance=process.rng.random,
+            effort=Effort(in_flight=10, request_ms=self._terms.request_ms),
+        )
+        presence = Presence(
+            owner=process.name,
+            store=store,
+            answers=answers,
+            journal=journal,
+            volume=SimulatedVolume(disk, process),
+            held=refresher.held,
+        )
+        parts = Parts(process, disk, endpoint, store, journal, answers, refresher, presence)
+        if self._mutate is not None:
+            self._mutate(parts)
+        self.judge.journals[process.name] = journal
+        return parts
+
+    async def _work(self, process: Process, disk: Disk) -> None:
+        parts = self.parts[process] = self._build(process, disk)
+        async with parts.presence.kept():
+            while not process.leaving:
+                names = [client.name for client in self.clients for _ in range(1 + self._twice(process))]
+                await asyncio.gather(*(self.drain(parts, name) for name in names))
+                await asyncio.sleep(SWEEP_SECONDS)
+        process.alive = False
+        self.world.note(process, "has left")
+
+    def _twice(self, process: Process) -> int:
+        return int(process.rng.random() < self._terms.drains_twice)
+
+    async def drain(self, parts: Parts, name: str) -> None:
+        """Refresh what a client has due, as `tasks.refresh` does."""
+        process = parts.process
+        try:
+            await parts.refresher.drain(name, f"{process}.{process.rng.random()}", lambda: process.leaving)
+        except StoreUnavailableError as problem:
+            self.world.note(process, f"drain ends: {problem}")
+
+    async def refresh_on_demand(self, process: Process, grant_id: str) -> None:
+        """What `evergrant refresh` does, in a worker's place."""
+        parts = self.parts[process]
+        try:
+            lease = await parts.store.lease(grant_id)
+            if isinstance(lease, Lease):
+                await parts.refresher.refresh_one(lease)
+        except StoreUnavailableError as problem:
+            self.world.note(process, f"refresh on demand ends: {problem}")
+
+
+def clients_of(number: int, *, ambiguous: bool) -> list[Client]:
+    """Clients at one token endpoint."""
+    provider = BUDDY if ambiguous else OAUTH2
+    return [Client(f"c{i}", provider, URL, "id", "secret") for i in range(number)]

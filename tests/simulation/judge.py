@@ -1,0 +1,572 @@
+"""What must hold, checked after every effect and at the end of a run.
+
+The invariants, by number; a violation names one:
+
+1. One presenter at a time. A process presents a refresh token from its decision to send it until the server
+   has acted on it, or it is certain that it never will. Two presentations of one token never overlap. Each
+   begins, and is acted on, within a lease that the store gave this process for this very token. What
+   happens to the lease after the server has acted is of no importance: who is frozen then holds an answer,
+   not a token to present.
+2. A superseded token is presented only as a retry: the same lease has presented it before and heard no
+   reply, or the store said with the lease that an earlier reply is in doubt.
+3. One successor per version. A stored pair is only ever replaced by one that the server made from it,
+   directly or over pairs that the store has forgotten; its version counts the server's rotations.
+4. Every change of status or version has exactly one event in the same step, no event is without its change,
+   and no id is told twice or means two things. What an operator does has no event.
+5. No live pair is lost while a process that lives, or a disk, holds it. In the end every grant is active
+   with the live pair, or failed for the right reason: `reply_lost` where the only holder died with it, and
+   where no holder had it; `revoked` only where a person revoked it.
+6. An outage or a refused client fails nothing: who is `failed` was refused by name, or its answer was lost.
+7. No claim passes while the store settles; an answer is on a disk before it is committed.
+
+The exceptions are double faults, each told here and nowhere else:
+
+- forgotten intent: Redis forgot the intent, and whoever had sent it died with the answer before it could
+  take its lease back, or was out of reach while the store settled. Nobody is there who could know: the next
+  presentation is not known to be a retry (2), and its refusal reads as `revoked` (5).
+- late answer: whoever held the answer was out of reach (frozen, or cut off from the store) for longer than
+  its lease and the patience after it. The retry then revoked the family at a server that does that, and the
+  late answer, stored because its lineage was undisputed, is dead. Its grant is active until its next
+  refresh, which says `revoked` (5).
+- forgotten import: Redis forgot that an operator had put another consent in the place of one. It goes on
+  with the old one; imports are not journaled."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from tests.simulation.disk import Disk, SimulatedJournal
+from tests.simulation.provider import Bank, Family, Mode, Witness
+from tests.simulation.redis import Look, Snapshot
+from tests.simulation.world import Process, World
+from worker.adapters.store.record import FIELDS
+from worker.core.grant import lineage_of
+from worker.core.protocol import Outcome, Refreshed, Rejected, Unavailable, Unknown
+
+FIELD = {name: i for i, name in enumerate(FIELDS)}
+BACK_US = 2_500_000  # who is back in reach offers what it holds within this
+
+
+class ViolationError(Exception):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: int, text: str) -> None:
+        super().__init__(f"invariant {invariant}: {text}")
+        self.invariant = invariant
+
+
+@dataclass(slots=True)
+class Granted:
+    """A lease that the store gave."""
+
+    process: Process
+    grant_id: str
+    lineage: bytes
+    fence: int
+    until: int
+    in_doubt: bool
+
+
+@dataclass(slots=True)
+class Presentation:
+    """One presentation of a refresh token."""
+
+    process: Process
+    token: str
+    lease: Granted | None
+    open: bool = True  # the server may yet act on it
+    outcome: Outcome | None = None  # what the server made of it
+    heard: Outcome | None = None
+
+
+@dataclass(slots=True)
+class Held:
+    """An answer that a process has in its memory."""
+
+    process: Process
+    lineage: bytes
+
+
+@dataclass(slots=True)
+class Books:
+    """What the judge has seen."""
+
+    leases: dict[int, Granted] = field(default_factory=dict)
+    presentations: list[Presentation] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+    told: dict[str, tuple[str, str]] = field(default_factory=dict)  # event id: its type and subject
+    refused: set[bytes] = field(default_factory=set)  # lineages that the server refused
+    forgotten: dict[bytes, Granted] = field(default_factory=dict)  # lineages whose intents Redis forgot
+    late: set[str] = field(
+        default_factory=set
+    )  # tokens whose holders were out of reach when a retry revoked them
+    notes: set[str] = field(default_factory=set)  # exceptions that were made
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a store knew at some moment."""
+
+    families: Mapping[str, Family]  # the present consent of each grant
+    present: Mapping[str, int]  # when it last heard of each process
+
+
+class Judge(Witness):
+    """Sees every effect, and knows both the server's and the store's side of it."""
+
+    def __init__(self, world: World, bank: Bank, disks: Callable[[Process], Disk], lease_us: int) -> None:
+        self.world = world
+        self.on_unknown: Callable[[Process], None] = lambda _: None
+        self.bank = bank
+        self.books = Books()
+        self.families: dict[str, Family] = {}  # the present one of each grant
+        self.violation: ViolationError | None = None
+        self.counts: dict[str, int] = {}
+        self.journals: dict[str, SimulatedJournal] = {}  # by process
+        self._disks = disks
+        self._lease_us = lease_us
+        self._consents: dict[str, Family] = {}  # the last one that was brought, of each grant
+        self.under_way = 0  # presentations that the server may yet act on
+        self.epoch = 0  # the present one, as the last pulse was told
+        self.agreed: dict[str, int] = {}  # the last epoch that each process confirmed
+        self._by_lineage: dict[bytes, str] = {}
+        self._present: dict[str, int] = {}  # when each process was last heard of by the store
+        self._epoch_began_us: int | None = None  # of the last restart
+        self._expected: set[str] = set()  # who must confirm it
+        self._confirmed: set[str] = set()
+
+    def fail(self, invariant: int, text: str) -> None:
+        """Note a violation; the first one counts."""
+        if self.violation is None:
+            self.violation = ViolationError(invariant, text)
+
+    def count(self, what: str) -> None:
+        """Count what a run has met, to know that it tests something."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    def lineage(self, token: str) -> bytes:
+        """A refresh token's lineage."""
+        lineage = lineage_of(self.bank.families[token].grant_id, token)
+        self._by_lineage[lineage] = token
+        return lineage
+
+    def token(self, lineage: bytes) -> str:
+        """The refresh token of a lineage."""
+        if lineage not in self._by_lineage:
+            for token in self.bank.families:
+                self.lineage(token)
+        return self._by_lineage[lineage]
+
+    # The provider's side
+
+    def presents(self, process: Process, token: str) -> int:
+        lineage = self.lineage(token)
+        now = self.world.redis_ms
+        lease = self._lease_of(process, lineage, now)
+        if lease is None:
+            self.fail(1, f"{process} presents {token} without a lease")
+        is_judged = self.bank.families[token].grant_id in self.families
+        for other in self.books.presentations:
+            if other.open and other.token == token and is_judged:
+                self.fail(1, f"{process} presents {token} while {other.process} does")
+        presentation = Presentation(process, token, lease)
+        if not self._is_current(token) and is_judged:
+            self._excuse(presentation, lineage)
+        self.books.presentations.append(presentation)
+        self.under_way += 1
+        self.world.note(process, f"presents {token}")
+        self.count("presentations")
+        return len(self.books.presentations) - 1
+
+    def acted(self, number: int, outcome: Outcome) -> None:
+        presentation = self.books.presentations[number]
+        presentation.open, presentation.outcome = False, outcome
+        self.under_way -= 1
+        family = self.bank.families[presentation.token]
+        is_new = family.revoked_by == "reuse" and family.revoked_at_us == self.world.now_us
+        if is_new and self.families.get(family.grant_id) is family:
+            self._check_reuse(family)
+        lineage = self.lineage(presentation.token)
+        if presentation.lease is not None and self.world.redis_ms > presentation.lease.until:
+            self.fail(1, f"{presentation.token} of {presentation.process} is acted on after its lease")
+        if isinstance(outcome, Rejected):
+            self.books.refused.add(lineage)
+
+    def never_acts(self, number: int) -> None:
+        presentation = self.books.presentations[number]
+        presentation.open = False
+        self.under_way -= 1
+        presentation.outcome = Unavailable("never arrived")
+
+    def heard(self, number: int, outcome: Outcome) -> None:
+        presentation = self.books.presentations[number]
+        presentation.heard = outcome
+        if isinstance(outcome, Refreshed) and outcome.refresh_token is not None:
+            self.books.held.append(Held(presentation.process, self.lineage(outcome.refresh_token)))
+        if isinstance(outcome, Unknown):
+            self.on_unknown(presentation.process)
+
+    def _check_reuse(self, family: Family) -> None:
+        """A retry revoked a family: whoever held its live pair must have been out of reach."""
+        lineage = self.lineage(family.live)
+        holders = self._holders(lineage)
+        on_its_way = [
+            each.process
+            for each in self.books.presentations
+            if isinstance(each.outcome, Refreshed)
+            and each.outcome.refresh_token == family.live
+            and each.heard is None
+            and each.process.alive
+        ]
+        if any(map(self._can_act, holders)):
+            self.fail(5, f"a retry revoked {family.grant_id}, whose live pair {family.live} is held")
+        elif holders or on_its_way or any(disk.holds(lineage) for disk in self._all_disks()):
+            self.books.late.add(family.live)
+
+    def _all_disks(self) -> list[Disk]:
+        return list({id(disk): disk for disk in map(self._disks, self.world.processes)}.values())
+
+    def presented(self) -> list[str]:
+        """The grants whose tokens are on their way at the moment."""
+        return [self.bank.families[each.token].grant_id for each in self.books.presentations if each.open]
+
+    def _is_current(self, token: str) -> bool:
+        return self.bank.families[token].live == token or self.bank.mode is Mode.STATIC
+
+    def _lease_of(self, process: Process, lineage: bytes, now: int) -> Granted | None:
+        leases = [
+            lease
+            for lease in self.books.leases.values()
+            if lease.process is process and lease.lineage == lineage and lease.until > now
+        ]
+        return max(leases, key=lambda lease: lease.fence, default=None)
+
+    def _excuse(self, presentation: Presentation, lineage: bytes) -> None:
+        """Whether this presentation of a superseded token is a deliberate retry."""
+        lease = presentation.lease
+        before = [
+            each
+            for each in self.books.presentations
+            if each.token == presentation.token and each.lease is lease and isinstance(each.heard, Unknown)
+        ]
+        if before or (lease is not None and lease.in_doubt):
+            self.count("retries of superseded tokens")
+        elif lineage in self.books.forgotten and not self._is_within_reach(lineage):
+            self.books.notes.add("forgotten intent")
+        else:
+            self.fail(2, f"{presentation.process} presents {presentation.token}, which is superseded")
+
+    def _is_within_reach(self, lineage: bytes) -> bool:
+        """Whether the answer to this refresh token, or a later one, is held by anybody who could tell."""
+        token = self.token(lineage)
+        family = self.bank.families[token]
+        later = family.live
+        while later != token and later in family.parents:
+            if any(self._can_act(process) for process in self._holders(self.lineage(later))):
+                return True
+            later = family.parents[later]
+        return False
+
+    def _holders(self, lineage: bytes) -> list[Process]:
+        """Who has the answer with this refresh token in memory, or could read it."""
+        holders = [held.process for held in self.books.held if held.lineage == lineage and held.process.alive]
+        for disk in self._all_disks():
+            holders += disk.readers(
+                lineage, [each for each in self.world.processes if self._disks(each) is disk]
+            )
+        return holders
+
+    def _can_act(self, process: Process) -> bool:
+        return process.out_of_reach_until_us() + BACK_US <= self.world.now_us
+
+    def is_held(self, lineage: bytes) -> bool:
+        """Whether a living process or a disk has the answer with this refresh token."""
+        in_memory = any(held.process.alive for held in self.books.held if held.lineage == lineage)
+        return in_memory or any(disk.holds(lineage) for disk in self._all_disks())
+
+    # The store's side
+
+    def observe(
+        self, process: Process, name: str, args: Sequence[Any], reply: Any, before: Look, after: Look
+    ) -> None:
+        """A script ran."""
+        self.world.note(process, f"store {name}{_said(name, args, reply)}")
+        if name in {"pulse", "confirm", "leave"}:
+            self._hear_of(process, name, args, reply)
+            return
+        if name == "reassert" and reply == b"restored":
+            self.books.forgotten.pop(self.books.leases[int(args[1])].lineage, None)
+        if name == "claim":
+            found = reply[5]
+            for packed, in_doubt, _ in zip(found[::3], found[1::3], found[2::3], strict=True):
+                self._lease(process, packed, in_doubt=bool(in_doubt))
+        elif name == "lease" and reply[0] == b"leased":
+            self._lease(process, reply[2], in_doubt=bool(reply[3]))
+        elif name == "commit" and reply[0] == b"stored":
+            self._committed(process, args)
+        elif name == "import" and reply[0] == b"stored":
+            self._imported(args[0].decode(), reply[2], is_new=before.records[args[0].decode()] is None)
+        self._compare(process, name, args, before, after)
+
+    def memory(self) -> "Memory":
+        """What the store knows now, as far as it matters if it comes back with this."""
+        return Memory(dict(self.families), dict(self._present))
+
+    def restarted(self, snapshot: Snapshot | None, before: Look, memory: "Memory | None" = None) -> None:
+        """Redis was restarted; it may have forgotten what came after the snapshot."""
+        if snapshot is not None and memory is not None:
+            self._forget(before, snapshot.look)
+            self.families, self._present = dict(memory.families), dict(memory.present)
+            self._consents = dict(memory.families)
+        now = self.world.now_us
+        self._expected = {name for name, at_us in self._present.items() if now - at_us < self._lease_us}
+        self._confirmed = set()
+        self._epoch_began_us = now
+
+    def _forget(self, before: Look, after: Look) -> None:
+        for grant_id, packed in before.records.items():
+            old = after.records[grant_id]
+            if packed is None:
+                continue
+            was = msgpack.unpackb(packed, raw=True)
+            if old is None or msgpack.unpackb(old, raw=True)[FIELD["FENCE"]] < was[FIELD["FENCE"]]:
+                self.count("forgotten leases or commits")
+        for lease in self.books.leases.values():
+            packed = after.records[lease.grant_id]
+            if packed is None or msgpack.unpackb(packed, raw=True)[FIELD["FENCE"]] < lease.fence:
+                self.books.forgotten[lease.lineage] = lease
+                if any(each.lease is lease and each.open for each in self.books.presentations):
+                    self.count("leases forgotten under a request")
+
+    def _hear_of(self, process: Process, name: str, args: Sequence[Any], reply: Any) -> None:
+        if name == "pulse":
+            self._present[process.name] = self.world.now_us
+            self.epoch = reply[1]
+        elif name == "leave":
+            self._present.pop(args[0].decode(), None)
+            self._expected.discard(args[0].decode())
+        elif reply[0] == int(args[2]):
+            self._confirmed.add(process.name)
+            self.agreed[process.name] = reply[0]
+
+    def _lease(self, process: Process, packed: bytes, *, in_doubt: bool) -> None:
+        r = msgpack.unpackb(packed, raw=True)
+        fence, lineage = r[FIELD["FENCE"]], r[FIELD["LINEAGE"]]
+        if fence in self.books.leases:
+            return  # the same claim again
+        grant_id = self.bank.families[self.token(lineage)].grant_id
+        self.books.leases[fence] = Granted(
+            process, grant_id, lineage, fence, r[FIELD["LEASE_UNTIL"]], in_doubt
+        )
+        self.count("leases")
+        self._check_settled(process)
+
+    def _check_settled(self, process: Process) -> None:
+        if self._epoch_began_us is None or self.world.now_us - self._epoch_began_us >= self._lease_us:
+            return
+        missing = self._expected - self._confirmed
+        if process.name not in self._confirmed:
+            self.fail(7, f"{process} claims in an epoch that it has not confirmed")
+        elif missing:
+            self.fail(7, f"{process} claims while {', '.join(sorted(missing))} has yet to confirm")
+
+    def _imported(self, grant_id: str, lineage: bytes, *, is_new: bool) -> None:
+        family = self.bank.families[self.token(lineage)]
+        was = self._consents.get(grant_id)
+        if is_new and was is not None and was.root == family.root:
+            # An operator deleted it and brought an old pair of it back, perhaps in the middle of a refresh.
+            self.families.pop(grant_id, None)
+        elif was is None or was.root != family.root:
+            self.families[grant_id] = self._consents[grant_id] = family
+
+    def _committed(self, process: Process, args: Sequence[Any]) -> None:
+        grant_id, fence = args[0].decode(), int(args[1])
+        self.count("commits")
+        lease = self.books.leases.get(fence)
+        owner = process if lease is None else lease.process
+        journal = self.journals.get(owner.name)
+        journal_refused = journal is not None and fence in journal.refused
+        if not journal_refused and not any(disk.has(grant_id, fence) for disk in self._all_disks()):
+            self.fail(7, f"{process} commits an answer for {grant_id} that is on no disk")
+
+    def _compare(self, process: Process, name: str, args: Sequence[Any], before: Look, after: Look) -> None:
+        events = [json.loads(event) for event in after.events]
+        for event in events:
+            self._read_event(event)
+        for grant_id, packed in after.records.items():
+            if packed != before.records[grant_id]:
+                mine = [event for event in events if event["subject"] == grant_id]
+                self._compare_grant(process, name, args, grant_id, before.records[grant_id], packed, mine)
+            elif any(event["subject"] == grant_id for event in events):
+                self.fail(4, f"{name} tells of {grant_id}, which did not change")
+        self._compare_states(name, before.clients, after.clients, events)
+        self._compare_states(name, before.endpoints, after.endpoints, events)
+
+    def _read_event(self, event: dict[str, Any]) -> None:
+        meaning = event["type"], event["subject"]
+        if self.books.told.setdefault(event["id"], meaning) != meaning:
+            self.fail(4, f"the id {event['id']} means two events: {meaning}")
+        self.world.note(
+            "store", f"tells {event['type']} of {event['subject']} ({event['data'].get('reason')})"
+        )
+        self.count(event["type"].removeprefix("evergrant."))
+
+    def _compare_states(self, name: str, before: Any, after: Any, events: list[dict[str, Any]]) -> None:
+        for subject, state in after.items():
+            told = [event for event in events if event["subject"] == subject]
+            changed = (state or b"") not in {before[subject] or b"", b"accepted", b"available"} or (
+                before[subject] in {b"rejected", b"unavailable"} and state != before[subject]
+            )
+            if len(told) != int(changed):
+                self.fail(
+                    4, f"{name}: {subject} went from {before[subject]} to {state} with {len(told)} events"
+                )
+
+    def _compare_grant(
+        self,
+        process: Process,
+        name: str,
+        args: Sequence[Any],
+        grant_id: str,
+        was: bytes | None,
+        now: bytes | None,
+        events: list[dict[str, Any]],
+    ) -> None:
+        if was is None or now is None:
+            if events:
+                self.fail(4, f"{name} tells of {grant_id}, which came or went")
+            return
+        old, new = msgpack.unpackb(was, raw=True), msgpack.unpackb(now, raw=True)
+        self._compare_lease(process, name, args, grant_id, old, new)
+        version_changed = old[FIELD["VERSION"]] != new[FIELD["VERSION"]]
+        status = new[FIELD["STATUS"]].decode()
+        status_changed = old[FIELD["STATUS"]] != new[FIELD["STATUS"]]
+        noticed = old[FIELD["NOTICED_AT"]] != new[FIELD["NOTICED_AT"]]
+        is_ours = name not in {"import", "operate"}
+        expected = int(is_ours and (version_changed or status_changed or noticed))
+        if len(events) != expected:
+            change = f"{_state(old)} to {_state(new)}"
+            self.fail(4, f"{name}: {grant_id} went from {change} with {len(events)} events")
+        for event in events:
+            if event["data"]["status"] != status or event["data"]["version"] != new[FIELD["VERSION"]]:
+                self.fail(4, f"{name}: the event {event['id']} is not about the record as it stands")
+        if is_ours and old[FIELD["LINEAGE"]] != new[FIELD["LINEAGE"]]:
+            self._check_descent(name, grant_id, old, new)
+        elif is_ours and version_changed and self.bank.mode is not Mode.STATIC:
+            self.fail(3, f"{name}: {grant_id} has another version of the same pair")
+        if is_ours and status_changed and status == "failed":
+            self._check_failure(grant_id, new)
+
+    def _compare_lease(
+        self, process: Process, name: str, args: Sequence[Any], grant_id: str, old: Any, new: Any
+    ) -> None:
+        """Only the lease's own outcome ends it before its time."""
+        owner, until, fence = old[FIELD["LEASE_OWNER"]], old[FIELD["LEASE_UNTIL"]], old[FIELD["FENCE"]]
+        if name not in {"commit", "settle"} or not owner or until <= self.world.redis_ms:
+            return
+        if new[FIELD["LEASE_OWNER"]] != owner and int(args[1]) < fence:
+            self.fail(1, f"{name} of {process} ends the lease of {owner.decode()} on {grant_id}")
+
+    def _check_descent(self, name: str, grant_id: str, old: Any, new: Any) -> None:
+        older, newer = self.token(old[FIELD["LINEAGE"]]), self.token(new[FIELD["LINEAGE"]])
+        family = self.bank.families[newer]
+        rotations, ancestor = 0, newer
+        while ancestor != older and ancestor in family.parents:
+            ancestor, rotations = family.parents[ancestor], rotations + 1
+        if ancestor != older:
+            self.fail(3, f"{name}: {grant_id} went from {older} to {newer}, which does not descend from it")
+        elif new[FIELD["VERSION"]] - old[FIELD["VERSION"]] != rotations:
+            self.fail(3, f"{name}: {grant_id} skipped from {older} to {newer} without counting")
+        elif rotations > 1:
+            self.count("jumps over forgotten rotations")
+
+    def _check_failure(self, grant_id: str, new: Any) -> None:
+        lineage = new[FIELD["LINEAGE"]]
+        if lineage not in self.books.refused:
+            self.fail(6, f"{grant_id} is failed, and the server never refused its token")
+
+    # The end
+
+    def sum_up(self, look: Look) -> None:
+        """Check every grant, after the faults have been lifted and everything has settled."""
+        for grant_id, packed in look.records.items():
+            if packed is not None and grant_id in self.families:
+                self._sum_up_grant(grant_id, msgpack.unpackb(packed, raw=True))
+
+    def _sum_up_grant(self, grant_id: str, r: Any) -> None:
+        family = self.families[grant_id]
+        status, reason = r[FIELD["STATUS"]].decode(), r[FIELD["REASON"]] or b""
+        stored = self.token(r[FIELD["LINEAGE"]])
+        self.count(f"ends {status}")
+        if status == "failed":
+            self.count(f"ends failed: {reason.decode()}")
+            self._check_reason(grant_id, family, reason.decode())
+        elif family.revoked_by == "person":
+            return  # nobody has asked since
+        elif family.live in self.books.late:
+            self.books.notes.add("late answer")
+            self.count("exception: late answer")
+        elif stored != family.live and self._was_forgotten(family):
+            self.count("exception: forgotten intent")
+        elif stored != family.live and r[FIELD["INTENT"]] and not self.is_held(self.lineage(family.live)):
+            self.count("ends active in doubt")
+        elif stored != family.live and self.bank.mode is not Mode.STATIC:
+            held = "held" if self.is_held(self.lineage(family.live)) else "lost"
+            self.fail(5, f"{grant_id} is {status} with {stored}, and {family.live}, which lives, is {held}")
+        elif family.revoked_by is not None:
+            self.fail(5, f"{grant_id} is {status}, and its family was revoked for {family.revoked_by}")
+
+    def _check_reason(self, grant_id: str, family: Family, reason: str) -> None:
+        if family.revoked_by == "person":
+            return
+        if family.live in self.books.late:
+            self.count("exception: late answer")
+        elif self.is_held(self.lineage(family.live)):
+            self.fail(5, f"{grant_id} is failed ({reason}), and {family.live} is held")
+        elif reason != "reply_lost":
+            if reason == "revoked" and self._was_forgotten(family):
+                self.count("exception: forgotten intent")
+            else:
+                self.fail(5, f"{grant_id} is failed with {reason}, and its answer was lost")
+
+    def _was_forgotten(self, family: Family) -> bool:
+        """Whether the live pair was lost together with the intent that told of it."""
+        made_from = family.parents.get(family.live)
+        if made_from is None or self.is_held(self.lineage(family.live)):
+            return False
+        lease = self.books.forgotten.get(self.lineage(made_from))
+        if lease is None or (lease.process.alive and not lease.process.out_of_reach_until_us()):
+            return False
+        self.books.notes.add("forgotten intent")
+        return True
+
+
+def _state(r: Sequence[Any]) -> str:
+    return f"{r[FIELD['STATUS']].decode()} v{r[FIELD['VERSION']]}"
+
+
+def _leases_of(found: Sequence[Any]) -> str:
+    leases = [
+        f"{grant_id.decode()} {_short(msgpack.unpackb(packed, raw=True)[FIELD['FENCE']])}"
+        + (" in doubt" if in_doubt else "")
+        for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True)
+    ]
+    return ", ".join(leases) or "nothing"
+
+
+def _short(fence: int) -> int:
+    return fence % 1_000_000_000
+
+
+def _said(name: str, args: Sequence[Any], reply: Any) -> str:
+    """A script's reply, for the trace."""
+    if name == "claim":
+        return ": settling" if reply[6] else f": {_leases_of(reply[5])}"
+    if name in {"commit", "settle", "lease", "reassert", "import", "operate"}:
+        said = reply[0] if isinstance(reply, list) else reply
+        fence = f" {_short(int(args[1]))}" if name in {"commit", "settle", "reassert"} else ""
+        return f" {args[0].decode()}{fence}: {said.decode()}"
+    return f": {reply}"

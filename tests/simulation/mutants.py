@@ -1,0 +1,202 @@
+"""The rules, broken one at a time: the simulation must notice each.
+
+A mutant is a script with its text patched, or a process with a part of it replaced; the product's files
+stay as they are. A patch names the words it replaces, so that one that no longer applies is an error and
+not a silent pass."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from tests.simulation.house import Parts
+from tests.simulation.redis import Patch
+from tests.simulation.scene import Break
+from worker.core.grant import Status
+from worker.core.ports import Commit, Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One rule broken.
+
+    Attributes:
+        name: what is wrong, as the end of a sentence.
+        broken: how.
+        breaks: the invariants that may be the first to tell; 0 is the product's own surprise.
+        faults: what brings it out.
+    """
+
+    name: str
+    broken: Break
+    breaks: frozenset[int]
+    faults: Sequence[str]
+
+
+def _mutant(name: str, breaks: str, faults: Sequence[str], **how: Any) -> Mutant:
+    return Mutant(name, Break(**how), frozenset(map(int, breaks)), faults)
+
+
+def _replacing(script: str, words: Mapping[str, str]) -> Patch:
+    """Other words in one script, or in all of them where none is named."""
+
+    def patch(name: str, text: str) -> str:
+        if script not in {name, EVERY}:
+            return text
+        for old, new in words.items():
+            if old not in text:
+                raise RuntimeError(f"{name}.lua has no {old!r} to break")
+            text = text.replace(old, new)
+        return text
+
+    return patch
+
+
+EVERY: Final = "every script"
+
+
+async def _forget_to_write(commit: Commit) -> None:
+    del commit
+
+
+def _skip_the_journal(parts: Parts) -> None:
+    parts.replace(parts.journal, "write", _forget_to_write)
+
+
+def _journal_after_the_commit(parts: Parts) -> None:
+    write, offer = parts.journal.write, parts.answers.replay
+
+    async def keep(commit: Commit) -> None:
+        await offer([commit])
+        await write(commit)
+
+    parts.replace(parts.answers, "keep", keep)
+
+
+def _leases_are_forgotten(parts: Parts) -> None:
+    async def reassert(lease: Lease) -> None:
+        del lease
+
+    parts.replace(parts.store, "reassert", reassert)
+
+
+def _no_replay(parts: Parts) -> None:
+    async def replay(commits: Sequence[Commit]) -> list[None]:
+        del commits
+        return []
+
+    parts.replace(parts.answers, "replay", replay)
+
+
+def _outages_count(parts: Parts) -> None:
+    """An attempt without an answer is taken for a refusal of the grant."""
+    settle = parts.store.settle
+
+    async def harsh(lease: Lease, change: Any, heard_at: int | None = None) -> Any:
+        if heard_at is None:
+            failed = replace(change.grant, status=Status.FAILED, reason="revoked")
+            change = replace(change, grant=failed, due_at=None)
+        return await settle(lease, change, heard_at)
+
+    parts.replace(parts.store, "settle", harsh)
+
+
+def _present_twice(parts: Parts) -> None:
+    """Every token is presented once more, whatever the server said."""
+    refresh = parts.endpoint.refresh
+
+    async def twice(client: Any, pair: Any, now: int) -> Any:
+        await refresh(client, pair, now)
+        return await refresh(client, pair, now)
+
+    parts.replace(parts.endpoint, "refresh", twice)
+
+
+def _leases_never_end(parts: Parts) -> None:
+    """A process takes each lease for one that lasts for ever."""
+    claim = parts.store.claim
+
+    async def endless(*args: Any) -> Any:
+        claimed = await claim(*args)
+        leases = [replace(lease, until=lease.until * 2) for lease in claimed.leases]
+        return replace(claimed, leases=leases)
+
+    parts.replace(parts.store, "claim", endless)
+
+
+_LINEAGE: Final = "if not forgot and (not same_token or"
+_ONLY_UNDER_ITS_LEASE: Final = """local now = now_ms()
+if r[FENCE] ~= fence or not leased(r, now) then
+  release_ours()
+  save(id, r)
+  return {'superseded', r[VERSION], r[STATUS]}
+end
+"""
+
+MUTANTS: Final = (
+    _mutant(
+        "a commit is taken whatever its lineage",
+        "2345",
+        ["connects again", "a freeze", "cut off"],
+        patch=_replacing("commit", {_LINEAGE: "if false and (not same_token or"}),
+    ),
+    _mutant(
+        "a late commit is refused",
+        "25",
+        ["a freeze", "cut off"],
+        patch=_replacing("commit", {"local now = now_ms()\n": _ONLY_UNDER_ITS_LEASE}),
+    ),
+    _mutant("an answer is not journaled", "7", ["a crash"], mutate=_skip_the_journal),
+    _mutant(
+        "an answer is committed before it is journaled", "7", ["a crash"], mutate=_journal_after_the_commit
+    ),
+    _mutant(
+        "an outcome releases another's lease",
+        "1",
+        ["a freeze", "cut off"],
+        patch=_replacing("commit", {"if r[FENCE] <= fence then": "if true then"}),
+    ),
+    _mutant("an outage counts against the grant", "46", ["provider answers 503"], mutate=_outages_count),
+    _mutant(
+        "claims do not wait for the store to settle",
+        "257",
+        ["restart without the last writes"],
+        patch=_replacing("claim", {"if settling or number ~= confirmed then": "if false then"}),
+    ),
+    _mutant(
+        "leases are not taken back",
+        "125",
+        ["restart without the last writes", "provider slow"],
+        mutate=_leases_are_forgotten,
+    ),
+    _mutant(
+        "journals are not replayed", "25", ["restart without the last writes", "a crash"], mutate=_no_replay
+    ),
+    _mutant("a token is presented twice", "2", ["a crash"], mutate=_present_twice),
+    _mutant(
+        "a lease is not looked at before a request",
+        "1",
+        ["a freeze before a retry"],
+        mutate=_leases_never_end,
+    ),
+    _mutant(
+        "a grant that is leased is leased again",
+        "12",
+        ["on demand", "provider slow"],
+        patch=_replacing(
+            "lease",
+            {"if leased(r, now) then": "if false then", "if free_from(r) > now then": "if false then"},
+        ),
+    ),
+    _mutant(
+        "no intent is left",
+        "25",
+        ["a crash"],
+        patch=_replacing(EVERY, {"r[INTENT] = true": "r[INTENT] = false"}),
+    ),
+    _mutant(
+        "a commit has no event",
+        "4",
+        ["a crash"],
+        patch=_replacing("commit", {"tell(ARGV[16], ARGV[17])": ""}),
+    ),
+)

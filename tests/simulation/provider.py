@@ -1,0 +1,286 @@
+"""The simulated authorization server, and its books.
+
+Rules:
+- It knows of each grant which refresh token lives, what it was made from, and whether the family is
+  revoked.
+- A refresh token that was superseded is refused; `grace` repeats its answer for a while, `family` revokes
+  all.
+- It acts on a request when it gets it, whoever still waits for the reply."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.world import Process, World, current
+from worker.core.grant import TokenPair
+from worker.core.ports import ClientCheck
+from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.providers import Client
+
+if TYPE_CHECKING:
+    import asyncio
+
+URL = "https://sim.example/token"
+
+
+class Mode(StrEnum):
+    """How a server treats its refresh tokens."""
+
+    STRICT = "strict"
+    GRACE = "grace"
+    FAMILY = "family"
+    STATIC = "static"
+
+
+@dataclass(eq=False)
+class Family:
+    """One consent and the tokens that came of it."""
+
+    grant_id: str
+    root: str
+    live: str
+    depth: int = 0
+    revoked_by: str | None = None  # person or reuse
+    revoked_at_us: int = 0
+    parents: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, Refreshed] = field(default_factory=dict)  # by the token that was presented
+    superseded_at_us: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Weather:
+    """What is wrong with it, as a run has it."""
+
+    refuses_connections: bool = False
+    answers_503: bool = False
+    answers_429: bool = False
+    breaks_off: bool = False  # acts, and answers 500
+    refuses_client: bool = False
+    is_slow: bool = False
+    lose_requests: int = 0
+    lose_replies: int = 0
+
+
+class Bank:
+    """The server.
+
+    Args:
+        world: whose steps these are.
+        mode: how it treats refresh tokens.
+        rng: draws what it says of lifetimes.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        mode: Mode,
+        rng: Random,
+        *,
+        lifetime_s: int,
+        grace_us: int = 20_000_000,
+        lies: bool = False,
+        ambiguous: bool = False,
+    ) -> None:
+        self.world = world
+        self.mode = mode
+        self.weather = Weather()
+        self.families: dict[str, Family] = {}  # by refresh token
+        self._rng = rng
+        self._lifetime_s = lifetime_s
+        self._grace_us = grace_us
+        self._lies = lies
+        self._ambiguous = ambiguous
+
+    def consent(self, grant_id: str, number: int = 0) -> TokenPair:
+        """A person connects: the first pair of a new family."""
+        token = f"{grant_id}.{number}.r0"
+        self.families[token] = Family(grant_id, token, token)
+        return TokenPair(f"{grant_id}.{number}.a0", token)
+
+    def is_live(self, token: str) -> bool:
+        """Whether this refresh token would be answered with its one successor."""
+        family = self.families[token]
+        return family.revoked_by is None and family.live == token
+
+    def act(self, token: str) -> Outcome:
+        """What the server makes of a refresh token."""
+        weather = self.weather
+        if weather.answers_429:
+            return Unavailable("http_429", 2_000)
+        if weather.answers_503:
+            return Unavailable("http_503", None, may_have_acted=True)
+        if weather.refuses_client:
+            return self._refusal_of_client()
+        outcome = self._act(token)
+        if weather.breaks_off:
+            return Unknown("http_500")
+        return outcome
+
+    def patience(self) -> float:
+        """The share of a deadline that a leg takes while it is slow; most replies are just in time."""
+        return self._rng.uniform(0.3, 0.55)
+
+    def check(self) -> ClientCheck:
+        """What it makes of the client alone."""
+        if self.weather.answers_429 or self.weather.answers_503 or self.weather.breaks_off:
+            return ClientCheck.UNKNOWN
+        return ClientCheck.REJECTED if self.weather.refuses_client else ClientCheck.ACCEPTED
+
+    def _refusal_of_client(self) -> Outcome:
+        return Rejected("http_401", ambiguous=True) if self._ambiguous else ClientRejected("invalid_client")
+
+    def _refusal(self) -> Outcome:
+        return Rejected("http_401", ambiguous=True) if self._ambiguous else Rejected("invalid_grant")
+
+    def _act(self, token: str) -> Outcome:
+        family = self.families[token]
+        if family.revoked_by is not None:
+            return self._refusal()
+        if self.mode is Mode.STATIC:
+            family.depth += 1
+            return self._tokens(f"{family.root[:-1]}{family.depth}", None)
+        if token == family.live:
+            return self._rotate(family)
+        if self.mode is Mode.GRACE and self._in_grace(family, token):
+            return family.answers[token]
+        if self.mode is Mode.FAMILY:
+            family.revoked_by, family.revoked_at_us = "reuse", self.world.now_us
+        return self._refusal()
+
+    def _rotate(self, family: Family) -> Outcome:
+        old = family.live
+        family.depth += 1
+        family.live = f"{family.root[:-1]}{family.depth}"
+        family.parents[family.live] = old
+        family.superseded_at_us[old] = self.world.now_us
+        self.families[family.live] = family
+        answer = self._tokens(family.live, family.live)
+        family.answers[old] = answer
+        return answer
+
+    def _in_grace(self, family: Family, token: str) -> bool:
+        is_previous = family.parents.get(family.live) == token
+        return is_previous and self.world.now_us - family.superseded_at_us[token] < self._grace_us
+
+    def _tokens(self, name: str, refresh_token: str | None) -> Refreshed:
+        stated: int | None = self._lifetime_s
+        if self._lies:
+            stated = self._rng.choice([self._lifetime_s * 10, 1, None, self._lifetime_s])
+        access = name.replace(".r", ".a")
+        return Refreshed(access, refresh_token, None if stated is None else stated * 1000, None, None)
+
+
+class SimulatedEndpoint:
+    """A process's way to the server, as the port asks for it."""
+
+    def __init__(self, bank: Bank, judge: "Witness", request_us: int) -> None:
+        self._bank = bank
+        self._request_us = request_us
+        self._world = bank.world
+        self._judge = judge
+
+    async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:
+        """Ask once for new tokens; after the deadline the reply is unknown."""
+        del client, now
+        token = pair.refresh_token or ""
+        process = current()
+        number = self._judge.presents(process, token)
+
+        def act() -> Outcome:
+            outcome = self._bank.act(token)
+            self._judge.acted(number, outcome)
+            return outcome
+
+        outcome: Outcome = await self._exchange(
+            process,
+            act,
+            "refresh",
+            Unavailable("could_not_connect"),
+            Unknown("connection_lost"),
+            lambda: self._judge.never_acts(number),
+        )
+        self._judge.heard(number, outcome)
+        return outcome
+
+    async def check(self, client: Client, now: int) -> ClientCheck:
+        """Ask about the client alone."""
+        del client, now
+        unknown = ClientCheck.UNKNOWN
+        check: ClientCheck = await self._exchange(
+            current(), self._bank.check, "check", unknown, unknown, lambda: None
+        )
+        return check
+
+    async def _exchange(
+        self,
+        process: Process,
+        act: Callable[[], Any],
+        name: str,
+        unsent: Any,
+        unknown: Any,
+        never: Callable[[], None],
+    ) -> Any:
+        world, weather = self._world, self._bank.weather
+        future: asyncio.Future[Any] = world.loop.create_future()
+        if not process.alive:
+            return await world.arrival(process, future)
+        left_at_us = world.now_us
+
+        def reply(value: Any) -> None:
+            delay_us = self._slow(world.schedule.delay_us("provider"))
+            left_us = left_at_us + self._request_us - world.now_us
+            if delay_us > left_us:
+                world.note(process, f"provider {name}: the reply is TOO LATE")
+                value, delay_us = unknown, left_us
+            world.reply(process, future, value, name=f"provider {name} reply", delay_us=delay_us)
+
+        def arrive() -> None:
+            if weather.refuses_connections:
+                world.note(process, f"provider {name}: refused to connect")
+                never()
+                reply(unsent)
+            elif weather.lose_requests:
+                weather.lose_requests -= 1
+                world.note(process, f"provider {name}: the REQUEST IS LOST")
+                never()
+                reply(unknown)
+            else:
+                value = act()
+                world.note(process, f"provider {name}: {value!r}")
+                if weather.lose_replies:
+                    weather.lose_replies -= 1
+                    world.note(process, f"provider {name}: the REPLY IS LOST")
+                    value = unknown
+                reply(value)
+
+        delay_us = self._slow(world.schedule.delay_us("provider"))
+        world.add(delay_us, f"provider {name}", None, arrive, owner=process)
+        return await world.arrival(process, future)
+
+    def _slow(self, delay_us: int) -> int:
+        """A leg of an exchange takes up to a share of the deadline, drawn as a share of a second."""
+        if self._bank.weather.is_slow:
+            return int(self._bank.patience() * self._request_us)
+        return min(delay_us * self._request_us // 1_000_000, self._request_us)
+
+
+class Witness:
+    """What the endpoint tells the judge."""
+
+    def presents(self, process: Process, token: str) -> int:
+        """A process decides to present a refresh token; returns the presentation's number."""
+        raise NotImplementedError
+
+    def acted(self, number: int, outcome: Outcome) -> None:
+        """The server acted on it."""
+        raise NotImplementedError
+
+    def never_acts(self, number: int) -> None:
+        """It never will."""
+        raise NotImplementedError
+
+    def heard(self, number: int, outcome: Outcome) -> None:
+        """The process has the reply."""
+        raise NotImplementedError
