@@ -11,14 +11,17 @@ Rules:
 import mmap
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import wait
 from contextlib import ExitStack, asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from worker.wiring import Deployment, Runtime, open_runtime
 
 T = TypeVar("T")
+
+LOOK_UP_SECONDS: Final = 1.0
 
 _draining = mmap.mmap(-1, 1)
 
@@ -74,7 +77,10 @@ class Process:
             _end_the_task_in_order()
             self._has_run = True
         _Task.told_to_end = False
-        return portal.call(work, runtime)
+        task = portal.start_task_soon(work, runtime)
+        while not task.done():
+            wait([task], LOOK_UP_SECONDS)  # a signal that strikes on the way into a wait is heard after it
+        return task.result()
 
     def close(self) -> None:
         """Leave the store, and close connections and the event loop."""

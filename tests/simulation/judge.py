@@ -19,7 +19,7 @@ The invariants, by number; a violation names one:
 6. An outage or a refused client fails nothing: who is `failed` was refused by name, or its answer was lost.
 7. No claim passes while the store settles; an answer is on a disk before it is committed.
 
-The exceptions are double faults, each told here and nowhere else:
+The exceptions, each told here and nowhere else; most are double faults:
 
 - forgotten intent: Redis forgot the intent, and whoever had sent it died with the answer before it could
   take its lease back, or was out of reach while the store settled. Nobody is there who could know: the next
@@ -29,7 +29,10 @@ The exceptions are double faults, each told here and nowhere else:
   late answer, stored because its lineage was undisputed, is dead. Its grant is active until its next
   refresh, which says `revoked` (5).
 - forgotten import: Redis forgot that an operator had put another consent in the place of one. It goes on
-  with the old one; imports are not journaled."""
+  with the old one; imports are not journaled.
+- deleted and brought back: an operator deleted a grant and imported an old pair of the same consent, perhaps
+  in the middle of a refresh. That grant is not judged any more.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -154,7 +154,7 @@ class Faults:
 
 Observer = Callable[[Process, str, Sequence[Any], Any, Look, Look], None]
 
-_READ_ONLY = frozenset({"pulse", "confirm", "leave", "release_runner", "sweep", "reassert_nothing"})
+_READ_ONLY = frozenset({"pulse", "confirm", "leave", "release_runner", "sweep"})
 
 
 class Server:

@@ -41,7 +41,13 @@ class Report:
         lines = [f"{at / 1e6:10.5f} {who:>6} {what}" for at, who, what in self.trace]
         if last is not None:
             lines = lines[-last:]
-        return "\n".join([f"seed {self.seed}: {self.setup}", *lines, f"seed {self.seed}: {self.violation}"])
+        return "\n".join(
+            [
+                f"seed {self.seed}: {self.setup}",
+                *lines,
+                f"seed {self.seed}: {self.violation or 'every invariant holds'}",
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)
