@@ -25,6 +25,7 @@ from worker.core.ports import (
     Journal,
     JournalError,
     Lease,
+    Presented,
     Store,
     StoreUnavailableError,
     Verdict,
@@ -49,6 +50,9 @@ class Orphan(Protocol):
 
     def read(self) -> list[Commit]:
         """What it holds, the last answer of each grant, oldest first."""
+
+    def held(self) -> list[Presented]:
+        """What its owner may have presented when it died."""
 
     def settled(self) -> None:
         """The store has taken all of it, or others in their place: it may be forgotten after a while."""
@@ -191,6 +195,8 @@ class Presence:
     async def _take_over(self, orphan: Orphan) -> None:
         if await self._replay(orphan.read):
             orphan.settled()
+        for presented in await asyncio.to_thread(orphan.held):
+            await self._store.doubt(presented)
         await self._store.leave(orphan.owner)  # only now: an epoch must not end its settling before
 
     async def _replay(self, read: Callable[[], list[Commit]]) -> bool:

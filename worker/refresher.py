@@ -11,7 +11,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -130,6 +130,7 @@ class Refresher:
                         claiming = False
                         continue
                     claim = await self._store.claim(client, room, runner)
+                    await self._note([*self.held(), *claim.leases])
                 except Exception as problem:  # noqa: BLE001 whatever it is, answers in flight come first
                     broken, claiming = problem, False
                     continue
@@ -156,6 +157,13 @@ class Refresher:
             return False
         return True
 
+    async def _note(self, leases: Sequence[Lease]) -> None:
+        """A store may forget these intents, and this process may die: then its adopter knows of them."""
+        try:
+            await self._journal.hold(leases)
+        except JournalError as problem:
+            log.warning("journal.cannot_write", problem=str(problem))
+
     async def refresh_one(self, lease: Lease) -> Outcome | None:
         """Refresh one leased grant now, due or not; `None` where its tokens cannot be unsealed.
 
@@ -163,6 +171,7 @@ class Refresher:
         is not held against the grant: whoever asked may have other settings than the workers.
         """
         client = self._clients.reread(lease.grant.client)
+        await self._note([lease])
         outcome = await self._refresh(lease, client, on_demand=True)
         if isinstance(outcome, Refreshed):
             await self._accept_client(lease, client)
@@ -171,8 +180,9 @@ class Refresher:
     async def _attempt(self, lease: Lease, client: Client) -> None:
         """Do what a claimed grant is due for."""
         now = self._clock.now()
-        if (lease.probe or lease.trial) and policy.is_refreshable(lease.grant, client):
-            await self._refresh(lease, self._clients.reread(client.name))
+        out_of_turn = lease.probe or lease.trial or lease.grant.in_doubt
+        if out_of_turn and policy.is_refreshable(lease.grant, client):
+            await self._refresh(lease, self._clients.reread(client.name) if lease.probe else client)
             return
         due = policy.decide(lease.grant, client, self._rules, now)
         match due.action:

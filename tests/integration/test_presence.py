@@ -190,6 +190,32 @@ async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
     assert await claim(one) == []
 
 
+async def test_what_a_dead_process_may_have_presented_is_in_doubt_although_the_store_forgot_the_intent(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    let_the_least_pass: Step,
+) -> None:
+    await seed_sealed("one")
+    await seed_sealed("two", holds="other")
+    dying, other = await join(), await join()
+    go_back = await remember()
+    leases = {lease.grant.id: lease for lease in await claim(dying)}
+    await dying.journal.hold(list(leases.values()))
+    await dying.answers.keep(sealed_answer(leases["two"], "r1", by=dying))
+    await go_back()
+    await dying.die()
+
+    await _agree(other)
+    await let_the_least_pass()
+    await _agree(other)
+    (lease,) = await claim(other)
+
+    assert (lease.grant.id, lease.grant.in_doubt) == ("one", True)
+
+
 @pytest.mark.parametrize("first", [0, 1], ids=["the-older-first", "the-newer-first"])
 async def test_a_store_that_forgot_rotations_in_several_journals_is_brought_to_the_newest(
     join: Join,

@@ -499,3 +499,23 @@ async def test_an_answer_whose_own_commit_the_store_forgot_is_stored_again(
 
     assert (await store.commit(commits[1])).verdict is Verdict.STORED
     assert (await record_of("one"))["LINEAGE"] == lineage_of("one", "r2")
+
+
+async def test_a_late_answer_leaves_the_intent_of_a_later_lease_alone(
+    store: RedisStore,
+    seed: Seed,
+    claim_one: Claim,
+    end_lease: OnGrant,
+    answer: Answer,
+    record_of: RecordOf,
+) -> None:
+    await seed("one")
+    late = await claim_one()
+    await end_lease("one")
+    theirs = await claim_one()
+
+    committed = await store.commit(answer(late))
+
+    record = await record_of("one")
+    assert committed.verdict is Verdict.STORED
+    assert (record["FENCE"], record["INTENT"]) == (theirs.fence, True)

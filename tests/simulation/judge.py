@@ -24,6 +24,8 @@ The exceptions, each told here and nowhere else; most are double faults:
 - forgotten intent: Redis forgot the intent, and whoever had sent it died with the answer before it could
   take its lease back, or was out of reach while the store settled. Nobody is there who could know: the next
   presentation is not known to be a retry (2), and its refusal reads as `revoked` (5).
+- forgotten doubt: no reply was heard, the store was told so, and then Redis forgot that. Outcomes without
+  tokens are in no journal, so the next refusal reads as `revoked` (5).
 - late answer: whoever held the answer was out of reach (frozen, or cut off from the store) for longer than
   its lease and the patience after it. The retry then revoked the family at a server that does that, and the
   late answer, stored because its lineage was undisputed, is dead. Its grant is active until its next
@@ -103,6 +105,8 @@ class Books:
     told: dict[str, tuple[str, str]] = field(default_factory=dict)  # event id: its type and subject
     refused: set[bytes] = field(default_factory=set)  # lineages that the server refused
     forgotten: dict[bytes, Granted] = field(default_factory=dict)  # lineages whose intents Redis forgot
+    doubts: dict[bytes, int] = field(default_factory=dict)  # lineages, and when the store was told
+    forgotten_doubts: set[bytes] = field(default_factory=set)
     late: set[str] = field(
         default_factory=set
     )  # tokens whose holders were out of reach when a retry revoked them
@@ -310,6 +314,8 @@ class Judge(Witness):
             self._lease(process, reply[2], in_doubt=bool(reply[3]))
         elif name == "commit" and reply[0] == b"stored":
             self._committed(process, args)
+        elif name == "settle" and reply == b"stored" and args[6] == b"1":
+            self.books.doubts[args[2]] = self.world.now_us
         elif name == "import" and reply[0] == b"stored":
             self._imported(args[0].decode(), reply[2], is_new=before.records[args[0].decode()] is None)
         self._compare(process, name, args, before, after)
@@ -322,6 +328,9 @@ class Judge(Witness):
         """Redis was restarted; it may have forgotten what came after the snapshot."""
         if snapshot is not None and memory is not None:
             self._forget(before, snapshot.look)
+            self.books.forgotten_doubts |= {
+                lineage for lineage, at_us in self.books.doubts.items() if at_us > snapshot.taken_at_us
+            }
             self.families, self._present = dict(memory.families), dict(memory.present)
             self._consents = dict(memory.families)
         now = self.world.now_us
@@ -540,6 +549,9 @@ class Judge(Witness):
         made_from = family.parents.get(family.live)
         if made_from is None or self.is_held(self.lineage(family.live)):
             return False
+        if self.lineage(made_from) in self.books.forgotten_doubts:
+            self.books.notes.add("forgotten doubt")
+            return True
         lease = self.books.forgotten.get(self.lineage(made_from))
         if lease is None or (lease.process.alive and not lease.process.out_of_reach_until_us()):
             return False

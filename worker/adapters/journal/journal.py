@@ -12,7 +12,7 @@ Rules:
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from worker.adapters.journal import entry
 from worker.adapters.journal.chain import ANSWER_BYTES, Chain
 from worker.adapters.journal.frame import framed
 from worker.adapters.journal.segment import Segment, last_of_each_grant
-from worker.core.ports import Commit, JournalError
+from worker.core.ports import Commit, JournalError, Lease
 
 T = TypeVar("T")
 
@@ -103,6 +103,18 @@ class Journal:
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush())
         await answer.written
+
+    async def hold(self, leases: Sequence[Lease]) -> None:
+        """Note under which leases tokens are presented, for whoever adopts this journal.
+
+        It outlives the process, though not the machine.
+
+        Raises:
+            JournalError: it may not.
+        """
+        self._refuse_if_closed()
+        async with self._disk:
+            await self._in_thread(partial(self._chain.hold, entry.pack_held(leases)))
 
     def settled(self, commit: Commit) -> None:
         """The store has taken this answer, or another in its place: it may be forgotten after a while.

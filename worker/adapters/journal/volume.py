@@ -18,9 +18,9 @@ from typing import Final
 
 import structlog
 
-from worker.adapters.journal import disk, segment
+from worker.adapters.journal import disk, entry, segment
 from worker.adapters.journal.home import Home, segments_in
-from worker.core.ports import Commit
+from worker.core.ports import Commit, Presented
 
 CHILDHOOD_SECONDS: Final = 60.0
 
@@ -46,6 +46,14 @@ class Adopted:
         """What it holds, the last answer of each grant, oldest first."""
         self._complete = True
         return segment.last_of_each_grant(self._commits())
+
+    def held(self) -> list[Presented]:
+        """What its owner may have presented when it died, or shortly before."""
+        try:
+            return entry.unpack_held(self._home.read_held())
+        except (OSError, entry.UnknownEntryError):
+            log.warning("journal.held_unreadable", journal=str(self._home.path))
+            return []
 
     def settled(self) -> None:
         """The store was offered all that `read` returned: it may be forgotten after a while."""

@@ -24,6 +24,7 @@ from worker.core.ports import (
     Held,
     Lease,
     Paused,
+    Presented,
     Refusal,
     Settling,
     Verdict,
@@ -274,6 +275,10 @@ class RedisStore:
     async def reassert(self, lease: Lease) -> None:
         """Take back a lease that the store may have forgotten."""
         await self._scripts.run("reassert", lease.grant.id, lease.fence, self._owner, lease.until)
+
+    async def doubt(self, presented: Presented) -> None:
+        """Note an intent that the store may have forgotten."""
+        await self._scripts.run("doubt", presented.grant_id, presented.fence, presented.lineage)
 
     async def leave(self, owner: str | None = None) -> None:
         """Say that this process is gone, or another one that is known to be."""

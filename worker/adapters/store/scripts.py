@@ -30,7 +30,19 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 NAMES = (
-    *("claim", "client", "commit", "confirm", "endpoint", "import", "lease", "leave", "operate", "pulse"),
+    *(
+        "claim",
+        "client",
+        "commit",
+        "confirm",
+        "doubt",
+        "endpoint",
+        "import",
+        "lease",
+        "leave",
+        "operate",
+        "pulse",
+    ),
     *("reassert", "release_runner", "settle", "sweep"),
 )
 TAKE_LEASES = frozenset({"claim", "lease"})
