@@ -36,10 +36,12 @@ class JournalFile:
         """Whether nobody holds its lock."""
         return not self.owner.alive and (self.adopter is None or not self.adopter.alive)
 
-    def last(self) -> list[Commit]:
-        """The last answer of each grant, oldest first."""
+    def last(self, *, synced: bool = False) -> list[Commit]:
+        """The last answer of each grant, oldest first; of those that are `synced`, if that is asked."""
         last: dict[str, Commit] = {}
         for entry in self.entries:
+            if synced and not entry.synced:
+                continue
             grant_id = entry.commit.change.grant.id
             if grant_id not in last or last[grant_id].fence <= entry.commit.fence:
                 last[grant_id] = entry.commit
@@ -152,8 +154,8 @@ class SimulatedJournal:
         """Nothing is forgotten within a run: it is shorter than any retention."""
 
     def read(self) -> list[Commit]:
-        """What this journal holds."""
-        return self._file.last() if self._file is not None else []
+        """What this journal holds, as far as it is synced."""
+        return self._file.last(synced=True) if self._file is not None else []
 
     async def sweep(self) -> None:
         """Nothing is removed within a run."""
