@@ -166,8 +166,10 @@ class Presence:
                     await step()
             except Exception:
                 log.exception("presence.broke_off")
+            # Not `wait_for`, which may swallow a cancellation that comes together with the news (Python 3.11).
             with suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), PULSE_SECONDS)
+                async with asyncio.timeout(PULSE_SECONDS):
+                    await news.wait()
                 news.clear()
 
     async def _look_at_the_disk(self) -> None:
