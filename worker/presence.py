@@ -166,7 +166,7 @@ class Presence:
                     await step()
             except Exception:
                 log.exception("presence.broke_off")
-            # Not `wait_for`, which may swallow a cancellation that comes together with the news (Python 3.11).
+            # Not `wait_for`: on Python 3.11 it may swallow a cancellation that comes together with the news.
             with suppress(TimeoutError):
                 async with asyncio.timeout(PULSE_SECONDS):
                     await news.wait()
