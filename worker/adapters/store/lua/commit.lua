@@ -23,8 +23,10 @@ if r[LAST] == fence then return {'known', r[VERSION], r[STATUS]} end
 
 -- Another may hold the lease by now: it is theirs to release. One from before ours is over, whatever a store that
 -- forgot ours says; and ours is not to be asserted again after this.
+local ours = r[FENCE] <= fence
+
 local function release_ours()
-  if r[FENCE] <= fence then
+  if ours then
     r[FENCE] = fence
     release(r)
   end
@@ -61,7 +63,7 @@ r[REFRESH_EXPIRES_AT] = instant(ARGV[11])
 r[SCOPE] = ARGV[12] ~= '' and ARGV[12]
 r[STREAK] = 0
 r[REASON] = false
-if r[FENCE] <= fence then r[INTENT] = false end -- else it is a later lease's, which may be presenting
+if ours then r[INTENT] = false end -- else it is a later lease's, which may be presenting
 r[LAST] = fence
 set_status(r, ARGV[13])
 release_ours()

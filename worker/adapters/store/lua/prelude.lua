@@ -152,8 +152,7 @@ local function all_confirmed(seen_since)
 end
 
 -- Awaited are those that were seen not long before anybody was last: a store that was away saw nobody.
-local function begin_epoch(number, run, now, last_pulse_at, settle_ms)
-  local restarted = redis.call('HGET', P .. 'epoch', 'run_id') ~= run
+local function begin_epoch(number, run, restarted, now, last_pulse_at, settle_ms)
   local somebody = redis.call('ZCARD', P .. 'present') > 0
   local least_ms = restarted and somebody and SETTLE_LEAST_MS or 0
   redis.call('DEL', P .. 'confirmed')
@@ -166,15 +165,15 @@ end
 -- The epoch's number, and whether it is settling still.
 local function epoch(now, settle_ms)
   local key, run = P .. 'epoch', run_id()
-  local known = redis.call('HMGET', key, 'number', 'run_id', 'pulse_at')
-  local number = tonumber(known[1] or '0')
-  local last_pulse_at = tonumber(known[3] or now)
-  if known[2] ~= run or now - last_pulse_at > SILENCE_MS then
+  local known = redis.call('HMGET', key, 'number', 'run_id', 'pulse_at', 'ends_at')
+  local number, ends_at = tonumber(known[1] or '0'), tonumber(known[4] or '0')
+  local restarted, last_pulse_at = known[2] ~= run, tonumber(known[3] or now)
+  if restarted or now - last_pulse_at > SILENCE_MS then
     number = math.max(number + 1, now) -- never one that a store has forgotten
-    begin_epoch(number, run, now, last_pulse_at, settle_ms)
+    ends_at = now + settle_ms
+    begin_epoch(number, run, restarted, now, last_pulse_at, settle_ms)
   end
   redis.call('HSET', key, 'pulse_at', digits(now))
-  local ends_at = tonumber(redis.call('HGET', key, 'ends_at') or '0')
   if ends_at == 0 then return number, false end
   local waits = redis.call('HMGET', key, 'least_until', 'seen_since')
   if now < ends_at and (now < tonumber(waits[1]) or not all_confirmed(tonumber(waits[2]))) then
