@@ -153,7 +153,7 @@ MUTANTS: Final = (
         "an outcome releases another's lease",
         "1",
         ["a freeze", "cut off"],
-        patch=_replacing("commit", {"if r[FENCE] <= fence then": "if true then"}),
+        patch=_replacing("commit", {"local ours = r[FENCE] <= fence": "local ours = true"}),
     ),
     _mutant("an outage counts against the grant", "46", ["provider answers 503"], mutate=_outages_count),
     _mutant(
