@@ -4,6 +4,8 @@ Rules:
 - An answer is on this machine's disk before the store is asked to take it. Where the disk cannot take it, the
   store is asked all the same.
 - While the store is away an answer waits here, holds up nobody, and is offered again and again.
+- An answer that breaks the store's own work holds up no other: it stays in the journal, and is offered again
+  when the journal is replayed.
 - The store decides by lineage. A record that moved on with its refresh token unused is followed; an answer
   that another one has superseded is let go.
 """
@@ -23,6 +25,7 @@ from worker.core.ports import (
     JournalError,
     Sealer,
     Store,
+    StoreRefusedError,
     StoreUnavailableError,
     UnsealError,
     Verdict,
@@ -73,7 +76,8 @@ class Answers:
     async def replay(self, commits: Sequence[Commit]) -> list[Verdict | None]:
         """Offer what a journal holds; what the store did not have is `STORED`.
 
-        `None` stands for an answer that cannot be unsealed to follow a record that moved on.
+        `None` stands for an answer that must stay in its journal: the store breaks off at it, or it cannot be
+        unsealed to follow a record that moved on.
 
         Raises:
             StoreUnavailableError: the store went away; replaying twice is harmless.
@@ -92,7 +96,11 @@ class Answers:
     async def _offer(self, commit: Commit) -> Verdict | None:
         offered = commit
         for _ in range(MOST_REBASES):
-            committed = await self._store.commit(offered)
+            try:
+                committed = await self._store.commit(offered)
+            except StoreRefusedError as problem:
+                log.error("answer.refused", grant=commit.change.grant.id, problem=str(problem))  # noqa: TRY400
+                return None
             if committed.verdict is not Verdict.REBASE or committed.status is None:
                 self._journal.settled(commit)
                 return committed.verdict

@@ -6,6 +6,7 @@ Rules:
   those present have confirmed it.
 - Before it confirms an epoch a process has given back whatever it knows: the leases it holds, the answers
   that wait, and all that its journal and the journals it adopted hold. Lineage decides what of it is news.
+- A record at which the store breaks off holds up no other: what belongs to it stays in the journal.
 - It gives back the same before it says that it is gone: nobody waits for it afterwards.
 - The journal of a process that died is adopted by whoever finds it on the same volume, room or none.
 - A process whose journal cannot take another answer says so, and does not claim.
@@ -27,6 +28,7 @@ from worker.core.ports import (
     Lease,
     Presented,
     Store,
+    StoreRefusedError,
     StoreUnavailableError,
     Verdict,
 )
@@ -146,7 +148,8 @@ class Presence:
         epoch = self._epoch
         is_new = epoch is not None and epoch.number != self._confirmed
         if is_new:
-            await asyncio.gather(*(self._store.reassert(lease) for lease in self._held()))
+            leases = self._held()
+            await asyncio.gather(*(_apart(self._store.reassert(held), held.grant.id) for held in leases))
             await self._replay(self._journal.read)
             self._unplayed = list(self._adopted)
         while self._unplayed:
@@ -198,7 +201,7 @@ class Presence:
         if await self._replay(orphan.read):
             orphan.settled()
         for presented in await asyncio.to_thread(orphan.held):
-            await self._store.doubt(presented)
+            await _apart(self._store.doubt(presented), presented.grant_id)
         await self._store.leave(orphan.owner)  # only now: an epoch must not end its settling before
 
     async def _replay(self, read: Callable[[], list[Commit]]) -> bool:
@@ -219,3 +222,11 @@ class Presence:
                 await self._store.leave()
         if self._answers.waiting:
             log.warning("answers.left_in_journal", answers=self._answers.waiting)
+
+
+async def _apart(telling: Awaitable[None], grant_id: str) -> None:
+    """Tell the store something of one grant; where it breaks off at that, the others go on."""
+    try:
+        await telling
+    except StoreRefusedError as problem:
+        log.error("grant.cannot_be_told", grant=grant_id, problem=str(problem))  # noqa: TRY400

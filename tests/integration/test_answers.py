@@ -239,7 +239,7 @@ async def test_a_record_that_moved_on_with_its_refresh_token_unused_is_followed(
     event: str,
 ) -> None:
     grant = await seed_sealed()
-    clock.set(await fleet.now())
+    clock.set(await fleet.now(), asked_at=clock.stopwatch())
     member, other = await open_member([]), await open_member([])
     commit = sealed_answer(await lease_of(member), "r1", by=member)
     if "imported" in moved:

@@ -847,6 +847,66 @@ async def test_what_cannot_be_unsealed_to_follow_its_record_stays_for_one_who_ca
     assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
 
 
+async def test_a_record_that_the_store_cannot_read_holds_up_no_other_and_its_answer_stays(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    present: Present,
+    redis: Any,
+    prefix: str,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    await seed_sealed("one")
+    await seed_sealed("two")
+    dying = await join()
+    leases = await claim(dying)
+    await dying.journal.hold(leases)
+    for lease in leases:
+        await dying.journal.write(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    packed = await redis.getset(f"{prefix}grant:one", "what no release has written")
+
+    with capture_logs() as logs:
+        other = await join(keep_seconds=0)
+        await _agree(other)
+
+    assert (await _find(fleet, "two")).version == 1
+    assert await present() == {other.owner}
+    assert {log["grant"] for log in logs if log["log_level"] == "error"} == {"one"}
+    await redis.set(f"{prefix}grant:one", packed)
+    await other.die()
+    await _agree(await join())
+    assert keys.open(await _find(fleet, "one")) == TokenPair("access-r1", "r1")
+
+
+async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_nothing(
+    join: Join,
+    sandbox: Sandbox,
+    held_back: tuple[str, asyncio.Event],
+    configure: Callable[..., Any],
+    enroll: Callable[..., Awaitable[list[Grant]]],
+    redis: Any,
+    prefix: str,
+    silence: Step,
+) -> None:
+    url, let_go = held_back
+    clients = configure(url)
+    one = await join(clients, timeout_seconds=2 * PATIENCE_SECONDS, lease_ms=600_000)
+    (grant,) = await enroll(sandbox, clients)
+    draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
+    await _wait_for(lambda: _has_rotated(sandbox, grant))
+    packed = await redis.getset(f"{prefix}grant:{grant.id}", "what no release has written")
+    await silence()
+
+    assert await _agree(one)
+
+    let_go.set()
+    assert await draining == 1
+    await redis.set(f"{prefix}grant:{grant.id}", packed)
+
+
 async def test_journals_are_adopted_where_the_disk_has_no_room_for_answers_too(
     open_member: OpenMember,
     join: Join,

@@ -341,7 +341,7 @@ async def test_a_rejected_clients_grants_stay_where_they_are_until_the_probe_tim
     reject: Callable[..., Awaitable[bool]],
 ) -> None:
     await seed("one")
-    clock.set((await store.claim(replace(client, name="other"), 1, "")).now)
+    clock.set((await store.claim(replace(client, name="other"), 1, "")).now, asked_at=clock.stopwatch())
     await reject(client)
 
     claim = await store.claim(client, 10, "")

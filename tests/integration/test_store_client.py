@@ -24,7 +24,7 @@ Under = Callable[..., Lease]
 
 @pytest.fixture
 async def reject(store: RedisStore, fleet: Fleet, client: Client, clock: RedisClock, under: Under) -> Reject:
-    clock.set(await fleet.now())
+    clock.set(await fleet.now(), asked_at=clock.stopwatch())
 
     async def run(
         attempt: int = 1, *, sent_at: int | None = None, probe: bool = False, grant: str | None = None
@@ -41,7 +41,7 @@ async def reject(store: RedisStore, fleet: Fleet, client: Client, clock: RedisCl
 
 @pytest.fixture
 async def accept(store: RedisStore, fleet: Fleet, client: Client, clock: RedisClock, under: Under) -> Accept:
-    clock.set(await fleet.now())
+    clock.set(await fleet.now(), asked_at=clock.stopwatch())
 
     async def run(attempt: int = 2) -> bool:
         event = client_event(EventType.CLIENT_RECOVERED, client, attempt=attempt, now=clock.now())

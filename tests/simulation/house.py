@@ -31,23 +31,6 @@ from worker.presence import Presence
 from worker.refresher import Effort, Refresher
 
 
-class SimulatedClock(RedisClock):
-    """The product's clock on the simulated monotonic one: what Redis said, carried forward."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-        self._ahead_ms: int | None = None
-
-    def set(self, redis_now: int) -> None:
-        self._ahead_ms = redis_now - self._world.now_us // 1000
-
-    def now(self) -> int:
-        if self._ahead_ms is None:
-            raise RuntimeError("the clock was read before Redis was asked for the time")
-        return self._ahead_ms + self._world.now_us // 1000
-
-
 class SimulatedSealer:
     """Binds a pair to its grant and version as the real one does, and gives equal pairs equal seals."""
 
@@ -183,7 +166,7 @@ class House:
 
     def _build(self, process: Process, disk: Disk) -> Parts:
         connection: Any = Connection(self.server, process)
-        clock = SimulatedClock(self.world)
+        clock = RedisClock(lambda: self.world.now_us // 1000)
         scripts = Scripts(connection, PREFIX)
         store = RedisStore(scripts, clock, self._terms.limits, source="evergrant/sim", owner=process.name)
         journal, sealer = SimulatedJournal(disk, process), SimulatedSealer()

@@ -33,6 +33,10 @@ class StoreUnavailableError(Exception):
         return cls((str(cause) or type(cause).__name__).splitlines()[0])
 
 
+class StoreRefusedError(StoreUnavailableError):
+    """The store is there and broke off at what it was asked or found: to ask again will not help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to refresh one grant until `until`.

@@ -80,6 +80,7 @@ class RedisStore:
 
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
         """Lease up to `limit` due grants of a client, each with its intent."""
+        asked_at = self._clock.stopwatch()
         now, generation, drained, wait_ms, let_through, found, settling = await self._scripts.run(
             "claim",
             client.name,
@@ -92,7 +93,7 @@ class RedisStore:
             self._confirmed,
             client.token_url,
         )
-        self._clock.set(now)
+        self._clock.set(now, asked_at=asked_at)
         leases = [
             _lease(grant_id, packed, in_doubt=in_doubt, let_through=let_through)
             for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True)
@@ -101,13 +102,13 @@ class RedisStore:
 
     async def lease(self, grant_id: str) -> Lease | Held | Settling | Paused | None:
         """Lease one grant whether it is due or not; `None` where there is no such grant."""
-        lease_ms = self._limits.lease_ms
+        lease_ms, asked_at = self._limits.lease_ms, self._clock.stopwatch()
         reply = await self._scripts.run(
             "lease", grant_id, _claim_id(), self._owner, lease_ms, self._confirmed
         )
         match reply:
             case [b"leased", now, packed, in_doubt]:
-                self._clock.set(now)
+                self._clock.set(now, asked_at=asked_at)
                 return _lease(grant_id.encode(), packed, in_doubt=in_doubt, let_through=0)
             case [b"held", until]:
                 return Held(until)
@@ -260,8 +261,9 @@ class RedisStore:
 
     async def pulse(self, trouble: str) -> Epoch:
         """Say that this process is present, and what keeps it from claiming, if anything."""
+        asked_at = self._clock.stopwatch()
         now, number, settling = await self._scripts.run("pulse", self._owner, self._limits.lease_ms, trouble)
-        self._clock.set(now)
+        self._clock.set(now, asked_at=asked_at)
         return Epoch(number, bool(settling))
 
     async def confirm(self, epoch: Epoch) -> Epoch:

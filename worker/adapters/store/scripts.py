@@ -20,11 +20,11 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from worker.adapters.store.demand import Demand, ShortfallError
 from worker.adapters.store.record import lua_positions
-from worker.core.ports import StoreUnavailableError
+from worker.core.ports import StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -95,6 +95,7 @@ class Scripts:
 
         Raises:
             StoreUnavailableError: Redis did not answer, or could not do it now; the script may have run.
+            StoreRefusedError: the script broke off at a record that it could not read, or at a mistake in it.
             UnicodeEncodeError: an argument holds what UTF-8 cannot, a lone surrogate.
         """
         if self._beside is not None and name in NEED_NO_REPLICA:
@@ -168,9 +169,16 @@ class Scripts:
 def _answer(future: asyncio.Future[Any], reply: Any) -> None:
     if future.done():  # its caller gave up waiting
         return
-    if isinstance(reply, RedisError):
+    if _broke_off(reply):
+        future.set_exception(StoreRefusedError.because(reply))
+    elif isinstance(reply, RedisError):
         future.set_exception(StoreUnavailableError.because(reply))
     elif isinstance(reply, Exception):
         future.set_exception(reply)
     else:
         future.set_result(reply)
+
+
+def _broke_off(reply: Any) -> bool:
+    """Whether it is the script's own error, and not what Redis says of its state (OOM, READONLY, ...)."""
+    return isinstance(reply, ResponseError) and str(reply).startswith(("user_script:", "WRONGTYPE"))
