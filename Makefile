@@ -11,7 +11,8 @@ GRANTS ?= 200
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-# Two environments in one place: `run` is what the product needs, `dev` adds what checks it.
+# Three environments in one place: `run` is what the product needs, `dev` adds what checks it, `bench` what
+# it is measured against.
 $(VENV)/.run: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
@@ -45,6 +46,14 @@ chaos: $(VENV)/.dev ## real processes, killed at random: GRANTS=2000 for SECONDS
 simulate: $(VENV)/.dev ## SEEDS=10000 random runs and every small interleaving; SEED= replays one
 	@SEED=$(SEED) SEEDS=$(SEEDS) $(BIN)/python -m tests.simulation
 
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+.PHONY: bench
+bench: $(VENV)/.bench ## every measurement of docs/performance.md, side by side; ONLY= picks some, QUICK=1 is a sketch
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ONLY)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## style, types and the direction of imports
 	@$(BIN)/ruff check .
@@ -61,6 +70,7 @@ format: $(VENV)/.dev ## put the code into the house style
 lock: $(VENV)/.dev ## resolve the newest versions into the lock files
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate --group build pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements-dev.lock pyproject.toml -o requirements-bench.lock
 
 .PHONY: clean
 clean: ## remove the environment and what tools left behind

@@ -12,6 +12,7 @@ Rules:
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -41,13 +42,13 @@ from worker.core.ports import (
 )
 from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import Client
+from worker.in_flight import InFlight
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 CHUNK = 50  # grants a claim takes at most
-REFILL_AT = 0.9  # of the slots taken: claims go in chunks, not one by one
 RESEND_PAUSE_SECONDS = 0.5
 STORE_PAUSE_SECONDS = 0.2
 TOO_LATE_PAUSE_MS = 1_000
@@ -108,42 +109,37 @@ class Refresher:
     async def drain(self, client_name: str, runner: str, stop: Callable[[], bool]) -> int:
         """Refresh what a client has due until nothing is left or `stop` says so.
 
-        What is in flight is always finished. Returns how many grants were attempted.
+        What is in flight is always finished, and what awaits its turn then is given back. Returns how many
+        grants were claimed.
 
         Raises:
             KeyError: no client has that name.
             StoreUnavailableError: the store went away; leases come back by themselves.
         """
         client = self._clients.get(client_name, 0)
-        running: set[asyncio.Task[None]] = set()
-        attempted, claiming = 0, True
-        broken: Exception | None = None
-        while True:
-            claiming = claiming and not stop()
-            if not claiming and not running:
-                break
-            wait_seconds = None
-            if claiming and len(running) <= self._effort.in_flight * REFILL_AT:
-                room = min(self._effort.in_flight - len(running), CHUNK)
-                try:
-                    if not await self._may_claim(room + len(running)):
-                        claiming = False
-                        continue
-                    claim = await self._store.claim(client, room, runner)
-                    await self._note([*self.held(), *claim.leases])
-                except Exception as problem:  # noqa: BLE001 whatever it is, answers in flight come first
-                    broken, claiming = problem, False
+        at_work = InFlight(self._effort.in_flight)
+        turn = _Turn(at_work.slot, stop)
+        attempted = 0
+        try:
+            while not stop():
+                if not at_work.room:
+                    await at_work.until_room(LOOK_UP_SECONDS)
                     continue
+                limit = min(at_work.room, CHUNK)
+                if not await self._may_claim(limit + len(at_work)):
+                    break
+                claim = await self._store.claim(client, limit, runner)
+                await self._note([*self.held(), *claim.leases])
                 client = self._clients.get(client_name, claim.generation)
-                running |= {asyncio.create_task(self._attempt(lease, client)) for lease in claim.leases}
+                for lease in claim.leases:
+                    at_work.start(self._attempt(lease, client, turn))
                 attempted += len(claim.leases)
-                claiming = not claim.drained and not claim.settling
-                if claiming and not claim.wait_ms:
-                    continue
-                wait_seconds = min(claim.wait_ms / 1_000, LOOK_UP_SECONDS) if claiming else None
-            running = await _until_one_ends(running, wait_seconds)
-        if broken is not None:
-            raise broken
+                if claim.drained or claim.settling:
+                    break
+                if claim.wait_ms:
+                    await asyncio.sleep(min(claim.wait_ms / 1_000, LOOK_UP_SECONDS))
+        finally:  # whatever it is, answers in flight come first
+            await at_work.until_done()
         return attempted
 
     async def _may_claim(self, answers: int) -> bool:
@@ -172,22 +168,22 @@ class Refresher:
         """
         client = self._clients.reread(lease.grant.client)
         await self._note([lease])
-        outcome = await self._refresh(lease, client, on_demand=True)
+        outcome = await self._refresh(lease, client, AT_ONCE, on_demand=True)
         if isinstance(outcome, Refreshed):
             await self._accept_client(lease, client)
         return outcome
 
-    async def _attempt(self, lease: Lease, client: Client) -> None:
+    async def _attempt(self, lease: Lease, client: Client, turn: "_Turn") -> None:
         """Do what a claimed grant is due for."""
         now = self._clock.now()
         out_of_turn = lease.probe or lease.trial or lease.grant.in_doubt
         if out_of_turn and policy.is_refreshable(lease.grant, client):
-            await self._refresh(lease, self._clients.reread(client.name) if lease.probe else client)
+            await self._refresh(lease, self._clients.reread(client.name) if lease.probe else client, turn)
             return
         due = policy.decide(lease.grant, client, self._rules, now)
         match due.action:
             case Action.REFRESH:
-                await self._refresh(lease, client)
+                await self._refresh(lease, client, turn)
             case Action.ANNOUNCE:
                 change = lifecycle.announce(
                     lease.grant, due, client, self._rules, attempt=lease.fence, now=now
@@ -199,18 +195,26 @@ class Refresher:
             case Action.WAIT:
                 await self._put_back(lease, lease.grant, due.at, client)
 
-    async def _refresh(self, lease: Lease, client: Client, *, on_demand: bool = False) -> Outcome | None:
+    async def _refresh(
+        self, lease: Lease, client: Client, turn: "_Turn", *, on_demand: bool = False
+    ) -> Outcome | None:
         self._held[lease.fence] = lease
         try:
             pair = await self._unseal(lease, client, on_demand=on_demand)
             if pair is None:
                 return None
-            sent_at = self._clock.now()
-            if not self._covers_a_request(lease):
+            async with turn.slot:
+                sent_at = self._clock.now()
+                is_over, is_too_late = turn.is_over(), not self._covers_a_request(lease)
+                if not is_over and not is_too_late:
+                    outcome, in_doubt = await self._send(lease, client, pair)
+            if is_over:
+                await self._put_back(lease, lease.grant, sent_at, client)
+                return None
+            if is_too_late:
                 log.warning("refresh.lease_too_short", grant=lease.grant.id, client=client.name)
                 await self._put_back(lease, lease.grant, sent_at + TOO_LATE_PAUSE_MS, client)
                 return Unavailable("lease_too_short")
-            outcome, in_doubt = await self._send(lease, client, pair)
             if isinstance(outcome, Rejected) and outcome.ambiguous:
                 outcome = await self._tell_apart(outcome, client, sent_at)
             if isinstance(outcome, Refreshed):
@@ -420,6 +424,22 @@ class Refresher:
 
 
 @dataclass(frozen=True, slots=True)
+class _Turn:
+    """When an attempt may send.
+
+    Attributes:
+        slot: held while its request is in flight.
+        is_over: nothing more is to be sent.
+    """
+
+    slot: AbstractAsyncContextManager[None]
+    is_over: Callable[[], bool]
+
+
+AT_ONCE = _Turn(nullcontext(), lambda: False)
+
+
+@dataclass(frozen=True, slots=True)
 class _Attempt:
     """One presentation that brought no tokens.
 
@@ -441,23 +461,3 @@ class _Check:
     client: Client
     at: int
     task: asyncio.Task[ClientCheck]
-
-
-async def _until_one_ends(
-    running: set[asyncio.Task[None]], wait_seconds: float | None
-) -> set[asyncio.Task[None]]:
-    """Wait for the first to end, or as long as the rate budget asks; returns those still running."""
-    if not running:
-        await asyncio.sleep(wait_seconds or 0)
-        return running
-    done, running = await asyncio.wait(running, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        _report(task)
-    return running
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """One grant's surprise must not stop the others; its lease brings it back."""
-    error = task.exception()
-    if error is not None:
-        log.error("refresh.broke_off", error=type(error).__name__, exc_info=error)

@@ -997,7 +997,7 @@ async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_w
 # The end of a drain
 
 
-async def test_a_drain_told_to_stop_claims_nothing_more_and_finishes_what_is_in_flight(
+async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_what_awaits_its_turn(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
@@ -1007,6 +1007,7 @@ async def test_a_drain_told_to_stop_claims_nothing_more_and_finishes_what_is_in_
     clients = configure(sandbox.token_url)
     grants = await enroll(sandbox, clients, 12)
     refresher = await open_refresher(clients, in_flight=5)
+    now = await fleet.now()
     stopping: list[bool] = []
 
     with sandbox.fault("latency", ms=300):
@@ -1016,9 +1017,27 @@ async def test_a_drain_told_to_stop_claims_nothing_more_and_finishes_what_is_in_
         attempted = await draining
 
     stored = [await _find(fleet, grant.id) for grant in grants]
-    assert attempted == 5
+    assert attempted == 10
     assert sorted(each.grant.version for each in stored) == [0] * 7 + [1] * 5
     assert [each.lease_until for each in stored] == [None] * 12
+    given_back = [each for each in stored if each.grant.version == 0]
+    assert all(each.due_at is not None and each.due_at <= now + 60_000 for each in given_back)
+    assert not any(each.grant.in_doubt for each in stored)
+
+
+async def test_no_more_requests_are_in_flight_than_asked_for_and_a_free_slot_is_taken_at_once(
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 24)
+    refresher = await open_refresher(clients, in_flight=4)
+
+    with sandbox.fault("latency", ms=50):
+        assert await _drain(refresher) == 24
+
+    visits = [visit for grant in grants for visit in sandbox.log(grant.id)]
+    overlaps = [sum(one["at"] <= visit["at"] < one["ended_at"] for one in visits) for visit in visits]
+    assert max(overlaps) == 4
 
 
 async def test_a_drain_told_to_stop_does_not_wait_for_the_rate_budget(

@@ -196,6 +196,23 @@ async def test_an_outcome_is_stale_when_its_lease_was_released_by_a_later_ones_o
     assert len(await told()) == 1
 
 
+async def test_a_status_changes_with_its_event_or_not_at_all(
+    store: RedisStore, seed: Seed, claim_one: Claim, record_of: RecordOf, due_of: DueOf, told: Told
+) -> None:
+    """A store that forgot how a grant came to be failing hears of one more failure, which has no event."""
+    await seed("one")
+    lease = await claim_one()
+    failing = replace(lease.grant, status=Status.FAILING, streak=3, reason="unavailable", in_doubt=True)
+
+    assert await store.settle(lease, Change(failing, lease.until, NO_END, None)) is Verdict.STORED
+
+    record = await record_of("one")
+    assert (record["STATUS"], record["STREAK"], record["REASON"]) == (b"active", 0, False)
+    assert (record["LEASE_UNTIL"], record["INTENT"]) == (0, True)
+    assert await due_of("one") == lease.until
+    assert await told() == []
+
+
 async def test_an_outcome_of_a_refresh_token_that_was_replaced_since_is_superseded_and_releases_the_lease(
     store: RedisStore,
     seed: Seed,

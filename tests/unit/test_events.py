@@ -2,9 +2,12 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
 
 from worker.adapters.cloud_events import to_json
 from worker.core.events import FAILURES, Event, EventType, client_event, grant_event, provider_event, rfc3339
@@ -161,3 +164,11 @@ def test_an_event_is_written_as_a_cloud_event_in_structured_mode(failed: Event) 
         "subject": "user-42/buddy",
         "datacontenttype": "application/json",
     }
+
+
+def test_an_event_is_one_that_the_cloud_events_library_reads(failed: Event) -> None:
+    read = JSONFormat().read(CloudEvent, to_json(failed, "evergrant/acme"))
+
+    assert read.get_id() == "7.grant.failed"
+    assert read.get_time() == datetime(2023, 11, 14, 22, 13, 20, 123_000, UTC)
+    assert read.get_data() == failed.data

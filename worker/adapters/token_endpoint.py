@@ -15,8 +15,8 @@ cancels the request, which is safe with this transport and would wreck httpx's o
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
+from functools import lru_cache
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlencode
@@ -75,7 +75,7 @@ class HttpTokenEndpoint:
         """Ask once for new tokens; the second secret is tried only where the first was refused."""
         outcome: Outcome = Unknown("timeout")
         with suppress(TimeoutError):
-            async with _deadline(self._timeout_seconds):
+            async with _Deadline(self._timeout_seconds):
                 for secret in _secrets(client):
                     outcome = Unknown("timeout")
                     outcome = await self._ask_for_tokens(client, secret, pair, now)
@@ -90,7 +90,7 @@ class HttpTokenEndpoint:
         """
         check = ClientCheck.UNKNOWN
         with suppress(TimeoutError):
-            async with _deadline(self._timeout_seconds):
+            async with _Deadline(self._timeout_seconds):
                 for secret in _secrets(client):
                     check = ClientCheck.UNKNOWN
                     request = client_credentials_request(client, secret)
@@ -140,31 +140,39 @@ class HttpTokenEndpoint:
         # Connecting has a deadline of its own, within the total one: what ends there was certainly not sent.
         timeout = {"connect": self._timeout_seconds * CONNECT_SHARE}
         body = urlencode(request.form).encode()
+        extensions = {"timeout": timeout}
         response = await self._transport.handle_async_request(
-            httpx.Request("POST", request.url, headers=headers, content=body, extensions={"timeout": timeout})
+            httpx.Request("POST", _parsed(request.url), headers=headers, content=body, extensions=extensions)
         )
         try:
-            return Reply(response.status_code, dict(response.headers), await _read(response))
+            return Reply(response.status_code, response.headers, await _read(response))
         finally:
             await response.aclose()
 
 
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
+class _Deadline:
     """Like `asyncio.timeout`, but one that strikes late leaves time to read what had come by then."""
-    loop = asyncio.get_running_loop()
-    due = loop.time() + seconds
-    async with asyncio.timeout(None) as timeout:
 
-        def strike() -> None:
-            was_standing_still = loop.time() - due > LATE_SECONDS
-            timeout.reschedule(loop.time() + (CATCH_UP_SECONDS if was_standing_still else 0))
+    __slots__ = ("_due", "_handle", "_loop", "_timeout")
 
-        handle = loop.call_at(due, strike)
-        try:
-            yield
-        finally:
-            handle.cancel()
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + seconds
+        self._timeout = asyncio.Timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._handle = self._loop.call_at(self._due, self._strike)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.cancel()
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def _strike(self) -> None:
+        was_standing_still = self._loop.time() - self._due > LATE_SECONDS
+        self._timeout.reschedule(self._loop.time() + (CATCH_UP_SECONDS if was_standing_still else 0))
 
 
 def _open_session() -> aiohttp.ClientSession:
@@ -199,10 +207,21 @@ def _check_of(outcome: Outcome) -> ClientCheck:
             return ClientCheck.UNKNOWN
 
 
+@lru_cache(maxsize=100)
+def _parsed(url: str) -> httpx.URL:
+    """Parsing takes as long as sealing; a deployment has few endpoints."""
+    return httpx.URL(url)
+
+
 async def _read(response: httpx.Response) -> bytes:
-    """The body, decompressed where the server did so unasked, to a little beyond the cap at most."""
+    """The body, decompressed where the server compressed it unasked, to a little beyond the cap at most."""
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    stream = response.stream
+    if "content-encoding" in response.headers or not isinstance(stream, httpx.AsyncByteStream):
+        chunks = response.aiter_bytes()
+    else:
+        chunks = aiter(stream)
+    async for chunk in chunks:
         body += chunk
         if len(body) > MAX_REPLY_BYTES:
             break

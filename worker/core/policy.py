@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from worker.core.grant import Grant, Status
 from worker.core.providers import DAY_MS, MINUTE_MS, SECOND_MS, Client, GrantType
@@ -136,6 +137,7 @@ def is_refreshable(grant: Grant, client: Client) -> bool:
     return grant.has_refresh_token or client.grant_type is GrantType.CLIENT_CREDENTIALS
 
 
+@lru_cache(maxsize=1024)  # asked for several times while a grant is at hand
 def jitter(grant_id: str) -> float:
     """A number from -1 to 1 that belongs to the grant."""
     digest = hashlib.blake2b(grant_id.encode(), digest_size=8).digest()

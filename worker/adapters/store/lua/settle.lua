@@ -28,6 +28,13 @@ if r[STATUS] == 'paused' then
   return 'stored'
 end
 
+-- A status changes with its event or not at all: a store that forgot how the grant came to be failing keeps its own.
+if ARGV[11] == '' and r[STATUS] ~= ARGV[4] then
+  save(id, r)
+  schedule(id, r, ARGV[9])
+  return 'stored'
+end
+
 set_status(r, ARGV[4])
 r[STREAK] = tonumber(ARGV[5])
 r[REASON] = ARGV[6] ~= '' and ARGV[6]

@@ -1,0 +1,190 @@
+"""`make bench`: everything that docs/performance.md says, measured side by side in one run.
+
+    python -m bench [--quick] [MEASUREMENT ...]
+
+Prints a table of ratios and writes docs/performance/figures.json and its plots. With names of measurements,
+only those are made, and the other figures stay. `--quick` is a sketch in a few minutes: it writes nothing.
+
+Contenders are interleaved and measured three times; each figure is the median. A machine's speed drifts, and
+more so a virtual one's: believe the ratios.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any, Final
+
+import psutil
+
+from bench import claims, footprint, lateness, parts, plots, throughput
+from bench.bed import ROOT
+from bench.contenders.bare import KINDS
+from bench.throughput import IDIOM, OURS
+
+REPEATS: Final = 3
+WORTH_SECONDS: Final = 3.0  # of work in one cell
+LEAST: Final = 30
+MOST: Final = 6_000
+SLOW: Final = {"httpx": 600, IDIOM: 600}  # the most that one is asked for: it would take minutes
+DIRECTORY: Final = ROOT / "docs" / "performance"
+
+Cell = tuple[str, float, int]
+
+
+def _throughput(*, quick: bool) -> list[dict[str, Any]]:
+    in_flights = (1, 100) if quick else (1, 10, 100, 300)
+    cells: list[Cell] = [
+        (contender, latency_ms, in_flight)
+        for latency_ms in (0.0, 100.0)
+        for in_flight in in_flights
+        for contender in (OURS, *KINDS, IDIOM)
+        if contender != IDIOM or in_flight == 1  # a task a grant has one in flight, whatever else is set
+    ]
+    drains: dict[Cell, list[throughput.Drain]] = {cell: [] for cell in cells}
+    for turn in range(1 if quick else REPEATS):
+        for contender, latency_ms, in_flight in cells:
+            number = _worth(contender, latency_ms, in_flight) // (10 if quick else 1)
+            drain = throughput.measure(contender, latency_ms=latency_ms, in_flight=in_flight, number=number)
+            told = f"{contender}, {latency_ms:g} ms, {in_flight} in flight"
+            _say(f"{turn + 1}. {told}: {drain.per_second:,.0f}/s")
+            drains[contender, latency_ms, in_flight].append(drain)
+    return [
+        {"contender": contender, "latency_ms": latency_ms, "in_flight": in_flight, **_median(taken)}
+        for (contender, latency_ms, in_flight), taken in drains.items()
+    ]
+
+
+def _scaling(*, quick: bool) -> list[dict[str, Any]]:
+    drains: dict[tuple[float, int], list[throughput.Drain]] = {}
+    for _ in range(1 if quick else REPEATS):
+        for latency_ms in (0.0, 100.0):
+            for processes in (1, 2, 4):
+                number = (300 if quick else 3_000) * (1 if latency_ms == 0 else processes)
+                drain = throughput.measure(
+                    OURS, latency_ms=latency_ms, in_flight=100, number=number, processes=processes
+                )
+                _say(f"{processes} processes, {latency_ms:g} ms: {drain.per_second:,.0f}/s")
+                drains.setdefault((latency_ms, processes), []).append(drain)
+    return [
+        {"latency_ms": latency_ms, "processes": processes, **_median(taken)}
+        for (latency_ms, processes), taken in drains.items()
+    ]
+
+
+def _backlog(*, quick: bool) -> dict[str, float]:
+    """Ten thousand due at once, a tenth of a second each, against the best that a hundred in flight allow."""
+    number, latency_ms, in_flight = 500 if quick else 10_000, 100.0, 100
+    rates = [
+        throughput.measure(OURS, latency_ms=latency_ms, in_flight=in_flight, number=number).per_second
+        for _ in range(1 if quick else REPEATS)
+    ]
+    seconds, ideal = number / median(rates), number * latency_ms / 1000 / in_flight
+    return {"grants": number, "seconds": seconds, "ideal_seconds": ideal, "ratio": seconds / ideal}
+
+
+def _footprint(*, quick: bool) -> dict[str, Any]:
+    return {
+        **footprint.bytes_a_grant(1_000 if quick else 100_000),
+        "worker": footprint.worker_memory(*((300, 2_000) if quick else (20_000, 200_000)), in_flight=100),
+        **footprint.start_up(1 if quick else 5),
+    }
+
+
+def _parts(*, quick: bool) -> dict[str, float]:
+    return parts.measure(300 if quick else 5_000)
+
+
+def _claims(*, quick: bool) -> list[dict[str, float]]:
+    return claims.measure((500, 1_000) if quick else (1_000, 10_000, 100_000, 1_000_000))
+
+
+def _lateness(*, quick: bool) -> dict[str, dict[str, float]]:
+    grants, day_seconds = (300, 10.0) if quick else (100_000, 120.0)
+    return lateness.measure(grants, day_seconds, in_flight=100)
+
+
+MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
+    "throughput": _throughput,
+    "backlog": _backlog,
+    "parts": _parts,
+    "claims": _claims,
+    "footprint": _footprint,
+    "lateness": _lateness,
+    "scaling": _scaling,
+}
+
+
+def _ratios(figures: dict[str, Any]) -> dict[str, float]:
+    """What a reader wants to know first."""
+    taken = figures["throughput"]
+    cells = {(cell["contender"], cell["latency_ms"], cell["in_flight"]): cell for cell in taken}
+    ours, slow = cells[OURS, 0.0, 100], cells[OURS, 100.0, 100]
+    return {
+        "of httpx over the same transport, 100 in flight": _per(ours, cells["httpx-aiohttp", 0.0, 100]),
+        "of the bare transport, 100 in flight": _per(ours, cells["transport", 0.0, 100]),
+        "of httpx as it comes, 100 in flight": _per(ours, cells["httpx", 0.0, 100]),
+        "of the idiom's grants a processor second": cells[IDIOM, 0.0, 1]["cpu_us"] / ours["cpu_us"],
+        "of the idiom's grants a second at 100 ms": _per(slow, cells[IDIOM, 100.0, 1]),
+    }
+
+
+def _per(ours: dict[str, float], theirs: dict[str, float]) -> float:
+    return ours["per_second"] / theirs["per_second"]
+
+
+def _worth(contender: str, latency_ms: float, in_flight: int) -> int:
+    """How many tokens make a cell that takes seconds, and not minutes."""
+    at_best = in_flight / (latency_ms / 1000 + 0.001)
+    return min(max(int(at_best * WORTH_SECONDS), LEAST), SLOW.get(contender, MOST))
+
+
+def _median(taken: list[throughput.Drain]) -> dict[str, float]:
+    values = [asdict(drain) for drain in taken]
+    return {name: median(value[name] for value in values) for name in values[0]}
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "at": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Measure, print and draw."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a sketch that writes nothing")
+    parser.add_argument("measurement", nargs="*", choices=[[], *MEASUREMENTS], help="all of them by default")
+    chosen = parser.parse_args()
+    path = DIRECTORY / "figures.json"
+    figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not chosen.quick else {}
+    for name in chosen.measurement or MEASUREMENTS:
+        _say(f"# {name}")
+        figures[name] = MEASUREMENTS[name](quick=chosen.quick)
+        _say(json.dumps(figures[name], indent=1))
+    if "throughput" in figures:
+        figures["ratios"] = _ratios(figures)
+        _say("".join(f"{ratio:9.2f} times that {what}\n" for what, ratio in figures["ratios"].items()))
+    if not chosen.quick:
+        figures["machine"] = _machine()
+        DIRECTORY.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1) + "\n")
+        plots.draw(figures, DIRECTORY)
+
+
+if __name__ == "__main__":
+    main()

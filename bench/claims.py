@@ -1,0 +1,146 @@
+"""What a sweep and a claim cost, by how many grants the store holds.
+
+Rules:
+- One store grows from size to size. It is filled by the product's own import script, with one sealed pair
+  for all of its grants: here nothing unseals them.
+- Both are what the worker's tasks call: a sweep that finds nothing due, and a claim of 50 that are, spread
+  over all that is stored. They are given back as they were before the next.
+- Each cost is the median of many, in microseconds: until the caller has its answer, an fsync where something
+  was written included; and on the server, the script alone.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from statistics import median
+from typing import Final, TypeVar
+from unittest.mock import patch
+
+from bench.bed import CLIENT, PREFIX, Bed, line_of, made_up
+from config import load_settings
+from worker.core import lifecycle
+from worker.core.grant import Grant
+from worker.core.interchange import read_line
+from worker.core.ports import Claim
+from worker.core.providers import Client
+from worker.sweeper import reserve_runners
+from worker.wiring import Runtime, deploy, open_runtime
+
+CHUNK: Final = 50
+REPEATS: Final = 200
+WARM_UPS: Final = 20
+LANDED_TOGETHER: Final = 1000
+LONG_AGO: Final = 1  # Unix milliseconds
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Microseconds that one call took."""
+
+    us: float
+    on_server_us: float
+
+
+def measure(stored: Sequence[int]) -> list[dict[str, float]]:
+    """What both cost at each of these sizes, smallest first."""
+    with made_up() as bed, patch.dict(os.environ, bed.environment):
+        return asyncio.run(_measure(bed, stored))
+
+
+async def _measure(bed: Bed, stored: Sequence[int]) -> list[dict[str, float]]:
+    costs = []
+    async with open_runtime(deploy(load_settings(), print)) as runtime:
+        for before, number in pairwise((0, *stored)):
+            await _fill(runtime, before, number)
+            bed.wait_until(lambda: _is_at_rest(bed))
+            sweeps = [await _sweep(bed, runtime) for _ in range(WARM_UPS + REPEATS)]
+            claims = [await _claim(bed, runtime, each, number) for each in range(WARM_UPS + REPEATS)]
+            costs.append({"stored": number, **_medians("sweep", sweeps), **_medians("claim", claims)})
+    return costs
+
+
+async def _fill(runtime: Runtime, first: int, end: int) -> None:
+    """Import the grants of these numbers; none is due for hours."""
+    now, client = await runtime.fleet.now(), _client(runtime)
+    line = read_line(json.dumps(line_of(0, datetime.now(UTC))), {CLIENT: client}, now)
+    sealed = runtime.deployment.keys.seal(line.grant.id, 0, line.pair)
+    model = replace(line.grant, sealed=sealed)
+    for start in range(first, end, LANDED_TOGETHER):
+        numbers = range(start, min(start + LANDED_TOGETHER, end))
+        await asyncio.gather(*(_land(runtime, replace(model, id=_id(number)), now) for number in numbers))
+
+
+async def _land(runtime: Runtime, grant: Grant, now: int) -> None:
+    change = lifecycle.admit(grant, _client(runtime), runtime.rules, now)
+    await runtime.fleet.land(change, replaces=None)
+
+
+async def _sweep(bed: Bed, runtime: Runtime) -> Taken:
+    """Look for what is due where nothing is."""
+    started, taken = await _timed(bed, reserve_runners(runtime))
+    if started:
+        raise RuntimeError("a sweep found something due")
+    return taken
+
+
+async def _claim(bed: Bed, runtime: Runtime, turn: int, stored: int) -> Taken:
+    """Make a chunk due, claim it and give it back; another one each time."""
+    spacing = stored // CHUNK
+    chosen = {_id((turn + place * spacing) % stored): LONG_AGO for place in range(CHUNK)}
+    bed.redis.zadd(f"{PREFIX}schedule:{CLIENT}", chosen)
+    # Each time: a silence of seconds, on a busy machine, would begin an epoch in which nobody may claim.
+    await runtime.store.confirm(await runtime.store.pulse(""))
+    claim, taken = await _timed(bed, runtime.store.claim(_client(runtime), CHUNK, ""))
+    if len(claim.leases) != CHUNK:
+        raise RuntimeError(f"claimed {len(claim.leases)} grants of {CHUNK}; settling: {claim.settling}")
+    await _give_back(runtime, claim)
+    return taken
+
+
+async def _give_back(runtime: Runtime, claim: Claim) -> None:
+    client = _client(runtime)
+    changes = [lifecycle.admit(lease.grant, client, runtime.rules, claim.now) for lease in claim.leases]
+    await asyncio.gather(*map(runtime.store.settle, claim.leases, changes))
+
+
+async def _timed(bed: Bed, call: Awaitable[T]) -> tuple[T, Taken]:
+    on_server = _script_us(bed)
+    began = time.perf_counter()
+    answer = await call
+    seconds = time.perf_counter() - began
+    return answer, Taken(seconds * 1e6, _script_us(bed) - on_server)
+
+
+def _script_us(bed: Bed) -> float:
+    """How long the server has spent in scripts."""
+    return float(bed.redis.info("commandstats")["cmdstat_evalsha"]["usec"])
+
+
+def _is_at_rest(bed: Bed) -> bool:
+    """Whether the server is not rewriting its log, as it does for a while when a store has grown."""
+    state = bed.redis.info("persistence")
+    return not state["aof_rewrite_in_progress"] and not state["aof_rewrite_scheduled"]
+
+
+def _medians(what: str, taken: Sequence[Taken]) -> dict[str, float]:
+    """The medians of one kind, without those that went first: one of them had to load the script."""
+    counted = taken[WARM_UPS:]
+    return {
+        f"{what}_us": median(each.us for each in counted),
+        f"{what}_on_server_us": median(each.on_server_us for each in counted),
+    }
+
+
+def _client(runtime: Runtime) -> Client:
+    return runtime.clients.get(CLIENT, 0)
+
+
+def _id(number: int) -> str:
+    return f"user-{number:07d}/buddy"

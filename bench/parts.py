@@ -1,0 +1,120 @@
+"""Where a worker's processor time goes: each part alone, doing what it does for one grant.
+
+Rules:
+- Each part is the product's own code in a loop of 100 at once, as in a drain; its processor time is this
+  process's, so what the server and the endpoint spend is not in it.
+- The whole is a worker's drain. What the parts leave of it is the rest: decisions, tasks of the event loop.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+from unittest.mock import patch
+
+from bench.bed import CLIENT, Bed, cpu_seconds, made_up
+from config import load_settings
+from worker.core import lifecycle
+from worker.core.grant import TokenPair
+from worker.core.ports import Commit, Lease
+from worker.core.protocol import Refreshed
+from worker.wiring import Runtime, deploy, open_runtime
+
+AT_ONCE: Final = 100
+CHUNK: Final = 50
+
+
+def measure(number: int) -> dict[str, float]:
+    """Microseconds for one refresh, by part, over so many grants."""
+    with made_up() as bed, patch.dict(os.environ, bed.environment):
+        bed.import_grants(number, due=True)
+        parts = asyncio.run(_alone(bed, number))
+    with made_up(in_flight=AT_ONCE) as bed:
+        bed.import_grants(number, due=True)
+        child, celery = _whole(bed, number)
+    rest = child - sum(parts.values())
+    return {**parts, "celery": celery, "rest": rest, "whole": child + celery}
+
+
+async def _alone(bed: Bed, number: int) -> dict[str, float]:
+    async with open_runtime(deploy(load_settings(), print)) as runtime:
+        client = runtime.clients.get(CLIENT, 0)
+        pair, now = TokenPair("a" * 36, "r" * 80), await runtime.fleet.now()
+        http = await _cpu_us(lambda: runtime.endpoint.refresh(client, pair, now), number)
+        leases, claiming = await _claimed(runtime, number)
+        began = time.process_time()
+        commits = [_commit(runtime, lease) for lease in leases]
+        sealing = (time.process_time() - began) / number * 1e6 - _without_sealing(runtime, leases)
+        left = iter(commits)
+        journal = await _cpu_us(lambda: runtime.journal.write(next(left)), number)
+        left_again = iter(commits)
+        committing = await _cpu_us(lambda: runtime.store.commit(next(left_again)), number)
+    bed.wait_until(lambda: bed.refreshed() >= number)
+    return {"http": http, "redis": claiming + committing, "sealing": sealing, "journal": journal}
+
+
+async def _claimed(runtime: Runtime, number: int) -> tuple[list[Lease], float]:
+    """Every grant's lease, and what claiming one of them took."""
+    client = runtime.clients.get(CLIENT, 0)
+    await runtime.store.confirm(await runtime.store.pulse(""))
+    leases: list[Lease] = []
+    began = time.process_time()
+    while len(leases) < number:
+        leases += (await runtime.store.claim(client, CHUNK, "")).leases
+    return leases, (time.process_time() - began) / number * 1e6
+
+
+def _commit(runtime: Runtime, lease: Lease) -> Commit:
+    """An answer to be stored: unsealed, succeeded, sealed."""
+    grant, keys = lease.grant, runtime.deployment.keys
+    successor = _successor(runtime, lease, keys.open(grant))
+    sealed = keys.seal(grant.id, successor.grant.version, successor.pair)
+    return Commit(lease.fence, grant.lineage, grant.version, grant.status, successor.sealed(sealed))
+
+
+def _successor(runtime: Runtime, lease: Lease, pair: TokenPair) -> lifecycle.Successor:
+    grant = lease.grant
+    answer = Refreshed("a" * 36, f"{grant.id:r<80}", 28_800_000, 15_811_200_000, grant.scope)
+    client, now = runtime.clients.get(CLIENT, 0), lease.until
+    return lifecycle.succeed(
+        grant, pair, answer, client, runtime.rules, attempt=lease.fence, sent_at=now, now=now
+    )
+
+
+def _without_sealing(runtime: Runtime, leases: Sequence[Lease]) -> float:
+    """What making the same commits takes but for opening and sealing."""
+    pair = TokenPair("a" * 36, "r" * 80)
+    began = time.process_time()
+    for lease in leases:
+        grant, successor = lease.grant, _successor(runtime, lease, pair)
+        Commit(lease.fence, grant.lineage, grant.version, grant.status, successor.sealed(b""))
+    return (time.process_time() - began) / len(leases) * 1e6
+
+
+async def _cpu_us(step: Callable[[], Awaitable[object]], number: int) -> float:
+    """Processor time of one step, of so many with a hundred at once."""
+    left = number
+
+    async def keep_on() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await step()
+
+    began = time.process_time()
+    await asyncio.gather(*(keep_on() for _ in range(AT_ONCE)))
+    return (time.process_time() - began) / number * 1e6
+
+
+def _whole(bed: Bed, number: int) -> tuple[float, float]:
+    """A drain by a worker: of the process that refreshes, and of the one that hands it its tasks."""
+    with bed.workers() as main:
+        child = main.children()[-1]
+        before = cpu_seconds(child), cpu_seconds(main)
+        with bed.beat():
+            bed.wait_until(lambda: bed.refreshed() >= number)
+        in_child, in_both = (
+            now - then for now, then in zip((cpu_seconds(child), cpu_seconds(main)), before, strict=True)
+        )
+    return in_child / number * 1e6, (in_both - in_child) / number * 1e6

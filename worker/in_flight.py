@@ -1,0 +1,76 @@
+"""What one drain has at work: requests in flight, and besides them what awaits its turn or is being stored.
+
+Rules:
+- So many requests at once and no more. Whatever else an attempt does takes nobody's slot.
+- A little more is at work than may be in flight, so that a slot that comes free is taken at once.
+- One attempt's surprise stops no other; its lease brings the grant back.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+AHEAD: Final = 50  # attempts that await their turn, at most; a claim is worth its round trip for half of them
+
+log = structlog.get_logger(__name__)
+
+
+class InFlight:
+    """Attempts at work.
+
+    Args:
+        requests: how many may be in flight at once.
+
+    Attributes:
+        slot: held for as long as a request is in flight.
+    """
+
+    def __init__(self, requests: int) -> None:
+        self.slot = asyncio.Semaphore(requests)
+        self._most = requests + min(requests, AHEAD)
+        self._worth_a_claim = (min(requests, AHEAD) + 1) // 2
+        self._at_work: set[asyncio.Task[None]] = set()
+        self._has_room = asyncio.Event()
+        self._is_done = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._at_work)
+
+    @property
+    def room(self) -> int:
+        """How many more may be started; none until there are enough to be worth a claim."""
+        room = self._most - len(self._at_work)
+        return room if room >= self._worth_a_claim else 0
+
+    def start(self, attempt: Coroutine[None, None, None]) -> None:
+        """Let an attempt begin."""
+        task = asyncio.create_task(attempt)
+        self._at_work.add(task)
+        task.add_done_callback(self._end)
+
+    async def until_room(self, seconds: float) -> None:
+        """Wait until there is room again, though not longer than that."""
+        self._has_room.clear()
+        if not self.room:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._has_room.wait()
+
+    async def until_done(self) -> None:
+        """Wait until nothing is at work."""
+        self._is_done.clear()
+        if self._at_work:
+            await self._is_done.wait()
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._at_work.discard(task)
+        if self.room:
+            self._has_room.set()
+        if not self._at_work:
+            self._is_done.set()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("refresh.broke_off", error=type(error).__name__, exc_info=error)
