@@ -28,7 +28,7 @@ demo: $(VENV)/.run ## a live fleet against a sandbox Buddy, for SECONDS=60 with 
 	@$(BIN)/evergrant demo --seconds $(SECONDS) --grants $(GRANTS)
 
 .PHONY: test
-test: $(VENV)/.dev ## every test
+test: $(VENV)/.bench ## every test
 	@$(BIN)/python -m pytest
 
 .PHONY: soak

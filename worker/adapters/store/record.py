@@ -8,7 +8,6 @@ raw bytes.
 """
 
 import json
-from typing import Any
 
 import msgpack
 
@@ -82,27 +81,50 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> Gra
         packed: the record.
         in_doubt: what the intent said before the present lease set its own; `None` where there is none.
     """
-    # A newer release may have added fields at the end.
-    value: dict[str, Any] = dict(zip(FIELDS, msgpack.unpackb(packed, raw=True), strict=False))
+    # In the order of FIELDS; a newer release may have added some at the end.
+    (
+        client,
+        status,
+        version,
+        lineage,
+        sealed,
+        issued_at,
+        access_expires_at,
+        refresh_issued_at,
+        refresh_expires_at,
+        authorized_at,
+        scope,
+        labels,
+        streak,
+        reason,
+        noticed_at,
+        intent,
+        _lease_owner,
+        _lease_until,
+        _fence,
+        _last,
+        imported,
+        *_,
+    ) = msgpack.unpackb(packed, raw=True)
     return Grant(
         id=grant_id,
-        client=value["CLIENT"].decode(),
-        status=Status(value["STATUS"].decode()),
-        version=value["VERSION"],
-        lineage=value["LINEAGE"],
-        sealed=value["SEALED"],
-        issued_at=value["ISSUED_AT"],
-        access_expires_at=_or_none(value["ACCESS_EXPIRES_AT"]),
-        refresh_issued_at=value["REFRESH_ISSUED_AT"],
-        refresh_expires_at=_or_none(value["REFRESH_EXPIRES_AT"]),
-        authorized_at=_or_none(value["AUTHORIZED_AT"]),
-        scope=value["SCOPE"].decode() if value["SCOPE"] else None,
-        labels=json.loads(value["LABELS"]) if value["LABELS"] else {},
-        streak=value["STREAK"],
-        reason=value["REASON"].decode() if value["REASON"] else None,
-        in_doubt=bool(value["INTENT"]) if in_doubt is None else in_doubt,
-        noticed_at=_or_none(value["NOTICED_AT"]),
-        root=value["IMPORTED"],
+        client=client.decode(),
+        status=Status(status.decode()),
+        version=version,
+        lineage=lineage,
+        sealed=sealed,
+        issued_at=issued_at,
+        access_expires_at=_or_none(access_expires_at),
+        refresh_issued_at=refresh_issued_at,
+        refresh_expires_at=_or_none(refresh_expires_at),
+        authorized_at=_or_none(authorized_at),
+        scope=scope.decode() if scope else None,
+        labels=json.loads(labels) if labels else {},
+        streak=streak,
+        reason=reason.decode() if reason else None,
+        in_doubt=bool(intent) if in_doubt is None else in_doubt,
+        noticed_at=_or_none(noticed_at),
+        root=imported,
     )
 
 

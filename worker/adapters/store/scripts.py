@@ -9,6 +9,8 @@ Rules:
 - Where replicas are demanded, a group ends with the wait for them. A call whose write too few of them have is
   a store that is unavailable: it is made again, finds its work done, and is waited for again.
 - A lease taken in vain is in nobody's hands until it ends: none is asked for before a wait has succeeded.
+- The arguments of a call are one: MessagePack of their texts. redis-py writes each argument of a command in
+  Python, which for a commit took longer than sealing.
 - What needs no replica leaves at once, beside the groups that wait: a late pulse would pass for silence.
 """
 
@@ -20,6 +22,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import msgpack
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from worker.adapters.store.demand import Demand, ShortfallError
@@ -68,7 +71,7 @@ def _sha(name: str) -> str:
 @dataclass(slots=True)
 class _Call:
     name: str
-    args: list[bytes | float]
+    args: bytes
     answer: asyncio.Future[Any] = field(repr=False)
 
 
@@ -100,12 +103,15 @@ class Scripts:
         """
         if self._beside is not None and name in NEED_NO_REPLICA:
             return await self._beside.run(name, *args)
-        encoded = [arg.encode() if isinstance(arg, str) else arg for arg in args]
+        texts = [arg if isinstance(arg, bytes) else str(arg).encode() for arg in args]
+        packed: bytes = msgpack.packb(
+            texts, use_bin_type=False
+        )  # the old raw type, that every cmsgpack reads
         if name in TAKE_LEASES and not self._met:
-            await self._call(BARRIER, [])
-        return await self._call(name, encoded)
+            await self._call(BARRIER, b"")
+        return await self._call(name, packed)
 
-    async def _call(self, name: str, args: list[bytes | float]) -> Any:
+    async def _call(self, name: str, args: bytes) -> Any:
         call = _Call(name, args, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._sender is None:
@@ -145,7 +151,7 @@ class Scripts:
             if call.name == BARRIER:
                 pipeline.set(self._prefix + BARRIER, "")
             else:
-                pipeline.evalsha(_sha(call.name), 1, self._prefix, *call.args)
+                pipeline.evalsha(_sha(call.name), 1, self._prefix, call.args)
         if self._demand is None:
             return await pipeline.execute(raise_on_error=False)
         # WAIT looks at its own connection's last write. A script that finds its work done writes nothing, and

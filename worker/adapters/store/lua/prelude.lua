@@ -6,6 +6,7 @@
 -- in one hash slot and a script may reach any of them.
 
 local P = KEYS[1]
+local ARGV = cmsgpack.unpack(ARGV[1])
 local FOREVER = '+inf'
 local NO_END = 2^53 - 1
 
