@@ -616,6 +616,9 @@ class _Gate:
     async def _let_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._server is None:  # shut since it was accepted
+            writer.close()
+            return
         self._passing.add(task)
         up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
         there = asyncio.create_task(self._carry(reader, up_writer))

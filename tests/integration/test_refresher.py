@@ -1163,7 +1163,7 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     assert unbroken is not None
     await redis.set(broken, b"\x91\x01")  # a record that nobody can read
     with sandbox.fault("latency", ms=100, jitter_ms=400), pytest.raises(Exception, match=r".") as failure:
-        await _drain(await open_refresher(clients, in_flight=55))
+        await _drain(await open_refresher(clients, in_flight=25))
     await redis.set(broken, unbroken)
 
     assert not isinstance(failure.value, TimeoutError)
