@@ -63,6 +63,7 @@ class Bed:
             "EVERGRANT_DATA_DIR": str(directory / "data"),
             "EVERGRANT_KEYS": new_key_line(),
             "EVERGRANT_LOG_LEVEL": "warning",
+            "EVERGRANT_SWEEP_SECONDS": "1",
             f"EVERGRANT_CLIENTS__{CLIENT.upper()}__PROVIDER": "buddy",
             f"EVERGRANT_CLIENTS__{CLIENT.upper()}__CLIENT_ID": "bench",
             f"EVERGRANT_CLIENTS__{CLIENT.upper()}__CLIENT_SECRET": "bench",
