@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-AHEAD: Final = 100  # attempts besides those in flight: some await their turn, some are being stored
+AHEAD: Final = 200  # attempts besides those in flight: some await their turn, some are being stored
 WORTH_A_CLAIM: Final = 25  # its round trip costs as much as ten grants do
 
 log = structlog.get_logger(__name__)
@@ -31,7 +31,7 @@ class InFlight:
 
     def __init__(self, requests: int) -> None:
         self.slot = asyncio.Semaphore(requests)
-        self._most = requests + min(requests, AHEAD)
+        self._most = requests + min(2 * requests, AHEAD)
         self._worth_a_claim = min((requests + 1) // 2, WORTH_A_CLAIM)
         self._at_work: set[asyncio.Task[None]] = set()
         self._has_room = asyncio.Event()

@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-CHUNK = 100  # grants a claim takes at most
+CHUNK = 200  # grants a claim takes at most
 RESEND_PAUSE_SECONDS = 0.5
 STORE_PAUSE_SECONDS = 0.2
 TOO_LATE_PAUSE_MS = 1_000
