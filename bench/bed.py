@@ -178,8 +178,10 @@ def _endpoint(latency_ms: float, expires_in: int) -> Iterator[str]:
     command = [sys.executable, "-m", "bench.endpoint", str(latency_ms), str(expires_in)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603
         assert child.stdout is not None  # noqa: S101 it is a pipe
-        yield child.stdout.readline().strip()
-        child.terminate()
+        try:
+            yield child.stdout.readline().strip()
+        finally:
+            child.terminate()
 
 
 def line_of(number: int, issued_at: datetime) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 Rules:
 - So many requests at once and no more. Whatever else an attempt does takes nobody's slot.
-- A little more is at work than may be in flight, so that a slot that comes free is taken at once.
+- More is at work than may be in flight, so that a slot that comes free is taken at once. Not so under a rate
+  budget: what awaited its turn at a provider that was slow would all leave when it is no more.
 - One attempt's surprise stops no other; its lease brings the grant back.
 """
 
@@ -24,14 +25,15 @@ class InFlight:
 
     Args:
         requests: how many may be in flight at once.
+        ahead: whether more are at work than that.
 
     Attributes:
         slot: held for as long as a request is in flight.
     """
 
-    def __init__(self, requests: int) -> None:
+    def __init__(self, requests: int, *, ahead: bool) -> None:
         self.slot = asyncio.Semaphore(requests)
-        self._most = requests + min(2 * requests, AHEAD)
+        self._most = requests + (min(2 * requests, AHEAD) if ahead else 0)
         self._worth_a_claim = min((requests + 1) // 2, WORTH_A_CLAIM)
         self._at_work: set[asyncio.Task[None]] = set()
         self._has_room = asyncio.Event()

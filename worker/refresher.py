@@ -117,7 +117,7 @@ class Refresher:
             StoreUnavailableError: the store went away; leases come back by themselves.
         """
         client = self._clients.get(client_name, 0)
-        at_work = InFlight(self._effort.in_flight)
+        at_work = InFlight(self._effort.in_flight, ahead=client.rate_per_second is None)
         turn = _Turn(at_work.slot, stop)
         attempted = 0
         try:

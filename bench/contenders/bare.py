@@ -27,12 +27,14 @@ FORM: Final = {
     "client_secret": "bench",
 }
 TYPE: Final = {"Content-Type": "application/x-www-form-urlencoded"}
-NO_LIMIT: Final = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+# The callers bound their requests; who waits for a slot here would use up its deadline.
+PATIENCE_SECONDS: Final = 60.0
+NO_LIMIT: Final = httpx.Limits(max_connections=10_000, max_keepalive_connections=10_000)
 
 
 async def _httpx(url: str, opened: AsyncExitStack) -> Ask:
     """Httpx as it comes."""
-    client = await opened.enter_async_context(httpx.AsyncClient(limits=NO_LIMIT))
+    client = await opened.enter_async_context(httpx.AsyncClient(limits=NO_LIMIT, timeout=PATIENCE_SECONDS))
 
     async def ask() -> bytes:
         return (await client.post(url, data=FORM)).content
@@ -43,7 +45,9 @@ async def _httpx(url: str, opened: AsyncExitStack) -> Ask:
 async def _httpx_over_aiohttp(url: str, opened: AsyncExitStack) -> Ask:
     """Httpx's client over aiohttp's transport, the fastest that fits its API."""
     transport = AiohttpTransport(limits=NO_LIMIT)
-    client = await opened.enter_async_context(httpx.AsyncClient(transport=transport))
+    client = await opened.enter_async_context(
+        httpx.AsyncClient(transport=transport, timeout=PATIENCE_SECONDS)
+    )
 
     async def ask() -> bytes:
         return (await client.post(url, data=FORM)).content

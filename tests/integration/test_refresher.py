@@ -997,15 +997,18 @@ async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_w
 # The end of a drain
 
 
+@pytest.mark.parametrize(("rate", "claimed"), [("", 15), ("100000", 5)], ids=["ahead", "under-a-budget"])
 async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_what_awaits_its_turn(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
     fleet: Fleet,
+    rate: str,
+    claimed: int,
 ) -> None:
-    clients = configure(sandbox.token_url)
-    grants = await enroll(sandbox, clients, 12)
+    clients = configure(sandbox.token_url, **({"rate_per_second": rate} if rate else {}))
+    grants = await enroll(sandbox, clients, 20)
     refresher = await open_refresher(clients, in_flight=5)
     now = await fleet.now()
     stopping: list[bool] = []
@@ -1017,9 +1020,9 @@ async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_wh
         attempted = await draining
 
     stored = [await _find(fleet, grant.id) for grant in grants]
-    assert attempted == 10
-    assert sorted(each.grant.version for each in stored) == [0] * 7 + [1] * 5
-    assert [each.lease_until for each in stored] == [None] * 12
+    assert attempted == claimed
+    assert sorted(each.grant.version for each in stored) == [0] * 15 + [1] * 5
+    assert [each.lease_until for each in stored] == [None] * 20
     given_back = [each for each in stored if each.grant.version == 0]
     assert all(each.due_at is not None and each.due_at <= now + 60_000 for each in given_back)
     assert not any(each.grant.in_doubt for each in stored)
@@ -1156,19 +1159,19 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     prefix: str,
 ) -> None:
     clients = configure(sandbox.token_url)
-    grants = await enroll(sandbox, clients, 50, age=1.2)  # a first claim's worth
+    grants = await enroll(sandbox, clients, 48, age=1.2)  # a first claim's worth
     grants += await enroll(sandbox, clients, 10, age=0.8)
     broken = f"{prefix}grant:{grants[-1].id}"
     unbroken = await redis.get(broken)
     assert unbroken is not None
     await redis.set(broken, b"\x91\x01")  # a record that nobody can read
     with sandbox.fault("latency", ms=100, jitter_ms=400), pytest.raises(Exception, match=r".") as failure:
-        await _drain(await open_refresher(clients, in_flight=25))
+        await _drain(await open_refresher(clients, in_flight=16))
     await redis.set(broken, unbroken)
 
     assert not isinstance(failure.value, TimeoutError)
     rotated = [visit["grant"] for visit in _visits(sandbox, grants) if visit["acted"]]
-    assert len(rotated) >= 50
+    assert len(rotated) >= 48
     for grant_id in rotated:
         assert (await _find(fleet, grant_id)).grant.version == 1
     await _drain(await open_refresher(clients))
