@@ -51,8 +51,8 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
 	@touch $@
 
 .PHONY: bench
-bench: $(VENV)/.bench ## every measurement of docs/performance.md, side by side; ONLY= picks some, QUICK=1 is a sketch
-	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ONLY)
+bench: $(VENV)/.bench ## every measurement of docs/performance.md, side by side; ONLY= picks some, REPEATS=3
+	@$(BIN)/python -m bench $(if $(REPEATS),--repeats $(REPEATS)) $(ONLY)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## style, types and the direction of imports

@@ -1,13 +1,13 @@
 """`make bench`: everything that docs/performance.md says, measured side by side in one run.
 
-    python -m bench [--quick] [--into DIRECTORY] [MEASUREMENT ...]
+    python -m bench [--quick] [--repeats N] [--into DIRECTORY] [MEASUREMENT ...]
 
 Prints a table of ratios and writes docs/performance/figures.json and its plots. With names of measurements,
 only those are made, and the other figures stay. `--quick` is a sketch in a few minutes, and writes only where
 it is told to.
 
-Contenders are interleaved and measured three times; each figure is the median. A machine's speed drifts, and
-more so a virtual one's: believe the ratios.
+Contenders take turns and are measured three times, or N; each figure is the median. A machine's speed drifts,
+and more so a virtual one's: believe the ratios.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from bench.bed import ROOT
 from bench.contenders.bare import KINDS
 from bench.throughput import IDIOM, OURS
 
-REPEATS: Final = 3
 WORTH_SECONDS: Final = 4.0  # of work in one cell
 LEAST: Final = 30
 MOST: Final = 12_000
@@ -40,7 +39,7 @@ FIGURES: Final = "figures.json"
 Cell = tuple[str, float, int]
 
 
-def _throughput(*, quick: bool) -> list[dict[str, Any]]:
+def _throughput(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
     in_flights = (1, 100) if quick else (1, 10, 100, 300)
     cells: list[Cell] = [
         (contender, latency_ms, in_flight)
@@ -50,7 +49,7 @@ def _throughput(*, quick: bool) -> list[dict[str, Any]]:
         if contender != IDIOM or in_flight == 1  # a task a grant has one in flight, whatever else is set
     ]
     drains: dict[Cell, list[throughput.Drain]] = {cell: [] for cell in cells}
-    for turn in range(1 if quick else REPEATS):
+    for turn in range(repeats):
         for contender, latency_ms, in_flight in cells:
             number = _worth(contender, latency_ms, in_flight) // (10 if quick else 1)
             drain = throughput.measure(contender, latency_ms=latency_ms, in_flight=in_flight, number=number)
@@ -63,9 +62,9 @@ def _throughput(*, quick: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _scaling(*, quick: bool) -> list[dict[str, Any]]:
+def _scaling(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
     drains: dict[tuple[float, int], list[throughput.Drain]] = {}
-    for _ in range(1 if quick else REPEATS):
+    for _ in range(repeats):
         for latency_ms in (0.0, 100.0):
             for processes in (1, 2, 4):
                 number = (300 if quick else 3_000) * (1 if latency_ms == 0 else processes)
@@ -80,34 +79,37 @@ def _scaling(*, quick: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _backlog(*, quick: bool) -> dict[str, float]:
+def _backlog(*, quick: bool, repeats: int) -> dict[str, float]:
     """Ten thousand due at once, a tenth of a second each, against the best that a hundred in flight allow."""
     number, latency_ms, in_flight = 500 if quick else 10_000, 100.0, 100
     rates = [
         throughput.measure(OURS, latency_ms=latency_ms, in_flight=in_flight, number=number).per_second
-        for _ in range(1 if quick else REPEATS)
+        for _ in range(repeats)
     ]
     seconds, ideal = number / median(rates), number * latency_ms / 1000 / in_flight
     return {"grants": number, "seconds": seconds, "ideal_seconds": ideal, "ratio": seconds / ideal}
 
 
-def _footprint(*, quick: bool) -> dict[str, Any]:
+def _footprint(*, quick: bool, repeats: int) -> dict[str, Any]:
     return {
         **footprint.bytes_a_grant(1_000 if quick else 100_000),
         "worker": footprint.worker_memory(*((300, 2_000) if quick else (20_000, 200_000)), in_flight=100),
-        **footprint.start_up(1 if quick else 5),
+        **footprint.start_up(repeats),
     }
 
 
-def _parts(*, quick: bool) -> dict[str, float]:
+def _parts(*, quick: bool, repeats: int) -> dict[str, float]:
+    del repeats  # thousands of refreshes are in it
     return parts.measure(300 if quick else 5_000)
 
 
-def _claims(*, quick: bool) -> list[dict[str, float]]:
+def _claims(*, quick: bool, repeats: int) -> list[dict[str, float]]:
+    del repeats  # it is the median of many as it is
     return claims.measure((500, 1_000) if quick else (1_000, 10_000, 100_000, 1_000_000))
 
 
-def _lateness(*, quick: bool) -> dict[str, dict[str, float]]:
+def _lateness(*, quick: bool, repeats: int) -> dict[str, dict[str, float]]:
+    del repeats
     grants, day_seconds = (300, 10.0) if quick else (100_000, 120.0)
     return lateness.measure(grants, day_seconds, in_flight=100)
 
@@ -179,6 +181,7 @@ def main() -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a sketch, not kept")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each contender is measured")
     parser.add_argument("--into", type=Path, help="where the figures and plots go")
     parser.add_argument("measurement", nargs="*", choices=[[], *MEASUREMENTS], help="all of them by default")
     chosen = parser.parse_args()
@@ -186,7 +189,9 @@ def main() -> None:
     figures = _kept(directory)
     for name in chosen.measurement or MEASUREMENTS:
         _say(f"# {name}")
-        figures[name] = MEASUREMENTS[name](quick=chosen.quick)
+        repeats = 1 if chosen.quick else chosen.repeats
+        figures[name] = MEASUREMENTS[name](quick=chosen.quick, repeats=repeats)
+        figures.setdefault("repeats", {})[name] = repeats
         _say(json.dumps(figures[name], indent=1))
     if "throughput" in figures:
         figures["ratios"] = _ratios(figures)

@@ -42,6 +42,13 @@ def start_draining() -> None:
     _draining[0] = 1
 
 
+def spare_the_collector() -> None:
+    """Let the garbage collector leave alone what is there, and look seldom at what comes."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
+
+
 def should_stop() -> bool:
     """Whether the task at hand should claim nothing more."""
     return bool(_draining[0]) or _Task.told_to_end
@@ -73,9 +80,7 @@ class Process:
 
     def start(self) -> None:
         """Be present at the store from now on."""
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(COLLECT_AFTER)
+        spare_the_collector()
         self._at_home()
 
     def run(self, work: Callable[[Runtime], Awaitable[T]]) -> T:
