@@ -104,9 +104,8 @@ class Scripts:
         if self._beside is not None and name in NEED_NO_REPLICA:
             return await self._beside.run(name, *args)
         texts = [arg if isinstance(arg, bytes) else str(arg).encode() for arg in args]
-        packed: bytes = msgpack.packb(
-            texts, use_bin_type=False
-        )  # the old raw type, that every cmsgpack reads
+        # The old raw type for strings: the one that every cmsgpack reads.
+        packed: bytes = msgpack.packb(texts, use_bin_type=False)
         if name in TAKE_LEASES and not self._met:
             await self._call(BARRIER, b"")
         return await self._call(name, packed)
