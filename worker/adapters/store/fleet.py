@@ -145,9 +145,9 @@ class Fleet:
         packed = await self._redis.get(self._key("grant:" + grant_id))
         if packed is None:
             return None
-        grant = record.unpack(grant_id, packed)
+        grant, _, lease_until = record.unpack(grant_id, packed)
         score = await self._redis.zscore(self._key("schedule:" + grant.client), grant_id)
-        return _stored(grant, packed, score)
+        return _stored(grant, lease_until, score)
 
     async def walk(self, client: str | None = None) -> AsyncIterator[Stored]:
         """Every grant, or every grant of a client, in no particular order."""
@@ -233,11 +233,12 @@ class Fleet:
         if not found:
             return []
         packed = await self._redis.mget([self._key("grant:" + grant_id.decode()) for grant_id, _ in found])
-        return [
-            _stored(record.unpack(grant_id.decode(), value), value, score)
-            for (grant_id, score), value in zip(found, packed, strict=True)
-            if value is not None
-        ]
+        stored = []
+        for (grant_id, score), value in zip(found, packed, strict=True):
+            if value is not None:
+                grant, _, lease_until = record.unpack(grant_id.decode(), value)
+                stored.append(_stored(grant, lease_until, score))
+        return stored
 
     async def _texts(self, name: str, fields: Sequence[str]) -> dict[str, str]:
         """Some fields of a hash, without those that it does not have."""
@@ -250,8 +251,7 @@ class Fleet:
         return self._prefix + name
 
 
-def _stored(grant: Grant, packed: bytes, score: float | None) -> Stored:
-    _, lease_until = record.lease_of(packed)
+def _stored(grant: Grant, lease_until: int, score: float | None) -> Stored:
     return Stored(grant, None if score is None else _instant(score), lease_until or None)
 
 

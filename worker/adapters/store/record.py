@@ -73,8 +73,8 @@ def pack(grant: Grant) -> bytes:
     return packed
 
 
-def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> Grant:
-    """Read a record.
+def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tuple[Grant, int, int]:
+    """Read a record: the grant, the fence of its lease, and that lease's end in ms.
 
     Args:
         grant_id: the id it was stored under.
@@ -100,13 +100,13 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> Gra
         noticed_at,
         intent,
         _lease_owner,
-        _lease_until,
-        _fence,
+        lease_until,
+        fence,
         _last,
         imported,
         *_,
     ) = msgpack.unpackb(packed, raw=True)
-    return Grant(
+    grant = Grant(
         id=grant_id,
         client=client.decode(),
         status=Status(status.decode()),
@@ -126,12 +126,7 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> Gra
         noticed_at=_or_none(noticed_at),
         root=imported,
     )
-
-
-def lease_of(packed: bytes) -> tuple[int, int]:
-    """The fence and the end of the record's lease, in ms."""
-    values = msgpack.unpackb(packed, raw=True)
-    return values[FIELDS.index("FENCE")], values[FIELDS.index("LEASE_UNTIL")]
+    return grant, fence, lease_until
 
 
 def _or_false(instant: int | None) -> int | bool:

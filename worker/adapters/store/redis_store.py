@@ -291,8 +291,7 @@ class RedisStore:
 
 
 def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, let_through: int) -> Lease:
-    fence, until = record.lease_of(packed)
-    grant = record.unpack(grant_id.decode(), packed, in_doubt=bool(in_doubt))
+    grant, fence, until = record.unpack(grant_id.decode(), packed, in_doubt=bool(in_doubt))
     return Lease(grant, fence, until, probe=bool(let_through & PROBE), trial=bool(let_through & TRIAL))
 
 
