@@ -1,12 +1,17 @@
 """`evergrant events`: the stream, readable or as CloudEvents."""
 
+import io
 import json
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from worker.cli import fleet
 from worker.sandbox.client import Sandbox
 
 Cli = Any  # conftest.py has it; test modules cannot import one another
@@ -59,3 +64,34 @@ def test_following_shows_what_happens_next_and_ends_on_ctrl_c(cli: Cli, enroll: 
 
         assert process.wait(60) == 130
         assert process.stdout.read() + process.stderr.read() == b""
+
+
+class _CtrlC(io.StringIO):
+    """A terminal at which Ctrl-C is pressed, once, while the first line is being shown."""
+
+    was_pressed = False
+
+    def flush(self) -> None:
+        if not self.was_pressed:
+            self.was_pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_ends_the_following_at_whatever_moment_it_comes(
+    cli: Cli, enroll: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+    cli("grants", "refresh", grant["id"])
+    monkeypatch.chdir(cli.home)
+    for name, value in cli.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", _CtrlC())
+    second = threading.Timer(30, os.kill, (os.getpid(), signal.SIGINT))
+    second.start()
+
+    with pytest.raises(KeyboardInterrupt):
+        fleet.events(follow=True, since="0-0")
+
+    assert second.is_alive(), "it took a second Ctrl-C"
+    second.cancel()

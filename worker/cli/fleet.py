@@ -103,7 +103,10 @@ def _lives(expires_at: int | None, now: int, min_ttl_ms: int) -> bool:
 
 
 async def _events(runtime: "Runtime", since: str | None, *, follow: bool, as_json: bool) -> None:
+    import asyncio
     import sys
+
+    task = asyncio.current_task()
 
     last = since
     if last is None:
@@ -119,6 +122,9 @@ async def _events(runtime: "Runtime", since: str | None, *, follow: bool, as_jso
             else:
                 write_line(_event_line(entry.id, entry.event))
         sys.stdout.flush()
+        # redis-py sends in a `wait_for`, which on Python 3.11 may swallow the cancellation that Ctrl-C is.
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
 
 
 def _event_line(stream_id: str, event: "Mapping[str, Any]") -> str:
