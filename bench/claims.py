@@ -1,10 +1,11 @@
 """What a sweep and a claim cost, by how many grants the store holds.
 
 Rules:
-- One store grows from size to size. It is filled by the product's own import script, with one sealed pair
-  for all of its grants: here nothing unseals them.
-- Both are what the worker's tasks call: a sweep that finds nothing due, and a claim of 50 that are, spread
-  over all that is stored. They are given back as they were before the next.
+- Each size has a store of its own, and they take turns: the machine is not as fast at the end as at the
+  beginning. Each is filled by the product's own import script, with one sealed pair for all of its grants:
+  here nothing unseals them.
+- Both are what the worker's tasks call: a sweep that finds nothing due, and a claim of a whole chunk that is,
+  spread over all that is stored. It is given back as it was before the next.
 - Each cost is the median of many, in microseconds: until the caller has its answer, an fsync where something
   was written included; and on the server, the script alone.
 """
@@ -14,9 +15,9 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import pairwise
 from statistics import median
 from typing import Final, TypeVar
 from unittest.mock import patch
@@ -28,10 +29,10 @@ from worker.core.grant import Grant
 from worker.core.interchange import read_line
 from worker.core.ports import Claim
 from worker.core.providers import Client
+from worker.refresher import CHUNK
 from worker.sweeper import reserve_runners
 from worker.wiring import Runtime, deploy, open_runtime
 
-CHUNK: Final = 50
 REPEATS: Final = 200
 WARM_UPS: Final = 20
 LANDED_TOGETHER: Final = 1000
@@ -48,33 +49,55 @@ class Taken:
     on_server_us: float
 
 
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store of one size, and what talks to it."""
+
+    stored: int
+    bed: Bed
+    runtime: Runtime
+
+
 def measure(stored: Sequence[int]) -> list[dict[str, float]]:
-    """What both cost at each of these sizes, smallest first."""
-    with made_up() as bed, patch.dict(os.environ, bed.environment):
-        return asyncio.run(_measure(bed, stored))
+    """What both cost at each of these sizes."""
+    return asyncio.run(_measure(stored))
 
 
-async def _measure(bed: Bed, stored: Sequence[int]) -> list[dict[str, float]]:
-    costs = []
-    async with open_runtime(deploy(load_settings(), print)) as runtime:
-        for before, number in pairwise((0, *stored)):
-            await _fill(runtime, before, number)
-            bed.wait_until(lambda: _is_at_rest(bed))
-            sweeps = [await _sweep(bed, runtime) for _ in range(WARM_UPS + REPEATS)]
-            claims = [await _claim(bed, runtime, each, number) for each in range(WARM_UPS + REPEATS)]
-            costs.append({"stored": number, **_medians("sweep", sweeps), **_medians("claim", claims)})
-    return costs
+async def _measure(stored: Sequence[int]) -> list[dict[str, float]]:
+    async with AsyncExitStack() as opened:
+        stores = [await _open(opened, number) for number in stored]
+        sweeps: list[list[Taken]] = [[] for _ in stores]
+        claims: list[list[Taken]] = [[] for _ in stores]
+        for turn in range(WARM_UPS + REPEATS):
+            for place, store in enumerate(stores):
+                # Each time: a silence of seconds would begin an epoch in which nobody may claim.
+                await store.runtime.store.confirm(await store.runtime.store.pulse(""))
+                sweeps[place].append(await _sweep(store))
+                claims[place].append(await _claim(store, turn))
+    return [
+        {"stored": store.stored, **_medians("sweep", swept), **_medians("claim", claimed)}
+        for store, swept, claimed in zip(stores, sweeps, claims, strict=True)
+    ]
 
 
-async def _fill(runtime: Runtime, first: int, end: int) -> None:
-    """Import the grants of these numbers; none is due for hours."""
+async def _open(opened: AsyncExitStack, number: int) -> Store:
+    bed = opened.enter_context(made_up())
+    with patch.dict(os.environ, bed.environment):
+        runtime = await opened.enter_async_context(open_runtime(deploy(load_settings(), print)))
+    await _fill(runtime, number)
+    bed.wait_until(lambda: _is_at_rest(bed))
+    return Store(number, bed, runtime)
+
+
+async def _fill(runtime: Runtime, number: int) -> None:
+    """Import so many grants; none is due for hours."""
     now, client = await runtime.fleet.now(), _client(runtime)
     line = read_line(json.dumps(line_of(0, datetime.now(UTC))), {CLIENT: client}, now)
     sealed = runtime.deployment.keys.seal(line.grant.id, 0, line.pair)
     model = replace(line.grant, sealed=sealed)
-    for start in range(first, end, LANDED_TOGETHER):
-        numbers = range(start, min(start + LANDED_TOGETHER, end))
-        await asyncio.gather(*(_land(runtime, replace(model, id=_id(number)), now) for number in numbers))
+    for start in range(0, number, LANDED_TOGETHER):
+        places = range(start, min(start + LANDED_TOGETHER, number))
+        await asyncio.gather(*(_land(runtime, replace(model, id=_id(place)), now) for place in places))
 
 
 async def _land(runtime: Runtime, grant: Grant, now: int) -> None:
@@ -82,24 +105,22 @@ async def _land(runtime: Runtime, grant: Grant, now: int) -> None:
     await runtime.fleet.land(change, replaces=None)
 
 
-async def _sweep(bed: Bed, runtime: Runtime) -> Taken:
+async def _sweep(store: Store) -> Taken:
     """Look for what is due where nothing is."""
-    started, taken = await _timed(bed, reserve_runners(runtime))
+    started, taken = await _timed(store.bed, reserve_runners(store.runtime))
     if started:
         raise RuntimeError("a sweep found something due")
     return taken
 
 
-async def _claim(bed: Bed, runtime: Runtime, turn: int, stored: int) -> Taken:
+async def _claim(store: Store, turn: int) -> Taken:
     """Make a chunk due, claim it and give it back; another one each time."""
-    spacing = stored // CHUNK
-    chosen = {_id((turn + place * spacing) % stored): LONG_AGO for place in range(CHUNK)}
-    bed.redis.zadd(f"{PREFIX}schedule:{CLIENT}", chosen)
-    # Each time: a silence of seconds, on a busy machine, would begin an epoch in which nobody may claim.
-    await runtime.store.confirm(await runtime.store.pulse(""))
-    claim, taken = await _timed(bed, runtime.store.claim(_client(runtime), CHUNK, ""))
-    if len(claim.leases) != CHUNK:
-        raise RuntimeError(f"claimed {len(claim.leases)} grants of {CHUNK}; settling: {claim.settling}")
+    runtime, spacing = store.runtime, max(store.stored // CHUNK, 1)
+    chosen = {_id((turn + place * spacing) % store.stored): LONG_AGO for place in range(CHUNK)}
+    store.bed.redis.zadd(f"{PREFIX}schedule:{CLIENT}", chosen)
+    claim, taken = await _timed(store.bed, runtime.store.claim(_client(runtime), CHUNK, ""))
+    if len(claim.leases) != len(chosen):
+        raise RuntimeError(f"claimed {len(claim.leases)} of {len(chosen)}; settling: {claim.settling}")
     await _give_back(runtime, claim)
     return taken
 

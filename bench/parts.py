@@ -22,10 +22,10 @@ from worker.core.grant import TokenPair
 from worker.core.ports import Commit, Lease
 from worker.core.protocol import Refreshed
 from worker.process import spare_the_collector
+from worker.refresher import CHUNK
 from worker.wiring import Runtime, deploy, open_runtime
 
 AT_ONCE: Final = 100
-CHUNK: Final = 50
 
 
 def measure(number: int) -> dict[str, float]:

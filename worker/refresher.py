@@ -118,7 +118,7 @@ class Refresher:
         """
         client = self._clients.get(client_name, 0)
         at_work = InFlight(self._effort.in_flight, ahead=client.rate_per_second is None)
-        turn = _Turn(at_work.slot, stop)
+        turn = _Turn(at_work, stop)
         attempted = 0
         try:
             while not stop():
@@ -129,10 +129,11 @@ class Refresher:
                 if not await self._may_claim(limit + len(at_work)):
                     break
                 claim = await self._store.claim(client, limit, runner)
-                await self._note([*self.held(), *claim.leases])
                 client = self._clients.get(client_name, claim.generation)
-                for lease in claim.leases:
-                    at_work.start(self._attempt(lease, client, turn))
+                if claim.leases:
+                    noted = self._hold(claim.leases)
+                    for lease in claim.leases:
+                        at_work.start(self._attempt(lease, client, turn, noted))
                 attempted += len(claim.leases)
                 if claim.drained or claim.settling:
                     break
@@ -153,6 +154,14 @@ class Refresher:
             return False
         return True
 
+    def _hold(self, leases: Sequence[Lease]) -> asyncio.Task[None]:
+        """Work under these leases too; nothing may be presented before the task that is returned is done.
+
+        The next claim need not wait for it.
+        """
+        self._held |= {lease.fence: lease for lease in leases}
+        return asyncio.create_task(self._note(self.held()))
+
     async def _note(self, leases: Sequence[Lease]) -> None:
         """A store may forget these intents, and this process may die: then its adopter knows of them."""
         try:
@@ -167,14 +176,23 @@ class Refresher:
         is not held against the grant: whoever asked may have other settings than the workers.
         """
         client = self._clients.reread(lease.grant.client)
-        await self._note([lease])
-        outcome = await self._refresh(lease, client, AT_ONCE, on_demand=True)
+        try:
+            await self._hold([lease])
+            outcome = await self._refresh(lease, client, AT_ONCE, on_demand=True)
+        finally:
+            del self._held[lease.fence]
         if isinstance(outcome, Refreshed):
             await self._accept_client(lease, client)
         return outcome
 
-    async def _attempt(self, lease: Lease, client: Client, turn: "_Turn") -> None:
-        """Do what a claimed grant is due for."""
+    async def _attempt(self, lease: Lease, client: Client, turn: "_Turn", noted: asyncio.Task[None]) -> None:
+        try:
+            await noted
+            await self._do_what_is_due(lease, client, turn)
+        finally:
+            del self._held[lease.fence]
+
+    async def _do_what_is_due(self, lease: Lease, client: Client, turn: "_Turn") -> None:
         now = self._clock.now()
         out_of_turn = lease.probe or lease.trial or lease.grant.in_doubt
         if out_of_turn and policy.is_refreshable(lease.grant, client):
@@ -198,34 +216,30 @@ class Refresher:
     async def _refresh(
         self, lease: Lease, client: Client, turn: "_Turn", *, on_demand: bool = False
     ) -> Outcome | None:
-        self._held[lease.fence] = lease
-        try:
-            pair = await self._unseal(lease, client, on_demand=on_demand)
-            if pair is None:
-                return None
-            async with turn.slot:
-                sent_at = self._clock.now()
-                is_over, is_too_late = turn.is_over(), not self._covers_a_request(lease)
-                if not is_over and not is_too_late:
-                    outcome, in_doubt = await self._send(lease, client, pair)
-            if is_over:
-                await self._put_back(lease, lease.grant, sent_at, client)
-                return None
-            if is_too_late:
-                log.warning("refresh.lease_too_short", grant=lease.grant.id, client=client.name)
-                await self._put_back(lease, lease.grant, sent_at + TOO_LATE_PAUSE_MS, client)
-                return Unavailable("lease_too_short")
-            if isinstance(outcome, Rejected) and outcome.ambiguous:
-                outcome = await self._tell_apart(outcome, client, sent_at)
-            if isinstance(outcome, Refreshed):
-                await self._commit(lease, client, pair, outcome, sent_at)
-            else:
-                attempt = _Attempt(lease, client, sent_at, in_doubt, on_demand)
-                await self._store_failure(attempt, outcome)
-            await self._tell_of_recovery(lease, client, outcome)
-            return outcome
-        finally:
-            del self._held[lease.fence]
+        pair = await self._unseal(lease, client, on_demand=on_demand)
+        if pair is None:
+            return None
+        async with turn.slot:
+            sent_at = self._clock.now()
+            is_over, is_too_late = turn.is_over(), not self._covers_a_request(lease, sent_at)
+            if not is_over and not is_too_late:
+                outcome, in_doubt = await self._send(lease, client, pair, sent_at)
+        if is_over:
+            await self._put_back(lease, lease.grant, sent_at, client)
+            return None
+        if is_too_late:
+            log.warning("refresh.lease_too_short", grant=lease.grant.id, client=client.name)
+            await self._put_back(lease, lease.grant, sent_at + TOO_LATE_PAUSE_MS, client)
+            return Unavailable("lease_too_short")
+        if isinstance(outcome, Rejected) and outcome.ambiguous:
+            outcome = await self._tell_apart(outcome, client, sent_at)
+        if isinstance(outcome, Refreshed):
+            await self._commit(lease, client, pair, outcome, sent_at)
+        else:
+            attempt = _Attempt(lease, client, sent_at, in_doubt, on_demand)
+            await self._store_failure(attempt, outcome)
+        await self._tell_of_recovery(lease, client, outcome)
+        return outcome
 
     async def _unseal(self, lease: Lease, client: Client, *, on_demand: bool) -> TokenPair | None:
         try:
@@ -239,23 +253,26 @@ class Refresher:
             await self._blame_grant(attempt, Unavailable(lifecycle.CANNOT_UNSEAL))
         return None
 
-    def _covers_a_request(self, lease: Lease) -> bool:
+    def _covers_a_request(self, lease: Lease, now: int) -> bool:
         """Whether a request sent now ends within the lease; in a process that was frozen it may not."""
-        return self._clock.now() + self._effort.request_ms < lease.until
+        return now + self._effort.request_ms < lease.until
 
-    async def _send(self, lease: Lease, client: Client, pair: TokenPair) -> tuple[Outcome, bool]:
+    async def _send(
+        self, lease: Lease, client: Client, pair: TokenPair, sent_at: int
+    ) -> tuple[Outcome, bool]:
         """Present the refresh token, and once more if the reply is unknown.
 
         Returns the outcome, and whether an earlier presentation may have been acted on.
         """
-        outcome = await self._endpoint.refresh(client, pair, self._clock.now())
+        outcome = await self._endpoint.refresh(client, pair, sent_at)
         if not isinstance(outcome, Unknown) or not client.provider.resend_after_unknown:
             return outcome, lease.grant.in_doubt
         log.warning("refresh.reply_unknown", grant=lease.grant.id, client=client.name, detail=outcome.detail)
         await asyncio.sleep(RESEND_PAUSE_SECONDS * (0.5 + self._chance()))
-        if not self._covers_a_request(lease):
+        now = self._clock.now()
+        if not self._covers_a_request(lease, now):
             return outcome, True
-        return await self._endpoint.refresh(client, pair, self._clock.now()), True
+        return await self._endpoint.refresh(client, pair, now), True
 
     async def _commit(
         self, lease: Lease, client: Client, pair: TokenPair, answer: Refreshed, sent_at: int
@@ -428,7 +445,7 @@ class _Turn:
     """When an attempt may send.
 
     Attributes:
-        slot: held while its request is in flight.
+        slot: entered while its request is in flight.
         is_over: nothing more is to be sent.
     """
 

@@ -35,7 +35,7 @@ from worker.adapters.store.demand import Demand
 from worker.adapters.store.durability import Finding, Level, inspect_broker, inspect_durability
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
-from worker.adapters.store.scripts import Scripts
+from worker.adapters.store.scripts import GROUP_SECONDS, Scripts
 from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.answers import Answers
 from worker.core import providers
@@ -64,7 +64,7 @@ __all__ = [
     "reach_store",
 ]
 
-REDIS_TIMEOUT_SECONDS: Final = 5.0
+REDIS_TIMEOUT_SECONDS: Final = GROUP_SECONDS
 RUN_SECONDS: Final = 10.0  # of claiming; then other clients get their turn
 CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
 COMMIT_SECONDS: Final = 5.0  # of a lease, for storing what came back
@@ -210,8 +210,8 @@ async def look_at_broker(runtime: Runtime) -> list[Finding]:
 async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
     """Connect everything in the running event loop, and close it at the end."""
     settings = deployment.settings
-    redis = _connect(deployment)
-    scripts = Scripts(redis, deployment.prefix, deployment.demand)
+    redis, redis_for_groups = _connect(deployment), _open(deployment.redis_url, reply_seconds=None)
+    scripts = Scripts(redis_for_groups, deployment.prefix, deployment.demand)
     clock = RedisClock()
     clients = ConfiguredClients(settings)
     rules = Rules(settings.refresh_at, int(settings.min_margin_seconds * 1000))
@@ -221,7 +221,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
     endpoint = HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds)
     volume = Volume(deployment.journals, settings.journal_seconds)
     journal = Journal(deployment.journals, owner, settings.journal_seconds)
-    async with redis, endpoint, AsyncExitStack() as opened:
+    async with redis, redis_for_groups, endpoint, AsyncExitStack() as opened:
         opened.callback(volume.close)
         opened.push_async_callback(journal.close)
         answers = Answers(store=store, journal=journal, sealer=deployment.keys)
@@ -304,10 +304,10 @@ def _connect(deployment: Deployment) -> Redis:
     return _open(deployment.redis_url)
 
 
-def _open(url: str) -> Redis:
+def _open(url: str, reply_seconds: float | None = REDIS_TIMEOUT_SECONDS) -> Redis:
     return Redis.from_url(
         url,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_timeout=reply_seconds,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         # A command may thus run twice; every script is idempotent by its attempt.
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=1),

@@ -24,6 +24,8 @@ from worker.refresher import Refresher
 from worker.sandbox.client import Sandbox
 from worker.wiring import ConfiguredClients
 
+Gate = Any  # conftest.py has it; test modules cannot import one another
+
 Configure = Callable[..., ConfiguredClients]
 Enroll = Callable[..., Awaitable[list[Grant]]]
 Open = Callable[..., Awaitable[Refresher]]
@@ -1041,6 +1043,33 @@ async def test_no_more_requests_are_in_flight_than_asked_for_and_a_free_slot_is_
     visits = [visit for grant in grants for visit in sandbox.log(grant.id)]
     overlaps = [sum(one["at"] <= visit["at"] < one["ended_at"] for one in visits) for visit in visits]
     assert max(overlaps) == 4
+
+
+async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_number_of_their_own(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    behind_gate: Redis,
+    gate: Gate,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 24)
+    refresher = await open_refresher(clients, in_flight=4, connection=behind_gate)
+    let_pass = asyncio.Event()
+
+    async def hold_commits(request: bytes) -> None:
+        if b"grant.refreshed" in request:
+            await let_pass.wait()
+
+    gate.watch = hold_commits
+    draining = asyncio.create_task(_drain(refresher))
+    # Four may be in flight, eight more await their turn, and eight are being stored.
+    await _wait_for(lambda: sum(len(list(sandbox.log(grant.id))) for grant in grants) == 20)
+    assert len(refresher.held()) == 20
+    let_pass.set()
+
+    assert await draining == 24
 
 
 async def test_a_drain_told_to_stop_does_not_wait_for_the_rate_budget(

@@ -10,12 +10,14 @@ import pytest
 from redis.asyncio import Redis
 
 from worker.adapters.clock import RedisClock
+from worker.adapters.store import scripts as scripts_module
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import MOST_IN_A_GROUP, Scripts
 from worker.core.grant import Grant
 from worker.core.ports import Commit, StoreUnavailableError, Verdict
 from worker.core.providers import Client
 
+Gate = Any  # conftest.py has it; test modules cannot import one another
 Seed = Callable[..., Awaitable[Grant]]
 RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
 Away = Callable[[], AbstractAsyncContextManager[None]]
@@ -82,6 +84,54 @@ async def test_a_crowd_leaves_in_groups_of_limited_size(counting: CountingRedis,
 
     assert len(answers) == 2 * MOST_IN_A_GROUP + 1
     assert counting.pipelines == before + 3
+
+
+@pytest.mark.parametrize("script", ["claim", "pulse"])
+async def test_what_a_worker_would_stand_still_for_does_not_wait_behind_a_group_of_answers(
+    behind_gate: Redis, gate: Gate, prefix: str, script: str
+) -> None:
+    run = Scripts(behind_gate, prefix).run
+    calls = {"claim": ("acme", "id", "this", 10, 60_000, "", "", 0, ""), "pulse": ("this", 60_000, "")}
+    for name, arguments in calls.items():
+        await run(name, *arguments)
+    let_pass, held = asyncio.Event(), asyncio.Event()
+
+    async def hold_the_group(request: bytes) -> None:
+        if b"nobody" in request:
+            held.set()
+            await let_pass.wait()
+
+    gate.watch = hold_the_group
+    group = asyncio.create_task(run("operate", "nobody", "pause"))
+    await held.wait()
+
+    await run(script, *calls[script])
+
+    assert not group.done()
+    let_pass.set()
+    assert await group == b"gone"
+
+
+async def test_a_group_that_is_not_answered_in_time_is_sent_once_more_and_then_given_up(
+    behind_gate: Redis, gate: Gate, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Scripts(behind_gate, prefix).run
+    assert await run("operate", "nobody", "pause") == b"gone"
+    held: list[bytes] = []
+
+    async def let_nothing_pass(request: bytes) -> None:
+        held.append(request)
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as impatient:
+        impatient.setattr(scripts_module, "GROUP_SECONDS", 0.2)
+        gate.watch = let_nothing_pass
+        with pytest.raises(StoreUnavailableError, match=r"no answer within 0\.2 s, twice"):
+            await run("operate", "nobody", "pause")
+    gate.watch = None
+
+    assert 1 <= sum(b"nobody" in request for request in held) <= 2
+    assert await run("operate", "nobody", "pause") == b"gone"
 
 
 async def test_a_redis_that_lost_its_scripts_is_given_them_again(scripts: Scripts, redis: Redis) -> None:

@@ -3,27 +3,33 @@
 Rules:
 - Calls made while another group is on its way leave together, in one pipeline. Each is still atomic and
   has its own answer; under `appendfsync always` a group costs one fsync instead of many.
-- redis-py may send a group again when the reply was lost. That is harmless: each script is idempotent by
+- A group whose replies were lost or late is sent once more. That is harmless: each script is idempotent by
   its attempt (see the head of each file in `lua/`).
+- The deadline is the group's. redis-py's own is each reply's, and its timer costs more than reading the
+  reply: the client given here should have none.
 - A Redis that lost its scripts (restart, failover) is given them again.
 - Where replicas are demanded, a group ends with the wait for them. A call whose write too few of them have is
   a store that is unavailable: it is made again, finds its work done, and is waited for again.
 - A lease taken in vain is in nobody's hands until it ends: none is asked for before a wait has succeeded.
 - The arguments of a call are one: MessagePack of their texts. redis-py writes each argument of a command in
   Python, which for a commit took longer than sealing.
-- What needs no replica leaves at once, beside the groups that wait: a late pulse would pass for silence.
+- Where a worker would stand still for it, a call leaves at once, beside the groups of answers: a late pulse
+  would pass for silence, and a late claim leaves nothing to send. A claim that must be kept waits with them.
 """
 
 import asyncio
 import hashlib
 from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgpack
 from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.adapters.store.demand import Demand, ShortfallError
 from worker.adapters.store.record import lua_positions
@@ -31,6 +37,8 @@ from worker.core.ports import StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+T = TypeVar("T")
 
 NAMES = (
     *(
@@ -51,8 +59,10 @@ NAMES = (
 TAKE_LEASES = frozenset({"claim", "lease"})
 # What they write is said again soon, or comes right by itself; every other script's writes must be kept.
 NEED_NO_REPLICA = frozenset({"confirm", "leave", "pulse", "release_runner", "sweep"})
+BESIDE = TAKE_LEASES | NEED_NO_REPLICA
 BARRIER = "barrier"  # no script: a write to be waited for
 MOST_IN_A_GROUP = 100
+GROUP_SECONDS: Final = 5.0
 
 
 @cache
@@ -85,13 +95,9 @@ class Scripts:
     """
 
     def __init__(self, redis: "Redis", prefix: str, demand: Demand | None = None) -> None:
-        self._redis = redis
-        self._prefix = prefix
-        self._demand = demand
-        self._met = demand is None  # by the last wait
-        self._beside = None if demand is None else Scripts(redis, prefix)
-        self._waiting: deque[_Call] = deque()
-        self._sender: asyncio.Task[None] | None = None
+        self._kept = _Lane(redis, prefix, demand)
+        self._beside = _Lane(redis, prefix, None)
+        self._leave_beside = BESIDE if demand is None else NEED_NO_REPLICA
 
     async def run(self, name: str, *args: str | bytes | float) -> Any:
         """Run one script and return its reply as redis-py reads it.
@@ -101,16 +107,33 @@ class Scripts:
             StoreRefusedError: the script broke off at a record that it could not read, or at a mistake in it.
             UnicodeEncodeError: an argument holds what UTF-8 cannot, a lone surrogate.
         """
-        if self._beside is not None and name in NEED_NO_REPLICA:
-            return await self._beside.run(name, *args)
         texts = [arg if isinstance(arg, bytes) else str(arg).encode() for arg in args]
         # The old raw type for strings: the one that every cmsgpack reads.
         packed: bytes = msgpack.packb(texts, use_bin_type=False)
-        if name in TAKE_LEASES and not self._met:
-            await self._call(BARRIER, b"")
-        return await self._call(name, packed)
+        if name in self._leave_beside:
+            return await self._beside.call(name, packed)
+        if name in TAKE_LEASES and not self._kept.is_met:
+            await self._kept.call(BARRIER, b"")
+        return await self._kept.call(name, packed)
 
-    async def _call(self, name: str, args: bytes) -> Any:
+
+class _Lane:
+    """Calls one group after another.
+
+    Attributes:
+        is_met: by the last wait, where something is demanded.
+    """
+
+    def __init__(self, redis: "Redis", prefix: str, demand: Demand | None) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        self._demand = demand
+        self._waiting: deque[_Call] = deque()
+        self._sender: asyncio.Task[None] | None = None
+        self.is_met = demand is None
+
+    async def call(self, name: str, args: bytes) -> Any:
+        """Run a script; errors as `Scripts.run` has them."""
         call = _Call(name, args, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._sender is None:
@@ -127,11 +150,11 @@ class Scripts:
 
     async def _send_group(self, calls: list[_Call]) -> None:
         try:
-            replies = await self._execute(calls)
+            replies = await _twice_in_time(partial(self._execute, calls))
             forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if forgotten:
-                await self._load()
-                again = await self._execute([calls[i] for i in forgotten])
+                await _twice_in_time(self._load)
+                again = await _twice_in_time(partial(self._execute, [calls[i] for i in forgotten]))
                 for i, reply in zip(forgotten, again, strict=True):
                     replies[i] = reply
         except Exception as error:  # noqa: BLE001 whatever it is, every caller must hear of it
@@ -160,7 +183,7 @@ class Scripts:
             pipeline.execute_command(*command)
         replies = await pipeline.execute(raise_on_error=False)
         shortfall = self._demand.shortfall(written=replies[len(calls)], waited=replies[-1])
-        self._met = shortfall is None
+        self.is_met = shortfall is None
         return [
             reply if shortfall is None or isinstance(reply, Exception) else ShortfallError(shortfall)
             for reply in replies[: len(calls)]
@@ -169,6 +192,19 @@ class Scripts:
     async def _load(self) -> None:
         for name in NAMES:
             await self._redis.script_load(source(name))
+
+
+async def _twice_in_time(work: Callable[[], Awaitable[T]]) -> T:
+    """Do it, and once more where it takes too long.
+
+    Raises:
+        RedisTimeoutError: it did again.
+    """
+    for _ in range(2):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GROUP_SECONDS):
+                return await work()
+    raise RedisTimeoutError(f"no answer within {GROUP_SECONDS:g} s, twice")
 
 
 def _answer(future: asyncio.Future[Any], reply: Any) -> None:
