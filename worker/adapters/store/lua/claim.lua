@@ -120,8 +120,8 @@ local function lease_all(ids)
     elseif free_from(r) > now then
       schedule(id, r, digits(math.min(free_from(r), now + LOOK_AGAIN_MS)))
     else
-      local in_doubt = take_lease(id, r, owner, until_ms)
-      leases[#leases + 1] = cmsgpack.pack(r)
+      local in_doubt, packed = take_lease(id, r, owner, until_ms)
+      leases[#leases + 1] = packed
       leases[#leases + 1] = in_doubt and 1 or 0
       leases[#leases + 1] = id
       table.insert(claimed.ids, id)

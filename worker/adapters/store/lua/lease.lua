@@ -27,6 +27,6 @@ end
 if leased(r, now) then return {'held', r[LEASE_UNTIL]} end
 if free_from(r) > now then return {'held', free_from(r)} end
 
-local in_doubt = take_lease(id, r, owner, now + lease_ms)
+local in_doubt, packed = take_lease(id, r, owner, now + lease_ms)
 redis.call('SET', claim_key, cmsgpack.pack({fence = r[FENCE], doubt = in_doubt}), 'PX', lease_ms)
-return {'leased', now, cmsgpack.pack(r), in_doubt and 1 or 0}
+return {'leased', now, packed, in_doubt and 1 or 0}
