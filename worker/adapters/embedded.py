@@ -60,6 +60,10 @@ SERVER_OPTIONS = {
     "maxmemory-policy": "noeviction",
 }
 
+# glibc keeps seven freed pieces of memory of each size at hand, and a claim of two hundred frees hundreds. The
+# rest goes back into the heap, and comes from wherever there is a gap: in a store of a million, from cold memory.
+ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000"}
+
 # The servers this process started, by data directory. One may outlive the EmbeddedServer that started it, and
 # is still this process's child, to be waited for when it ends.
 _children: dict[Path, subprocess.Popen[bytes]] = {}
@@ -251,6 +255,7 @@ class EmbeddedServer:
             return subprocess.Popen(  # noqa: S603 - no shell, and the program is the wheel's own
                 command,
                 cwd=self._data_dir,
+                env=ALLOCATOR | os.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
