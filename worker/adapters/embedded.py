@@ -61,7 +61,8 @@ SERVER_OPTIONS = {
 }
 
 # glibc keeps seven freed pieces of memory of each size at hand, and a claim of two hundred frees hundreds. The
-# rest goes back into the heap, and comes from wherever there is a gap: in a store of a million, from cold memory.
+# rest goes back into the heap, and comes from wherever there is a gap: in a store of a million, from memory that
+# is in no cache.
 ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000"}
 
 # The servers this process started, by data directory. One may outlive the EmbeddedServer that started it, and
