@@ -4,8 +4,8 @@ Rules:
 - Each size has a store of its own, and they take turns: the machine is not as fast at the end as at the
   beginning. Each is filled by the product's own import script, with one sealed pair for all of its grants:
   here nothing unseals them.
-- Both are what the worker's tasks call: a sweep that finds nothing due, and a claim of a whole chunk that is,
-  spread over all that is stored. It is given back as it was before the next.
+- Both are what the worker's tasks call: a sweep that finds nothing due, and a claim of grants that are,
+  spread over all that is stored. They are given back as they were before the next.
 - Each cost is the median of many, in microseconds: until the caller has its answer, an fsync where something
   was written included; and on the server, the script alone.
 """
@@ -14,7 +14,8 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Awaitable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from worker.refresher import CHUNK
 from worker.sweeper import reserve_runners
 from worker.wiring import Runtime, deploy, open_runtime
 
+SIZES: Final = (50, CHUNK)  # of a claim in a fleet that is in step, and of one that works off a backlog
 REPEATS: Final = 200
 WARM_UPS: Final = 20
 LANDED_TOGETHER: Final = 1000
@@ -66,17 +68,16 @@ def measure(stored: Sequence[int]) -> list[dict[str, float]]:
 async def _measure(stored: Sequence[int]) -> list[dict[str, float]]:
     async with AsyncExitStack() as opened:
         stores = [await _open(opened, number) for number in stored]
-        sweeps: list[list[Taken]] = [[] for _ in stores]
-        claims: list[list[Taken]] = [[] for _ in stores]
+        taken: list[defaultdict[str, list[Taken]]] = [defaultdict(list) for _ in stores]
         for turn in range(WARM_UPS + REPEATS):
-            for place, store in enumerate(stores):
+            for store, of_store in zip(stores, taken, strict=True):
                 # Each time: a silence of seconds would begin an epoch in which nobody may claim.
                 await store.runtime.store.confirm(await store.runtime.store.pulse(""))
-                sweeps[place].append(await _sweep(store))
-                claims[place].append(await _claim(store, turn))
+                of_store["sweep"].append(await _sweep(store))
+                for size in SIZES:
+                    of_store[f"claim_of_{size}"].append(await _claim(store, size, turn))
     return [
-        {"stored": store.stored, **_medians("sweep", swept), **_medians("claim", claimed)}
-        for store, swept, claimed in zip(stores, sweeps, claims, strict=True)
+        {"stored": store.stored, **_medians(of_store)} for store, of_store in zip(stores, taken, strict=True)
     ]
 
 
@@ -113,12 +114,12 @@ async def _sweep(store: Store) -> Taken:
     return taken
 
 
-async def _claim(store: Store, turn: int) -> Taken:
-    """Make a chunk due, claim it and give it back; another one each time."""
-    runtime, spacing = store.runtime, max(store.stored // CHUNK, 1)
-    chosen = {_id((turn + place * spacing) % store.stored): LONG_AGO for place in range(CHUNK)}
+async def _claim(store: Store, size: int, turn: int) -> Taken:
+    """Make so many due, claim them and give them back; others each time."""
+    runtime, spacing = store.runtime, max(store.stored // size, 1)
+    chosen = {_id((turn + place * spacing) % store.stored): LONG_AGO for place in range(size)}
     store.bed.redis.zadd(f"{PREFIX}schedule:{CLIENT}", chosen)
-    claim, taken = await _timed(store.bed, runtime.store.claim(_client(runtime), CHUNK, ""))
+    claim, taken = await _timed(store.bed, runtime.store.claim(_client(runtime), size, ""))
     if len(claim.leases) != len(chosen):
         raise RuntimeError(f"claimed {len(claim.leases)} of {len(chosen)}; settling: {claim.settling}")
     await _give_back(runtime, claim)
@@ -150,13 +151,13 @@ def _is_at_rest(bed: Bed) -> bool:
     return not state["aof_rewrite_in_progress"] and not state["aof_rewrite_scheduled"]
 
 
-def _medians(what: str, taken: Sequence[Taken]) -> dict[str, float]:
-    """The medians of one kind, without those that went first: one of them had to load the script."""
-    counted = taken[WARM_UPS:]
-    return {
-        f"{what}_us": median(each.us for each in counted),
-        f"{what}_on_server_us": median(each.on_server_us for each in counted),
-    }
+def _medians(taken: Mapping[str, Sequence[Taken]]) -> dict[str, float]:
+    """The medians of each kind, without those that went first: one of them had to load the script."""
+    medians = {}
+    for kind, each in taken.items():
+        medians[f"{kind}_us"] = median(one.us for one in each[WARM_UPS:])
+        medians[f"{kind}_on_server_us"] = median(one.on_server_us for one in each[WARM_UPS:])
+    return medians
 
 
 def _client(runtime: Runtime) -> Client:
