@@ -2,7 +2,7 @@
 
 Rules:
 - An answer is on this machine's disk before the store is asked to take it. Where the disk cannot take it, the
-  store is asked all the same.
+  store is asked all the same, and the answer is remembered here: the store may forget it.
 - While the store is away an answer waits here, holds up nobody, and is offered again and again.
 - An answer that breaks the store's own work holds up no other: it stays in the journal, and is offered again
   when the journal is replayed.
@@ -11,6 +11,7 @@ Rules:
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -34,6 +35,9 @@ from worker.core.ports import (
 T = TypeVar("T")
 
 OFFERED_AT_ONCE: Final = 100
+MOST_OFF_DISK: Final = (
+    1_000  # more than can be at work when a disk begins to refuse, and nothing is claimed then
+)
 MOST_REBASES: Final = 10  # a record that moves on more often is somebody else's at the moment
 
 log = structlog.get_logger(__name__)
@@ -47,6 +51,12 @@ class Answers:
         self._journal = journal
         self._sealer = sealer
         self._waiting: dict[int, Commit] = {}  # by fence
+        self._off_disk: deque[Commit] = deque(maxlen=MOST_OFF_DISK)
+
+    @property
+    def off_disk(self) -> list[Commit]:
+        """The last ones that no journal has, oldest first."""
+        return list(self._off_disk)
 
     @property
     def waiting(self) -> int:
@@ -58,6 +68,7 @@ class Answers:
         try:
             await self._journal.write(commit)
         except JournalError as problem:
+            self._off_disk.append(commit)
             log.warning("journal.cannot_write", grant=commit.change.grant.id, problem=str(problem))
         try:
             await self._take_home(commit)

@@ -150,7 +150,8 @@ class Presence:
         if is_new:
             leases = self._held()
             await asyncio.gather(*(_apart(self._store.reassert(held), held.grant.id) for held in leases))
-            await self._replay(self._journal.read)
+            off_disk = self._answers.off_disk
+            await self._replay(lambda: [*self._journal.read(), *off_disk])
             self._unplayed = list(self._adopted)
         while self._unplayed:
             await self._take_over(self._unplayed[-1])

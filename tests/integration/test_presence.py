@@ -6,6 +6,7 @@ dies takes no more steps, and its journal is free.
 # ruff: noqa: ASYNC240 - what a test does to its files may hold up its own loop
 
 import asyncio
+import errno
 import os
 import threading
 import time
@@ -161,6 +162,7 @@ def _types(events: list[dict[str, Any]]) -> list[str]:
 # What a store forgot is given back
 
 
+@pytest.mark.parametrize("disk", ["sound", "refuses"])
 async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
     join: Join,
     claim: Claim,
@@ -171,12 +173,17 @@ async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
     fleet: Fleet,
     keys: KeyRing,
     told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    disk: str,
 ) -> None:
     await seed_sealed()
     one = await join()
     go_back = await remember()
     (lease,) = await claim(one)
-    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    with monkeypatch.context() as broken:
+        if disk == "refuses":
+            broken.setattr(os, "fdatasync", _fails)
+        await one.answers.keep(sealed_answer(lease, "r1", by=one))
     before = await fleet.find("one"), await told()
     await go_back()
     assert (await _find(fleet)).version == 0
@@ -1254,3 +1261,7 @@ async def test_a_process_that_was_just_opened_may_claim_after_its_first_look(
     assert await one.presence.agree()
 
     assert len(await claim(one)) == 1
+
+
+def _fails(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
