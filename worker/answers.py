@@ -35,9 +35,7 @@ from worker.core.ports import (
 T = TypeVar("T")
 
 OFFERED_AT_ONCE: Final = 100
-MOST_OFF_DISK: Final = (
-    1_000  # more than can be at work when a disk begins to refuse, and nothing is claimed then
-)
+MOST_OFF_DISK: Final = 1_000  # more than are at work when a disk begins to refuse: then nothing is claimed
 MOST_REBASES: Final = 10  # a record that moves on more often is somebody else's at the moment
 
 log = structlog.get_logger(__name__)
