@@ -616,24 +616,27 @@ class _Gate:
     async def _let_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if self._server is None:  # shut since it was accepted
-            writer.close()
-            return
         self._passing.add(task)
+        try:
+            if self._server is not None:  # else it was shut since this one was accepted
+                await self._pass_on(reader, writer)
+        except asyncio.CancelledError:
+            pass  # the gate is being shut
+        finally:
+            writer.close()
+            self._passing.discard(task)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
         there = asyncio.create_task(self._carry(reader, up_writer))
         back = asyncio.create_task(self._carry(up_reader, writer, replies=True))
         try:
             await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            pass  # the gate is being shut
         finally:
             for each in (there, back):
                 each.cancel()
             await asyncio.gather(there, back, return_exceptions=True)
             up_writer.close()
-            writer.close()
-            self._passing.discard(task)
 
     async def _carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False
