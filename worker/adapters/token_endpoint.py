@@ -214,7 +214,10 @@ def _form_encoded(form: Mapping[str, str]) -> bytes:
 
 
 def _posted(request: TokenRequest, extensions: dict[str, Any]) -> httpx.Request:
-    """As httpx makes a request of `content`, in a fifth of the time: the headers need no completing."""
+    """As httpx makes a request of `content`, in a fifth of the time: the headers need no completing.
+
+    They are shared by all requests like it; the transport only reads them.
+    """
     body = _form_encoded(request.form)
     url = _parsed(request.url)
     posted = httpx.Request("POST", url, stream=httpx.ByteStream(body), extensions=extensions)
