@@ -14,13 +14,17 @@ import msgpack
 from worker.core.grant import Grant, Status
 
 FIELDS = (
-    "CLIENT",
+    "LEASE_OWNER",
+    "LEASE_UNTIL",
+    "FENCE",
+    "INTENT",  # a refresh may have been sent whose outcome is not stored
+    "ACCESS_EXPIRES_AT",
     "STATUS",
+    "CLIENT",
     "VERSION",
     "LINEAGE",
     "SEALED",
     "ISSUED_AT",
-    "ACCESS_EXPIRES_AT",
     "REFRESH_ISSUED_AT",
     "REFRESH_EXPIRES_AT",
     "AUTHORIZED_AT",
@@ -29,30 +33,32 @@ FIELDS = (
     "STREAK",
     "REASON",
     "NOTICED_AT",
-    "INTENT",  # a refresh may have been sent whose outcome is not stored
-    "LEASE_OWNER",
-    "LEASE_UNTIL",
-    "FENCE",
     "LAST",  # the fence whose outcome was stored last
     "IMPORTED",  # the lineage that came from outside last: what is stored now descends from it
 )
+FRONT = FIELDS.index("CLIENT") + 1  # of a record: what leasing reads and writes, and nothing behind it
 
 
 def lua_positions() -> str:
     """The constants that every script starts with, on one line."""
-    return f"local {', '.join(FIELDS)} = {', '.join(str(i + 1) for i in range(len(FIELDS)))}\n"
+    names, positions = ", ".join(FIELDS), ", ".join(str(i + 1) for i in range(len(FIELDS)))
+    return f"local {names}, FRONT = {positions}, {FRONT}\n"
 
 
 def pack(grant: Grant) -> bytes:
     """A record at rest: no lease, no attempt yet."""
     values = [
-        grant.client.encode(),
+        False,
+        0,
+        0,
+        grant.in_doubt,
+        _or_false(grant.access_expires_at),
         grant.status.value.encode(),
+        grant.client.encode(),
         grant.version,
         grant.lineage,
         grant.sealed,
         grant.issued_at,
-        _or_false(grant.access_expires_at),
         grant.refresh_issued_at,
         _or_false(grant.refresh_expires_at),
         _or_false(grant.authorized_at),
@@ -61,10 +67,6 @@ def pack(grant: Grant) -> bytes:
         grant.streak,
         grant.reason.encode() if grant.reason else False,
         _or_false(grant.noticed_at),
-        grant.in_doubt,
-        False,
-        0,
-        0,
         0,
         grant.lineage,
     ]
@@ -83,13 +85,17 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
     """
     # In the order of FIELDS; a newer release may have added some at the end.
     (
-        client,
+        _lease_owner,
+        lease_until,
+        fence,
+        intent,
+        access_expires_at,
         status,
+        client,
         version,
         lineage,
         sealed,
         issued_at,
-        access_expires_at,
         refresh_issued_at,
         refresh_expires_at,
         authorized_at,
@@ -98,10 +104,6 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
         streak,
         reason,
         noticed_at,
-        intent,
-        _lease_owner,
-        lease_until,
-        fence,
         _last,
         imported,
         *_,

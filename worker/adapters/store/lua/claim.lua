@@ -31,9 +31,9 @@ end
 local function same_again(packed)
   local before, leases = cmsgpack.unpack(packed), {}
   for i, id in ipairs(before.ids) do
-    local r = load(id)
+    local r = load_front(id)
     if r and r[FENCE] == before.fences[i] and leased(r, now) then
-      leases[#leases + 1] = cmsgpack.pack(r)
+      leases[#leases + 1] = r.packed
       leases[#leases + 1] = before.doubts[i] and 1 or 0
       leases[#leases + 1] = id
     end
@@ -85,7 +85,7 @@ end
 -- How long a grant can wait: until its access token ends. A dead one has lost what it had, so it waits for those that
 -- would die while the ramp lasts, but not for those that outlive it.
 local function can_wait_ms(id)
-  local r = load(id)
+  local r = load_front(id)
   if not r then return 0 end -- it is healed away
   local left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - now or NO_END
   return left > 0 and left or RAMP_MS
@@ -109,10 +109,11 @@ local function most_urgent(number)
   return ids
 end
 
-local function lease_all(ids)
-  local leases, claimed = {}, {ids = {}, fences = {}, doubts = {}}
+-- The fronts of those that are free; the others wait for whoever has them.
+local function free_among(ids)
+  local free = {}
   for _, id in ipairs(ids) do
-    local r = load(id)
+    local r = load_front(id)
     if not r then
       redis.call('ZREM', schedule_key(client), id)
     elseif leased(r, now) then
@@ -120,14 +121,21 @@ local function lease_all(ids)
     elseif free_from(r) > now then
       schedule(id, r, digits(math.min(free_from(r), now + LOOK_AGAIN_MS)))
     else
-      local in_doubt, packed = take_lease(id, r, owner, until_ms)
-      leases[#leases + 1] = packed
-      leases[#leases + 1] = in_doubt and 1 or 0
-      leases[#leases + 1] = id
-      table.insert(claimed.ids, id)
-      table.insert(claimed.fences, r[FENCE])
-      table.insert(claimed.doubts, in_doubt)
+      free[#free + 1] = r
     end
+  end
+  return free
+end
+
+local function lease_all(ids)
+  local leases, claimed = {}, {ids = {}, fences = {}, doubts = {}}
+  local free = free_among(ids)
+  if #free > 0 then take_leases(free, owner, until_ms) end
+  for place, r in ipairs(free) do
+    leases[#leases + 1] = r.packed
+    leases[#leases + 1] = r.in_doubt and 1 or 0
+    leases[#leases + 1] = r.id
+    claimed.ids[place], claimed.fences[place], claimed.doubts[place] = r.id, r[FENCE], r.in_doubt
   end
   return leases, claimed
 end

@@ -12,7 +12,7 @@ local claim_key = P .. 'claim:' .. claim_id
 local number, settling = epoch(now, lease_ms)
 if settling or number ~= confirmed then return {'settling'} end
 
-local r = load(id)
+local r = load_front(id)
 if not r then return {'gone'} end
 if r[STATUS] == 'paused' then return {'paused'} end
 
@@ -20,13 +20,13 @@ local before = redis.call('GET', claim_key)
 if before then
   local claimed = cmsgpack.unpack(before)
   if r[FENCE] == claimed.fence and leased(r, now) then
-    return {'leased', now, cmsgpack.pack(r), claimed.doubt and 1 or 0}
+    return {'leased', now, r.packed, claimed.doubt and 1 or 0}
   end
 end
 
 if leased(r, now) then return {'held', r[LEASE_UNTIL]} end
 if free_from(r) > now then return {'held', free_from(r)} end
 
-local in_doubt, packed = take_lease(id, r, owner, now + lease_ms)
-redis.call('SET', claim_key, cmsgpack.pack({fence = r[FENCE], doubt = in_doubt}), 'PX', lease_ms)
-return {'leased', now, packed, in_doubt and 1 or 0}
+take_leases({r}, owner, now + lease_ms)
+redis.call('SET', claim_key, cmsgpack.pack({fence = r[FENCE], doubt = r.in_doubt}), 'PX', lease_ms)
+return {'leased', now, r.packed, r.in_doubt and 1 or 0}

@@ -31,27 +31,50 @@ local function digits(number) return string.format('%.0f', number) end
 -- What a record begins with: MessagePack's head of an array of 16 fields and more.
 local HEAD, HEAD_BYTES, MOST_FIELDS = 0xdc, 3, 255
 
--- Its fields are read one by one into a table of their number. One that `cmsgpack` makes of the whole array is enlarged
--- six times until they fit, and in a store of a million each of these pieces of memory is a cold one.
-local function load(id)
+local function read(id)
   local packed = redis.call('GET', grant_key(id))
-  if not packed then return false end
-  if packed:byte() ~= HEAD then error('no record: ' .. id) end
-  local r = {cmsgpack.unpack_limit(packed, MOST_FIELDS, HEAD_BYTES)}
-  table.remove(r, 1) -- where it stopped reading
-  return r
-end
-
--- Returns the record as it is stored.
-local function save(id, r)
-  local packed = cmsgpack.pack(r)
-  redis.call('SET', grant_key(id), packed)
+  if packed and packed:byte() ~= HEAD then error('no record: ' .. id) end
   return packed
 end
 
+-- So many of its fields, one by one into a table of their number; and where the next begins. A table that `cmsgpack`
+-- makes of the whole array is enlarged six times until they fit.
+local function fields(packed, number)
+  local r = {cmsgpack.unpack_limit(packed, number, HEAD_BYTES)}
+  return r, table.remove(r, 1)
+end
+
+local function load(id)
+  local packed = read(id)
+  return packed and fields(packed, MOST_FIELDS)
+end
+
+local function save(id, r)
+  redis.call('SET', grant_key(id), cmsgpack.pack(r))
+end
+
+-- A record's front is what leasing needs of it. The rest stays packed: a claim reads hundreds of records, and in a
+-- store of a million each piece of memory that one takes up is in no cache.
+local function load_front(id)
+  local packed = read(id)
+  if not packed then return false end
+  local front, rest_at = fields(packed, FRONT)
+  front.id, front.packed, front.rest_at = id, packed, rest_at
+  return front
+end
+
+local function pack_front(front)
+  local packed = front.packed
+  return packed:sub(1, HEAD_BYTES) .. cmsgpack.pack(unpack(front, 1, FRONT)) .. packed:sub(front.rest_at + 1)
+end
+
+local function due_at(r, due)
+  if r[STATUS] == 'failed' or r[STATUS] == 'paused' or due == '' then return FOREVER end
+  return due
+end
+
 local function schedule(id, r, due)
-  if r[STATUS] == 'failed' or r[STATUS] == 'paused' or due == '' then due = FOREVER end
-  redis.call('ZADD', schedule_key(r[CLIENT]), due, id)
+  redis.call('ZADD', schedule_key(r[CLIENT]), due_at(r, due), id)
 end
 
 -- Grants that a person may have to see to, by when something ends for them; '' takes one off the list.
@@ -91,12 +114,12 @@ local function release(r)
 end
 
 -- Leases are numbered by a counter that never falls behind the clock: a Redis that forgot its last writes still
--- gives out numbers that nobody has seen.
-local function next_fence()
+-- gives out numbers that nobody has seen. Returns the first of so many in a row.
+local function next_fences(number)
   local last = tonumber(redis.call('GET', P .. 'fence') or '0')
-  local fence = math.max(last + 1, now_us())
-  redis.call('SET', P .. 'fence', digits(fence))
-  return fence
+  local first = math.max(last + 1, now_us())
+  redis.call('SET', P .. 'fence', digits(first + number - 1))
+  return first
 end
 
 -- The holder of a lease that ended without an outcome may be frozen, or cut off from this store, with the answer in its
@@ -111,17 +134,25 @@ local function free_from(r)
   return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), 0))
 end
 
--- The lease and its intent in one write: from here on the reply to a refresh may exist.
--- Returns whether an earlier intent was left without an outcome, and the record as it is stored.
-local function take_lease(id, r, owner, until_ms)
-  local in_doubt = r[INTENT]
-  r[LEASE_OWNER] = owner
-  r[LEASE_UNTIL] = until_ms
-  r[FENCE] = next_fence()
-  r[INTENT] = true
-  local packed = save(id, r)
-  schedule(id, r, digits(until_ms))
-  return in_doubt, packed
+-- Lease some of one client's grants, hundreds at most, by their fronts. A lease and its intent are one write: from here
+-- on the reply to a refresh may exist. Few commands write all of them: what one takes up until it is in the log
+-- is memory too.
+-- Adds to each whether an earlier intent was left without an outcome; `packed` is then the record as it is stored.
+local function take_leases(fronts, owner, until_ms)
+  local fence, ends_at = next_fences(#fronts), digits(until_ms)
+  local records, dues = {}, {}
+  for place, r in ipairs(fronts) do
+    r.in_doubt = r[INTENT]
+    r[LEASE_OWNER] = owner
+    r[LEASE_UNTIL] = until_ms
+    r[FENCE] = fence + place - 1
+    r[INTENT] = true
+    r.packed = pack_front(r)
+    records[2 * place - 1], records[2 * place] = grant_key(r.id), r.packed
+    dues[2 * place - 1], dues[2 * place] = due_at(r, ends_at), r.id
+  end
+  redis.call('MSET', unpack(records))
+  redis.call('ZADD', schedule_key(fronts[1][CLIENT]), unpack(dues))
 end
 
 -- Note that a client's token endpoint gave a readable answer to a request that left then: failures before it are in a
