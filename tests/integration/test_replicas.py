@@ -484,3 +484,26 @@ async def _is_done(scripts: Scripts) -> bool:
 async def _waits(redis: Redis) -> int:
     stats = await redis.info("commandstats")
     return int(stats.get("cmdstat_wait", {}).get("calls", 0))
+
+
+async def test_a_primary_that_became_a_replica_is_left_for_the_one_that_its_name_leads_to(
+    start_pair: Callable[..., Pair], prefix: str, tmp_path: Path
+) -> None:
+    pair, name = start_pair(), tmp_path / "name"
+    name.symlink_to(pair.primary)
+    async with (
+        Redis(unix_socket_path=str(name)) as connection,
+        Redis(unix_socket_path=str(pair.primary)) as old,
+        Redis(unix_socket_path=str(pair.replica)) as new,
+    ):
+        scripts = Scripts(connection, prefix)
+        await scripts.run("operate", "nobody", "pause")
+        await new.replicaof("NO", "ONE")
+        await old.replicaof("127.0.0.1", "1")
+        name.unlink()
+        name.symlink_to(pair.replica)
+
+        with pytest.raises(StoreUnavailableError, match="read only"):
+            await scripts.run("pulse", "this", 60_000, "")
+
+        assert await scripts.run("pulse", "this", 60_000, "")

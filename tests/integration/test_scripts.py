@@ -14,7 +14,7 @@ from worker.adapters.store import scripts as scripts_module
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import MOST_IN_A_GROUP, Scripts
 from worker.core.grant import Grant
-from worker.core.ports import Commit, StoreUnavailableError, Verdict
+from worker.core.ports import Commit, StoreRefusedError, StoreUnavailableError, Verdict
 from worker.core.providers import Client
 
 Gate = Any  # conftest.py has it; test modules cannot import one another
@@ -235,6 +235,39 @@ async def test_a_script_error_reaches_only_its_caller(
     assert answers[0] == b"done"
     assert isinstance(answers[1], StoreUnavailableError)
     assert answers[2] == b"gone"
+
+
+async def test_a_script_that_breaks_off_at_what_it_finds_is_refused_and_not_away(
+    scripts: Scripts, redis: Any, prefix: str, seed: Seed, client: Client
+) -> None:
+    await seed("one")
+    counter = f"{prefix}client:{client.name}", "grants:active"
+    await redis.hset(*counter, "not a number")
+
+    with pytest.raises(StoreRefusedError, match="not an integer"):
+        await scripts.run("operate", "one", "pause")
+    await redis.hset(*counter, 1)
+
+
+class ResetRedis(CountingRedis):
+    """The real client, on a connection that is reset: so uvloop says it."""
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        pipeline = super().pipeline(*args, **options)
+
+        async def execute(**_: Any) -> None:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+        pipeline.execute = execute
+        return pipeline
+
+
+async def test_a_connection_that_the_event_loop_finds_closed_is_a_store_that_is_away(
+    valkey_socket: Path, prefix: str
+) -> None:
+    async with ResetRedis(unix_socket_path=str(valkey_socket)) as connection:
+        with pytest.raises(StoreUnavailableError, match="unable to perform"):
+            await Scripts(connection, prefix).run("operate", "one", "pause")
 
 
 async def test_an_argument_that_cannot_be_sent_is_its_callers_problem_alone(

@@ -7,7 +7,10 @@ Rules:
   its attempt (see the head of each file in `lua/`).
 - The deadline is the group's. redis-py's own is each reply's, and its timer costs more than reading the
   reply: the client given here should have none.
-- A Redis that lost its scripts (restart, failover) is given them again.
+- A Redis that lost its scripts (restart, failover) is given them again. One that became a replica is left:
+  its connections would stay, while its name leads to another by now.
+- Whatever breaks a group is a store that is away, be it redis-py's own error or the event loop's: no caller
+  may lose an answer over the name of an exception.
 - Where replicas are demanded, a group ends with the wait for them. A call whose write too few of them have is
   a store that is unavailable: it is made again, finds its work done, and is waited for again.
 - A lease taken in vain is in nobody's hands until it ends: none is asked for before a wait has succeeded.
@@ -19,6 +22,7 @@ Rules:
 
 import asyncio
 import hashlib
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -28,7 +32,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgpack
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.adapters.store.demand import Demand, ShortfallError
@@ -63,6 +67,7 @@ BESIDE = TAKE_LEASES | NEED_NO_REPLICA
 BARRIER = "barrier"  # no script: a write to be waited for
 MOST_IN_A_GROUP = 100
 GROUP_SECONDS: Final = 5.0
+CODE: Final = re.compile(r"[A-Z]{2,} ")
 
 
 @cache
@@ -157,6 +162,8 @@ class _Lane:
                 again = await _twice_in_time(partial(self._execute, [calls[i] for i in forgotten]))
                 for i, reply in zip(forgotten, again, strict=True):
                     replies[i] = reply
+            if any(isinstance(reply, ReadOnlyError) for reply in replies):
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
         except Exception as error:  # noqa: BLE001 whatever it is, every caller must hear of it
             replies = [error] * len(calls)
         except BaseException:  # the loop ends
@@ -212,14 +219,20 @@ def _answer(future: asyncio.Future[Any], reply: Any) -> None:
         return
     if _broke_off(reply):
         future.set_exception(StoreRefusedError.because(reply))
-    elif isinstance(reply, RedisError):
-        future.set_exception(StoreUnavailableError.because(reply))
-    elif isinstance(reply, Exception):
+    elif isinstance(reply, StoreUnavailableError):
         future.set_exception(reply)
+    elif isinstance(reply, Exception):
+        future.set_exception(StoreUnavailableError.because(reply))
     else:
         future.set_result(reply)
 
 
 def _broke_off(reply: Any) -> bool:
     """Whether it is the script's own error, and not what Redis says of its state (OOM, READONLY, ...)."""
-    return isinstance(reply, ResponseError) and str(reply).startswith(("user_script:", "WRONGTYPE"))
+    if not isinstance(reply, ResponseError):
+        return False
+    text = str(reply)
+    if text.startswith(("user_script:", "WRONGTYPE")):
+        return True
+    # A command's complaint of what it found; a state begins with its code.
+    return "@user_script" in text and not CODE.match(text)
