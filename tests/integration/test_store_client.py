@@ -10,7 +10,7 @@ from worker.adapters.clock import RedisClock
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.events import EventType, client_event
-from worker.core.ports import Lease, Refusal
+from worker.core.ports import Commit, Lease, Refusal, Verdict
 from worker.core.providers import Client
 
 Told = Callable[[], Awaitable[list[dict[str, Any]]]]
@@ -217,6 +217,28 @@ async def test_a_grant_that_proved_its_client_accepted_is_no_suspect_any_more(
     assert await store.accept_client(client, event, under("one", probe=True))
 
     assert await reject(3, sent_at=await fleet.now() + 1, grant="one")
+
+
+async def test_a_grant_that_was_refreshed_is_no_suspect_when_its_client_is_refused_the_next_time(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    clock: RedisClock,
+    seed: Callable[..., Awaitable[Any]],
+    answer: Callable[[Lease], Commit],
+    reject: Reject,
+    accept: Accept,
+) -> None:
+    await seed("one")
+    await reject(1, grant="one")
+    await accept(2)  # the probe was another grant
+    (lease,) = (await store.claim(client, 1, "")).leases
+    clock.set(await fleet.now() + 1, asked_at=clock.stopwatch())  # its request left after that
+    assert (await store.commit(answer(lease))).verdict is Verdict.STORED
+
+    assert await reject(3, sent_at=await fleet.now() + 1, grant="one")
+
+    assert (await fleet.client_state("acme")).state == "rejected"
 
 
 async def test_each_probe_of_a_rejected_client_takes_another_grant(

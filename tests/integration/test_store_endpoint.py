@@ -533,6 +533,25 @@ async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_cleared_by_it
     assert await blame("the only one", sent_at=clock.now() + 1_000) is Blame.PROVIDER
 
 
+async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_no_suspect_once_it_was_refreshed(
+    store: RedisStore,
+    client: Client,
+    absolve: Absolves,
+    blame: Blames,
+    seed: Seed,
+    answer: Callable[[Lease], Commit],
+    clock: RedisClock,
+) -> None:
+    await seed("the only one")
+    for _ in range(5):
+        await blame("the only one")
+    await absolve("another")
+    (lease,) = (await store.claim(client, 1, "")).leases
+    assert (await store.commit(answer(lease))).verdict is Verdict.STORED
+
+    assert await blame("the only one", sent_at=clock.now() + 2_000) is Blame.PROVIDER
+
+
 async def test_a_suspect_is_forgotten_when_others_make_the_endpoint_unavailable(
     absolve: Absolves, blame: Blames, clock: RedisClock, endpoint: HashOf
 ) -> None:

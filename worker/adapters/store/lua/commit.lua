@@ -50,7 +50,7 @@ end
 local now = now_ms()
 local had_token = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] > r[ISSUED_AT]
 count(r[CLIENT], 'refreshed', 1)
-heard(r[CLIENT], issued_at)
+heard(r[CLIENT], issued_at, id)
 if had_token and now > r[ACCESS_EXPIRES_AT] then count(r[CLIENT], 'late', 1) end
 
 r[VERSION] = base_version + 1

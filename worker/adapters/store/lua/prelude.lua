@@ -156,10 +156,19 @@ local function take_leases(fronts, owner, until_ms)
 end
 
 -- Note that a client's token endpoint gave a readable answer to a request that left then: failures before it are in a
--- row no more. On the path of every commit, so that it is two commands and no more.
-local function heard(client, sent_at)
-  local url = redis.call('HGET', client_key(client), 'endpoint')
-  if url then redis.call('ZADD', P .. 'answered', 'GT', digits(sent_at), url) end
+-- row no more. Where the answer was tokens, their grant is no suspect of anything any more. On the path of every
+-- commit, so that it is few commands.
+local function heard(client, sent_at, refreshed)
+  local state = client_key(client)
+  local known = redis.call('HMGET', state, 'endpoint', 'suspect', 'accepted_at')
+  if refreshed and known[2] == refreshed and sent_at > tonumber(known[3] or '0') then
+    redis.call('HDEL', state, 'suspect')
+  end
+  local url = known[1]
+  if not url then return end
+  redis.call('ZADD', P .. 'answered', 'GT', digits(sent_at), url)
+  local endpoint = endpoint_key(url)
+  if refreshed and redis.call('HGET', endpoint, 'suspect') == refreshed then redis.call('HDEL', endpoint, 'suspect') end
 end
 
 -- Whether anything of a client may be claimed now, and whether that is one grant alone: as the probe of a rejected
