@@ -223,7 +223,7 @@ class Refresher:
             sent_at = self._clock.now()
             is_over, is_too_late = turn.is_over(), not self._covers_a_request(lease, sent_at)
             if not is_over and not is_too_late:
-                outcome, in_doubt = await self._send(lease, client, pair, sent_at)
+                outcome, in_doubt, lost = await self._send(lease, client, pair, sent_at)
         if is_over:
             await self._put_back(lease, lease.grant, sent_at, client)
             return None
@@ -236,9 +236,9 @@ class Refresher:
         if isinstance(outcome, Refreshed):
             await self._commit(lease, client, pair, outcome, sent_at)
         else:
-            attempt = _Attempt(lease, client, sent_at, in_doubt, on_demand)
+            attempt = _Attempt(lease, client, sent_at, in_doubt, on_demand, lost)
             await self._store_failure(attempt, outcome)
-        await self._tell_of_recovery(lease, client, outcome)
+        await self._tell_of_recovery(lease, client, outcome, lost)
         return outcome
 
     async def _unseal(self, lease: Lease, client: Client, *, on_demand: bool) -> TokenPair | None:
@@ -259,20 +259,21 @@ class Refresher:
 
     async def _send(
         self, lease: Lease, client: Client, pair: TokenPair, sent_at: int
-    ) -> tuple[Outcome, bool]:
+    ) -> tuple[Outcome, bool, Unknown | None]:
         """Present the refresh token, and once more if the reply is unknown.
 
-        Returns the outcome, and whether an earlier presentation may have been acted on.
+        Returns the outcome; whether an earlier presentation may have been acted on; and what was unknown of
+        the first reply, where there is a second.
         """
         outcome = await self._endpoint.refresh(client, pair, sent_at)
         if not isinstance(outcome, Unknown) or not client.provider.resend_after_unknown:
-            return outcome, lease.grant.in_doubt
+            return outcome, lease.grant.in_doubt, None
         log.warning("refresh.reply_unknown", grant=lease.grant.id, client=client.name, detail=outcome.detail)
         await asyncio.sleep(RESEND_PAUSE_SECONDS * (0.5 + self._chance()))
         now = self._clock.now()
         if not self._covers_a_request(lease, now):
-            return outcome, True
-        return await self._endpoint.refresh(client, pair, now), True
+            return outcome, True, None
+        return await self._endpoint.refresh(client, pair, now), True, outcome
 
     async def _commit(
         self, lease: Lease, client: Client, pair: TokenPair, answer: Refreshed, sent_at: int
@@ -291,6 +292,10 @@ class Refresher:
         """Find out whose failure it is; only the grant's own is held against it."""
         match outcome:
             case Rejected():
+                if attempt.lost is not None:
+                    # It used the token up, and its reply could not be read. Where that is so with every
+                    # grant, the breaker has to open before all of them are lost.
+                    await self._is_about_provider(attempt, attempt.lost)
                 await self._blame_grant(attempt, outcome)
             case ClientRejected():
                 if not attempt.on_demand and await self._is_about_grant(attempt, outcome):
@@ -318,7 +323,7 @@ class Refresher:
             now=self._clock.now(),
             chance=self._chance(),
         )
-        heard_at = attempt.sent_at if isinstance(outcome, Rejected) else None
+        heard_at = attempt.sent_at if isinstance(outcome, Rejected) and attempt.lost is None else None
         await self._settle(lease, change, heard_at)
         log.warning(
             "refresh.failed",
@@ -380,10 +385,17 @@ class Refresher:
         log.warning("refresh.no_answer", grant=lease.grant.id, client=client.name, detail=outcome.detail)
         return blamed is Blame.PROVIDER
 
-    async def _tell_of_recovery(self, lease: Lease, client: Client, outcome: Outcome) -> None:
-        """A readable answer to a probe or a trial lets its client or its provider work again."""
+    async def _tell_of_recovery(
+        self, lease: Lease, client: Client, outcome: Outcome, lost: Unknown | None
+    ) -> None:
+        """A readable answer to a probe or a trial lets its client or its provider work again.
+
+        The rejection of a token whose first reply was lost is none: the provider may lose them all.
+        """
         if lease.probe and isinstance(outcome, Refreshed | Rejected):
             await self._accept_client(lease, client)
+        if isinstance(outcome, Rejected) and lost is not None:
+            return
         if lease.trial and isinstance(outcome, Refreshed | Rejected | ClientRejected):
             await self._absolve_provider(lease, client)
 
@@ -464,6 +476,7 @@ class _Attempt:
         sent_at: when the first request left.
         in_doubt: an earlier presentation may have been acted on.
         on_demand: somebody asked for it.
+        lost: what was unknown of its first reply, where it was made twice.
     """
 
     lease: Lease
@@ -471,6 +484,7 @@ class _Attempt:
     sent_at: int
     in_doubt: bool
     on_demand: bool
+    lost: Unknown | None = None
 
 
 @dataclass(frozen=True, slots=True)

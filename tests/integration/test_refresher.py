@@ -510,6 +510,38 @@ async def test_an_outage_is_the_providers_two_events_and_no_grants(
     assert sorted(types[1:]) == ["grant.refreshed"] * 10 + ["provider.recovered"]
 
 
+async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_used_up_every_token(
+    sandbox: Sandbox,
+    scripted: Script,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    let_the_trial_be_due: OnGrant,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    """It rotates, and sends what nobody understands; to the second try it says that the token is dead."""
+    lost, dead = (200, "<html>", ""), (400, '{"error": "invalid_grant"}', "")
+    url = await scripted(*[lost, dead] * 12)
+    clients = configure(url)
+    grants = await enroll(sandbox, clients, 12)
+    refresher = await open_refresher(clients, chance=0.0, in_flight=1)
+
+    for _ in range(2):
+        await _drain(refresher)
+    before_the_trial = _types(await told())
+    await let_the_trial_be_due(url)
+    await _drain(refresher)
+
+    assert before_the_trial.count("provider.unavailable") == 1
+    used_up = before_the_trial.count("grant.failed")
+    assert 5 <= used_up < 9  # those that open the breaker, and what awaited its turn meanwhile
+    assert _types((await told())[used_up + 1 :]) == ["grant.failed"]  # the trial: it recovers from nothing
+    stored = [(await _find(fleet, grant.id)).grant for grant in grants]
+    assert {grant.reason for grant in stored if grant.status is Status.FAILED} == {"reply_lost"}
+    assert [grant.status for grant in stored].count(Status.ACTIVE) == 12 - used_up - 1
+
+
 # A client at fault
 
 
