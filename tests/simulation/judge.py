@@ -16,7 +16,8 @@ The invariants, by number; a violation names one:
 5. No live pair is lost while a process that lives, or a disk, holds it. In the end every grant is active
    with the live pair, or failed for the right reason: `reply_lost` where the only holder died with it, and
    where no holder had it; `revoked` only where a person revoked it.
-6. An outage or a refused client fails nothing: who is `failed` was refused by name, or its answer was lost.
+6. An outage or a refused client fails nothing: who is `failed` was refused by name, or its answer was lost;
+   and who is `failing` for want of an answer saw the server answer another since its own first failure.
 7. No claim passes while the store settles; an answer is on a disk before it is committed.
 
 The exceptions, each told here and nowhere else; most are double faults:
@@ -52,6 +53,9 @@ from worker.core.grant import lineage_of
 from worker.core.protocol import Outcome, Refreshed, Rejected, Unavailable, Unknown
 
 FIELD = {name: i for i, name in enumerate(FIELDS)}
+NO_ANSWER = {"unavailable", "reply_unknown"}  # reasons of `grant.failing`
+NOT_CONFIRMED = "client_not_confirmed"
+MEMORY_US = 305_000_000  # so long the store remembers failures, and some more for the clocks
 BACK_US = 2_500_000  # who is back in reach offers what it holds within this
 
 
@@ -80,8 +84,10 @@ class Presentation:
     """One presentation of a refresh token."""
 
     process: Process
+    grant_id: str
     token: str
     lease: Granted | None
+    at_us: int
     open: bool = True  # the server may yet act on it
     outcome: Outcome | None = None  # what the server made of it
     heard: Outcome | None = None
@@ -175,11 +181,12 @@ class Judge(Witness):
         lease = self._lease_of(process, lineage, now)
         if lease is None:
             self.fail(1, f"{process} presents {token} without a lease")
-        is_judged = self.bank.families[token].grant_id in self.families
+        grant_id = self.bank.families[token].grant_id
+        is_judged = grant_id in self.families
         for other in self.books.presentations:
             if other.open and other.token == token and is_judged:
                 self.fail(1, f"{process} presents {token} while {other.process} does")
-        presentation = Presentation(process, token, lease)
+        presentation = Presentation(process, grant_id, token, lease, self.world.now_us)
         if not self._is_current(token) and is_judged:
             self._excuse(presentation, lineage)
         self.books.presentations.append(presentation)
@@ -463,14 +470,20 @@ class Judge(Witness):
             change = f"{_state(old)} to {_state(new)}"
             self.fail(4, f"{name}: {grant_id} went from {change} with {len(events)} events")
         for event in events:
-            if event["data"]["status"] != status or event["data"]["version"] != new[FIELD["VERSION"]]:
-                self.fail(4, f"{name}: the event {event['id']} is not about the record as it stands")
+            self._check_event(name, grant_id, new, event)
         if is_ours and old[FIELD["LINEAGE"]] != new[FIELD["LINEAGE"]]:
             self._check_descent(name, grant_id, old, new)
         elif is_ours and version_changed and self.bank.mode is not Mode.STATIC:
             self.fail(3, f"{name}: {grant_id} has another version of the same pair")
         if is_ours and status_changed and status == "failed":
             self._check_failure(grant_id, new)
+
+    def _check_event(self, name: str, grant_id: str, new: Any, event: dict[str, Any]) -> None:
+        data = event["data"]
+        if data["status"] != new[FIELD["STATUS"]].decode() or data["version"] != new[FIELD["VERSION"]]:
+            self.fail(4, f"{name}: the event {event['id']} is not about the record as it stands")
+        if data.get("reason") in NO_ANSWER and data.get("detail") != NOT_CONFIRMED:
+            self._check_comparison(grant_id)
 
     def _compare_lease(
         self, process: Process, name: str, args: Sequence[Any], grant_id: str, old: Any, new: Any
@@ -499,6 +512,21 @@ class Judge(Witness):
         lineage = new[FIELD["LINEAGE"]]
         if lineage not in self.books.refused:
             self.fail(6, f"{grant_id} is failed, and the server never refused its token")
+
+    def _check_comparison(self, grant_id: str) -> None:
+        """A grant is blamed for an answer that did not come: another was answered since it first had none."""
+        recent = self.world.now_us - MEMORY_US
+        without = [
+            each.at_us
+            for each in self.books.presentations
+            if each.grant_id == grant_id and not _is_readable(each.heard) and each.at_us > recent
+        ]
+        if not any(
+            each.at_us >= min(without, default=recent)
+            for each in self.books.presentations
+            if each.grant_id != grant_id and _is_readable(each.heard)
+        ):
+            self.fail(6, f"{grant_id} is blamed for an answer that did not come, and no other was answered")
 
     # The end
 
@@ -557,6 +585,10 @@ class Judge(Witness):
             return False
         self.books.notes.add("forgotten intent")
         return True
+
+
+def _is_readable(heard: Outcome | None) -> bool:
+    return isinstance(heard, Refreshed | Rejected)
 
 
 def _state(r: Sequence[Any]) -> str:

@@ -12,7 +12,7 @@ from tests.simulation.house import Parts
 from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
 from worker.core.grant import Status
-from worker.core.ports import Commit, Lease
+from worker.core.ports import Blame, Commit, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,15 @@ def _outages_count(parts: Parts) -> None:
     parts.replace(parts.store, "settle", harsh)
 
 
+def _outages_are_blamed_on_grants(parts: Parts) -> None:
+    """Whoever had no answer is failing, whether others had one or not."""
+
+    async def blame(*_: Any, **__: Any) -> Blame:
+        return Blame.GRANT
+
+    parts.replace(parts.store, "blame", blame)
+
+
 def _present_twice(parts: Parts) -> None:
     """Every token is presented once more, whatever the server said."""
     refresh = parts.endpoint.refresh
@@ -156,6 +165,12 @@ MUTANTS: Final = (
         patch=_replacing("commit", {"local ours = r[FENCE] <= fence": "local ours = true"}),
     ),
     _mutant("an outage counts against the grant", "46", ["provider answers 503"], mutate=_outages_count),
+    _mutant(
+        "an outage makes its grants failing",
+        "6",
+        ["provider answers 503"],
+        mutate=_outages_are_blamed_on_grants,
+    ),
     _mutant(
         "claims do not wait for the store to settle",
         "257",
