@@ -532,14 +532,18 @@ async def test_an_answer_whose_sync_failed_is_found_by_the_adopter_if_it_is_ther
     assert fences(adopted.read()) == [1]
 
 
-async def test_a_failed_answer_does_not_keep_its_segment(
+async def test_a_failed_answer_keeps_its_segment_for_the_retention_and_no_longer(
     journal: Journal, home: Path, syncs: Syncs, clock: Clock
 ) -> None:
+    clock.at += KEEP
     await journal.reserve(1)
     syncs.failing = [errno.EIO]
     with pytest.raises(JournalError):
         await journal.write(answer(1))
-    clock.at += KEEP
+    clock.at += KEEP - 1
+    await journal.sweep()
+    assert len(segments(home)) == 1
+    clock.at += 1
     await journal.sweep()
     assert segments(home) == []
 
@@ -760,7 +764,9 @@ async def test_a_settled_answer_stays_for_the_retention_and_then_goes(
     assert len(segments(home)) == 1
 
 
-async def test_an_answer_that_is_not_settled_stays(journal: Journal, clock: Clock) -> None:
+async def test_an_answer_stays_until_it_is_settled_and_for_the_retention_from_then(
+    journal: Journal, clock: Clock
+) -> None:
     await journal.write(answer(1))
     await journal.write(answer(2))
     journal.settled(answer(1))
@@ -768,6 +774,34 @@ async def test_an_answer_that_is_not_settled_stays(journal: Journal, clock: Cloc
     await journal.sweep()
     assert fences(journal.read()) == [1, 2]
     journal.settled(answer(2))
+    clock.at += KEEP - 1
+    await journal.sweep()
+    assert fences(journal.read()) == [1, 2]
+    clock.at += 1
+    await journal.sweep()
+    assert journal.read() == []
+
+
+async def test_an_answer_that_is_settled_late_keeps_no_segment_but_its_own(
+    journal: Journal, clock: Clock
+) -> None:
+    for fence in (1, 2):
+        await journal.write(answer(fence))
+        await journal.reserve(2 * fence * SEGMENT_BYTES // ANSWER_BYTES)
+    journal.settled(answer(1))
+    clock.at += KEEP
+    journal.settled(answer(2))
+    await journal.sweep()
+    assert fences(journal.read()) == [2]
+
+
+async def test_an_answer_that_is_offered_again_is_kept_no_longer(journal: Journal, clock: Clock) -> None:
+    """As it is in each new epoch: a store that keeps beginning them would keep everything."""
+    await journal.write(answer(1))
+    journal.settled(answer(1))
+    clock.at += KEEP - 1
+    journal.settled(answer(1))
+    clock.at += 1
     await journal.sweep()
     assert journal.read() == []
 
@@ -846,6 +880,7 @@ async def test_a_stored_answer_settles_the_grants_earlier_ones_and_no_later_one(
     assert fences(journal.read()) == [3]
     journal.settled(answer(3, "one"))
     journal.settled(answer(3, "one"))
+    clock.at += KEEP
     await journal.sweep()
     assert journal.read() == []
 

@@ -197,6 +197,36 @@ async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
     assert await claim(one) == []
 
 
+async def test_an_answer_that_waited_for_longer_than_the_retention_is_given_back_if_it_is_forgotten_at_once(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    await seed_sealed()
+    seconds = [0.0]
+    one = await join(connection=behind_gate, keep_seconds=900, now=lambda: seconds[0])
+    go_back = await remember()
+    (lease,) = await claim(one)
+    async with redis_away():
+        await one.answers.keep(sealed_answer(lease, "r1", by=one))
+        seconds[0] = 21 * 60
+    await _agree(one)
+    assert (await _find(fleet)).version == 1
+    seconds[0] += 1
+    await _agree(one)
+    await go_back()
+
+    await _agree(one)
+
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+
+
 async def test_what_a_dead_process_may_have_presented_is_in_doubt_although_the_store_forgot_the_intent(
     join: Join,
     claim: Claim,

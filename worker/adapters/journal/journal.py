@@ -5,8 +5,10 @@ Rules:
 - The disk is worked by one thread of the journal's own; the event loop only waits. What is written while a
   sync runs goes together into the next one.
 - Who is cancelled while waiting leaves the others and the answer itself alone: it is written all the same.
-- A segment is removed when it is no longer written to, every answer in it is settled, and the last one is
-  older than the retention. Only unsettled answers are remembered one by one.
+- A segment is removed when it is no longer written to, every answer in it is settled, and the retention is
+  over since the last one was: an answer may have waited longer than that, and a store that took it a moment
+  ago may forget it. Only unsettled answers are remembered one by one.
+- One that is offered and settled again is kept no longer for it: what is on the disk stays bounded.
 - For one event loop: every method but `read` is called in its thread.
 """
 
@@ -53,7 +55,7 @@ class Journal:
     Args:
         root: where the journals of all processes are.
         owner: this process, and no other start of it.
-        keep_seconds: the retention after the last answer of a segment.
+        keep_seconds: the retention after the last answer of a segment was settled.
         now: seconds of a monotonic clock.
     """
 
@@ -117,11 +119,11 @@ class Journal:
             await self._in_thread(partial(self._chain.hold, entry.pack_held(leases)))
 
     def settled(self, commit: Commit) -> None:
-        """The store has taken this answer, or another in its place: it may be forgotten after a while.
+        """The store has taken this answer, or another in its place: it may be forgotten after the retention.
 
         So are the grant's earlier ones, for this one came after them.
         """
-        grant_id = commit.change.grant.id
+        grant_id, now = commit.change.grant.id, self._now()
         later = []
         for answer in self._unsettled.pop(grant_id, ()):
             if answer.fence > commit.fence:
@@ -130,6 +132,7 @@ class Journal:
             answer.settled = True
             if answer.segment is not None:
                 answer.segment.unsettled -= 1
+                answer.segment.settled_at = now
         if later:
             self._unsettled[grant_id] = later
 
@@ -227,7 +230,9 @@ class Journal:
         old = [
             segment
             for segment in self._chain.segments
-            if segment is not self._chain.current and not segment.unsettled and segment.written_at <= last
+            if segment is not self._chain.current
+            and not segment.unsettled
+            and max(segment.written_at, segment.settled_at) <= last
         ]
         if old:
             await self._in_thread(partial(self._chain.remove, old))

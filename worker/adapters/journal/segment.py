@@ -45,6 +45,7 @@ class Segment:
         begun_at: when the first answer was written, `None` before.
         written_at: when the last one was.
         unsettled: how many of its answers are not known to be in the store.
+        settled_at: when the last of the others became so.
     """
 
     def __init__(self, path: Path, descriptor: int | None, size: int, end: int | None) -> None:
@@ -52,6 +53,7 @@ class Segment:
         self.begun_at: float | None = None
         self.written_at = 0.0
         self.unsettled = 0
+        self.settled_at = 0.0
         self._descriptor = descriptor
         self._size = size
         self._end = end  # of what is synced; `None` where another process wrote it
