@@ -56,8 +56,12 @@ class Orphan(Protocol):
     def held(self) -> list[Presented]:
         """What its owner may have presented when it died."""
 
-    def settled(self) -> None:
-        """The store has taken all of it, or others in their place: it may be forgotten after a while."""
+    def settled(self, *, repaired: bool) -> None:
+        """The store has taken all of it, or others in their place: it may be forgotten after the retention.
+
+        Args:
+            repaired: the store took some of it just now.
+        """
 
 
 class Volume(Protocol):
@@ -199,20 +203,21 @@ class Presence:
         self._adopted = [orphan for orphan in self._adopted if not orphan.is_past]
 
     async def _take_over(self, orphan: Orphan) -> None:
-        if await self._replay(orphan.read):
-            orphan.settled()
+        verdicts = await self._replay(orphan.read)
+        if None not in verdicts:
+            orphan.settled(repaired=Verdict.STORED in verdicts)
         for presented in await asyncio.to_thread(orphan.held):
             await _apart(self._store.doubt(presented), presented.grant_id)
         await self._store.leave(orphan.owner)  # only now: an epoch must not end its settling before
 
-    async def _replay(self, read: Callable[[], list[Commit]]) -> bool:
-        """Offer a journal's answers to the store; returns whether that was all that can be done for them."""
+    async def _replay(self, read: Callable[[], list[Commit]]) -> list[Verdict | None]:
+        """Offer a journal's answers to the store; returns what became of them, as `Answers.replay` has it."""
         commits = await asyncio.to_thread(read)
         verdicts = await self._answers.replay(commits)
         repaired = verdicts.count(Verdict.STORED)
         if repaired:
             log.warning("journal.repaired_the_store", answers=len(commits), repaired=repaired)
-        return None not in verdicts
+        return verdicts
 
     async def _leave(self) -> None:
         """Give back what this process knows a last time, and say that it is gone."""

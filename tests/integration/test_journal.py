@@ -702,7 +702,7 @@ async def test_what_a_newer_release_wrote_is_kept_for_it(
     assert [(log["event"], log["offset"], log["entries"]) for log in logs] == [
         ("journal.not_understood", len(content), 1)
     ]
-    adopted.settled()
+    adopted.settled(repaired=False)
     clock.at += KEEP
     volume.sweep()
     assert segment.exists()
@@ -716,7 +716,7 @@ async def test_a_file_of_a_newer_layout_is_kept_and_what_is_sound_in_it_read(
     with capture_logs() as logs:
         assert fences(adopted.read()) == [1, 2, 3]
     assert [log["event"] for log in logs] == ["journal.not_understood"]
-    adopted.settled()
+    adopted.settled(repaired=False)
     clock.at += KEEP
     volume.sweep()
     assert segment.exists()
@@ -730,7 +730,7 @@ async def test_a_file_that_cannot_be_opened_is_kept_and_the_others_read(
     with capture_logs() as logs:
         assert fences(adopted.read()) == [1, 2, 3]
     assert [log["event"] for log in logs] == ["journal.unreadable"]
-    adopted.settled()
+    adopted.settled(repaired=False)
     clock.at += KEEP
     volume.sweep()
     assert segments(home)
@@ -1012,7 +1012,7 @@ async def test_what_was_held_last_is_told_to_the_adopter(
     (home / "held").write_bytes(b"\xc1")
     assert adopted.held() == []
     adopted.read()
-    adopted.settled()
+    adopted.settled(repaired=False)
     clock.at += KEEP
     volume.sweep()
     assert not home.exists()
@@ -1052,6 +1052,19 @@ async def test_a_journal_opened_again_keeps_what_was_in_it(
 # Owners and adopters
 
 
+@pytest.fixture
+async def settled_before(journal: Journal, root: Path, home: Path, clock: Clock) -> Path:
+    """The journal of a dead process, settled by an adopter that is dead as well; what tells when."""
+    await journal.write(answer(1))
+    await journal.close()
+    first = Volume(root, KEEP, clock)
+    (adopted,) = first.adopt("another")
+    adopted.read()
+    adopted.settled(repaired=True)
+    first.close()
+    return home / "settled"
+
+
 async def test_two_owners_of_one_directory_cannot_be(open_journal: Callable[..., Journal]) -> None:
     first, second = open_journal(), open_journal()
     await first.write(answer(1))
@@ -1089,41 +1102,113 @@ async def test_a_dead_journal_is_adopted_once_and_held(
     other.close()
 
 
-async def test_an_adopted_journal_stays_until_it_was_offered_and_the_retention_is_over(
+async def test_an_adopted_journal_stays_until_it_was_offered_and_for_the_retention_from_then(
     journal: Journal, volume: Volume, root: Path, home: Path, clock: Clock
 ) -> None:
+    """However old it is: the machine may have been away, and the store have taken its answers just now."""
     await journal.write(answer(1))
     await journal.close()
+    make_old(segments(home)[0])
     (adopted,) = volume.adopt("me")
-    written_at = time.time() - KEEP + 100
-    os.utime(segments(home)[0], (written_at, written_at))
     adopted.read()
     clock.at += KEEP
     volume.sweep()
     assert segments(home)
-    adopted.settled()
-    clock.at += 50
+    adopted.settled(repaired=False)
+    clock.at += KEEP - 1
     volume.sweep()
     assert fences(adopted.read()) == [1]
-    clock.at += 51
+    clock.at += 1
     volume.sweep()
     assert list(root.iterdir()) == []
     assert volume.adopt("me") == []
 
 
-async def test_a_wall_clock_that_was_wrong_does_not_keep_an_adopted_journal_for_ever(
-    journal: Journal, volume: Volume, root: Path, home: Path, clock: Clock
+@pytest.mark.parametrize("repaired", [False, True])
+async def test_an_adopted_journal_that_is_offered_again_is_kept_longer_only_if_the_store_had_forgotten_it(
+    journal: Journal, volume: Volume, root: Path, clock: Clock, *, repaired: bool
 ) -> None:
     await journal.write(answer(1))
     await journal.close()
     (adopted,) = volume.adopt("me")
-    os.utime(segments(home)[0], (time.time() + 10 * KEEP,) * 2)
     adopted.read()
-    adopted.settled()
+    adopted.settled(repaired=True)
+    clock.at += KEEP - 1
+    adopted.read()
+    adopted.settled(repaired=repaired)
+    clock.at += 1
+    volume.sweep()
+    assert bool(list(root.iterdir())) == repaired
     clock.at += KEEP - 1
     volume.sweep()
-    assert segments(home)
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+async def test_the_next_adopter_goes_on_with_a_retention_unless_the_store_had_forgotten_an_answer(
+    settled_before: Path, volume: Volume, root: Path, clock: Clock, *, repaired: bool
+) -> None:
+    """Commands adopt as well, one a minute perhaps: if each began anew, nothing would ever go."""
+    os.utime(settled_before, (time.time() - KEEP + 100,) * 2)
+    (adopted,) = volume.adopt("me")
+    adopted.read()
+    adopted.settled(repaired=repaired)
+    clock.at += 50
+    volume.sweep()
+    assert list(root.iterdir())
+    clock.at += 51
+    volume.sweep()
+    assert bool(list(root.iterdir())) == repaired
+    clock.at += KEEP - 101
+    volume.sweep()
+    assert list(root.iterdir()) == []
+
+
+async def test_the_adopter_after_a_repair_counts_from_the_repair(
+    settled_before: Path, volume: Volume, root: Path, clock: Clock
+) -> None:
+    make_old(settled_before)
+    (adopted,) = volume.adopt("me")
+    adopted.read()
+    adopted.settled(repaired=True)
+    volume.close()
+    (again,) = volume.adopt("me")
+    again.read()
+    again.settled(repaired=False)
+    clock.at += KEEP - 50
+    volume.sweep()
+    assert list(root.iterdir())
+
+
+async def test_a_wall_clock_that_was_wrong_does_not_keep_an_adopted_journal_for_ever(
+    settled_before: Path, volume: Volume, root: Path, clock: Clock
+) -> None:
+    os.utime(settled_before, (time.time() + 10 * KEEP,) * 2)
+    (adopted,) = volume.adopt("me")
+    adopted.read()
+    adopted.settled(repaired=False)
+    clock.at += KEEP - 1
+    volume.sweep()
+    assert list(root.iterdir())
     clock.at += 1
+    volume.sweep()
+    assert list(root.iterdir()) == []
+
+
+async def test_a_disk_on_which_nothing_can_be_noted_keeps_an_adopted_journal_no_longer(
+    journal: Journal, volume: Volume, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await journal.write(answer(1))
+    await journal.close()
+    (adopted,) = volume.adopt("me")
+    adopted.read()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", refuse)
+        adopted.settled(repaired=False)
+    clock.at += KEEP
     volume.sweep()
     assert list(root.iterdir()) == []
 
@@ -1134,7 +1219,7 @@ async def test_a_journal_that_was_not_read_is_not_removed(
     await journal.write(answer(1))
     await journal.close()
     (adopted,) = volume.adopt("me")
-    adopted.settled()
+    adopted.settled(repaired=False)
     clock.at += KEEP
     volume.sweep()
     assert segments(home)

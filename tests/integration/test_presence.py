@@ -808,6 +808,9 @@ async def test_an_adopted_journal_is_removed_after_the_retention_and_not_before(
     await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
     await dying.die()
     await _agree(one)
+    seconds[0] = 899
+    await restart()
+    await _agree(one)
     await _agree(one)
     assert (journals / dying.owner).exists()
 
@@ -817,6 +820,44 @@ async def test_an_adopted_journal_is_removed_after_the_retention_and_not_before(
     assert not (journals / dying.owner).exists()
     await restart()
     assert await _agree(one) in {True, False}  # nothing is left to stumble over
+
+
+async def test_an_answer_of_a_machine_that_was_away_is_given_back_as_often_as_it_is_forgotten(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    journals: Path,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    """It was away for longer than the retention; then the store that took the answer forgets it, twice."""
+    await seed_sealed()
+    seconds = [0.0]
+    dying, one = await join(), await join(keep_seconds=900, now=lambda: seconds[0])
+    go_back = await remember()
+    (lease,) = await claim(dying)
+    await dying.journal.write(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    for file in (journals / dying.owner).iterdir():
+        os.utime(file, (0, 0))
+    await _agree(one)
+
+    for _ in range(2):
+        seconds[0] += 899
+        await _agree(one)
+        await go_back()
+        assert (await _find(fleet)).version == 0
+        await _agree(one)
+        assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+
+    seconds[0] += 899
+    await _agree(one)
+    assert (journals / dying.owner).exists()
+    seconds[0] += 1
+    await _agree(one)
+    assert not (journals / dying.owner).exists()
 
 
 async def test_journals_that_were_removed_cost_a_new_epoch_nothing(

@@ -191,7 +191,7 @@ class SimulatedOrphan:
         """What it holds."""
         return self._file.last()
 
-    def settled(self) -> None:
+    def settled(self, *, repaired: bool) -> None:
         """Nothing is removed within a run."""
 
 

@@ -24,6 +24,7 @@ from worker.core.ports import JournalError
 
 LOCK: Final = "lock"
 HELD: Final = "held"
+SETTLED: Final = "settled"
 BIRTH_SECONDS: Final = 0.5  # who looks into a directory and finds nothing lets it go much sooner
 POLL_SECONDS: Final = 0.01
 
@@ -108,11 +109,31 @@ class Home:
         except FileNotFoundError:
             return b""
 
+    def note_settled(self) -> None:
+        """Note that the store has taken what is in it. Not synced: what forgets it is kept the longer.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        (self.path / SETTLED).touch(mode=0o600)
+
+    def seconds_settled(self) -> float | None:
+        """How long ago that was noted last; `None` if never, or by a wall clock that was ahead.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        try:
+            seconds = time.time() - (self.path / SETTLED).stat().st_mtime
+        except FileNotFoundError:
+            return None
+        return seconds if seconds >= 0 else None
+
     def remove(self) -> None:
         """Remove the directory, which has no segments any more, and let the lock go."""
         # What cannot be removed is empty, and the next adopter will try again.
         with contextlib.suppress(OSError):
-            for name in (HELD, HELD + ".new"):
+            for name in (HELD, HELD + ".new", SETTLED):
                 (self.path / name).unlink(missing_ok=True)
             (self.path / LOCK).unlink()
             self.path.rmdir()

@@ -3,8 +3,10 @@
 Rules:
 - A journal is adopted by whoever gets its lock, once in a process. If the adopter dies, another adopts it:
   its answers are then offered once more, which harms nothing.
-- Once its answers were offered it stays until the last of them is older than the retention, for a store that
-  loses its last writes.
+- It stays for a retention after the store took the last of its answers, for a store that loses its last
+  writes. When they were written says nothing of that: its machine may have been away, or the store. An offer
+  at which the store had all of them begins no new retention, not even another adopter's: a store that keeps
+  beginning epochs, or adopters that do not live long, would keep it for ever.
 - What was not understood is kept for a release that does.
 - A young directory in which there is nothing yet is left to its owner, who may be about to lock it.
 - For one thread at a time.
@@ -55,13 +57,15 @@ class Adopted:
             log.warning("journal.held_unreadable", journal=str(self._home.path))
             return []
 
-    def settled(self) -> None:
-        """The store was offered all that `read` returned: it may be forgotten after a while."""
-        if not self._complete:
-            return
-        # The age is told by the wall clock, which may have been wrong: the wait is never above the retention.
-        age = max(time.time() - self._last_write(), 0.0)
-        self._removable_at = self._now() + max(self._keep_seconds - age, 0.0)
+    def settled(self, *, repaired: bool) -> None:
+        """The store was offered all that `read` returned: it may be forgotten after the retention.
+
+        Args:
+            repaired: the store took some of it just now.
+        """
+        if self._complete and (repaired or self._removable_at is None):
+            kept = self._seconds_kept(anew=repaired)
+            self._removable_at = self._now() + self._keep_seconds - kept
 
     @property
     def is_past(self) -> bool:
@@ -88,11 +92,14 @@ class Adopted:
             self._complete = self._complete and reading.complete
             yield from reading.commits
 
-    def _last_write(self) -> float:
-        written = [0.0]
-        with contextlib.suppress(FileNotFoundError):  # removed by somebody: nothing to wait for
-            written += [path.stat().st_mtime for path in self._home.segments()]
-        return max(written)
+    def _seconds_kept(self, *, anew: bool) -> float:
+        """How much of a retention is over that began before; where none did, it is noted that one begins."""
+        with contextlib.suppress(OSError):  # costs only room, for the next adopter keeps it longer
+            seconds = None if anew else self._home.seconds_settled()
+            if seconds is not None:
+                return seconds
+            self._home.note_settled()
+        return 0.0
 
 
 class Volume:
@@ -100,7 +107,7 @@ class Volume:
 
     Args:
         root: where the journals are.
-        keep_seconds: the retention after a journal's last answer.
+        keep_seconds: the retention after the store took a journal's last answer.
         now: seconds of a monotonic clock.
     """
 
