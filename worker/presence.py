@@ -6,6 +6,8 @@ Rules:
   those present have confirmed it.
 - Before it confirms an epoch a process has given back whatever it knows: the leases it holds, the answers
   that wait, and all that its journal and the journals it adopted hold. Lineage decides what of it is news.
+- Each journal's newest answers are given back first: they are what a store forgets, and settling ends after a
+  time whether all has been given back or not.
 - A record at which the store breaks off holds up no other: what belongs to it stays in the journal.
 - It gives back the same before it says that it is gone: nobody waits for it afterwards.
 - The journal of a process that died is adopted by whoever finds it on the same volume, room or none.
@@ -211,8 +213,8 @@ class Presence:
         await self._store.leave(orphan.owner)  # only now: an epoch must not end its settling before
 
     async def _replay(self, read: Callable[[], list[Commit]]) -> list[Verdict | None]:
-        """Offer a journal's answers to the store; returns what became of them, as `Answers.replay` has it."""
-        commits = await asyncio.to_thread(read)
+        """Offer what is read, the last of it first; returns what became of it, as `Answers.replay` has it."""
+        commits = (await asyncio.to_thread(read))[::-1]
         verdicts = await self._answers.replay(commits)
         repaired = verdicts.count(Verdict.STORED)
         if repaired:

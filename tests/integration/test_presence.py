@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -195,6 +196,67 @@ async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
     assert (await fleet.find("one"), await told()) == before
     assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
     assert await claim(one) == []
+
+
+@pytest.mark.parametrize("whose", ["its own", "of the dead", "on no disk"])
+async def test_what_the_store_forgot_is_given_back_the_newest_first(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    whose: str,
+) -> None:
+    """A store forgets its last writes, and waits only for so long for all that a journal holds."""
+    grants = [f"grant-{number}" for number in range(6)]
+    for grant in grants:
+        await seed_sealed(grant)
+    answering, other = await join(), await join()
+    go_back = await remember()
+    leases = sorted(await claim(answering), key=attrgetter("fence"))
+    with monkeypatch.context() as broken:
+        for number, lease in enumerate(leases):
+            if whose == "on no disk" and number == 3:
+                broken.setattr(os, "fdatasync", _fails)
+            await answering.answers.keep(sealed_answer(lease, "r1", by=answering))
+    await go_back()
+    if whose == "of the dead":
+        await answering.die()
+
+    await _agree(other if whose == "of the dead" else answering)
+
+    assert [event["subject"] for event in await told()] == [lease.grant.id for lease in reversed(leases)]
+
+
+async def test_of_a_grants_answers_on_the_disk_and_on_none_the_newest_is_what_the_store_has_then(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    make_due: OnGrant,
+    remember: Remember,
+    fleet: Fleet,
+    keys: KeyRing,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await seed_sealed()
+    one = await join()
+    go_back = await remember()
+    for gives in ("r1", "r2"):
+        await make_due("one")
+        (lease,) = await claim(one)
+        await one.answers.keep(sealed_answer(lease, gives, by=one))
+        monkeypatch.setattr(os, "fdatasync", _fails)
+    await go_back()
+
+    await _agree(one)
+
+    stored = await _find(fleet)
+    assert (stored.version, keys.open(stored)) == (2, TokenPair("access-r2", "r2"))
+    assert [event["data"]["version"] for event in await told()] == [2]
 
 
 async def test_an_answer_that_waited_for_longer_than_the_retention_is_given_back_if_it_is_forgotten_at_once(
