@@ -2,7 +2,8 @@
 
 Rules:
 - An answer is on this machine's disk before the store is asked to take it. Where the disk cannot take it, the
-  store is asked all the same, and the answer is remembered here: the store may forget it.
+  store is asked all the same, and the answer is remembered here until the disk has it: the store may forget
+  it.
 - While the store is away an answer waits here, holds up nobody, and is offered again and again.
 - An answer that breaks the store's own work holds up no other: it stays in the journal, and is offered again
   when the journal is replayed.
@@ -11,9 +12,8 @@ Rules:
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import structlog
@@ -41,6 +41,12 @@ MOST_REBASES: Final = 10  # a record that moves on more often is somebody else's
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class _OffDisk:
+    commit: Commit
+    settled: bool = False
+
+
 class Answers:
     """What one process has been answered and the store may not have yet."""
 
@@ -49,12 +55,12 @@ class Answers:
         self._journal = journal
         self._sealer = sealer
         self._waiting: dict[int, Commit] = {}  # by fence
-        self._off_disk: deque[Commit] = deque(maxlen=MOST_OFF_DISK)
+        self._off_disk: dict[int, _OffDisk] = {}  # by fence
 
     @property
     def off_disk(self) -> list[Commit]:
         """The last ones that no journal has, oldest first."""
-        return list(self._off_disk)
+        return [each.commit for each in self._off_disk.values()]
 
     @property
     def waiting(self) -> int:
@@ -66,13 +72,27 @@ class Answers:
         try:
             await self._journal.write(commit)
         except JournalError as problem:
-            self._off_disk.append(commit)
+            if len(self._off_disk) == MOST_OFF_DISK:
+                del self._off_disk[next(iter(self._off_disk))]
+            self._off_disk[commit.fence] = _OffDisk(commit)
             log.warning("journal.cannot_write", grant=commit.change.grant.id, problem=str(problem))
         try:
             await self._take_home(commit)
         except StoreUnavailableError as problem:
             self._waiting[commit.fence] = commit
             log.warning("answer.waits", grant=commit.change.grant.id, problem=str(problem))
+
+    async def put_on_disk(self) -> None:
+        """Put on the disk what it refused before.
+
+        Raises:
+            JournalError: it refuses still.
+        """
+        for fence, each in list(self._off_disk.items()):
+            await self._journal.write(each.commit)
+            if each.settled:
+                self._journal.settled(each.commit)
+            self._off_disk.pop(fence, None)
 
     async def offer_waiting(self) -> None:
         """Offer what waits.
@@ -111,7 +131,7 @@ class Answers:
                 log.error("answer.refused", grant=commit.change.grant.id, problem=str(problem))  # noqa: TRY400
                 return None
             if committed.verdict is not Verdict.REBASE or committed.status is None:
-                self._journal.settled(commit)
+                self._settled(commit)
                 return committed.verdict
             try:
                 offered = self._rebased(offered, committed.version, committed.status)
@@ -119,6 +139,11 @@ class Answers:
                 log.warning("answer.cannot_unseal", problem=str(problem))
                 return None
         raise StoreUnavailableError(f"{commit.change.grant.id} moves on again and again")
+
+    def _settled(self, commit: Commit) -> None:
+        self._journal.settled(commit)
+        if commit.fence in self._off_disk:
+            self._off_disk[commit.fence].settled = True
 
     def _rebased(self, commit: Commit, version: int, status: Status) -> Commit:
         pair = self._sealer.open(commit.change.grant)

@@ -9,6 +9,7 @@ Rules:
 - Each journal's newest answers are given back first: they are what a store forgets, and settling ends after a
   time whether all has been given back or not.
 - A record at which the store breaks off holds up no other: what belongs to it stays in the journal.
+- Nothing is removed from a disk while the store is away or has yet to be given back what it forgot.
 - It gives back the same before it says that it is gone: nobody waits for it afterwards.
 - The journal of a process that died is adopted by whoever finds it on the same volume, room or none.
 - A process whose journal cannot take another answer says so, and does not claim.
@@ -51,6 +52,10 @@ class Orphan(Protocol):
     @property
     def is_past(self) -> bool:
         """Whether it has been kept long enough, and need not be offered again."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that is in it could be read."""
 
     def read(self) -> list[Commit]:
         """What it holds, the last answer of each grant, oldest first."""
@@ -147,8 +152,8 @@ class Presence:
         Raises:
             StoreUnavailableError: the store is away.
         """
-        await self._look_at_the_disk()
         await self._answers.offer_waiting()
+        await self._look_at_the_disk()
         if self._epoch is None:
             await self.pulse()
         epoch = self._epoch
@@ -165,6 +170,8 @@ class Presence:
         if epoch is not None and is_new:
             self._epoch = await self._store.confirm(epoch)
             self._confirmed = epoch.number
+        if not self._is_away and self._epoch is not None and self._epoch.number == self._confirmed:
+            await self._sweep()
         return self._epoch is not None and not self._epoch.settling
 
     async def _repeat(self, step: Callable[[], Awaitable[object]], news: asyncio.Event | None = None) -> None:
@@ -183,7 +190,7 @@ class Presence:
                 news.clear()
 
     async def _look_at_the_disk(self) -> None:
-        """Find journals to adopt, remove old ones, and note what keeps this process from claiming."""
+        """Find journals to adopt, and note what keeps this process from claiming."""
         trouble = ""
         try:
             found = await asyncio.to_thread(self._volume.adopt, self._owner)
@@ -192,6 +199,7 @@ class Presence:
         except JournalError as problem:
             trouble = str(problem)
         try:
+            await self._answers.put_on_disk()
             await self._journal.reserve(len(self._held()) + 1)
         except JournalError as problem:
             trouble = str(problem)
@@ -200,6 +208,8 @@ class Presence:
         elif self._trouble and not trouble:
             log.info("claims.go_on")
         self._trouble = trouble
+
+    async def _sweep(self) -> None:
         await self._journal.sweep()
         await asyncio.to_thread(self._volume.sweep)
         self._adopted = [orphan for orphan in self._adopted if not orphan.is_past]
@@ -210,7 +220,8 @@ class Presence:
             orphan.settled(repaired=Verdict.STORED in verdicts)
         for presented in await asyncio.to_thread(orphan.held):
             await _apart(self._store.doubt(presented), presented.grant_id)
-        await self._store.leave(orphan.owner)  # only now: an epoch must not end its settling before
+        if orphan.is_whole:  # else the store waits for what it may have known, as long as for a living one
+            await self._store.leave(orphan.owner)  # only now: an epoch must not end its settling before
 
     async def _replay(self, read: Callable[[], list[Commit]]) -> list[Verdict | None]:
         """Offer what is read, the last of it first; returns what became of it, as `Answers.replay` has it."""

@@ -144,8 +144,8 @@ class Refresher:
         return attempted
 
     async def _may_claim(self, answers: int) -> bool:
-        """Whether nothing waits for the store, and the disk has room for what will be answered."""
-        if self._answers.waiting:
+        """Whether nothing waits for the store or the disk, and that has room for what will be answered."""
+        if self._answers.waiting or self._answers.off_disk:
             return False
         try:
             await self._journal.reserve(answers)

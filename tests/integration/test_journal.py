@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -692,6 +692,36 @@ async def test_nothing_of_an_answer_is_in_a_log_line_or_an_error(
     assert "sealed and yet" not in told
 
 
+async def test_nobody_waits_for_a_disk_that_hangs_and_what_it_was_given_is_written_all_the_same(
+    journal: Journal, syncs: Syncs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "HANGS_SECONDS", 0.05)
+    await journal.write(answer(1))
+    on_its_way = asyncio.create_task(journal.write(answer(2)))
+    async with syncs.held(on_its_way):
+        queued = asyncio.create_task(journal.write(answer(3)))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            waiters = await asyncio.gather(on_its_way, queued, return_exceptions=True)
+        for refused in (journal.write(answer(4)), journal.reserve(1), journal.hold([])):
+            with pytest.raises(JournalError, match="did not answer"):
+                await refused
+        await journal.sweep()
+
+    await _until_it_answers(journal)
+    await journal.write(answer(5))
+
+    assert ["did not answer" in str(waiter) for waiter in waiters] == [True, True]
+    assert fences(journal.read()) == [1, 2, 3, 5]
+
+
+async def _until_it_answers(journal: Journal) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            with suppress(JournalError):
+                return await journal.reserve(1)
+            await asyncio.sleep(0.01)
+
+
 async def test_what_a_newer_release_wrote_is_kept_for_it(
     three: tuple[Path, bytes, list[int], Adopted], volume: Volume, clock: Clock
 ) -> None:
@@ -702,6 +732,7 @@ async def test_what_a_newer_release_wrote_is_kept_for_it(
     assert [(log["event"], log["offset"], log["entries"]) for log in logs] == [
         ("journal.not_understood", len(content), 1)
     ]
+    assert not adopted.is_whole
     adopted.settled(repaired=False)
     clock.at += KEEP
     volume.sweep()

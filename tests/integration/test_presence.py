@@ -259,6 +259,65 @@ async def test_of_a_grants_answers_on_the_disk_and_on_none_the_newest_is_what_th
     assert [event["data"]["version"] for event in await told()] == [2]
 
 
+async def test_what_a_disk_refused_is_put_there_once_it_takes_it(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    fleet: Fleet,
+    keys: KeyRing,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await seed_sealed()
+    one, other = await join(), await join()
+    go_back = await remember()
+    (lease,) = await claim(one)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", _fails)
+        await one.answers.keep(sealed_answer(lease, "r1", by=one))
+        assert [commit.fence for commit in one.answers.off_disk] == [lease.fence]
+
+    await _agree(one)
+
+    assert one.answers.off_disk == []
+    await one.die()
+    await go_back()
+    await _agree(other)
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+
+
+async def test_what_a_store_forgot_before_it_was_away_for_longer_than_the_retention_is_given_back(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    await seed_sealed()
+    seconds = [0.0]
+    one = await join(connection=behind_gate, keep_seconds=900, now=lambda: seconds[0])
+    go_back = await remember()
+    (lease,) = await claim(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    async with redis_away():
+        with suppress(StoreUnavailableError):
+            await one.presence.pulse()
+        for _ in range(2):  # the segment is closed, and would be removed
+            seconds[0] += 21 * 60
+            with suppress(StoreUnavailableError):
+                await one.presence.agree()
+    await go_back()
+
+    await _agree(one)
+
+    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+
+
 async def test_an_answer_that_waited_for_longer_than_the_retention_is_given_back_if_it_is_forgotten_at_once(
     join: Join,
     claim: Claim,
@@ -853,6 +912,22 @@ async def test_an_adopter_that_lost_the_store_goes_on_when_it_is_back(
     await adopter.presence.agree()
 
     assert (await _find(fleet)).version == 1
+
+
+async def test_the_dead_are_present_as_long_as_their_journal_may_know_more_than_was_read(
+    join: Join, claim: Claim, seed_sealed: Seed, sealed_answer: SealedAnswer, journals: Path, present: Present
+) -> None:
+    await seed_sealed()
+    dying, adopter = await join(), await join()
+    (lease,) = await claim(dying)
+    await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
+    await dying.die()
+    (segment,) = (journals / dying.owner).glob("*.segment")
+    segment.write_bytes(segment.read_bytes().replace(b"journal 1\n", b"journal 27\n"))
+
+    await _agree(adopter)
+
+    assert dying.owner in await present()
 
 
 async def test_an_adopted_journal_is_removed_after_the_retention_and_not_before(

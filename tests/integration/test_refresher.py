@@ -1,7 +1,9 @@
 """The refresher with the real store, real HTTP and a strict judge."""
 
 import asyncio
+import errno
 import json
+import os
 import threading
 import time
 import uuid
@@ -540,6 +542,28 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
     stored = [(await _find(fleet, grant.id)).grant for grant in grants]
     assert {grant.reason for grant in stored if grant.status is Status.FAILED} == {"reply_lost"}
     assert [grant.status for grant in stored].count(Status.ACTIVE) == 12 - used_up - 1
+
+
+async def test_nothing_is_claimed_while_an_answer_is_on_no_disk(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clients = configure(sandbox.token_url)
+    await enroll(sandbox, clients, 12)
+    refresher = await open_refresher(clients, in_flight=1)
+    real, calls = os.fdatasync, iter(range(1_000))
+
+    def fails_at_the_first_answer(descriptor: int) -> None:
+        if next(calls) == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fails_at_the_first_answer)
+
+    assert await _drain(refresher) < 12  # what was at work then, and no more
 
 
 # A client at fault

@@ -178,6 +178,11 @@ class SimulatedOrphan:
         """Whose it was."""
         return self._file.owner.name
 
+    @property
+    def is_whole(self) -> bool:
+        """No disk breaks within a run."""
+        return True
+
     def held(self) -> list[Presented]:
         """What its owner may have presented."""
         return self._file.held

@@ -9,16 +9,19 @@ Rules:
   over since the last one was: an answer may have waited longer than that, and a store that took it a moment
   ago may forget it. Only unsettled answers are remembered one by one.
 - One that is offered and settled again is kept no longer for it: what is on the disk stays bounded.
+- Nobody waits for a disk that hangs. Until it answers again nothing more is taken; what it was given last is
+  written all the same.
 - For one event loop: every method but `read` is called in its thread.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -33,6 +36,7 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 CLOSE_SECONDS: Final = 10.0
+HANGS_SECONDS: Final = 10.0  # a lease leaves the commit more; a disk at work takes milliseconds
 
 
 class _Answer:
@@ -73,6 +77,7 @@ class Journal:
         self._unsettled: dict[str, list[_Answer]] = {}  # by grant
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
+        self._hangs = False
 
     async def reserve(self, answers: int) -> None:
         """Make sure that so many answers can be written, whatever becomes of the disk meanwhile.
@@ -81,13 +86,13 @@ class Journal:
             answers: all that may come, those in flight included.
 
         Raises:
-            JournalError: there is no room for them, or the directory cannot be used.
+            JournalError: there is no room for them, the directory cannot be used, or the disk hangs.
         """
-        self._refuse_if_closed()
+        self._refuse_if_unusable()
         reserved = answers * ANSWER_BYTES
         room = self._queued_bytes + reserved
         if self._chain.room < room:
-            await self._make_room(room)
+            await self._in_time(self._make_room(room))
         self._reserved_bytes = reserved
 
     async def write(self, commit: Commit) -> None:
@@ -96,7 +101,7 @@ class Journal:
         Raises:
             JournalError: it may not be there.
         """
-        self._refuse_if_closed()
+        self._refuse_if_unusable()
         loop = asyncio.get_running_loop()
         answer = _Answer(commit, self._frame(commit), loop.create_future())
         self._unsettled.setdefault(answer.grant_id, []).append(answer)
@@ -114,9 +119,8 @@ class Journal:
         Raises:
             JournalError: it may not.
         """
-        self._refuse_if_closed()
-        async with self._disk:
-            await self._in_thread(partial(self._chain.hold, entry.pack_held(leases)))
+        self._refuse_if_unusable()
+        await self._in_time(self._hold(entry.pack_held(leases)))
 
     def settled(self, commit: Commit) -> None:
         """The store has taken this answer, or another in its place: it may be forgotten after the retention.
@@ -142,17 +146,10 @@ class Journal:
 
     async def sweep(self) -> None:
         """Remove what is past its retention; to be called every now and then."""
-        if self._closed:
+        if self._closed or self._hangs:
             return
-        async with self._disk:
-            current = self._chain.current
-            begun_at = None if current is None else current.begun_at
-            if begun_at is not None and self._now() - begun_at >= self._keep_seconds / 2:
-                try:
-                    await self._in_thread(partial(self._chain.roll, self._reserved_bytes))
-                except JournalError as error:
-                    log.warning("journal.not_rolled", problem=str(error))
-            await self._remove_old()
+        with suppress(JournalError):  # it hangs; the next one will tell
+            await self._in_time(self._sweep())
 
     async def close(self) -> None:
         """Finish what waits; leave the directory to the next adopter, or remove it if nothing is in it."""
@@ -169,6 +166,21 @@ class Journal:
             log.warning("journal.not_closed", journal=str(self._chain.path))
         self._thread.shutdown(wait=False)
 
+    async def _hold(self, packed: bytes) -> None:
+        async with self._disk:
+            await self._in_thread(partial(self._chain.hold, packed))
+
+    async def _sweep(self) -> None:
+        async with self._disk:
+            current = self._chain.current
+            begun_at = None if current is None else current.begun_at
+            if begun_at is not None and self._now() - begun_at >= self._keep_seconds / 2:
+                try:
+                    await self._in_thread(partial(self._chain.roll, self._reserved_bytes))
+                except JournalError as error:
+                    log.warning("journal.not_rolled", problem=str(error))
+            await self._remove_old()
+
     def _frame(self, commit: Commit) -> bytes:
         try:
             return framed(entry.pack(commit))
@@ -177,9 +189,21 @@ class Journal:
             kind = type(error).__name__
             raise JournalError(f"journal: {self._chain.path}: an answer has no bytes: {kind}") from None
 
-    def _refuse_if_closed(self) -> None:
+    def _refuse_if_unusable(self) -> None:
         if self._closed:
             raise JournalError(f"journal: {self._chain.path}: closed")
+        if self._hangs:
+            raise self._hanging()
+
+    def _hanging(self) -> JournalError:
+        return JournalError(f"journal: {self._chain.path}: the disk did not answer for {HANGS_SECONDS:g} s")
+
+    async def _in_time(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            async with asyncio.timeout(HANGS_SECONDS):
+                await work
+        except TimeoutError:
+            raise self._hanging() from None
 
     async def _flush(self) -> None:
         """Write what waits, until nothing does."""
@@ -193,11 +217,21 @@ class Journal:
 
     async def _write_together(self, answers: list[_Answer]) -> None:
         frames = [answer.frame for answer in answers]
+        putting = asyncio.ensure_future(
+            self._in_thread(partial(self._chain.put, frames, self._reserved_bytes))
+        )
+        done, _ = await asyncio.wait({putting}, timeout=HANGS_SECONDS)
+        if not done:
+            self._hangs = True
+            for answer in (*answers, *self._waiting):
+                if not answer.written.done():
+                    answer.written.set_exception(self._hanging())
         try:
-            places = await self._in_thread(partial(self._chain.put, frames, self._reserved_bytes))
+            places = await putting
         except Exception as error:  # noqa: BLE001 whatever it is, nobody is left waiting for ever
             problem = JournalError(f"journal: {self._chain.path}: {type(error).__name__}")
             places = [problem] * len(answers)
+        self._hangs = False
         self._note(answers, places)
 
     def _note(self, answers: list[_Answer], places: list[Segment | JournalError]) -> None:

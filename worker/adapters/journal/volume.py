@@ -49,6 +49,11 @@ class Adopted:
         self._complete = True
         return segment.last_of_each_grant(self._commits())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that is in it could be read the last time."""
+        return self._complete
+
     def held(self) -> list[Presented]:
         """What its owner may have presented when it died, or shortly before."""
         try:
@@ -87,7 +92,13 @@ class Adopted:
         self._home.release()
 
     def _commits(self) -> Iterator[Commit]:
-        for path in self._home.segments():
+        try:
+            paths = self._home.segments()
+        except OSError as error:
+            log.warning("journal.unreadable", file=str(self._home.path), reason=error.strerror)
+            self._complete = False
+            return
+        for path in paths:
             reading = segment.read(path)
             self._complete = self._complete and reading.complete
             yield from reading.commits
