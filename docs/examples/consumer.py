@@ -18,9 +18,11 @@ while True:
     answer = client.xreadgroup(GROUP, NAME, {STREAM: pending or ">"}, count=100, block=2000)
     entries = [entry for stream in (answer or []) for entry in stream[1]]
     for entry_id, fields in entries:
-        event = json.loads(fields["event"])
-        if event["type"] == "evergrant.grant.failed":
-            until = event["data"]["access_token_expires_at"]
-            print(f"{event['subject']} must connect again by {until}: {event['data']['reason']}", flush=True)
+        if fields:  # nothing is left of an entry that was trimmed from the stream before it was acknowledged
+            event = json.loads(fields["event"])
+            data, who = event["data"], event["subject"]
+            if event["type"] == "evergrant.grant.failed":
+                until = data["access_token_expires_at"] or "(no known end)"
+                print(f"{who} must connect again by {until}: {data['reason']}", flush=True)
         client.xack(STREAM, GROUP, entry_id)
     pending = pending if entries else ""

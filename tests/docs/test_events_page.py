@@ -129,8 +129,30 @@ def test_the_example_consumer_goes_on_after_a_crash_where_it_stopped(server: Emb
     assert line.startswith("taken-before-the-crash must connect again")
 
 
-def _tell(client: redis.Redis, event: Event) -> None:
-    client.xadd(STREAM, {"event": to_json(event, "evergrant/evergrant")})
+def test_the_example_consumer_gets_over_an_entry_that_was_trimmed_before_it_was_acknowledged(
+    server: EmbeddedServer,
+) -> None:
+    client = redis.Redis.from_url(server.url)
+    client.xgroup_create(STREAM, "mailer", id="0", mkstream=True)
+    trimmed = _tell(client, replace(_event(EventType.GRANT_FAILED), subject="taken-and-trimmed"))
+    client.xreadgroup("mailer", "mailer-1", {STREAM: ">"})
+    client.xtrim(STREAM, maxlen=0, approximate=False)
+    _tell(client, replace(_event(EventType.GRANT_FAILED), subject="told-afterwards"))
+
+    assert _first_line(server.url).startswith("told-afterwards must connect again")
+    assert client.xpending_range(STREAM, "mailer", trimmed, trimmed, 1) == []
+
+
+def test_the_example_consumer_knows_tokens_that_never_end(server: EmbeddedServer) -> None:
+    client = redis.Redis.from_url(server.url)
+    failed = _event(EventType.GRANT_FAILED)
+    _tell(client, replace(failed, data={**failed.data, "access_token_expires_at": None}))
+
+    assert _first_line(server.url) == "user-42/buddy must connect again by (no known end): revoked"
+
+
+def _tell(client: redis.Redis, event: Event) -> Any:
+    return client.xadd(STREAM, {"event": to_json(event, "evergrant/evergrant")})
 
 
 def _first_line(url: str) -> str:
