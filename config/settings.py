@@ -2,6 +2,7 @@
 
 Rules:
 - A wrong or missing setting is one line that names the variable and says what it takes.
+- A name of ours that is no setting is refused wherever it stands: its default would be another, empty store.
 - Secrets are `SecretStr`: no `repr`, no error and no log shows them.
 - Everything is read afresh by each `load_settings()`: a secret replaced in its file needs no restart.
 
@@ -11,6 +12,7 @@ Rules:
 import base64
 import os
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,6 +33,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -40,10 +43,18 @@ from pydantic_settings.exceptions import SettingsError as UnparsableError
 from config.secret_files import SecretFilesError, SecretFilesSource
 
 PREFIX = "EVERGRANT_"
+SECRETS_DIR = "/run/secrets"
 KEY_BYTES = 32
 TEN_YEARS_SECONDS = 315_360_000
 
 KEY_FORM = "id:base64-of-32-bytes, comma-separated; `evergrant keys new` makes one"
+
+
+TAKES = {
+    "provider": "'buddy', 'pagerduty' or 'oauth2'",
+    "client_id": "the client's id at the provider",
+    "client_secret": "the client's secret at the provider",
+}
 
 
 class SettingsError(Exception):
@@ -85,12 +96,18 @@ def _redis_url(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _directory(path: str | Path) -> Path:
+    """Its `~` is the home directory, as in a shell: a `.env` file has none to expand it."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 it leaves the ~ of a user that is not there
+
+
 def _words(value: Any) -> Any:
     return tuple(value.replace(",", " ").replace("+", " ").split()) if isinstance(value, str) else value
 
 
 EndpointUrl = Annotated[str, AfterValidator(_endpoint_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+Directory = Annotated[Path, AfterValidator(_directory)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 
 
@@ -122,7 +139,7 @@ class ClientSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """The deployment's settings; `docs/operations.md` says what each is for."""
+    """The deployment's settings; `.env.example` says what each is for."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -135,7 +152,7 @@ class Settings(BaseSettings):
 
     redis_url: RedisUrl | None = None
     broker_url: RedisUrl | None = None
-    data_dir: Path = Field(default_factory=lambda: _data_home() / "evergrant")
+    data_dir: Directory = Field(default_factory=lambda: _data_home() / "evergrant")
     namespace: str = Field(default="evergrant", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     keys: Annotated[dict[str, SecretStr], NoDecode] = {}
     clients: dict[str, ClientSettings] = {}
@@ -163,9 +180,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the base class's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Add the directory of secret files, one variable a file."""
-        directory = Path(os.environ.get(PREFIX + "SECRETS_DIR", "/run/secrets"))
+        """Add the directory of secret files, one variable a file; refuse names that are no setting."""
+        environment, dotenv = _names_in(env_settings), _names_in(dotenv_settings)
+        variable = PREFIX + "SECRETS_DIR"
+        directory = _directory(environment.get(variable) or dotenv.get(variable) or SECRETS_DIR)
         secret_files = SecretFilesSource(settings_cls, directory, PREFIX)
+        _refuse_unknown(environment, "")
+        _refuse_unknown(dotenv, f" in {cls.model_config['env_file']}")
+        _refuse_unknown(_names_in(secret_files), f" in {directory}")
         return init_settings, env_settings, dotenv_settings, secret_files
 
     @field_validator("keys", mode="before")
@@ -213,7 +235,6 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: with one line that names the variable.
     """
-    _refuse_unknown_names()
     try:
         return Settings()
     except ValidationError as error:
@@ -229,17 +250,23 @@ def load_settings() -> Settings:
         raise SettingsError(f"{error.filename}: {error.strerror}") from None
 
 
-def _refuse_unknown_names() -> None:
+def _names_in(source: PydanticBaseSettingsSource) -> dict[str, str | None]:
+    """What a source has for us, by names in capitals as they are documented."""
+    if not isinstance(source, EnvSettingsSource):
+        return {}
+    named = {name.upper(): value for name, value in source.env_vars.items()}
+    return {name: value for name, value in named.items() if name.startswith(PREFIX)}
+
+
+def _refuse_unknown(variables: Iterable[str], where: str) -> None:
     """A misspelt variable would silently mean its default: another, empty store."""
     known = {name.upper() for name in Settings.model_fields} | {"SECRETS_DIR"}
-    for variable in sorted(os.environ):
-        if not variable.startswith(PREFIX):
-            continue
+    for variable in sorted(variables):
         name = variable.removeprefix(PREFIX).partition("__")[0]
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; .env.example lists them all"
-            raise SettingsError(f"{variable} is no setting{hint}")
+            raise SettingsError(f"{variable}{where} is no setting{hint}")
 
 
 def decode_key(secret: str) -> bytes:
@@ -260,10 +287,8 @@ def decode_key(secret: str) -> bytes:
 def _one_line(where: tuple[int | str, ...], kind: str, message: str) -> str:
     names = [str(part) for part in where if part != "[key]"]
     variable = PREFIX + "__".join(names).upper()
-    if kind == "missing" and names[-1] == "provider":
-        return f"{variable} is missing; it takes 'buddy', 'pagerduty' or 'oauth2'"
     if kind == "missing":
-        return f"{variable} is missing"
+        return f"{variable} is missing; it takes {TAKES[names[-1]]}"
     if kind == "extra_forbidden":
         known = ", ".join(sorted(name.upper() for name in ClientSettings.model_fields))
         return f"{variable} is no setting of a client; there are {known}"

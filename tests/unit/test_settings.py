@@ -133,6 +133,23 @@ def test_the_data_directory_follows_the_data_home(place: Place, monkeypatch: pyt
     assert load_settings().data_dir == place.root / "evergrant"
 
 
+def test_the_home_directory_may_be_written_as_in_a_shell(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(place.root))
+    place.dotenv("EVERGRANT_DATA_DIR=~/data\n")
+    assert load_settings().data_dir == place.root / "data"
+
+
+def test_the_secrets_directory_may_be_named_in_a_dotenv_file(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVERGRANT_SECRETS_DIR")
+    place.dotenv(f"EVERGRANT_SECRETS_DIR={place.root / 'secrets'}\n")
+    place.secret_file("EVERGRANT_NAMESPACE", "file")
+    assert load_settings().namespace == "file"
+
+
 @pytest.mark.parametrize("text", ["A B C", "A+B+C", "A,B,C", " A, B+C "])
 def test_scopes_are_divided_by_spaces_pluses_or_commas(place: Place, text: str) -> None:
     place.environment(**ACME, CLIENTS__ACME__SCOPES=text)
@@ -227,15 +244,20 @@ def test_plain_http_is_refused_beyond_loopback(place: Place, name: str, url: str
     assert place.problem(**{**ACME, variable: url}) == f"EVERGRANT_{variable} {HTTPS_ONLY}"
 
 
-@pytest.mark.parametrize("name", ["PROVIDER", "CLIENT_ID", "CLIENT_SECRET"])
-def test_a_setting_that_every_client_needs_is_missed_by_its_name(place: Place, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("PROVIDER", "'buddy', 'pagerduty' or 'oauth2'"),
+        ("CLIENT_ID", "the client's id at the provider"),
+        ("CLIENT_SECRET", "the client's secret at the provider"),
+    ],
+)
+def test_a_setting_that_every_client_needs_is_missed_by_its_name_and_says_what_it_takes(
+    place: Place, name: str, takes: str
+) -> None:
     variables = {each: value for each, value in ACME.items() if not each.endswith(f"ACME__{name}")}
-    assert place.problem(**variables).startswith(f"EVERGRANT_CLIENTS__ACME__{name} is missing")
-
-
-def test_a_missing_provider_says_which_there_are(place: Place) -> None:
-    problem = place.problem(CLIENTS__ACME__CLIENT_ID="id of ours", CLIENTS__ACME__CLIENT_SECRET="hunter2")
-    assert "'buddy', 'pagerduty' or 'oauth2'" in problem
+    missed = f"EVERGRANT_CLIENTS__ACME__{name} is missing; it takes {takes}"
+    assert place.problem(**variables) == missed
 
 
 def test_an_oauth2_client_without_a_token_url_is_told_that_it_names_its_own(place: Place) -> None:
@@ -389,3 +411,25 @@ def test_a_variable_that_is_no_setting_is_refused_for_its_default_might_be_anoth
     assert problem.startswith(f"EVERGRANT_{name} is no setting; ")
     assert problem.endswith(hint)
     assert "swordfish" not in problem
+
+
+def test_a_misspelt_name_in_a_dotenv_file_is_refused_too(place: Place) -> None:
+    place.dotenv("ANOTHER_PROGRAM=1\nEVERGRANT_REDIS_ULR=redis://:swordfish@h\n")
+    assert place.problem() == "EVERGRANT_REDIS_ULR in .env is no setting; did you mean EVERGRANT_REDIS_URL?"
+
+
+def test_a_misspelt_name_of_a_secret_file_is_refused_too(place: Place) -> None:
+    place.secret_file("EVERGRANT_KEY", "swordfish")
+    place.secret_file("ANOTHER_PROGRAM", "1")
+    directory = place.root / "secrets"
+    assert place.problem() == f"EVERGRANT_KEY in {directory} is no setting; did you mean EVERGRANT_KEYS?"
+
+
+@pytest.mark.parametrize("name", ["evergrant_redis_ulr", "Evergrant_Redis_Ulr"])
+def test_a_misspelt_name_is_refused_however_it_is_capitalised_as_a_right_one_is_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("evergrant_namespace", "staging")
+    assert load_settings().namespace == "staging"
+    monkeypatch.setenv(name, "redis://h")
+    assert place.problem().startswith("EVERGRANT_REDIS_ULR is no setting")
