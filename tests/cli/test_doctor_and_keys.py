@@ -20,6 +20,18 @@ def test_the_embedded_server_with_a_reachable_provider_is_in_order(embedded: Cli
     assert f"client buddy: {sandbox.token_url} answers" in done.out
 
 
+def test_findings_as_json_are_one_object_a_line_and_the_exit_code_is_the_same(cli: Cli) -> None:
+    nowhere = cli.having(CLIENTS__BUDDY__TOKEN_URL="http://127.0.0.1:1/token")
+
+    rows, done = nowhere("doctor").out.splitlines(), nowhere("doctor", "--json")
+
+    assert done.code == 1
+    assert [(each["level"], each["text"][:9]) for each in done.documents] == [
+        (row.split()[0], row[9:18]) for row in rows
+    ]
+    assert {"ok", "bad"} <= {each["level"] for each in done.documents}
+
+
 def test_a_server_that_evicts_is_refused_and_one_without_a_log_on_disk_is_warned_of(
     cli: Cli, start_valkey: Callable[..., Path]
 ) -> None:

@@ -14,6 +14,7 @@ from worker.sandbox.client import Sandbox
 Cli = Any  # conftest.py has it; test modules cannot import one another
 Line = Callable[..., dict[str, Any]]
 MINUTE_MS = 60_000
+BUDDY = tuple(f"CLIENTS__BUDDY__{name}" for name in ("PROVIDER", "CLIENT_ID", "CLIENT_SECRET", "TOKEN_URL"))
 
 
 def test_an_empty_fleet_is_in_order(cli: Cli) -> None:
@@ -24,6 +25,15 @@ def test_an_empty_fleet_is_in_order(cli: Cli) -> None:
     assert header.split()[:2] == ["CLIENT", "STATE"]
     assert row.split()[:7] == ["buddy", "accepted", "0", "0", "0", "0", "0"]
     assert done.out.endswith("Nothing needs a person.\n")
+
+
+def test_without_any_client_the_setting_that_comes_first_is_named(cli: Cli) -> None:
+    bare = cli.having(**dict.fromkeys(BUDDY))
+
+    done = bare("status")
+
+    assert (done.code, done.err) == (0, "")
+    assert "No client is configured: set EVERGRANT_CLIENTS__<NAME>__PROVIDER" in done.out
 
 
 def test_a_failed_grant_is_named_with_the_time_that_is_left_and_what_to_do(

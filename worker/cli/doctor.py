@@ -1,11 +1,11 @@
 """`evergrant doctor`: is everything in order?"""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.output import write_line
+from worker.cli.output import write_json, write_line
 from worker.cli.session import BAD_STATE, run
 
 if TYPE_CHECKING:
@@ -15,26 +15,30 @@ if TYPE_CHECKING:
     from worker.wiring import Runtime
 
 MOST_CLOCK_DRIFT_SECONDS = 5.0
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check settings, keys, the journal, Redis durability, the clock and each client's token endpoint.
 
     No token and no secret is sent anywhere. Exits 1 when something must be mended.
 
     Example: evergrant doctor
     """
-    if not run(_examine):
+    if not run(lambda runtime: _examine(runtime, as_json=as_json)):
         raise typer.Exit(BAD_STATE)
 
 
-async def _examine(runtime: "Runtime") -> bool:
+async def _examine(runtime: "Runtime", *, as_json: bool) -> bool:
     from worker.adapters.store.durability import Level
 
     good = True
     async for finding in _findings(runtime):
         good = good and finding.level is not Level.REFUSED
-        write_line(f"{finding.level.value:9}{finding.text}")
+        if as_json:
+            write_json({"level": finding.level.value, "text": finding.text})
+        else:
+            write_line(f"{finding.level.value:9}{finding.text}")
     return good
 
 

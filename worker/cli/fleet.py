@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from worker.wiring import Runtime
 
 FOLLOW_WAIT_MS = 2_000
+NO_CLIENT = (
+    "No client is configured: set EVERGRANT_CLIENTS__<NAME>__PROVIDER and the rest (.env.example lists them)."
+)
 MOST_SECONDS = 315_360_000  # ten years, as in an import line
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -186,9 +189,7 @@ def _write_report(report: "Report") -> None:
     for incident in report.incidents:
         write_line(_incident_line(incident, now))
     if not report.incidents:
-        write_line(
-            "Nothing needs a person." if report.clients else "No grants yet: `evergrant grants import`."
-        )
+        write_line("Nothing needs a person." if report.clients else NO_CLIENT)
     elif report.more:
         write_line(f"... and {report.more} more: `evergrant grants list --status failed`")
 

@@ -75,7 +75,7 @@ def export(
     ] = False,
     client: ClientName = None,
 ) -> None:
-    """Write every grant as a line that `import` takes.
+    """Write every grant as a line; with --with-tokens one that `import` takes.
 
     Example: evergrant grants export --with-tokens > backup.jsonl
     """

@@ -1,0 +1,42 @@
+"""`docs/json.md` names every field and every incident of what the commands print as JSON."""
+
+import re
+from pathlib import Path
+
+from worker import fleet_report
+from worker.adapters.store.fleet import ClientState
+from worker.core.grant import Status
+from worker.fleet_report import Incident, Report
+
+PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
+NAMES = set(re.findall(r"`([a-z_]+)`", PAGE))
+
+
+def test_every_field_of_the_status_is_on_the_page() -> None:
+    client = ClientState(
+        **dict.fromkeys(("rejected_at", "probe_at", "unavailable_since", "trial_at", "hold_until")),
+        **dict.fromkeys(("reason", "provider_reason", "claimed_at", "next_due_at", "soonest_expiry_at")),
+        name="buddy",
+        state="accepted",
+        provider_state="available",
+        grants=dict.fromkeys(Status, 0),
+        due=0,
+        refreshed=0,
+        late=0,
+    )
+    incident = Incident("grant_failed", "one", "failed", None, "", needs_a_person=True)
+
+    documents = list(Report(0, [client], [incident], 0).documents())
+
+    assert {name for document in documents for name in document} - {"kind"} <= NAMES
+    assert [f'"kind": "{document["kind"]}"' in PAGE for document in documents] == [True, True]
+
+
+def test_every_incident_is_on_the_page() -> None:
+    source = Path(fleet_report.__file__).read_text()
+    kinds = re.findall(r'Incident\(\s*"([a-z_]+)"(?: if \w+ else "([a-z_]+)")?', source)
+
+    told = {kind for pair in kinds for kind in pair if kind}
+
+    assert len(told) == 11
+    assert told <= NAMES
