@@ -6,8 +6,9 @@ Prints a table of ratios and writes docs/performance/figures.json and its plots.
 only those are made, and the other figures stay. `--quick` is a sketch in a few minutes, and writes only where
 it is told to.
 
-Contenders take turns and are measured three times, or N; each figure is the median. A machine's speed drifts,
-and more so a virtual one's: believe the ratios.
+Contenders take turns and are measured three times, or N; each figure is the median. The `repeats` among the
+figures name what was measured so; all else was once. A machine's speed drifts, and more so a virtual one's:
+believe the ratios.
 """
 
 import argparse
@@ -125,6 +126,15 @@ MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
 }
 
 
+# What of a measurement is measured as often as it is asked for; all else is once, or is of many as it is.
+REPEATED: Final[dict[str, tuple[str, ...]]] = {
+    "throughput": ("throughput",),
+    "backlog": ("backlog",),
+    "footprint": ("help_seconds", "worker_ready_seconds"),
+    "scaling": ("scaling",),
+}
+
+
 def _ratios(figures: dict[str, Any]) -> dict[str, float]:
     """What a reader wants to know first."""
     taken = figures["throughput"]
@@ -191,7 +201,7 @@ def main() -> None:
         _say(f"# {name}")
         repeats = 1 if chosen.quick else chosen.repeats
         figures[name] = MEASUREMENTS[name](quick=chosen.quick, repeats=repeats)
-        figures.setdefault("repeats", {})[name] = repeats
+        figures.setdefault("repeats", {}).update(dict.fromkeys(REPEATED.get(name, ()), repeats))
         _say(json.dumps(figures[name], indent=1))
     if "throughput" in figures:
         figures["ratios"] = _ratios(figures)
