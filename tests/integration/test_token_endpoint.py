@@ -1,6 +1,7 @@
 """HttpTokenEndpoint over real HTTP: whatever a server does is an Outcome, and the next request works."""
 
 import asyncio
+import errno
 import gzip
 import json
 import socket
@@ -15,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -306,6 +308,58 @@ async def test_a_success_that_the_server_spoiled_is_unknown(
 
     with sandbox.fault(kind, acts=True):
         assert isinstance(await endpoint.refresh(at_sandbox, pair, 0), Unknown)
+
+
+# Tokens that came are not thrown away for a flaw beside them
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(["200 " + "x" * 60_000], id="a status line of 60 KB"),
+        pytest.param(["200 OK", "Content-Security-Policy: " + "x" * 60_000], id="a header of 60 KB"),
+        pytest.param(["200 OK", *(f"X-{number}: 1" for number in range(500))], id="500 headers"),
+    ],
+)
+async def test_tokens_are_read_whatever_a_proxy_put_into_the_head(
+    endpoint: HttpTokenEndpoint, serve: Serve, head: list[str]
+) -> None:
+    client = await serve(_answering(TOKENS, *head))
+
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+
+
+async def test_a_head_without_end_is_cut_off(endpoint: HttpTokenEndpoint, serve: Serve) -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"X: 1\r\n" * 100)
+            await writer.drain()
+
+    client = await serve(flood)
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unknown("connection_lost")
+
+
+async def test_tokens_are_read_beside_a_name_in_latin_1_and_a_raw_line_break(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    client = await serve(_answering(TOKENS[:-1] + b', "user": "Jos\xe9\n"}'))
+
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+
+
+async def test_tokens_that_were_read_stay_whatever_happens_as_their_connection_is_let_go(
+    endpoint: HttpTokenEndpoint, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: aiohttp.ClientResponse) -> None:
+        raise aiohttp.ClientOSError(errno.ECONNRESET, "reset as it is let go")
+
+    client = await serve(_answering(TOKENS))
+    monkeypatch.setattr(aiohttp.ClientResponse, "release", fail)
+
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
 
 
 # The total deadline, and that nothing is left behind by it

@@ -95,6 +95,14 @@ def test_good_tokens_are_taken_with_lifetimes_that_are_positive_and_ten_years_at
         assert lifetime_ms is None or 0 < lifetime_ms <= MAX_LIFETIME_MS
 
 
+@given(st.binary().map(lambda raw: raw.translate(None, b'"\\')))
+def test_no_bytes_in_a_field_beside_good_tokens_cost_them(raw: bytes) -> None:
+    body = b'{"access_token": "access-2", "refresh_token": "refresh-2", "user": "' + raw + b'"}'
+    assert read_reply(Reply(200, {}, body), OAUTH2, NOW) == Refreshed(
+        "access-2", "refresh-2", None, None, None
+    )
+
+
 @given(statuses, headers, bodies)
 def test_a_grant_is_rejected_only_in_registered_words_or_by_an_ambiguous_401(
     status: int, fields: dict[str, str], body: bytes

@@ -199,6 +199,42 @@ def test_a_refresh_token_that_cannot_be_sent_again_counts_as_none(token: object)
     assert _answer(refresh_token=token).refresh_token is None
 
 
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        pytest.param(b'"user": "Jos\xe9"', id="latin-1"),
+        pytest.param(b'"user": "Jo\ns\x00\t"', id="raw-control-characters"),
+        pytest.param(b'"user": "Jo\ns\xe9", "scope": "\xff"', id="both"),
+        pytest.param(b'"id": ' + b"9" * 5_000, id="a-number-too-long"),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["bare", "after-a-byte-order-mark"])
+def test_good_tokens_are_never_thrown_away_for_a_field_beside_them_that_is_no_json(
+    flaw: bytes, mark: bytes
+) -> None:
+    body = mark + json.dumps(TOKENS).encode()[:-1] + b", " + flaw + b"}"
+    assert _read(200, body) == _answer()
+
+
+def test_a_lifetime_of_too_many_digits_is_ten_years_at_most() -> None:
+    body = b'{"access_token": "access-2", "expires_in": ' + b"9" * 5_000 + b"}"
+    outcome = _read(200, body)
+    assert isinstance(outcome, Refreshed)
+    assert outcome.expires_in_ms == 3650 * DAY_MS
+
+
+def test_a_token_of_bytes_that_are_no_text_is_none_for_what_stands_for_them_is_not_what_was_sent() -> None:
+    outcome = _read(200, b'{"access_token": "access-2", "refresh_token": "refresh-\xe9"}')
+    assert isinstance(outcome, Refreshed)
+    assert (outcome.access_token, outcome.refresh_token) == ("access-2", None)
+    assert _read(200, b'{"access_token": "access-\xe9"}') == Unknown("http_200_without_token")
+
+
+def test_an_error_code_is_read_whatever_is_wrong_with_its_description() -> None:
+    body = b'{"error": "invalid_grant", "error_description": "Abgelaufen f\xfcr\nimmer"}'
+    assert _read(400, body) == Rejected("invalid_grant")
+
+
 def test_the_repr_of_an_answer_shows_neither_token() -> None:
     text = repr(_answer())
     assert "access-2" not in text
@@ -346,7 +382,6 @@ def test_a_5xx_that_says_temporarily_unavailable_is_told_to_wait_and_may_have_ro
         pytest.param(b"null", id="null"),
         pytest.param(b"\xff\xfe\x00", id="broken-bytes"),
         pytest.param(b"[" * 60_000, id="nested-too-deep"),
-        pytest.param(b'{"expires_in":' + b"9" * 5_000 + b"}", id="a-number-too-long"),
     ],
 )
 def test_a_200_that_is_no_json_object_is_an_unknown_outcome(body: bytes) -> None:

@@ -45,6 +45,9 @@ from worker.core.protocol import (
 from worker.core.providers import Client, GrantType, Provider
 
 MAX_REPLY_BYTES: Final = 64 * 1024
+# Far more than servers and the proxies before them send, for a head over the limit costs the tokens below it.
+MAX_HEADER_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 512
 CONNECT_SHARE: Final = 0.5  # of the total deadline
 LATE_SECONDS: Final = 0.1  # a deadline that strikes so late was not waited for
 CATCH_UP_SECONDS: Final = 0.5
@@ -147,7 +150,8 @@ class HttpTokenEndpoint:
         try:
             return Reply(response.status_code, response.headers, await _read(response))
         finally:
-            await response.aclose()
+            with suppress(Exception):  # what was read is here, however its connection is let go
+                await response.aclose()
 
 
 class _Deadline:
@@ -181,6 +185,9 @@ def _open_session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
     )
 
 

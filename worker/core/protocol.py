@@ -2,7 +2,8 @@
 
 RFC 6749 sections 2.3.1, 4.4, 5 and 6, plus what real servers do beside it. Rules:
 - Any status with any bytes gives an Outcome; nothing here raises on what a server sends.
-- Tokens that came are never thrown away for a flaw in a lifetime or a scope beside them.
+- Tokens that came are never thrown away for a flaw beside them: in a lifetime, in a scope, in the JSON of any
+  other field.
 - `Rejected` only where the server says so in words; whatever may mean anything else leaves the grant be.
 - What a server wrote is repeated only when it is a registered code: anything else could hold a secret.
 """
@@ -208,9 +209,22 @@ def _read_error(code: str, headers: Mapping[str, str], now: int) -> Outcome:
 def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
         document = json.loads(body)
-    except (ValueError, RecursionError):
+    except ValueError:
+        document = _leniently(body)
+    except RecursionError:
         return None
     return document if isinstance(document, dict) else None
+
+
+def _leniently(body: bytes) -> Any:
+    """What can be read of JSON that is not quite: a name in Latin-1, a raw line break, a number too long.
+
+    Bytes that are no UTF-8 become lone surrogates, so that no token which had them is taken for readable.
+    """
+    try:
+        return json.loads(body.decode("utf-8-sig", "surrogateescape"), strict=False, parse_int=float)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _says(document: dict[str, Any] | None, provider: Provider) -> bool:
@@ -229,7 +243,7 @@ def _error_code(document: dict[str, Any] | None) -> str | None:
 
 
 def _token(value: object) -> str | None:
-    """Any text that can be sent again; a lone surrogate from a broken escape cannot."""
+    """Any text that can be sent again; a lone surrogate, from a broken escape or a broken byte, cannot."""
     if not isinstance(value, str) or not value:
         return None
     try:
