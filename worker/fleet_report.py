@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from worker.adapters.store.fleet import ClientState, Stored
+from worker.adapters.store.record import UNREADABLE, WAY_OUT
 from worker.core.events import rfc3339
 from worker.core.grant import Status
 from worker.core.lifecycle import CANNOT_UNSEAL
@@ -91,10 +92,13 @@ async def report_on(runtime: Runtime) -> Report:
     fleet = runtime.fleet
     now = await fleet.now()
     names = sorted({client.name for client in runtime.clients} | set(await fleet.client_names()))
-    clients = [await fleet.client_state(name) for name in names]
-    troubled = await fleet.attention(MOST_NAMED)
+    unreadable = await fleet.noted_unreadable(MOST_NAMED)
+    clients = [await fleet.client_state(name, unreadable=unreadable.append) for name in names]
+    troubled = await fleet.attention(MOST_NAMED, unreadable=unreadable.append)
     incidents = [incident for client in clients for incident in _of_client(client, runtime, now)]
     incidents += [_of_grant(stored, ends_at) for stored, ends_at in troubled]
+    met = sorted({problem.grant_id for problem in unreadable})
+    incidents += [_of_unreadable(grant_id) for grant_id in met[:MOST_NAMED]]
     incidents += [_of_worker(owner, trouble) for owner, trouble in (await fleet.troubles()).items()]
     failed = sum(client.grants[Status.FAILED] for client in clients)
     named = sum(stored.grant.status is Status.FAILED for stored, _ in troubled)
@@ -189,6 +193,10 @@ def _of_worker(owner: str, trouble: str) -> Incident:
         "Make room on that disk, or set EVERGRANT_DATA_DIR to one that has: it goes on by itself.",
         needs_a_person=True,
     )
+
+
+def _of_unreadable(grant_id: str) -> Incident:
+    return Incident("grant_unreadable", grant_id, UNREADABLE, None, WAY_OUT, needs_a_person=True)
 
 
 def _of_grant(stored: Stored, ends_at: int | None) -> Incident:

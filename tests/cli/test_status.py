@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,72 @@ def test_grants_of_a_client_without_settings_are_an_incident(cli: Cli, line: Lin
     assert done.code == 1
     assert "! duty: it has grants but no settings." in done.out
     assert "EVERGRANT_CLIENTS__DUTY__PROVIDER" in done.out
+
+
+@pytest.fixture
+def unreadable(cli: Cli, line: Line, valkey: Path) -> Callable[[], str]:
+    """Take in two grants and spoil the record of the second; returns its id."""
+
+    def spoil() -> str:
+        cli.take_in(line("one"), line("two"))
+        with redis.Redis(unix_socket_path=str(valkey)) as store:
+            store.set(f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:grant:two", b"\x00s3cr3t")
+        return "two"
+
+    return spoil
+
+
+def test_a_record_that_cannot_be_read_is_an_incident_that_says_the_way_out(
+    cli: Cli, unreadable: Callable[[], str]
+) -> None:
+    unreadable()
+
+    done, documents = cli("status"), cli("status", "--json").documents
+
+    assert done.code == 1
+    (told,) = [row for row in done.out.splitlines() if row.startswith(("!", "-"))]
+    assert told.startswith("! two: its record cannot be read. ")
+    assert "`evergrant grants import --replace`" in told
+    _, incident = documents
+    assert (incident["incident"], incident["subject"]) == ("grant_unreadable", "two")
+    assert incident["needs_a_person"] is True
+
+
+def test_one_that_a_claim_met_is_named_however_far_behind_in_the_schedule_it_is(
+    cli: Cli, line: Line, unreadable: Callable[[], str], connection: redis.Redis
+) -> None:
+    grant_id, prefix = unreadable(), f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:"
+    cli.take_in(*(line(f"g{number}") for number in range(50)))
+    connection.zadd(f"{prefix}schedule:buddy", {grant_id: "+inf"})
+    assert cli("status").code == 0
+
+    connection.sadd(f"{prefix}unreadable", grant_id)
+
+    assert "! two: its record cannot be read. " in cli("status").out
+
+
+@pytest.mark.parametrize("command", ["list", "export"])
+def test_a_record_that_cannot_be_read_is_named_beside_the_others_and_the_command_exits_1(
+    cli: Cli, unreadable: Callable[[], str], command: str
+) -> None:
+    unreadable()
+
+    done = cli("grants", *([command, "--json"] if command == "list" else [command]))
+
+    assert done.code == 1
+    assert [document["id"] for document in done.documents] == ["one"]
+    assert done.complaint.startswith("two: its record cannot be read. ")
+
+
+@pytest.mark.parametrize("command", [["grants", "show"], ["grants", "refresh"], ["token"]], ids=" ".join)
+def test_what_is_asked_of_a_record_that_cannot_be_read_says_so_and_nothing_of_what_is_there(
+    cli: Cli, unreadable: Callable[[], str], command: list[str]
+) -> None:
+    done = cli(*command, unreadable())
+
+    assert (done.code, done.out) == (1, "")
+    assert "two: its record cannot be read. " in done.complaint
+    assert "s3cr3t" not in done.complaint
 
 
 @pytest.fixture

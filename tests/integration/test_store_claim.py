@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.fleet import Fleet
@@ -57,6 +58,12 @@ def reject(store: RedisStore, clock: RedisClock, under: Under) -> Callable[..., 
 
 async def _let_the_probe_be_due(redis: Redis, prefix: str) -> None:
     await redis.hset(f"{prefix}client:acme", "probe_at", "1")
+
+
+async def _replace_in(redis: Any, key: str, what: bytes, by: bytes) -> None:
+    value = await redis.get(key)
+    assert what in value
+    await redis.set(key, value.replace(what, by))
 
 
 async def test_a_due_grant_is_leased_with_a_fence_an_end_and_an_intent(
@@ -200,6 +207,41 @@ async def test_a_schedule_entry_without_a_record_is_healed_away(
 
     assert [lease.grant.id for lease in claim.leases] == ["one"]
     assert await due_of("ghost") is None
+
+
+async def test_a_record_that_this_process_cannot_read_costs_its_own_grant_alone(
+    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, redis: Any, prefix: str, due_of: DueOf
+) -> None:
+    for grant_id in ("one", "two", "three"):
+        await seed(grant_id, reason="s3cr3t")
+    await _replace_in(redis, f"{prefix}grant:two", b"active", b"aktive")
+
+    with capture_logs() as logs:
+        claim = await store.claim(client, 10, "")
+
+    assert {lease.grant.id for lease in claim.leases} == {"one", "three"}
+    (told,) = logs
+    assert (told["event"], told["log_level"], told["grant"]) == ("grant.unreadable", "error", "two")
+    assert not [word for word in ("aktive", "s3cr3t", "sealed at first") if word in str(told)]
+    assert await due_of("two") == claim.leases[0].until
+    assert [problem.grant_id for problem in await fleet.noted_unreadable(10)] == ["two"]
+
+    await _replace_in(redis, f"{prefix}grant:two", b"aktive", b"active")
+    assert await fleet.noted_unreadable(10) == []
+
+
+async def test_leases_are_worth_more_than_the_note_that_one_of_them_cannot_be_read(
+    store: RedisStore, client: Client, seed: Seed, redis: Any, prefix: str
+) -> None:
+    for grant_id in ("one", "two"):
+        await seed(grant_id)
+    await _replace_in(redis, f"{prefix}grant:two", b"active", b"aktive")
+    await redis.set(f"{prefix}unreadable", "no set")
+
+    claim = await store.claim(client, 10, "")
+
+    assert [lease.grant.id for lease in claim.leases] == ["one"]
+    await _replace_in(redis, f"{prefix}grant:two", b"aktive", b"active")
 
 
 async def test_a_lease_that_ran_out_is_claimed_again_and_tells_that_its_intent_has_no_outcome(

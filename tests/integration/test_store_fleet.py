@@ -2,8 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
 
 from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.record import UnreadableError
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.grant import Grant, Status
 from worker.core.ports import Commit
@@ -39,6 +43,48 @@ async def test_the_state_of_a_client_nobody_knows_is_empty(fleet: Fleet) -> None
 
     assert (state.state, state.due, state.next_due_at, state.soonest_expiry_at) == ("accepted", 0, None, None)
     assert sum(state.grants.values()) == 0
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x00garbage", id="garbage"),
+        pytest.param(b"\x93\x01\x02\x03", id="too-short-an-array"),
+        pytest.param(b"\xdc\x00\x15" + b"\xc1" * 21, id="what-no-messagepack-may-hold"),
+        pytest.param(b"\xdc\x00\x15" + b"\xa1s" * 21, id="fields-of-other-kinds"),
+    ],
+)
+async def test_a_record_that_cannot_be_read_is_named_and_costs_no_other_its_place(
+    fleet: Fleet, seed: Seed, redis: Any, prefix: str, record: bytes
+) -> None:
+    for grant_id in ("one", "two"):
+        await seed(grant_id, status=Status.FAILED)
+        await redis.zadd(f"{prefix}attention", {grant_id: 1})
+    kept = await redis.getset(f"{prefix}grant:two", record)
+    walked, looked, listed = (list[UnreadableError]() for _ in range(3))
+
+    everyone = [stored.grant.id async for stored in fleet.walk(unreadable=walked.append)]
+    await fleet.client_state("acme", unreadable=looked.append)
+    troubled = await fleet.attention(10, unreadable=listed.append)
+    with pytest.raises(UnreadableError, match=r"^two: its record cannot be read\.") as problem:
+        await fleet.find("two")
+
+    assert everyone == [stored.grant.id for stored, _ in troubled] == ["one"]
+    assert [each.grant_id for each in (*walked, *looked, *listed)] == ["two"] * 3
+    assert problem.value.__suppress_context__  # what was wrong with it may quote it
+    await redis.set(f"{prefix}grant:two", kept)
+
+
+async def test_where_nobody_listens_a_record_that_cannot_be_read_is_an_error(
+    fleet: Fleet, seed: Seed, redis: Any, prefix: str
+) -> None:
+    await seed("one")
+    kept = await redis.getset(f"{prefix}grant:one", b"")
+
+    with pytest.raises(UnreadableError):
+        await anext(fleet.walk())
+    await redis.set(f"{prefix}grant:one", kept)
 
 
 async def test_events_are_read_from_where_a_reader_stopped(

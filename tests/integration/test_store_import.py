@@ -93,6 +93,17 @@ async def test_a_grant_is_replaced_when_the_version_named_is_the_one_stored(
     assert (grants[Status.ACTIVE], grants[Status.FAILED]) == (1, 0)
 
 
+async def test_a_grant_that_is_replaced_is_no_longer_noted_as_unreadable(
+    fleet: Fleet, seed: Seed, redis: Any, prefix: str
+) -> None:
+    grant = await seed("one")
+    await redis.sadd(f"{prefix}unreadable", "one")
+
+    await fleet.land(Change(_renewed(grant, version=1), None, None, None), replaces=0)
+
+    assert not await redis.exists(f"{prefix}unreadable")
+
+
 async def test_a_grant_that_moved_on_is_not_replaced(fleet: Fleet, seed: Seed) -> None:
     grant = await seed("one", version=7)
 

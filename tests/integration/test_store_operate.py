@@ -103,6 +103,17 @@ async def test_a_deleted_grant_leaves_nothing_behind(fleet: Fleet, seed: Seed, d
     assert (await fleet.client_state("acme")).grants[Status.FAILED] == 0
 
 
+async def test_a_deleted_grant_is_no_longer_noted_as_unreadable(
+    fleet: Fleet, seed: Seed, redis: Any, prefix: str
+) -> None:
+    await seed("one")
+    await redis.sadd(f"{prefix}unreadable", "one")
+
+    await fleet.operate("one", "delete")
+
+    assert not await redis.exists(f"{prefix}unreadable")
+
+
 @pytest.mark.parametrize("verb", ["pause", "resume", "delete"])
 async def test_what_is_asked_of_a_grant_that_is_not_there_is_gone(fleet: Fleet, verb: str) -> None:
     assert await fleet.operate("nobody", verb) == "gone"

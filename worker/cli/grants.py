@@ -13,7 +13,10 @@ from worker.cli.output import columns, note, until, write_json, write_line
 from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from worker.adapters.store.fleet import Stored
+    from worker.adapters.store.record import UnreadableError
     from worker.wiring import Runtime
 
 app = typer.Typer(help="The stored grants.", no_args_is_help=True)
@@ -50,13 +53,14 @@ def list_(
     client: ClientName = None,
     as_json: AsJson = False,
 ) -> None:
-    """List grants.
+    """List grants. Those whose record cannot be read are named on standard error.
 
     Example: evergrant grants list --status failed --json
     """
     if status is not None and status not in STATUSES:
         raise CommandError(f"--status takes {', '.join(STATUSES)}", SETTINGS)
-    run(lambda runtime: _list(runtime, status, client, as_json=as_json))
+    if run(lambda runtime: _list(runtime, status, client, as_json=as_json)):
+        raise typer.Exit(BAD_STATE)
 
 
 @app.command("show")
@@ -193,17 +197,25 @@ class _Progress:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-async def _list(runtime: "Runtime", status: str | None, client: str | None, *, as_json: bool) -> None:
+async def _list(runtime: "Runtime", status: str | None, client: str | None, *, as_json: bool) -> int:
+    unreadable: list[UnreadableError] = []
     now = await runtime.fleet.now()
     if not as_json:
         write_line(_row("ID", "CLIENT", "STATUS", "VERSION", "TOKEN ENDS IN", "DUE IN", "REASON"))
-    async for stored in runtime.fleet.walk(client):
+    async for stored in runtime.fleet.walk(client, unreadable=unreadable.append):
         if status is not None and stored.grant.status != status:
             continue
         if as_json:
             write_json(_document(stored))
         else:
             write_line(_summary(stored, now))
+    return _name_unreadable(unreadable)
+
+
+def _name_unreadable(problems: "Sequence[UnreadableError]") -> int:
+    for problem in problems:
+        note(str(problem))
+    return len(problems)
 
 
 def _summary(stored: "Stored", now: int) -> str:
@@ -262,18 +274,19 @@ async def _export(runtime: "Runtime", client: str | None, *, with_tokens: bool) 
     from worker.core.interchange import write_line as export_line
     from worker.core.ports import UnsealError
 
-    unreadable = 0
-    async for stored in runtime.fleet.walk(client):
+    unreadable: list[UnreadableError] = []
+    cannot_unseal = 0
+    async for stored in runtime.fleet.walk(client, unreadable=unreadable.append):
         pair = None
         if with_tokens:
             try:
                 pair = runtime.deployment.keys.open(stored.grant)
             except UnsealError as problem:
                 note(str(problem))
-                unreadable += 1
+                cannot_unseal += 1
                 continue
         write_json(export_line(stored.grant, pair))
-    return unreadable
+    return cannot_unseal + _name_unreadable(unreadable)
 
 
 async def _refresh(runtime: "Runtime", grant_id: str) -> None:

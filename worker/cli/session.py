@@ -73,6 +73,7 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     from config.logging import configure_logging
     from worker import wiring
     from worker.adapters.store.demand import ShortfallError
+    from worker.adapters.store.record import UnreadableError
     from worker.core.ports import StoreUnavailableError
 
     configure_logging("error", "console")
@@ -92,6 +93,8 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         raise CommandError(str(problem), UNREACHABLE) from None
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    except UnreadableError as problem:
+        raise CommandError(str(problem), BAD_STATE) from None
     except ShortfallError as problem:
         raise CommandError(f"{_store(chosen)}: {problem}", UNREACHABLE) from None
     except (StoreUnavailableError, ConnectionError, TimeoutError) as problem:

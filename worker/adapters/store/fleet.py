@@ -4,10 +4,12 @@ Rules:
 - Changes are scripts like the refresher's; reads are plain and may be a moment old.
 - A listing walks each client's schedule, which holds every grant (those out of work at infinity), so that it
   never looks at keys that are not ours.
+- A record that cannot be read costs no other its place: it is told to `unreadable`, and the reading goes on.
+  Where nobody listens it is an error.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,12 @@ CLIENT_FIELDS = (
     *("refreshed", "late", *(f"grants:{status}" for status in Status)),
 )
 ENDPOINT_FIELDS = ("state", "reason", "since", "trial_at")
+
+Hear = Callable[[record.UnreadableError], object]
+
+
+def _refuse(problem: record.UnreadableError) -> None:
+    raise problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +149,11 @@ class Fleet:
         return str(answer.decode())
 
     async def find(self, grant_id: str) -> Stored | None:
-        """One grant, or `None`."""
+        """One grant, or `None`.
+
+        Raises:
+            UnreadableError: what is stored of it is no record.
+        """
         packed = await self._redis.get(self._key("grant:" + grant_id))
         if packed is None:
             return None
@@ -149,7 +161,7 @@ class Fleet:
         score = await self._redis.zscore(self._key("schedule:" + grant.client), grant_id)
         return _stored(grant, lease_until, score)
 
-    async def walk(self, client: str | None = None) -> AsyncIterator[Stored]:
+    async def walk(self, client: str | None = None, *, unreadable: Hear = _refuse) -> AsyncIterator[Stored]:
         """Every grant, or every grant of a client, in no particular order."""
         for name in [client] if client is not None else await self.client_names():
             cursor, seen = 0, set[bytes]()
@@ -157,7 +169,7 @@ class Fleet:
                 cursor, found = await self._redis.zscan(self._key("schedule:" + name), cursor, count=PAGE)
                 fresh = [(grant_id, score) for grant_id, score in found if grant_id not in seen]
                 seen.update(grant_id for grant_id, _ in fresh)
-                for stored in await self._read(fresh):
+                for stored in await self._read(fresh, unreadable):
                     yield stored
                 if cursor == 0:
                     break
@@ -167,7 +179,7 @@ class Fleet:
         members = await self._redis.smembers(self._key("clients"))
         return sorted(name.decode() for name in members)
 
-    async def client_state(self, name: str) -> ClientState:
+    async def client_state(self, name: str, *, unreadable: Hear = _refuse) -> ClientState:
         """One client's part of the fleet."""
         now = await self.now()
         schedule = self._key("schedule:" + name)
@@ -177,7 +189,7 @@ class Fleet:
         first = await self._redis.zrange(schedule, 0, SOONEST_LOOKED_AT - 1, withscores=True)
         soonest = [
             stored.grant.access_expires_at
-            for stored in await self._read(first)
+            for stored in await self._read(first, unreadable)
             if stored.due_at is not None and stored.grant.access_expires_at is not None
         ]
         return ClientState(
@@ -200,12 +212,26 @@ class Fleet:
             late=int(text.get("late", "0")),
         )
 
-    async def attention(self, most: int) -> list[tuple[Stored, int | None]]:
+    async def attention(self, most: int, *, unreadable: Hear = _refuse) -> list[tuple[Stored, int | None]]:
         """Grants that a person may have to see to and when something ends for them, soonest first."""
         found = await self._redis.zrange(self._key("attention"), 0, most - 1, withscores=True)
-        ends = {grant_id: None if score >= NO_END else int(score) for grant_id, score in found}
-        stored = [await self.find(grant_id.decode()) for grant_id in ends]
-        return [(each, ends[each.grant.id.encode()]) for each in stored if each is not None]
+        listed = list[tuple[Stored, int | None]]()
+        for grant_id, score in found:
+            try:
+                stored = await self.find(grant_id.decode())
+            except record.UnreadableError as problem:
+                unreadable(problem)
+                continue
+            if stored is not None:
+                listed.append((stored, None if score >= NO_END else int(score)))
+        return listed
+
+    async def noted_unreadable(self, most: int) -> list[record.UnreadableError]:
+        """Some of the grants that a claim met whose records cannot be read, as far as that is so still."""
+        noted = await self._redis.srandmember(self._key("unreadable"), most)
+        still: list[record.UnreadableError] = []
+        await self._read([(grant_id, 0) for grant_id in noted], still.append)
+        return still
 
     async def troubles(self) -> dict[str, str]:
         """What keeps processes from claiming, by process; of those that were present lately."""
@@ -229,14 +255,19 @@ class Fleet:
         last = await self._redis.xrevrange(self._key("events"), count=1)
         return last[0][0].decode() if last else "0-0"
 
-    async def _read(self, found: Sequence[tuple[bytes, float]]) -> list[Stored]:
+    async def _read(self, found: Sequence[tuple[bytes, float]], unreadable: Hear) -> list[Stored]:
         if not found:
             return []
         packed = await self._redis.mget([self._key("grant:" + grant_id.decode()) for grant_id, _ in found])
         stored = []
         for (grant_id, score), value in zip(found, packed, strict=True):
-            if value is not None:
+            if value is None:
+                continue
+            try:
                 grant, _, lease_until = record.unpack(grant_id.decode(), value)
+            except record.UnreadableError as problem:
+                unreadable(problem)
+            else:
                 stored.append(_stored(grant, lease_until, score))
         return stored
 

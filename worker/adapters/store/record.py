@@ -37,6 +37,16 @@ FIELDS = (
     "IMPORTED",  # the lineage that came from outside last: what is stored now descends from it
 )
 FRONT = FIELDS.index("CLIENT") + 1  # of a record: what leasing reads and writes, and nothing behind it
+UNREADABLE = "its record cannot be read"
+WAY_OUT = "Put the grant in anew (`evergrant grants import --replace`), or `evergrant grants delete` it."
+
+
+class UnreadableError(Exception):
+    """What is stored of a grant is no record; says whose it is, and nothing of what is there."""
+
+    def __init__(self, grant_id: str) -> None:
+        super().__init__(f"{grant_id}: {UNREADABLE}. {WAY_OUT}")
+        self.grant_id = grant_id
 
 
 def lua_positions() -> str:
@@ -82,7 +92,17 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
         grant_id: the id it was stored under.
         packed: the record.
         in_doubt: what the intent said before the present lease set its own; `None` where there is none.
+
+    Raises:
+        UnreadableError: it is none.
     """
+    try:
+        return _unpack(grant_id, packed, in_doubt=in_doubt)
+    except Exception:  # noqa: BLE001 whatever it is; its text may hold what is stored
+        raise UnreadableError(grant_id) from None
+
+
+def _unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None) -> tuple[Grant, int, int]:
     # In the order of FIELDS; a newer release may have added some at the end.
     (
         _lease_owner,

@@ -5,8 +5,11 @@ Every method is one call of one script in `lua/`, which holds the rules; this fi
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+import structlog
 
 from worker.adapters.clock import RedisClock
 from worker.adapters.cloud_events import to_json
@@ -27,10 +30,13 @@ from worker.core.ports import (
     Presented,
     Refusal,
     Settling,
+    StoreUnavailableError,
     Verdict,
 )
 from worker.core.protocol import TOLD_TO_WAIT
 from worker.core.providers import Client
+
+log = structlog.get_logger(__name__)
 
 # How claim.lua says what a grant was let through for; it may be both.
 PROBE, TRIAL = 1, 2
@@ -79,7 +85,11 @@ class RedisStore:
         self._confirmed = 0  # the epoch in which this process may claim
 
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
-        """Lease up to `limit` due grants of a client, each with its intent."""
+        """Lease up to `limit` due grants of a client, each with its intent.
+
+        One whose record cannot be read here costs the others nothing. Its lease runs out by itself: another
+        release may be able to read it, or this one when it was put right.
+        """
         asked_at = self._clock.stopwatch()
         now, generation, drained, wait_ms, let_through, found, settling = await self._scripts.run(
             "claim",
@@ -94,10 +104,12 @@ class RedisStore:
             client.token_url,
         )
         self._clock.set(now, asked_at=asked_at)
-        leases = [
-            _lease(grant_id, packed, in_doubt=in_doubt, let_through=let_through)
-            for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True)
-        ]
+        leases = []
+        for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True):
+            try:
+                leases.append(_lease(grant_id, packed, in_doubt=in_doubt, let_through=let_through))
+            except record.UnreadableError as problem:
+                await self._tell_of_unreadable(problem)
         return Claim(now, leases, bool(drained), wait_ms, generation, bool(settling))
 
     async def lease(self, grant_id: str) -> Lease | Held | Settling | Paused | None:
@@ -285,6 +297,11 @@ class RedisStore:
     async def leave(self, owner: str | None = None) -> None:
         """Say that this process is gone, or another one that is known to be."""
         await self._scripts.run("leave", owner or self._owner)
+
+    async def _tell_of_unreadable(self, problem: record.UnreadableError) -> None:
+        log.error("grant.unreadable", grant=problem.grant_id, problem=str(problem))
+        with suppress(StoreUnavailableError):  # the others' leases are worth more than a note
+            await self._scripts.run("unreadable", problem.grant_id)
 
     def _event(self, event: Event | None) -> bytes:
         return b"" if event is None else to_json(event, self._source)

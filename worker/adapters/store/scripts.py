@@ -58,11 +58,11 @@ NAMES = (
         "operate",
         "pulse",
     ),
-    *("reassert", "release_runner", "settle", "sweep"),
+    *("reassert", "release_runner", "settle", "sweep", "unreadable"),
 )
 TAKE_LEASES = frozenset({"claim", "lease"})
 # What they write is said again soon, or comes right by itself; every other script's writes must be kept.
-NEED_NO_REPLICA = frozenset({"confirm", "leave", "pulse", "release_runner", "sweep"})
+NEED_NO_REPLICA = frozenset({"confirm", "leave", "pulse", "release_runner", "sweep", "unreadable"})
 BESIDE = TAKE_LEASES | NEED_NO_REPLICA
 BARRIER = "barrier"  # no script: a write to be waited for
 MOST_IN_A_GROUP = 100

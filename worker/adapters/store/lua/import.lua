@@ -39,6 +39,7 @@ else
 end
 
 redis.call('SADD', P .. 'clients', new[CLIENT])
+forget_unreadable(id)
 save(id, new)
 count(new[CLIENT], 'grants:' .. new[STATUS], 1)
 schedule(id, new, due)

@@ -18,6 +18,7 @@ if verb == 'delete' then
   redis.call('ZREM', schedule_key(r[CLIENT]), id)
   count(r[CLIENT], 'grants:' .. r[STATUS], -1)
   mark(id, '')
+  forget_unreadable(id)
   return 'done'
 end
 

@@ -86,6 +86,10 @@ local function mark(id, ends_at)
   end
 end
 
+-- Grants whose records could not be read. One that was put right since may be among them: whoever looks finds out.
+local function note_unreadable(id) redis.call('SADD', P .. 'unreadable', id) end
+local function forget_unreadable(id) redis.call('SREM', P .. 'unreadable', id) end
+
 local function count(client, counter, by)
   redis.call('HINCRBY', client_key(client), counter, by)
 end
