@@ -1,5 +1,6 @@
 """`evergrant status`: what a person at 3 a.m. needs."""
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -169,6 +170,20 @@ def test_a_record_that_cannot_be_read_is_named_beside_the_others_and_the_command
     assert done.code == 1
     assert [document["id"] for document in done.documents] == ["one"]
     assert done.complaint.startswith("two: its record cannot be read. ")
+
+
+@pytest.mark.parametrize("way", ["replace", "delete"])
+def test_either_way_out_of_a_record_that_cannot_be_read_works(
+    cli: Cli, line: Line, unreadable: Callable[[], str], way: str
+) -> None:
+    grant_id = unreadable()
+    ways = {"replace": ["import", "-", "--replace"], "delete": ["delete", grant_id]}
+
+    done = cli("grants", *ways[way], given=json.dumps(line(grant_id)) if way == "replace" else b"")
+
+    assert done.code == 0, done.err
+    assert cli.grants().keys() == ({"one", "two"} if way == "replace" else {"one"})
+    assert cli("status").code == 0
 
 
 @pytest.mark.parametrize("command", [["grants", "show"], ["grants", "refresh"], ["token"]], ids=" ".join)

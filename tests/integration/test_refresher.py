@@ -1276,13 +1276,13 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     clients = configure(sandbox.token_url)
     grants = await enroll(sandbox, clients, 48, age=1.2)  # a first claim's worth
     grants += await enroll(sandbox, clients, 10, age=0.8)
-    broken = f"{prefix}grant:{grants[-1].id}"
-    unbroken = await redis.get(broken)
-    assert unbroken is not None
-    await redis.set(broken, b"\x91\x01")  # a record that nobody can read
-    with sandbox.fault("latency", ms=100, jitter_ms=400), pytest.raises(Exception, match=r".") as failure:
-        await _drain(await open_refresher(clients, in_flight=16))
-    await redis.set(broken, unbroken)
+    with sandbox.fault("latency", ms=100, jitter_ms=400):
+        draining = asyncio.create_task(_drain(await open_refresher(clients, in_flight=16)))
+        await _wait_for(lambda: bool(_visits(sandbox, grants)))
+        await redis.set(f"{prefix}fence", "no number")  # no script can lease anything
+        with pytest.raises(Exception, match=r".") as failure:
+            await draining
+    await redis.delete(f"{prefix}fence")
 
     assert not isinstance(failure.value, TimeoutError)
     rotated = [visit["grant"] for visit in _visits(sandbox, grants) if visit["acted"]]

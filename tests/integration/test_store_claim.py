@@ -230,6 +230,44 @@ async def test_a_record_that_this_process_cannot_read_costs_its_own_grant_alone(
     assert await fleet.noted_unreadable(10) == []
 
 
+NO_RECORDS = [
+    pytest.param(b"", id="empty"),
+    pytest.param(b"\x00garbage", id="garbage"),
+    pytest.param(b"\xdc\x00\x15\xa5ab", id="cut-short"),
+    pytest.param(b"\xdc\x00\x15" + b"\xa1s" * 21, id="fields-of-other-kinds"),
+    pytest.param(b"\xdc\x00\x15" + b"\x00" * 21, id="of-no-client"),
+]
+
+
+@pytest.mark.parametrize("packed", NO_RECORDS)
+async def test_a_record_that_no_script_can_read_is_set_aside_for_minutes_and_the_others_are_leased(
+    store: RedisStore,
+    fleet: Fleet,
+    client: Client,
+    seed: Seed,
+    make_due: OnGrant,
+    redis: Any,
+    prefix: str,
+    due_of: DueOf,
+    packed: bytes,
+) -> None:
+    for grant_id in ("one", "two", "three"):
+        await seed(grant_id)
+    kept = await redis.getset(f"{prefix}grant:one", packed)
+
+    claim = await store.claim(client, 10, "")
+
+    assert {lease.grant.id for lease in claim.leases} == {"two", "three"}
+    assert await due_of("one") == claim.now + 300_000
+    assert [problem.grant_id for problem in await fleet.noted_unreadable(10)] == ["one"]
+    assert (await store.claim(client, 10, "")).leases == []
+
+    await redis.set(f"{prefix}grant:one", kept)
+    await make_due("one")
+    (lease,) = (await store.claim(client, 10, "")).leases
+    assert not lease.grant.in_doubt
+
+
 async def test_leases_are_worth_more_than_the_note_that_one_of_them_cannot_be_read(
     store: RedisStore, client: Client, seed: Seed, redis: Any, prefix: str
 ) -> None:
@@ -987,6 +1025,28 @@ async def test_an_entry_without_a_record_is_healed_away_while_grants_are_sorted(
 
     assert [lease.grant.id for lease in claim.leases] == ["due-0000"]
     assert await due_of("ghost") is None
+
+
+@pytest.mark.parametrize("packed", NO_RECORDS)
+async def test_a_record_that_no_script_can_read_is_set_aside_while_grants_are_sorted(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    recovered: Recovered,
+    redis: Any,
+    prefix: str,
+    due_of: DueOf,
+    packed: bytes,
+) -> None:
+    await _seed_many(seed, 4)
+    kept = await redis.getset(f"{prefix}grant:due-0002", packed)
+    await recovered(20_000)
+
+    claim = await store.claim(client, 2, "")
+
+    assert [lease.grant.id for lease in claim.leases] == ["due-0000"]
+    assert await due_of("due-0002") == claim.now + 300_000
+    await redis.set(f"{prefix}grant:due-0002", kept)
 
 
 async def test_when_the_rate_is_high_the_longest_due_come_first_again(

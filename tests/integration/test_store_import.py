@@ -104,6 +104,25 @@ async def test_a_grant_that_is_replaced_is_no_longer_noted_as_unreadable(
     assert not await redis.exists(f"{prefix}unreadable")
 
 
+async def test_a_record_that_cannot_be_read_is_replaced_but_not_by_a_grant_that_must_be_new(
+    fleet: Fleet, seed: Seed, redis: Any, prefix: str, due_of: DueOf
+) -> None:
+    grant = await seed("one")
+    await redis.set(f"{prefix}grant:one", b"\x00garbage")
+    await redis.sadd(f"{prefix}unreadable", "one")
+    renewed = _renewed(grant, client="other", version=1)
+
+    refused = await fleet.land(Change(renewed, 5, None, None), replaces=None)
+    landing = await fleet.land(Change(renewed, 5, None, None), replaces=refused.version)
+
+    assert refused == Landing("exists", 0, b"")
+    assert landing == Landing("stored", 1, renewed.lineage)
+    assert (await due_of("one"), await due_of("one", "other")) == (None, 5)
+    assert not await redis.exists(f"{prefix}unreadable")
+    for name, number in (("acme", 0), ("other", 1)):
+        assert (await fleet.client_state(name)).grants[Status.ACTIVE] == number
+
+
 async def test_a_grant_that_moved_on_is_not_replaced(fleet: Fleet, seed: Seed) -> None:
     grant = await seed("one", version=7)
 

@@ -114,6 +114,24 @@ async def test_a_deleted_grant_is_no_longer_noted_as_unreadable(
     assert not await redis.exists(f"{prefix}unreadable")
 
 
+async def test_a_record_that_cannot_be_read_can_be_deleted(
+    fleet: Fleet, seed: Seed, redis: Any, prefix: str, due_of: DueOf
+) -> None:
+    await seed("one")
+    await seed("elsewhere", client="other")
+    await redis.set(f"{prefix}grant:one", b"\x00garbage")
+    await redis.zadd(f"{prefix}attention", {"one": 1})
+    await redis.sadd(f"{prefix}unreadable", "one")
+
+    assert await fleet.operate("one", "delete") == "done"
+
+    assert await fleet.find("one") is None
+    assert await due_of("one") is None
+    assert not await redis.exists(f"{prefix}attention", f"{prefix}unreadable")
+    assert (await fleet.client_state("acme")).grants[Status.ACTIVE] == 0
+    assert await fleet.operate("one", "delete") == "gone"
+
+
 @pytest.mark.parametrize("verb", ["pause", "resume", "delete"])
 async def test_what_is_asked_of_a_grant_that_is_not_there_is_gone(fleet: Fleet, verb: str) -> None:
     assert await fleet.operate("nobody", verb) == "gone"

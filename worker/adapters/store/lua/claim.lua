@@ -12,6 +12,7 @@ local limit, lease_ms, rate = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARG
 local runner, confirmed, url = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
 local LET_THROUGH_AMONG = 5
+local SET_ASIDE_MS = 300000 -- what cannot be read
 local LOOK_AGAIN_MS = 5000 -- whether the holder of a lease that ended is known to be gone by now
 
 -- An endpoint that recovered gets its backlog at a rate that grows, and the most urgent of it first.
@@ -85,8 +86,8 @@ end
 -- How long a grant can wait: until its access token ends. A dead one has lost what it had, so it waits for those that
 -- would die while the ramp lasts, but not for those that outlive it.
 local function can_wait_ms(id)
-  local r = load_front(id)
-  if not r then return 0 end -- it is healed away
+  local r = try(load_front, id)
+  if not r then return 0 end -- it is healed away, or set aside
   local left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - now or NO_END
   return left > 0 and left or RAMP_MS
 end
@@ -109,12 +110,20 @@ local function most_urgent(number)
   return ids
 end
 
+-- What cannot be read must not come up at each claim, and is found again once it was put right.
+local function set_aside(id)
+  redis.call('ZADD', schedule_key(client), digits(now + SET_ASIDE_MS), id)
+  note_unreadable(id)
+end
+
 -- The fronts of those that are free; the others wait for whoever has them.
 local function free_among(ids)
   local free = {}
   for _, id in ipairs(ids) do
-    local r = load_front(id)
-    if not r then
+    local r = try(load_front, id)
+    if r == nil then
+      set_aside(id)
+    elseif not r then
       redis.call('ZREM', schedule_key(client), id)
     elseif leased(r, now) then
       schedule(id, r, digits(r[LEASE_UNTIL]))

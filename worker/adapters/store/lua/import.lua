@@ -6,7 +6,12 @@
 
 local id, packed, due, attention, replaces = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-local old = load(id)
+local old = try(load, id)
+if old == nil and replaces == '' then return {'exists', 0, ''} end
+if old == nil then
+  drop_unreadable(id)
+  old, replaces = false, ''
+end
 local new = cmsgpack.unpack(packed)
 
 -- Whoever refreshes the old pair keeps the lease until it is done; its outcome will find another lineage.

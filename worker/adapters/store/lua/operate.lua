@@ -5,6 +5,11 @@
 
 local id, verb = ARGV[1], ARGV[2]
 
+if verb == 'delete' and try(load, id) == nil then
+  drop_unreadable(id)
+  return 'done'
+end
+
 local r = load(id)
 if not r then return 'gone' end
 

@@ -63,6 +63,12 @@ local function load_front(id)
   return front
 end
 
+-- What `load` or `load_front` reads; nil where what is stored is no record.
+local function try(loads, id)
+  local reads, r = pcall(loads, id)
+  if reads and (not r or type(r[LEASE_UNTIL]) == 'number' and type(r[CLIENT]) == 'string') then return r end
+end
+
 local function pack_front(front)
   local packed = front.packed
   return packed:sub(1, HEAD_BYTES) .. cmsgpack.pack(unpack(front, 1, FRONT)) .. packed:sub(front.rest_at + 1)
@@ -92,6 +98,16 @@ local function forget_unreadable(id) redis.call('SREM', P .. 'unreadable', id) e
 
 local function count(client, counter, by)
   redis.call('HINCRBY', client_key(client), counter, by)
+end
+
+-- Take what is no record out of the store. Its status nobody can say: most are active.
+local function drop_unreadable(id)
+  for _, client in ipairs(redis.call('SMEMBERS', P .. 'clients')) do
+    if redis.call('ZREM', schedule_key(client), id) == 1 then count(client, 'grants:active', -1) end
+  end
+  redis.call('DEL', grant_key(id))
+  mark(id, '')
+  forget_unreadable(id)
 end
 
 local function set_status(r, status)
