@@ -9,19 +9,20 @@ Rules:
 - A task waits in the main thread, where signals strike; nothing in the loop is interrupted by one.
 - Being told to stop ends claiming, never what is in flight: an answer on its way may hold the only living
   tokens. `draining` is one byte shared between a worker's main process and its children.
+- Nothing is closed under a task: whatever broke off the wait for it, closing waits for its end.
 """
 
 import gc
 import mmap
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, asynccontextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from worker.wiring import Deployment, Runtime, open_runtime
+from worker.wiring import Deployment, Runtime, longest_run_seconds, open_runtime
 
 T = TypeVar("T")
 
@@ -55,13 +56,13 @@ def should_stop() -> bool:
 
 
 def _end_the_task_in_order() -> None:
-    """Let SIGTERM, SIGHUP and the soft time limit end claiming instead of dropping answers in flight.
+    """Let SIGTERM, SIGQUIT, SIGHUP and the soft time limit end claiming, not drop what is in flight.
 
     Many supervisors signal a whole group, and the pool's own handlers raise in the middle of whatever runs.
     They are replaced with the first task, because the pool sets its own after a child has started. A signal
     ends the task at hand only: whether the worker stops is for its main process to say.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, lambda *_: setattr(_Task, "told_to_end", True))
 
 
@@ -76,6 +77,7 @@ class Process:
         self._deploy = deploy
         self._open = ExitStack()
         self._home: tuple[BlockingPortal, Runtime] | None = None
+        self._at_work: Future[Any] | None = None
         self._has_run = False
 
     def start(self) -> None:
@@ -91,13 +93,17 @@ class Process:
             self._has_run = True
         _Task.told_to_end = False
         task = portal.start_task_soon(work, runtime)
+        self._at_work = task
         while not task.done():
             wait([task], LOOK_UP_SECONDS)  # a signal that strikes on the way into a wait is heard after it
         return task.result()
 
     def close(self) -> None:
-        """Leave the store, and close connections and the event loop."""
-        self._home = None
+        """Leave the store, and close connections and the event loop, once no task needs them any more."""
+        if self._home is not None and self._at_work is not None:
+            _Task.told_to_end = True
+            wait([self._at_work], longest_run_seconds(self._home[1].deployment.settings))
+        self._home = self._at_work = None
         self._open.close()
 
     def _at_home(self) -> tuple[BlockingPortal, Runtime]:

@@ -82,9 +82,10 @@ def _in_flight(house: Any) -> set[str]:
     return {grant_id for grant_id, stored in grants if stored.lease_until is not None}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the-main-process", "every-process"])
 def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(
-    build: Callable[..., Any], *, whole_group: bool
+    build: Callable[..., Any], number: signal.Signals, *, whole_group: bool
 ) -> None:
     """Some supervisors signal the main process, others (honcho, systemd) every process of the group."""
     house = build(access_seconds=40)
@@ -96,9 +97,9 @@ def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(
     house.wait_until(lambda: _in_flight(house), "requests in flight")
 
     if whole_group:
-        os.killpg(worker.pid, signal.SIGTERM)
+        os.killpg(worker.pid, number)
     else:
-        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(number)
     assert worker.wait(60) == 0
     assert _in_flight(house) == set()
     assert house.lost() == []

@@ -31,7 +31,7 @@ from worker.sandbox.client import Sandbox
 from worker.wiring import Deployment, Runtime
 
 PATIENCE_SECONDS = 60.0
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
 Gate = Any  # conftest.py has these two; test modules cannot import one another
 Member = Any
@@ -211,6 +211,39 @@ def test_a_tasks_exception_reaches_its_caller_and_leaves_the_runtime_usable(
 
     assert ours.run(_runtime) is before
     _wait_for(present)
+
+
+def test_a_task_whose_wait_broke_off_is_told_to_end_and_what_it_needs_is_closed_after_it(
+    ours: Process, present: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever broke it off: a signal that nobody provided for, or a want of memory."""
+    under_way = threading.Event()
+    told: list[bool] = []
+    seen: set[int] = set()
+
+    async def work(_: Runtime) -> None:
+        under_way.set()
+        while present() and not should_stop():  # noqa: ASYNC110 it is said in another thread
+            await asyncio.sleep(0.01)
+        told.append(should_stop())
+        for _glance in range(50):
+            seen.add(len(present()))
+            await asyncio.sleep(0.01)
+
+    def break_off(*_: object) -> None:
+        under_way.wait(PATIENCE_SECONDS)
+        raise SystemExit
+
+    ours.start()
+    _wait_for(present)
+    with monkeypatch.context() as broken:
+        broken.setattr(process, "wait", break_off)
+        with pytest.raises(SystemExit):
+            ours.run(work)
+    ours.close()
+
+    assert (told, seen) == ([True], {1})
+    assert present() == set()
 
 
 # Signals

@@ -35,5 +35,5 @@ def test_no_task_is_ended_before_what_it_waits_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVERGRANT_HTTP_TIMEOUT_SECONDS", "60")
     settings = load_settings()
-    # Claims for ten seconds, then two requests and a check, then five minutes of a store that is away.
+    # Claims for ten seconds, then two requests and a check, then three outcomes for a store that is away.
     assert wiring.longest_run_seconds(settings) > 10 + 3 * 60 + 3 * 15
