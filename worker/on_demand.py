@@ -4,12 +4,14 @@ Rules:
 - The command is a process like any worker: present at the store, with a journal of its own, claiming only in
   an epoch that it has confirmed.
 - While another process refreshes the grant, its outcome is waited for, at most as long as its lease.
-- Once a request may have left, an interrupt waits for its outcome to be stored.
+- Once a request may have left, an interrupt waits for its outcome to be stored, and so does each further one.
+  That ends: a request has a deadline, and a store that is away is given a time.
 - What a caller gets is what the store has afterwards.
 """
 
 import asyncio
-from typing import Final
+from collections.abc import Coroutine
+from typing import Final, TypeVar
 
 from worker.adapters.store.fleet import Stored
 from worker.core import lifecycle, policy
@@ -18,6 +20,8 @@ from worker.core.lifecycle import Phase
 from worker.core.ports import Held, Lease, Paused, Settling
 from worker.core.protocol import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.wiring import Runtime, lease_ms
+
+T = TypeVar("T")
 
 LOOK_AGAIN_SECONDS: Final = 0.1
 SETTLING_SLACK_SECONDS: Final = 5.0  # beyond the longest that a store settles
@@ -73,16 +77,26 @@ async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
 
 
 async def _refresh(runtime: Runtime, lease: Lease) -> Stored:
-    refresh = asyncio.create_task(runtime.refresher.refresh_one(lease))
-    try:
-        outcome = await asyncio.shield(refresh)
-    except asyncio.CancelledError:  # Ctrl-C: the answer on its way may be the only living tokens
-        await refresh
-        raise
+    outcome = await _to_its_end(runtime.refresher.refresh_one(lease))
     after = await _find(runtime, lease.grant.id)
     if isinstance(outcome, Refreshed):
         return after
     raise RefreshFailedError(f"{lease.grant.id} was not refreshed: {_why(outcome)}; {_what_next(after)}")
+
+
+async def _to_its_end(work: Coroutine[None, None, T]) -> T:
+    """Do what no interrupt may break off: the answer on its way may be the only living tokens."""
+    task = asyncio.create_task(work)
+    interrupt = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            interrupt = error
+    done = task.result()
+    if interrupt is not None:
+        raise interrupt
+    return done
 
 
 async def _put_back(runtime: Runtime, lease: Lease) -> None:

@@ -4,6 +4,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from worker.sandbox.client import Sandbox
 
 Cli = Any  # conftest.py has it; test modules cannot import one another
@@ -136,18 +138,29 @@ def test_a_grant_that_cannot_get_a_token_prints_none(cli: Cli, line: Line) -> No
     assert "the person must connect again" in done.complaint
 
 
-def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored(
-    cli: Cli, enroll: Line, sandbox: Sandbox, wait_until: Callable[[Callable[[], object]], None]
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
+@pytest.mark.parametrize("times", [1, 5])
+def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored_however_often_it_comes(
+    cli: Cli,
+    enroll: Line,
+    sandbox: Sandbox,
+    wait_until: Callable[[Callable[[], object]], None],
+    number: signal.Signals,
+    times: int,
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
     before = sandbox.totals()["requests"]
     with sandbox.fault("latency", ms=1500), cli.running("grants", "refresh", grant["id"]) as process:
         wait_until(lambda: sandbox.totals()["requests"] > before)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        for _ in range(times):
+            process.send_signal(number)
+            sandbox.totals()  # the command has a moment to hear this one before the next
+        _, said = process.communicate(timeout=30)
 
-    assert process.returncode == 130
+    assert (process.returncode, said) == (130, b"")
     assert cli.grants()[grant["id"]]["version"] == 1
     assert cli("grants", "refresh", grant["id"]).code == 0
 

@@ -160,6 +160,33 @@ async def test_its_answer_is_on_the_disk_before_the_store_is_asked_and_it_leaves
     assert await redis.exists(f"{prefix}present") == 0
 
 
+async def test_it_may_be_cancelled_again_and_again_and_ends_only_after_its_answer_is_stored(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, fleet: Fleet
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    before = sandbox.totals()["requests"]
+    with sandbox.fault("latency", ms=1500):
+        refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+        await _until(lambda: sandbox.totals()["requests"] > before)
+        for _ in range(5):
+            refreshing.cancel()
+            await asyncio.wait({refreshing}, timeout=0.02)
+        with pytest.raises(asyncio.CancelledError):
+            await refreshing
+
+    stored = await fleet.find(grant.id)
+    assert stored is not None
+    assert stored.grant.version == 1
+    assert stored.lease_until is None
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await asyncio.to_thread(holds):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
 def _on_disk(runtime: Runtime) -> list[Commit]:
     files = runtime.deployment.journals.glob("*/*.segment")
     return [commit for file in files for commit in segment.read(file).commits]

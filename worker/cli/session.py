@@ -110,11 +110,14 @@ def _store(chosen: "Settings") -> str:
 
 
 def _end_in_order() -> None:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: after what it must not drop."""
+    """Let Ctrl-C, SIGTERM and SIGHUP end a command after what it must not drop, however often they come.
+
+    At a second Ctrl-C asyncio itself would break off whatever runs.
+    """
     import asyncio
     import signal
 
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel if task is not None else loop.stop)
