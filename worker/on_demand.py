@@ -6,11 +6,14 @@ Rules:
 - While another process refreshes the grant, its outcome is waited for, at most as long as its lease.
 - Once a request may have left, an interrupt waits for its outcome to be stored, and so does each further one.
   That ends: a request has a deadline, and a store that is away is given a time.
+- It does not go while its answer waits for the store, within a bound: where there is no worker, nobody else
+  offers it. Where it must, it says what is left and where.
 - What a caller gets is what the store has afterwards.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from worker.adapters.store.fleet import Stored
@@ -24,6 +27,9 @@ from worker.wiring import Runtime, lease_ms
 T = TypeVar("T")
 
 LOOK_AGAIN_SECONDS: Final = 0.1
+OFFERED_SECONDS: Final = (
+    10.0  # how long at most what waits is offered, before the command goes without it stored
+)
 SETTLING_SLACK_SECONDS: Final = 5.0  # beyond the longest that a store settles
 
 
@@ -31,11 +37,16 @@ class RefreshFailedError(Exception):
     """No new tokens; the message is one line that says why and what becomes of the grant."""
 
 
+class AnswerLeftError(Exception):
+    """New tokens that the store does not have; the message is one line that says where they are."""
+
+
 async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
     """Refresh a grant, or wait for whoever does; returns it as it is stored then.
 
     Raises:
         RefreshFailedError: there are no new tokens.
+        AnswerLeftError: there are, and the store could not be reached to take them.
     """
     before = await _find(runtime, grant_id)
     if before.grant.client not in runtime.clients:
@@ -46,8 +57,18 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
     if lifecycle.phase_of(before.grant) is Phase.CONFIRMING and (before.due_at or 0) > now:
         seconds = ((before.due_at or 0) - now) // 1000
         raise RefreshFailedError(f"{grant_id} was rejected and is confirmed in {seconds} s: look again then")
-    async with runtime.presence.kept():
+    async with _present(runtime, grant_id):
         return await _refresh_or_wait(runtime, before)
+
+
+@asynccontextmanager
+async def _present(runtime: Runtime, grant_id: str) -> AsyncIterator[None]:
+    try:
+        async with runtime.presence.kept():
+            yield
+    finally:  # also where an interrupt cut short the last offers
+        if runtime.answers.waiting:
+            raise AnswerLeftError(f"{grant_id}: {_what_is_left(runtime)}")
 
 
 async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
@@ -77,11 +98,22 @@ async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
 
 
 async def _refresh(runtime: Runtime, lease: Lease) -> Stored:
-    outcome = await _to_its_end(runtime.refresher.refresh_one(lease))
+    try:
+        outcome = await _to_its_end(runtime.refresher.refresh_one(lease))
+    finally:
+        await _until_stored(runtime)
     after = await _find(runtime, lease.grant.id)
     if isinstance(outcome, Refreshed):
         return after
     raise RefreshFailedError(f"{lease.grant.id} was not refreshed: {_why(outcome)}; {_what_next(after)}")
+
+
+async def _until_stored(runtime: Runtime) -> None:
+    """Wait until the store has all answers, which this process's presence offers, or for a while."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + OFFERED_SECONDS
+    while runtime.answers.waiting and loop.time() < give_up_at:  # noqa: ASYNC110 presence offers it; this only looks
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
 
 async def _to_its_end(work: Coroutine[None, None, T]) -> T:
@@ -123,6 +155,15 @@ def _why(outcome: Rejected | ClientRejected | Unavailable | Unknown | None) -> s
             return "its tokens cannot be unsealed with the keys in EVERGRANT_KEYS"
         case Unavailable() | Unknown():
             return f"no usable answer from the provider ({outcome.detail})"
+
+
+def _what_is_left(runtime: Runtime) -> str:
+    if runtime.answers.off_disk:
+        return "neither the store nor the disk took its new tokens, and they are lost with this command"
+    return (
+        f"the store is away, and its new tokens are on disk in {runtime.deployment.journals.absolute()}:"
+        " a worker with this EVERGRANT_DATA_DIR stores them, or this command when it is run again"
+    )
 
 
 def _what_next(after: Stored) -> str:

@@ -110,6 +110,7 @@ class Runtime:
     clients: "ConfiguredClients"
     endpoint: HttpTokenEndpoint
     journal: Journal
+    answers: Answers
     presence: Presence
     refresher: Refresher
     rules: Rules
@@ -241,7 +242,19 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
             owner=owner, store=store, answers=answers, journal=journal, volume=volume, held=refresher.held
         )
         fleet = Fleet(redis, scripts, deployment.prefix)
-        yield Runtime(deployment, redis, store, fleet, clients, endpoint, journal, presence, refresher, rules)
+        yield Runtime(
+            deployment,
+            redis,
+            store,
+            fleet,
+            clients,
+            endpoint,
+            journal,
+            answers,
+            presence,
+            refresher,
+            rules,
+        )
 
 
 class ConfiguredClients:

@@ -1,11 +1,14 @@
 """`evergrant grants refresh` and `evergrant token`: tokens on demand."""
 
+import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from worker.adapters.embedded import EmbeddedServer
 from worker.sandbox.client import Sandbox
 
 Cli = Any  # conftest.py has it; test modules cannot import one another
@@ -163,6 +166,27 @@ def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored_ho
     assert (process.returncode, said) == (130, b"")
     assert cli.grants()[grant["id"]]["version"] == 1
     assert cli("grants", "refresh", grant["id"]).code == 0
+
+
+def test_an_answer_that_the_store_went_away_from_is_said_to_be_on_disk_and_the_same_command_stores_it(
+    embedded: Cli, enroll: Line, sandbox: Sandbox, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
+    grant = enroll()
+    embedded.take_in(grant)
+    data_dir = Path(embedded.environment["EVERGRANT_DATA_DIR"])
+    before = sandbox.totals()["requests"]
+    with sandbox.fault("latency", ms=1500), embedded.running("grants", "refresh", grant["id"]) as process:
+        wait_until(lambda: sandbox.totals()["requests"] > before)
+        os.kill(EmbeddedServer(data_dir).server_pid, signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    (complaint,) = said.decode().splitlines()
+    again = embedded("grants", "refresh", grant["id"])
+
+    assert process.returncode == 3
+    assert f"new tokens are on disk in {data_dir / 'journal'}" in complaint
+    assert again.out.startswith("refreshed: version 1,")
+    assert (again.code, again.err) == (0, "")
+    assert sandbox.grant(grant["id"])["rotations"] == 1
 
 
 def test_a_grant_that_is_being_confirmed_is_not_presented_again_at_once(

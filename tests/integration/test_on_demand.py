@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 
 from config import load_settings
-from worker import wiring
+from worker import on_demand, wiring
 from worker.adapters.journal import segment
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.scripts import source
 from worker.core.grant import Grant
-from worker.core.ports import Commit
-from worker.on_demand import refresh_now
+from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
+from worker.on_demand import AnswerLeftError, refresh_now
+from worker.refresher import Effort
 from worker.sandbox.client import Sandbox
 from worker.wiring import Runtime
 
@@ -178,6 +180,119 @@ async def test_it_may_be_cancelled_again_and_again_and_ends_only_after_its_answe
     assert stored is not None
     assert stored.grant.version == 1
     assert stored.lease_until is None
+
+
+# A store that goes away
+
+
+@pytest.fixture
+def shut_at_the_answer(runtime: Runtime, gate: Gate) -> None:
+    """Let the store be away from the moment that an answer is on the disk."""
+    closing: list[asyncio.Task[None]] = []
+
+    async def shut(_: bytes) -> None:
+        if _on_disk(runtime):
+            closing.append(asyncio.create_task(gate.shut()))
+            await asyncio.Event().wait()
+
+    gate.watch = shut
+
+
+@pytest.fixture
+def presented(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when nothing but an answer can be left to store: what else there was had one try."""
+    is_over = asyncio.Event()
+    refresh_one = runtime.refresher.refresh_one
+
+    async def refresh(lease: Lease) -> Any:
+        try:
+            return await refresh_one(lease)
+        finally:
+            is_over.set()
+
+    monkeypatch.setattr(runtime.refresher, "_effort", Effort(store_patience_seconds=0.0))
+    monkeypatch.setattr(runtime.refresher, "refresh_one", refresh)
+    return is_over
+
+
+@pytest.mark.usefixtures("shut_at_the_answer")
+async def test_its_answer_is_offered_until_the_store_is_back_and_only_then_it_leaves(
+    runtime: Runtime,
+    clients: Any,
+    sandbox: Sandbox,
+    gate: Gate,
+    enroll: Enroll,
+    presented: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    fleet: Fleet,
+    redis: Any,
+    prefix: str,
+) -> None:
+    monkeypatch.setattr(on_demand, "OFFERED_SECONDS", PATIENCE_SECONDS)
+    (grant,) = await enroll(sandbox, clients)
+
+    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    await presented.wait()
+    done, _ = await asyncio.wait({refreshing}, timeout=0.5)
+    assert not done
+    assert runtime.answers.waiting == 1
+    gate.watch = None
+    await gate.open()
+    with pytest.raises(StoreUnavailableError):  # what else was to be said to it could not be
+        await refreshing
+
+    stored = await fleet.find(grant.id)
+    assert stored is not None
+    assert stored.grant.version == 1
+    assert await redis.exists(f"{prefix}present") == 0
+
+
+@pytest.mark.usefixtures("shut_at_the_answer")
+@pytest.mark.parametrize("interrupted", [False, True], ids=["its-time-is-up", "interrupted"])
+async def test_where_the_store_stays_away_it_says_in_which_directory_its_answer_is(
+    runtime: Runtime,
+    clients: Any,
+    sandbox: Sandbox,
+    enroll: Enroll,
+    presented: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    interrupted: bool,
+) -> None:
+    monkeypatch.setattr(on_demand, "OFFERED_SECONDS", PATIENCE_SECONDS if interrupted else 0.0)
+    (grant,) = await enroll(sandbox, clients)
+
+    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    await presented.wait()
+    assert runtime.answers.waiting == 1
+    while interrupted and not refreshing.done():
+        refreshing.cancel()
+        await asyncio.wait({refreshing}, timeout=0.02)
+    with pytest.raises(AnswerLeftError, match=re.escape(f"on disk in {runtime.deployment.journals}:")):
+        await refreshing
+
+    assert len(_on_disk(runtime)) == 1
+
+
+@pytest.mark.usefixtures("presented")
+async def test_an_answer_that_neither_disk_nor_store_took_is_not_said_to_be_on_disk(
+    runtime: Runtime,
+    clients: Any,
+    sandbox: Sandbox,
+    gate: Gate,
+    enroll: Enroll,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(_: Commit) -> None:
+        await gate.shut()
+        raise JournalError("full")
+
+    monkeypatch.setattr(runtime.journal, "write", refuse)
+    monkeypatch.setattr(on_demand, "OFFERED_SECONDS", 0.0)
+    (grant,) = await enroll(sandbox, clients)
+
+    with pytest.raises(AnswerLeftError, match="they are lost with this command"):
+        await refresh_now(runtime, grant.id)
 
 
 async def _until(holds: Callable[[], bool]) -> None:

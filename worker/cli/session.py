@@ -57,6 +57,7 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
 
     Raises:
         CommandError: a setting is wrong, or a server cannot be reached.
+        typer.Exit: an answer could not be stored, and where it is has been said.
     """
     chosen = settings()  # before all that takes long to load
 
@@ -75,6 +76,7 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     from worker.adapters.store.demand import ShortfallError
     from worker.adapters.store.record import UnreadableError
     from worker.core.ports import StoreUnavailableError
+    from worker.on_demand import AnswerLeftError
 
     configure_logging("error", "console")
     try:
@@ -83,7 +85,13 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         async def work_on_it() -> T:
             _end_in_order()
             async with wiring.open_runtime(deployment) as runtime:
-                return await work(runtime)
+                try:
+                    return await work(runtime)
+                except AnswerLeftError as problem:
+                    note(
+                        f"evergrant: {problem}"
+                    )  # at once: an interrupt may cut short what is still to be closed
+                    raise typer.Exit(UNREACHABLE) from None
 
         with wiring.embedded_server(chosen) or nullcontext():
             return asyncio.run(work_on_it())
