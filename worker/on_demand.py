@@ -3,6 +3,7 @@
 Rules:
 - The command is a process like any worker: present at the store, with a journal of its own, claiming only in
   an epoch that it has confirmed.
+- Nothing is presented unless the disk has room for the answer.
 - While another process refreshes the grant, its outcome is waited for, at most as long as its lease.
 - Once a request may have left, an interrupt waits for its outcome to be stored, and so does each further one.
   That ends: a request has a deadline, and a store that is away is given a time.
@@ -20,7 +21,7 @@ from worker.adapters.store.fleet import Stored
 from worker.core import lifecycle, policy
 from worker.core.grant import Status
 from worker.core.lifecycle import Phase
-from worker.core.ports import Held, Lease, Paused, Settling
+from worker.core.ports import Held, JournalError, Lease, Paused, Settling
 from worker.core.protocol import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.wiring import Runtime, lease_ms
 
@@ -57,6 +58,7 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
     if lifecycle.phase_of(before.grant) is Phase.CONFIRMING and (before.due_at or 0) > now:
         seconds = ((before.due_at or 0) - now) // 1000
         raise RefreshFailedError(f"{grant_id} was rejected and is confirmed in {seconds} s: look again then")
+    await _reserve(runtime, grant_id)  # here too: a presence would say it again
     async with _present(runtime, grant_id):
         return await _refresh_or_wait(runtime, before)
 
@@ -75,13 +77,13 @@ async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
     grant_id = before.grant.id
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + lease_ms(runtime.deployment.settings) / 1000 + SETTLING_SLACK_SECONDS
-    lease = await runtime.store.lease(grant_id)
+    lease = await _lease(runtime, grant_id)
     while isinstance(lease, Held | Settling) and loop.time() < give_up_at:
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
         after = await _find(runtime, grant_id)
         if after.grant.version > before.grant.version:
             return after
-        lease = await runtime.store.lease(grant_id)
+        lease = await _lease(runtime, grant_id)
     match lease:
         case Held() | Settling():
             why = "another process refreshes it" if isinstance(lease, Held) else "the store is settling"
@@ -95,6 +97,20 @@ async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
             return await _find(runtime, grant_id)
         case Lease():
             return await _refresh(runtime, lease)
+
+
+async def _lease(runtime: Runtime, grant_id: str) -> Lease | Held | Settling | Paused | None:
+    await _reserve(runtime, grant_id)
+    return await runtime.store.lease(grant_id)
+
+
+async def _reserve(runtime: Runtime, grant_id: str) -> None:
+    try:
+        await runtime.journal.reserve(1)
+    except JournalError as problem:
+        raise RefreshFailedError(
+            f"{grant_id} was not refreshed: its new tokens could not be kept safe: {problem}"
+        ) from None
 
 
 async def _refresh(runtime: Runtime, lease: Lease) -> Stored:

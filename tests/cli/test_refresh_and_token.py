@@ -89,6 +89,27 @@ def test_a_wrong_secret_in_one_shell_leaves_the_grant_and_the_workers_client_as_
     assert cli("grants", "refresh", grant["id"]).code == 0
 
 
+@pytest.mark.parametrize("command", [("grants", "refresh"), ("token", "--min-ttl", "3000")], ids=" ".join)
+def test_where_the_disk_cannot_take_an_answer_none_is_asked_for(
+    cli: Cli, enroll: Line, sandbox: Sandbox, command: tuple[str, ...]
+) -> None:
+    grant = enroll(age_seconds=1_800)
+    cli.take_in(grant)
+    in_its_place = cli.home / "data" / "journal"
+    in_its_place.parent.mkdir()
+    in_its_place.touch()
+    diskless = cli.having(DATA_DIR=str(in_its_place.parent))
+
+    done = diskless(*command, grant["id"])
+
+    assert (done.code, done.out) == (1, "")
+    assert done.complaint.startswith(f"evergrant: {grant['id']} was not refreshed: ")
+    assert str(in_its_place) in done.complaint
+    assert list(sandbox.log(grant["id"])) == []
+    in_its_place.unlink()
+    assert diskless(*command, grant["id"]).code == 0
+
+
 def test_a_provider_that_does_not_answer_is_named_as_such(cli: Cli, enroll: Line, sandbox: Sandbox) -> None:
     grant = enroll()
     cli.take_in(grant)

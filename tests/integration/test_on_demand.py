@@ -18,7 +18,7 @@ from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.scripts import source
 from worker.core.grant import Grant
 from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
-from worker.on_demand import AnswerLeftError, refresh_now
+from worker.on_demand import AnswerLeftError, RefreshFailedError, refresh_now
 from worker.refresher import Effort
 from worker.sandbox.client import Sandbox
 from worker.wiring import Runtime
@@ -180,6 +180,34 @@ async def test_it_may_be_cancelled_again_and_again_and_ends_only_after_its_answe
     assert stored is not None
     assert stored.grant.version == 1
     assert stored.lease_until is None
+
+
+async def test_nothing_is_leased_once_the_disk_has_no_room_for_the_answer(
+    runtime: Runtime,
+    clients: Any,
+    sandbox: Sandbox,
+    enroll: Enroll,
+    open_member: OpenMember,
+    end_lease: Callable[..., Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    worker = await open_member(clients)
+    await _agree(worker)
+    await worker.store.lease(grant.id)
+
+    async def refuse(_: int) -> None:
+        raise JournalError("journal: full")
+
+    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    done, _ = await asyncio.wait({refreshing}, timeout=0.3)
+    assert not done
+    monkeypatch.setattr(runtime.journal, "reserve", refuse)
+    await end_lease(grant.id)
+    with pytest.raises(RefreshFailedError, match="not be kept safe: journal: full"):
+        await refreshing
+
+    assert list(sandbox.log(grant.id)) == []
 
 
 # A store that goes away
