@@ -28,9 +28,7 @@ from worker.wiring import Runtime, lease_ms
 T = TypeVar("T")
 
 LOOK_AGAIN_SECONDS: Final = 0.1
-OFFERED_SECONDS: Final = (
-    10.0  # how long at most what waits is offered, before the command goes without it stored
-)
+OFFERED_SECONDS: Final = 10.0  # at most, what waits is offered, before the command goes without it stored
 SETTLING_SLACK_SECONDS: Final = 5.0  # beyond the longest that a store settles
 
 
@@ -128,7 +126,7 @@ async def _until_stored(runtime: Runtime) -> None:
     """Wait until the store has all answers, which this process's presence offers, or for a while."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + OFFERED_SECONDS
-    while runtime.answers.waiting and loop.time() < give_up_at:  # noqa: ASYNC110 presence offers it; this only looks
+    while runtime.answers.waiting and loop.time() < give_up_at:  # noqa: ASYNC110 presence offers it
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
 

@@ -88,9 +88,8 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
                 try:
                     return await work(runtime)
                 except AnswerLeftError as problem:
-                    note(
-                        f"evergrant: {problem}"
-                    )  # at once: an interrupt may cut short what is still to be closed
+                    # At once: an interrupt may cut short what is still to be closed.
+                    note(f"evergrant: {problem}")
                     raise typer.Exit(UNREACHABLE) from None
 
         with wiring.embedded_server(chosen) or nullcontext():
