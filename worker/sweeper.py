@@ -5,8 +5,10 @@ that is lost costs no more than its leases do, and neither two beats nor two swe
 the due grants need.
 """
 
+import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Final
 
@@ -16,6 +18,7 @@ from worker.core.ports import StoreUnavailableError
 from worker.wiring import Runtime, lease_ms
 
 MOST_RUNNERS: Final = 4  # of one client
+GIVE_BACK_SECONDS: Final = 5.0  # then the place comes free by itself, as a lost task's does
 ROUNDS: Final = 4  # times its requests in flight: what one refresher is expected to take on
 
 log = structlog.get_logger(__name__)
@@ -46,14 +49,22 @@ async def reserve_runners(runtime: Runtime) -> list[tuple[str, str]]:
 
 
 async def run_refresher(runtime: Runtime, client: str, runner: str, stop: Callable[[], bool]) -> None:
-    """Refresh what a client has due, and give the place back."""
+    """Refresh what a client has due, and give the place back, whatever comes of it."""
     if client not in runtime.clients:
         log.warning("refresh.client_not_configured", client=client)
         return
     try:
         attempted = await runtime.refresher.drain(client, runner, stop)
-        await runtime.store.release_runner(client, runner)
     except StoreUnavailableError as problem:
         log.warning("refresh.store_away", client=client, problem=str(problem))
         return
+    finally:
+        await _give_back(runtime, client, runner)
     log.info("refresh.done", client=client, attempted=attempted)
+
+
+async def _give_back(runtime: Runtime, client: str, runner: str) -> None:
+    """Let another take this place, if the store hears of it in time: this task may be about to be ended."""
+    with suppress(StoreUnavailableError, TimeoutError):
+        async with asyncio.timeout(GIVE_BACK_SECONDS):
+            await runtime.store.release_runner(client, runner)

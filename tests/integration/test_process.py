@@ -12,6 +12,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ import redis as blocking
 from redis.asyncio import Redis
 
 from config import SettingsError, load_settings
-from worker import process, wiring
+from worker import process, sweeper, wiring
 from worker.adapters.journal import segment
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.fleet import Fleet
 from worker.core.grant import Grant
-from worker.core.ports import Commit
+from worker.core.ports import Commit, StoreUnavailableError
 from worker.process import Process, should_stop
 from worker.sandbox.client import Sandbox
+from worker.sweeper import run_refresher
 from worker.wiring import Deployment, Runtime
 
 PATIENCE_SECONDS = 60.0
@@ -293,6 +295,64 @@ def test_a_refresh_task_gives_back_the_place_that_was_reserved_for_it(
 
         assert out.endswith("done\n")
         assert connection.zrange(place, 0, -1) == [b"another"]
+
+
+def _surprise() -> bool:
+    raise LookupError("in the middle of it")
+
+
+def _lose_the_store() -> bool:
+    raise StoreUnavailableError("in the middle of it")
+
+
+def _cancel() -> bool:
+    task = asyncio.current_task()
+    assert task is not None
+    return not task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("break_off", "ending"),
+    [
+        (_surprise, pytest.raises(LookupError)),
+        (_lose_the_store, nullcontext()),
+        (_cancel, pytest.raises(asyncio.CancelledError)),
+    ],
+    ids=["a-surprise", "store-away", "cancelled"],
+)
+def test_a_refresher_that_broke_off_gives_back_its_place(
+    ours: Process,
+    valkey_socket: Path,
+    prefix: str,
+    break_off: Callable[[], bool],
+    ending: AbstractContextManager[Any],
+) -> None:
+    async def work(runtime: Runtime) -> None:
+        with ending:
+            await asyncio.create_task(run_refresher(runtime, "acme", "this-task", break_off))
+
+    with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
+        place = f"{prefix}runners:acme"
+        connection.zadd(place, {"this-task": 8e15, "another": 8e15})
+
+        ours.run(work)
+
+        assert connection.zrange(place, 0, -1) == [b"another"]
+
+
+def test_a_store_that_does_not_answer_holds_up_no_refresher_that_is_done(
+    ours: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def say_nothing(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def work(runtime: Runtime) -> None:
+        monkeypatch.setattr(runtime.store, "release_runner", say_nothing)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await run_refresher(runtime, "acme", "this-task", should_stop)
+
+    monkeypatch.setattr(sweeper, "GIVE_BACK_SECONDS", 0.01)
+    ours.run(work)
 
 
 # A kill
