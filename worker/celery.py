@@ -77,7 +77,9 @@ class BoundedScheduler(Scheduler):
     """Celery's own scheduler, in memory, that adds nothing to a queue nobody empties."""
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **options: Any) -> Any:  # noqa: FBT001, FBT002 the base class's signature
-        """Publish an entry's task, unless too many wait already."""
+        """Publish an entry's task, unless too many wait already; first bring back a server that died."""
+        if server is not None:
+            server.keep_running(_tell)
         with self.app.connection_for_write() as connection:
             channel: Any = connection.default_channel
             queue = self.app.amqp.queues[app.conf.task_default_queue](channel)

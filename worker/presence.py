@@ -13,6 +13,8 @@ Rules:
 - It gives back the same before it says that it is gone: nobody waits for it afterwards.
 - The journal of a process that died is adopted by whoever finds it on the same volume, room or none.
 - A process whose journal cannot take another answer says so, and does not claim.
+- An embedded server is brought back when it is away. That is done here and not in a worker's main process,
+  which waits for its broker then, and whose forks would inherit the locks held while a server starts.
 """
 
 import asyncio
@@ -35,6 +37,8 @@ from worker.core.ports import (
     StoreUnavailableError,
     Verdict,
 )
+
+KeepRunning = Callable[[Callable[[str], None]], None]
 
 PULSE_SECONDS: Final = 1.0  # a third of the silence that begins an epoch: see prelude.lua
 LEAVE_SECONDS: Final = 5.0
@@ -86,7 +90,18 @@ class Volume(Protocol):
 
 
 class Presence:
-    """Keeps one process known to the store, and in agreement with it."""
+    """Keeps one process known to the store, and in agreement with it.
+
+    Args:
+        owner: names this process.
+        store: where it is present.
+        answers: those that wait.
+        journal: its own.
+        volume: where those of the dead are found.
+        held: its leases.
+        keep_running: brings the store's server back and tells of it; blocks, but not without end. `None`
+            where the server is somebody else's.
+    """
 
     def __init__(
         self,
@@ -97,6 +112,7 @@ class Presence:
         journal: Journal,
         volume: Volume,
         held: Callable[[], Sequence[Lease]],
+        keep_running: KeepRunning | None = None,
     ) -> None:
         self._owner = owner
         self._store = store
@@ -104,6 +120,7 @@ class Presence:
         self._journal = journal
         self._volume = volume
         self._held = held
+        self._keep_running = keep_running
         self._adopted: list[Orphan] = []
         self._unplayed: list[Orphan] = []
         self._epoch: Epoch | None = None
@@ -116,7 +133,7 @@ class Presence:
     async def kept(self) -> AsyncIterator[None]:
         """Be present for as long as the block lasts."""
         keeping = [
-            asyncio.create_task(self._repeat(self.pulse)),
+            asyncio.create_task(self._repeat(self._live)),
             asyncio.create_task(self._repeat(self.agree, self._news)),
         ]
         try:
@@ -126,6 +143,19 @@ class Presence:
                 task.cancel()
             await asyncio.gather(*keeping, return_exceptions=True)
             await self._leave()
+
+    async def _live(self) -> None:
+        """Pulse, and bring the server back that does not hear it."""
+        try:
+            await self.pulse()
+        except StoreUnavailableError:
+            if self._keep_running is None:
+                raise
+            bringing = asyncio.create_task(asyncio.to_thread(self._keep_running, _log_of_the_server))
+            try:
+                await asyncio.shield(bringing)
+            finally:
+                await asyncio.wait([bringing])  # nobody may close the server's use under the thread
 
     async def pulse(self) -> None:
         """Say that this process lives, and learn which epoch the store is in.
@@ -249,3 +279,7 @@ async def _apart(telling: Awaitable[None], grant_id: str) -> None:
         await telling
     except StoreRefusedError as problem:
         log.error("grant.cannot_be_told", grant=grant_id, problem=str(problem))  # noqa: TRY400
+
+
+def _log_of_the_server(line: str) -> None:
+    log.warning("store.server", said=line)

@@ -222,7 +222,10 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
     endpoint = HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds)
     volume = Volume(deployment.journals, settings.journal_seconds)
     journal = Journal(deployment.journals, owner, settings.journal_seconds)
+    server = embedded_server(settings)
     async with redis, redis_for_groups, endpoint, AsyncExitStack() as opened:
+        if server is not None:
+            opened.callback(server.close)
         opened.callback(volume.close)
         opened.push_async_callback(journal.close)
         answers = Answers(store=store, journal=journal, sealer=deployment.keys)
@@ -239,7 +242,13 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
             effort=_effort(settings),
         )
         presence = Presence(
-            owner=owner, store=store, answers=answers, journal=journal, volume=volume, held=refresher.held
+            owner=owner,
+            store=store,
+            answers=answers,
+            journal=journal,
+            volume=volume,
+            held=refresher.held,
+            keep_running=None if server is None else server.keep_running,
         )
         fleet = Fleet(redis, scripts, deployment.prefix)
         yield Runtime(

@@ -118,10 +118,12 @@ class Strikes:
             written = {log: log.stat().st_size for log in self._append_only_files()}
             time.sleep(FORGOTTEN_SECONDS)
         os.kill(pid, signal.SIGKILL)
-        if written:
-            self._forget(written)
         try:
-            yield pid
+            with self._locked_out() as is_dead:
+                for log, size in written.items():
+                    if is_dead and log.exists():
+                        os.truncate(log, size)
+                yield pid
         finally:
             self._house.server.open()
 
@@ -136,17 +138,14 @@ class Strikes:
     def _append_only_files(self) -> list[Path]:
         return sorted((self._house.directory / "data").rglob("*.incr.aof"))
 
-    def _forget(self, written: dict[Path, int]) -> None:
-        """Cut off what was written since, under the lock that keeps everyone from starting the server."""
+    @contextmanager
+    def _locked_out(self) -> Iterator[bool]:
+        """Keep everyone from bringing the dead server back; tells whether nobody was quicker."""
         with (self._house.directory / "data" / "server.lock").open("rb") as lock:
             end = time.monotonic() + DEATH_SECONDS
-            while not _locked(lock.fileno()):
-                if time.monotonic() > end:  # a worker that was just starting has brought it up again
-                    return
+            while not (is_ours := _locked(lock.fileno())) and time.monotonic() < end:
                 time.sleep(0.001)
-            for log, size in written.items():
-                if log.exists():
-                    os.truncate(log, size)
+            yield is_ours
 
     @contextmanager
     def _provider_faulty(self, fault: dict[str, str | float]) -> Iterator[None]:

@@ -4,11 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
+import redis
 
 from config import load_settings
+from worker.adapters.embedded import EmbeddedServerError
 from worker.wiring import lease_ms
 
 SLOW_MACHINE_SECONDS = 15.0  # for a new worker to start, and a sweep
@@ -106,19 +109,48 @@ def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(
     assert house.sandbox.totals()["undelivered"] == 0
 
 
-def test_a_broker_and_store_that_was_away_is_found_again(build: Callable[..., Any]) -> None:
+def test_an_embedded_server_that_was_killed_is_brought_back_and_what_is_due_is_refreshed(
+    build: Callable[..., Any],
+) -> None:
     house = build(access_seconds=40)
     house.issue(60, spread_seconds=20)
     house.start_worker()
     house.start_beat()
     house.wait_until(lambda: house.refreshed() > 0, "the first rotation")
 
-    os.kill(house.server.server_pid, signal.SIGKILL)
-    house.server.close()
-    house.server.open()
+    _kill_server(house)
+    house.wait_until(house.server.is_running, "a server that nobody was asked to start")
     before = house.refreshed()
-    house.wait_until(lambda: house.refreshed() > before + 10, "rotations after the restart")
+    house.wait_until(lambda: house.refreshed() > before + 10, "rotations after it")
     house.stop()
 
+    assert house.log.read_text().count("embedded server: was gone and has been started again") == 1
     assert house.lost() == []
     assert house.sandbox.totals()["superseded"] == 0
+
+
+@pytest.mark.parametrize("kind", ["worker", "beat"])
+def test_one_process_alone_brings_the_embedded_server_back_as_often_as_it_dies(
+    build: Callable[..., Any], kind: str
+) -> None:
+    house = build()
+    with closing(redis.Redis.from_url(house.server.url)) as store:
+        if kind == "worker":
+            house.start_worker()
+            house.wait_until(lambda: store.zcard("{evergrant}:present") == 2, "two children at work")
+        else:
+            house.start_beat()
+            house.wait_until(lambda: store.llen("{evergrant}:celery:evergrant"), "its first message")
+
+    for _ in range(2):
+        _kill_server(house)
+        house.wait_until(house.server.is_running, "a server that nobody was asked to start")
+
+
+def _kill_server(house: Any) -> None:
+    """`kill -9`; returns when it is dead."""
+    pid = house.server.server_pid
+    os.kill(pid, signal.SIGKILL)
+    with suppress(EmbeddedServerError):
+        while house.server.server_pid == pid:
+            time.sleep(0.01)

@@ -204,6 +204,65 @@ def test_data_survives_a_killed_server_and_open_brings_it_back(data_dir: Path) -
     assert not server_lives(data_dir)
 
 
+def test_a_server_that_is_kept_running_is_back_after_a_kill_and_that_is_said_once(data_dir: Path) -> None:
+    said: list[str] = []
+    with EmbeddedServer(data_dir) as server:
+        first = server.server_pid
+        server.keep_running(said.append)
+        assert said == []
+        os.kill(first, signal.SIGKILL)
+        await_end_of_server(data_dir)
+
+        for _ in range(2):
+            server.keep_running(said.append)
+
+        assert server.server_pid != first
+    assert said == [f"embedded server: was gone and has been started again; log: {data_dir / 'valkey.log'}"]
+
+
+def test_a_server_that_only_stood_still_is_waited_for_and_nothing_is_said(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with EmbeddedServer(data_dir) as server, monkeypatch.context() as patch:
+        pid = server.server_pid
+
+        def let_it_go_on(_: float) -> None:
+            patch.undo()
+            os.kill(pid, signal.SIGCONT)
+
+        patch.setattr(embedded, "ANSWER_SECONDS", 0.1)
+        patch.setattr(time, "sleep", let_it_go_on)
+        os.kill(pid, signal.SIGSTOP)
+        server.keep_running(said.append)
+
+        assert server.server_pid == pid
+    assert said == []
+
+
+def test_what_keeps_it_from_running_is_said_once_until_it_runs_again(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(embedded, "START_SECONDS", 0.1)
+    with EmbeddedServer(data_dir) as server:
+        for _ in range(2):
+            os.kill(server.server_pid, signal.SIGKILL)
+            await_end_of_server(data_dir)
+            with (data_dir / "server.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for _ in range(3):
+                    server.keep_running(said.append)
+            with monkeypatch.context() as patient:
+                patient.setattr(embedded, "START_SECONDS", 10.0)
+                server.keep_running(said.append)
+            assert server.is_running()
+
+    in_the_way, back = "gave no answer on ", "started again"
+    heads = [next(word for word in (in_the_way, back) if word in line) for line in said]
+    assert heads == [in_the_way, back, in_the_way, back]
+
+
 def test_open_and_close_may_be_repeated(data_dir: Path) -> None:
     server = EmbeddedServer(data_dir)
     server.close()

@@ -5,8 +5,8 @@ fsynced. Its rules:
 
 - One server per data directory. Its process holds an flock on `server.lock` from its birth to its end, so
   whoever gets that lock knows that no server lives, however its starter died.
-- Whoever finds it running connects; whoever finds it absent starts it. It runs in a session of its own, so a
-  Ctrl-C in its starter's terminal does not reach it.
+- Whoever finds it running connects; whoever finds it absent starts it, also when it died under its users
+  (`keep_running`). It runs in a session of its own, so a Ctrl-C in its starter's terminal does not reach it.
 - The last one out turns off the light. A user holds a shared flock on `users.lock`, before it looks at the
   server; whoever gets that lock alone is the last and stops the server. A killed user's lock goes with it.
 - A forked child keeps its parent's shared lock alive and never stops the server on the parent's behalf.
@@ -23,6 +23,7 @@ import shutil
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -87,6 +88,7 @@ class EmbeddedServer:
         self._users_lock = self._data_dir / "users.lock"
         self._membership: int | None = None
         self._member_pid = 0
+        self._trouble_is_told = False
 
     @property
     def socket_path(self) -> Path:
@@ -124,12 +126,15 @@ class EmbeddedServer:
         """Whether the server answers and has loaded its data."""
         return self._ping() is None
 
-    def open(self) -> None:
+    def open(self) -> bool:
         """Become a user of the server, which is started if it does not run.
 
         On an open one it brings a server back that died meanwhile, and else does nothing. When it fails, this
         process is no user any more; a server that was still loading goes on, and the next open() finds it
         further along.
+
+        Returns:
+            Whether it was this process that started it.
 
         Raises:
             EmbeddedServerError: The directory, the binary or the server cannot be used, or a wait ran out.
@@ -137,13 +142,33 @@ class EmbeddedServer:
         try:
             self._prepare_directories()
             self._join()
-            self._bring_up()
+            return self._bring_up()
         except (OSError, subprocess.SubprocessError) as error:
             self._forget_membership()
             raise self._failure(f"cannot use {self._data_dir}", error) from error
         except BaseException:
             self._forget_membership()
             raise
+
+    def keep_running(self, tell: Callable[[str], None]) -> None:
+        """Bring the server back if it died; to be called again and again.
+
+        Args:
+            tell: is told in a line that this process started it again; and what is in the way, once.
+        """
+        if self.is_running():
+            self._trouble_is_told = False
+            return
+        try:
+            was_started = self.open()
+        except EmbeddedServerError as problem:
+            if not self._trouble_is_told:
+                tell(str(problem))
+            self._trouble_is_told = True
+            return
+        self._trouble_is_told = False
+        if was_started:
+            tell(str(self._failure("was gone and has been started again")))
 
     def close(self) -> None:
         """Stop being a user of the server, and stop it if nobody else is one.
@@ -210,8 +235,8 @@ class EmbeddedServer:
             os.close(self._membership)
             self._membership = None
 
-    def _bring_up(self) -> None:
-        """Wait for the server to answer PING, and start it if there is none."""
+    def _bring_up(self) -> bool:
+        """Wait for the server to answer PING, and start it if there is none; returns whether it did that."""
         begun = time.monotonic()
         limit = START_SECONDS
         process: subprocess.Popen[bytes] | None = None
@@ -225,6 +250,7 @@ class EmbeddedServer:
             if time.monotonic() - begun > limit:
                 raise self._failure(f"gave no answer on {self.socket_path} in {limit:g} s", silence)
             time.sleep(POLL_SECONDS)
+        return process is not None
 
     def _start_if_absent(self) -> subprocess.Popen[bytes] | None:
         lock = _try_lock(self._server_lock, fcntl.LOCK_EX)

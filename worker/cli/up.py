@@ -2,27 +2,11 @@
 
 import signal
 import threading
-from typing import TYPE_CHECKING
 
 from worker.cli.output import note
 from worker.cli.session import BAD_STATE, SETTINGS, UNREACHABLE, CommandError, settings
 
-if TYPE_CHECKING:
-    from worker.adapters.embedded import EmbeddedServer
-
 LOOK_SECONDS = 0.5
-
-
-def _keep_running(server: "EmbeddedServer | None") -> None:
-    """Start the server again if it died; if that fails, say so and try at the next look."""
-    from worker.adapters.embedded import EmbeddedServerError
-
-    if server is None or server.is_running():
-        return
-    try:
-        server.open()
-    except EmbeddedServerError as problem:
-        note(f"evergrant: {problem}")
 
 
 def up() -> None:
@@ -43,7 +27,7 @@ def up() -> None:
         signal.signal(number, lambda *_: stopping.set())
     children = Children(stop_seconds=2 * wiring.in_flight_seconds(chosen))
     try:
-        deployment = wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
+        deployment = wiring.deploy(chosen, _tell)
         with wiring.embedded_server(chosen) or nullcontext() as server:
             wiring.reach_store(deployment)
             try:
@@ -51,7 +35,8 @@ def up() -> None:
                 children.start("beat", BEAT)
                 note("evergrant: worker and beat are running; Ctrl-C stops them")
                 while not stopping.wait(LOOK_SECONDS):
-                    _keep_running(server)
+                    if server is not None:
+                        server.keep_running(_tell)
                     children.look_after()
             finally:
                 children.stop()
@@ -64,3 +49,7 @@ def up() -> None:
     except ChildGaveUpError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
     note("evergrant: stopped")
+
+
+def _tell(line: str) -> None:
+    note(f"evergrant: {line}")
