@@ -99,7 +99,8 @@ def _tell(line: str) -> None:
     sys.stderr.write(f"evergrant: {line}\n")
 
 
-this_process = process.Process(deploy)
+warnings: list[str] = []  # about the store, at start
+this_process = process.Process(deploy, warnings)
 
 
 @signals.setup_logging.connect
@@ -116,7 +117,8 @@ def _prepare(**_: Any) -> None:
         if server is not None:
             server.open()
             atexit.register(server.close)
-        for warning in wiring.check_store(deployment):
+        warnings.extend(wiring.check_store(deployment))
+        for warning in warnings:
             _tell(warning)
     except (SettingsError, wiring.EmbeddedServerError) as problem:
         _tell(str(problem))

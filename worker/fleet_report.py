@@ -188,9 +188,9 @@ def _of_worker(owner: str, trouble: str) -> Incident:
     return Incident(
         "worker_stopped_claiming",
         owner,
-        f"it has no room for answers, so it claims nothing ({trouble})",
+        f"it claims nothing ({trouble})",
         None,
-        "Make room on that disk, or set EVERGRANT_DATA_DIR to one that has: it goes on by itself.",
+        "Mend that; a full disk by making room, or with another EVERGRANT_DATA_DIR. It goes on by itself.",
         needs_a_person=True,
     )
 

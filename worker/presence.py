@@ -13,6 +13,8 @@ Rules:
 - It gives back the same before it says that it is gone: nobody waits for it afterwards.
 - The journal of a process that died is adopted by whoever finds it on the same volume, room or none.
 - A process whose journal cannot take another answer says so, and does not claim.
+- Nor does one to which the store is unfit. It looks once in each epoch, gives back what it knows all the
+  same, and confirms no epoch, looking again at each step, until the store is fit.
 - An embedded server is brought back when it is away. That is done here and not in a worker's main process,
   which waits for its broker then, and whose forks would inherit the locks held while a server starts.
 """
@@ -101,6 +103,7 @@ class Presence:
         held: its leases.
         keep_running: brings the store's server back and tells of it; blocks, but not without end. `None`
             where the server is somebody else's.
+        examine: finds out why nothing may be claimed of the store, if anything; `None` where nobody looks.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class Presence:
         volume: Volume,
         held: Callable[[], Sequence[Lease]],
         keep_running: KeepRunning | None = None,
+        examine: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self._owner = owner
         self._store = store
@@ -121,10 +125,13 @@ class Presence:
         self._volume = volume
         self._held = held
         self._keep_running = keep_running
+        self._examine = examine
         self._adopted: list[Orphan] = []
         self._unplayed: list[Orphan] = []
         self._epoch: Epoch | None = None
+        self._given_back: int | None = None  # in which epoch
         self._confirmed: int | None = None
+        self._refusal = ""  # why nothing may be claimed of the store
         self._trouble = ""
         self._is_away = False
         self._news = asyncio.Event()  # an epoch that is not confirmed yet
@@ -187,8 +194,7 @@ class Presence:
         if self._epoch is None:
             await self.pulse()
         epoch = self._epoch
-        is_new = epoch is not None and epoch.number != self._confirmed
-        if is_new:
+        if epoch is not None and epoch.number != self._given_back:
             leases = self._held()
             await asyncio.gather(*(_apart(self._store.reassert(held), held.grant.id) for held in leases))
             off_disk = self._answers.off_disk
@@ -197,7 +203,11 @@ class Presence:
         while self._unplayed:
             await self._take_over(self._unplayed[-1])
             self._unplayed.pop()
-        if epoch is not None and is_new:
+        if epoch is not None and epoch.number != self._confirmed:
+            self._given_back = epoch.number
+            self._refusal = "" if self._examine is None else await self._examine()
+            if self._refusal:
+                return False
             self._epoch = await self._store.confirm(epoch)
             self._confirmed = epoch.number
         if not self._is_away and self._epoch is not None and self._epoch.number == self._confirmed:
@@ -213,6 +223,9 @@ class Presence:
                     await step()
             except Exception:
                 log.exception("presence.broke_off")
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # redis-py may lose a cancellation, while it connects
+                return
             # Not `wait_for`: on Python 3.11 it may swallow a cancellation that comes together with the news.
             with suppress(TimeoutError):
                 async with asyncio.timeout(PULSE_SECONDS):
@@ -221,7 +234,7 @@ class Presence:
 
     async def _look_at_the_disk(self) -> None:
         """Find journals to adopt, and note what keeps this process from claiming."""
-        trouble = ""
+        trouble = self._refusal
         try:
             found = await asyncio.to_thread(self._volume.adopt, self._owner)
             self._adopted += found

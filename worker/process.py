@@ -15,7 +15,7 @@ Rules:
 import gc
 import mmap
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -71,10 +71,12 @@ class Process:
 
     Args:
         deploy: finds out where things are; called in the process that will use them.
+        told: the warnings about the store that were given by then.
     """
 
-    def __init__(self, deploy: Callable[[], Deployment]) -> None:
+    def __init__(self, deploy: Callable[[], Deployment], told: Collection[str] = ()) -> None:
         self._deploy = deploy
+        self._told = told
         self._open = ExitStack()
         self._home: tuple[BlockingPortal, Runtime] | None = None
         self._at_work: Future[Any] | None = None
@@ -112,13 +114,13 @@ class Process:
                 portal = opened.enter_context(
                     start_blocking_portal(name="evergrant", backend_options={"use_uvloop": True})
                 )
-                present = portal.wrap_async_context_manager(_present(self._deploy()))
+                present = portal.wrap_async_context_manager(_present(self._deploy(), self._told))
                 self._home = portal, opened.enter_context(present)
                 self._open = opened.pop_all()
         return self._home
 
 
 @asynccontextmanager
-async def _present(deployment: Deployment) -> AsyncIterator[Runtime]:
-    async with open_runtime(deployment) as runtime, runtime.presence.kept():
+async def _present(deployment: Deployment, told: Collection[str]) -> AsyncIterator[Runtime]:
+    async with open_runtime(deployment, told=told) as runtime, runtime.presence.kept():
         yield runtime

@@ -11,7 +11,7 @@ import random
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,15 @@ from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.volume import Volume
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.demand import Demand
-from worker.adapters.store.durability import Finding, Level, inspect_broker, inspect_durability
+from worker.adapters.store.durability import (
+    DurabilityWatch,
+    Finding,
+    Level,
+    inspect_broker,
+    inspect_durability,
+    refusal_of,
+    warnings_of,
+)
 from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import GROUP_SECONDS, Scripts
@@ -169,10 +177,9 @@ def check_store(deployment: Deployment) -> list[str]:
         findings = asyncio.run(ask())
     except RedisError:
         return []
-    for finding in findings:
-        if finding.level is Level.REFUSED:
-            raise SettingsError(f"EVERGRANT_REDIS_URL: {finding.text}")
-    return [finding.text for finding in findings if finding.level is Level.WARNING]
+    if refusal := refusal_of(findings):
+        raise SettingsError(refusal)
+    return warnings_of(findings)
 
 
 def reach_store(deployment: Deployment) -> None:
@@ -208,8 +215,16 @@ async def look_at_broker(runtime: Runtime) -> list[Finding]:
 
 
 @asynccontextmanager
-async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
-    """Connect everything in the running event loop, and close it at the end."""
+async def open_runtime(
+    deployment: Deployment, *, told: Collection[str] | None = None
+) -> AsyncIterator[Runtime]:
+    """Connect everything in the running event loop, and close it at the end.
+
+    Args:
+        deployment: where things are.
+        told: the warnings that `check_store` gave, for a worker, which looks again in each epoch; `None` for
+            a command that a person gives, who has `evergrant doctor`.
+    """
     settings = deployment.settings
     redis, redis_for_groups = _connect(deployment), _open(deployment.redis_url, reply_seconds=None)
     scripts = Scripts(redis_for_groups, deployment.prefix, deployment.demand)
@@ -223,6 +238,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
     volume = Volume(deployment.journals, settings.journal_seconds)
     journal = Journal(deployment.journals, owner, settings.journal_seconds)
     server = embedded_server(settings)
+    watch = None if told is None else DurabilityWatch(redis, deployment.demand, told)
     async with redis, redis_for_groups, endpoint, AsyncExitStack() as opened:
         if server is not None:
             opened.callback(server.close)
@@ -249,6 +265,7 @@ async def open_runtime(deployment: Deployment) -> AsyncIterator[Runtime]:
             volume=volume,
             held=refresher.held,
             keep_running=None if server is None else server.keep_running,
+            examine=None if watch is None else watch.refusal,
         )
         fleet = Fleet(redis, scripts, deployment.prefix)
         yield Runtime(

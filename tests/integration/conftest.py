@@ -444,6 +444,7 @@ async def open_member(
             in_flight: int = 20,
             request_ms: int | None = None,
             chance: float = 0.0,
+            examine: Callable[[], Awaitable[str]] | None = None,
         ) -> Member:
             clock = RedisClock()
             limits = StoreLimits(
@@ -480,7 +481,13 @@ async def open_member(
             volume = Volume(root, keep_seconds, now)
             opened.callback(volume.close)
             presence = Presence(
-                owner=owner, store=store, answers=answers, journal=journal, volume=volume, held=refresher.held
+                owner=owner,
+                store=store,
+                answers=answers,
+                journal=journal,
+                volume=volume,
+                held=refresher.held,
+                examine=examine,
             )
             return Member(owner, store, clock, journal, volume, answers, refresher, presence)
 

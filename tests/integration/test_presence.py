@@ -1178,6 +1178,120 @@ async def test_nothing_is_claimed_while_the_disk_has_no_room_and_everybody_can_s
     assert await one.refresher.drain("acme", "", NEVER) == 1
 
 
+# What the store promises
+
+
+@pytest.fixture
+def examined(join: Join) -> Callable[..., Awaitable[tuple[Member, list[str]]]]:
+    """A process that examines the store: what it finds against it, and how often it looked."""
+
+    async def build(found: dict[str, str], **options: Any) -> tuple[Member, list[str]]:
+        looks = []
+
+        async def examine() -> str:
+            looks.append(found["against it"])
+            return looks[-1]
+
+        return await join(examine=examine, **options), looks
+
+    return build
+
+
+async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_see_why(
+    examined: Callable[..., Awaitable[tuple[Member, list[str]]]],
+    claim: Claim,
+    seed_sealed: Seed,
+    let_the_least_pass: Step,
+    redis: Any,
+    prefix: str,
+) -> None:
+    await seed_sealed()
+    found = {"against it": "it evicts"}
+    with capture_logs() as logs:
+        one, looks = await examined(found)
+        await let_the_least_pass()
+        await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+        for _ in range(2):
+            await _agree(one)
+        assert await claim(one) == []
+        await one.presence.pulse()
+        assert await redis.hgetall(f"{prefix}troubles") == {one.owner.encode(): b"it evicts"}
+
+        found["against it"] = ""
+        for _ in range(2):
+            await _agree(one)
+
+    assert looks == ["it evicts"] * 3 + [""]
+    assert len(await claim(one)) == 1
+    await one.presence.pulse()
+    assert await redis.exists(f"{prefix}troubles") == 0
+    told = [(log["event"], log["log_level"]) for log in logs if log["event"].startswith("claims")]
+    assert told == [("claims.stopped", "error"), ("claims.go_on", "info")]
+
+
+async def test_the_store_is_examined_once_in_each_epoch(
+    examined: Callable[..., Awaitable[tuple[Member, list[str]]]], restart: Step, silence: Step
+) -> None:
+    one, looks = await examined({"against it": ""})
+    for number, begin in enumerate((restart, silence), 2):
+        await begin()
+        for _ in range(3):
+            await _agree(one)
+        assert len(looks) == number
+
+
+async def test_a_process_leaves_though_a_look_at_the_store_loses_its_cancellation(
+    open_member: OpenMember, present: Present
+) -> None:
+    looking = asyncio.Event()
+
+    async def examine() -> str:
+        if not looking.is_set():
+            looking.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return ""
+
+    one = await open_member([], examine=examine)
+    async with asyncio.timeout(PATIENCE_SECONDS), one.presence.kept():
+        await looking.wait()
+        assert one.owner in await present()
+
+    assert one.owner not in await present()
+
+
+async def test_a_store_that_is_refused_is_given_back_what_it_forgot_and_once_only(
+    examined: Callable[..., Awaitable[tuple[Member, list[str]]]],
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    behind_gate: Redis,
+    gate: Gate,
+    fleet: Fleet,
+) -> None:
+    await seed_sealed()
+    found = {"against it": ""}
+    one, _ = await examined(found, connection=behind_gate)
+    go_back = await remember()
+    (lease,) = await claim(one)
+    await one.answers.keep(sealed_answer(lease, "r1", by=one))
+    await go_back()
+    found["against it"] = "it evicts"
+
+    await _agree(one)
+
+    assert (await _find(fleet)).version == 1
+    asked: list[bytes] = []
+
+    async def note(request: bytes) -> None:
+        asked.append(request)
+
+    gate.watch = note
+    assert not await one.presence.agree()
+    assert asked == []
+
+
 async def test_the_room_for_what_is_in_flight_stays_reserved(
     join: Join,
     claim: Claim,

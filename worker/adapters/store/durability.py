@@ -3,19 +3,26 @@
 A server that evicts keys forgets grants, so it is refused; one that may lose its last second is only warned
 of. Managed servers often hide CONFIG: what cannot be read is said to be unknown. Where more is demanded of a
 write than the primary's answer, what can never be met is refused, and what is not met now is warned of.
+
+A worker looks when it starts, if the server can be asked then, and again in each epoch: one that restarted
+may have other settings, and one that was promoted is another server.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ResponseError
+import structlog
+from redis.exceptions import RedisError, ResponseError
 
 from worker.adapters.store.demand import Demand
+from worker.core.ports import StoreUnavailableError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+log = structlog.get_logger(__name__)
 
 
 class Level(StrEnum):
@@ -32,6 +39,49 @@ class Finding:
 
     level: Level
     text: str
+
+
+class DurabilityWatch:
+    """Looks at the store's server now and then, and warns of each thing that it finds once.
+
+    Args:
+        redis: asks it.
+        demand: what must be true of a write.
+        told: warnings that were given already.
+    """
+
+    def __init__(self, redis: "Redis", demand: Demand | None, told: Collection[str]) -> None:
+        self._redis = redis
+        self._demand = demand
+        self._told = told
+
+    async def refusal(self) -> str:
+        """Why nothing may be claimed of this store; empty where something may.
+
+        Raises:
+            StoreUnavailableError: it cannot be asked.
+        """
+        try:
+            findings = await inspect_durability(self._redis, self._demand)
+        except RedisError as problem:
+            raise StoreUnavailableError.because(problem) from None
+        warnings = warnings_of(findings)
+        for text in warnings:
+            if text not in self._told:
+                log.warning("store.promises_too_little", problem=text)
+        self._told = warnings
+        return refusal_of(findings)
+
+
+def warnings_of(findings: Collection[Finding]) -> list[str]:
+    """What is to be warned of."""
+    return [finding.text for finding in findings if finding.level is Level.WARNING]
+
+
+def refusal_of(findings: Collection[Finding]) -> str:
+    """Why the store is refused, with its setting's name; empty where it is not."""
+    refused = (finding.text for finding in findings if finding.level is Level.REFUSED)
+    return next((f"EVERGRANT_REDIS_URL: {text}" for text in refused), "")
 
 
 async def inspect_durability(redis: "Redis", demand: Demand | None = None) -> list[Finding]:
