@@ -729,6 +729,58 @@ async def test_a_reply_that_came_while_this_process_stood_still_past_its_deadlin
     assert outcome is ClientCheck.ACCEPTED or isinstance(outcome, Refreshed)
 
 
+async def test_nothing_is_sent_where_this_process_stood_still_past_its_deadline_before_it_was_connected(
+    open_endpoint: Open, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease may have ended meanwhile, and another may have rotated the grant."""
+    heard = bytearray()
+    left = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    resolve = loop.getaddrinfo
+
+    async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        heard.extend(await reader.read(1024))
+        left.set()
+
+    async def resolve_at_length(*asked: Any, **options: Any) -> Any:
+        time.sleep(1.0)  # noqa: ASYNC251 as if the whole process were frozen
+        return await resolve(*asked, **options)
+
+    endpoint = await open_endpoint(timeout_seconds=0.5)
+    client = await serve(listen)
+    client = replace(client, token_url=client.token_url.replace("127.0.0.1", "localhost"))
+    monkeypatch.setattr(loop, "getaddrinfo", resolve_at_length)
+
+    assert await endpoint.refresh(client, PAIR, 0) == Unavailable("could_not_connect")
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        await left.wait()
+    assert not heard
+
+
+async def test_another_secret_is_not_tried_where_this_process_stood_still_past_its_deadline(
+    open_endpoint: Open,
+) -> None:
+    refusal = b'{"error": "invalid_client"}'
+    endpoint = await open_endpoint(timeout_seconds=1.0)
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        client = _client(f"http://127.0.0.1:{listener.getsockname()[1]}/token")
+        client = replace(client, previous_client_secret="an old one")
+        asking = asyncio.create_task(endpoint.refresh(client, PAIR, 0))
+        connection, _ = await loop.sock_accept(listener)
+        with connection:
+            await loop.sock_recv(connection, 65_536)
+            head = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(refusal)}\r\n\r\n"
+            connection.settimeout(None)
+            connection.sendall(head.encode() + refusal)
+            time.sleep(1.5)  # noqa: ASYNC251 as if the whole process were frozen
+            assert await asking == Unknown("timeout")
+            connection.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                connection.recv(65_536)
+
+
 # Client credentials as the grant itself
 
 

@@ -4,7 +4,8 @@ Rules:
 - What may have been acted on is never asked again here: a POST to a token endpoint is not idempotent (RFC
   9110 section 9.2.2). The transport does not follow redirects, keep cookies or retry.
 - The deadline is total: connecting, sending and reading together. Where this process stood still past it
-  (frozen, suspended, starved), what the server sent meanwhile is read first: it may be all that lives.
+  (frozen, suspended, starved), what the server sent meanwhile is read first: it may be all that lives. But
+  nothing is sent any more: the lease may have ended too.
 - Whatever happens is an Outcome. Only what failed before a connection stood is certainly not acted on; all
   else that brought no readable reply is unknown.
 - Replies are read up to a cap. TLS is verified. No exception text from the wire is passed on.
@@ -25,6 +26,7 @@ from urllib.parse import quote_plus
 
 import aiohttp
 import httpx
+from aiohttp.client_proto import ResponseHandler
 from httpx_aiohttp import AiohttpTransport
 
 from worker.core.grant import TokenPair
@@ -83,10 +85,10 @@ class HttpTokenEndpoint:
         """Ask once for new tokens; the second secret is tried only where the first was refused."""
         outcome: Outcome = Unknown("timeout")
         with suppress(TimeoutError):
-            async with _Deadline(self._timeout_seconds):
+            async with _Deadline(self._timeout_seconds) as due:
                 for secret in _secrets(client):
                     outcome = Unknown("timeout")
-                    outcome = await self._ask_for_tokens(client, secret, pair, now)
+                    outcome = await self._ask_for_tokens(client, secret, pair, now, due)
                     if not _refuses_client(outcome):
                         break
         return outcome
@@ -98,11 +100,11 @@ class HttpTokenEndpoint:
         """
         check = ClientCheck.UNKNOWN
         with suppress(TimeoutError):
-            async with _Deadline(self._timeout_seconds):
+            async with _Deadline(self._timeout_seconds) as due:
                 for secret in _secrets(client):
                     check = ClientCheck.UNKNOWN
                     request = client_credentials_request(client, secret)
-                    check = _check_of(await self._ask(request, client.provider, now))
+                    check = _check_of(await self._ask(request, client.provider, now, due))
                     if check is not ClientCheck.REJECTED:
                         break
         return check
@@ -121,20 +123,25 @@ class HttpTokenEndpoint:
             return f"cannot be reached: {why or type(error).__name__}"
         return None
 
-    async def _ask_for_tokens(self, client: Client, secret: str, pair: TokenPair, now: int) -> Outcome:
+    async def _ask_for_tokens(
+        self, client: Client, secret: str, pair: TokenPair, now: int, due: float
+    ) -> Outcome:
         if client.grant_type is GrantType.REFRESH_TOKEN:
             request = refresh_request(client, secret, pair.refresh_token or "")
-            return await self._ask(request, client.provider, now)
+            return await self._ask(request, client.provider, now, due)
         request = client_credentials_request(client, secret)
-        outcome = await self._ask(request, client.provider, now)
+        outcome = await self._ask(request, client.provider, now, due)
         if outcome == ClientRejected("invalid_scope"):
             bare = client_credentials_request(client, secret, with_scope=False)
-            return await self._ask(bare, client.provider, now)
+            return await self._ask(bare, client.provider, now, due)
         return outcome
 
-    async def _ask(self, request: TokenRequest, provider: Provider, now: int) -> Outcome:
+    async def _ask(self, request: TokenRequest, provider: Provider, now: int, due: float) -> Outcome:
+        seconds_left = due - asyncio.get_running_loop().time()
+        if seconds_left <= 0:
+            return Unknown("timeout")
         try:
-            reply = await self._exchange(request)
+            reply = await self._exchange(request, seconds_left)
         except Exception as error:  # noqa: BLE001 what went wrong on the wire is an outcome, whatever it was
             if isinstance(error.__cause__, _BEFORE_SENDING) or isinstance(error, httpx.UnsupportedProtocol):
                 return Unavailable("could_not_connect")
@@ -143,9 +150,9 @@ class HttpTokenEndpoint:
             return Unknown("reply_too_large")
         return read_reply(reply, provider, now)
 
-    async def _exchange(self, request: TokenRequest) -> Reply:
+    async def _exchange(self, request: TokenRequest, seconds_left: float) -> Reply:
         # Connecting has a deadline of its own, within the total one: what ends there was certainly not sent.
-        timeout = {"connect": self._timeout_seconds * CONNECT_SHARE}
+        timeout = {"connect": min(self._timeout_seconds * CONNECT_SHARE, seconds_left)}
         response = await self._transport.handle_async_request(_posted(request, {"timeout": timeout}))
         try:
             return Reply(response.status_code, response.headers, await _read(response))
@@ -155,7 +162,10 @@ class HttpTokenEndpoint:
 
 
 class _Deadline:
-    """Like `asyncio.timeout`, but one that strikes late leaves time to read what had come by then."""
+    """Like `asyncio.timeout`, but one that strikes late leaves time to read what had come by then.
+
+    Gives when it is due, by the loop's clock: nothing may be sent after that.
+    """
 
     __slots__ = ("_due", "_handle", "_loop", "_timeout")
 
@@ -164,9 +174,10 @@ class _Deadline:
         self._due = self._loop.time() + seconds
         self._timeout = asyncio.Timeout(None)
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> float:
         await self._timeout.__aenter__()
         self._handle = self._loop.call_at(self._due, self._strike)
+        return self._due
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -179,10 +190,31 @@ class _Deadline:
         self._timeout.reschedule(self._loop.time() + (CATCH_UP_SECONDS if was_standing_still else 0))
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Makes no connection later than a request may still be sent, however long this process stood still.
+
+    Only here: resolving, connecting and the TLS handshake wait for others, a kept connection for nobody.
+    """
+
+    async def _create_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 the base class's signature
+    ) -> ResponseHandler:
+        begun = self._loop.time()
+        protocol = await super()._create_connection(req, traces, timeout)
+        limit = timeout.sock_connect
+        if limit is not None and self._loop.time() - begun > limit:
+            protocol.close()
+            raise aiohttp.ConnectionTimeoutError("connected too late")
+        return protocol
+
+
 def _open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         # No limit here: callers bound their requests, and one waiting for a slot would use up its deadline.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
+        connector=_Connector(limit=0, keepalive_timeout=IDLE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
         max_line_size=MAX_HEADER_BYTES,
