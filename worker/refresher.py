@@ -377,7 +377,7 @@ class Refresher:
             event,
             lease,
             sent_at=attempt.sent_at,
-            retry_after_ms=lifecycle.hold_ms(outcome, lease.grant, now),
+            retry_after_ms=lifecycle.hold_ms(outcome),
             told_to_wait=isinstance(outcome, Unavailable) and outcome.told_to_wait,
             chance=self._chance(),
         )

@@ -173,16 +173,6 @@ def test_the_backoff_is_bounded_by_its_cap_and_by_the_life_left(
         assert wait_ms <= life_left_ms // 3
 
 
-@given(st.integers(-TEN_YEARS_MS, TEN_YEARS_MS), st.none() | st.integers(-TEN_YEARS_MS, TEN_YEARS_MS))
-def test_a_retry_after_is_bounded_by_an_hour_and_by_the_life_left(
-    asked_ms: int, life_left_ms: int | None
-) -> None:
-    wait_ms = policy.retry_after_ms(asked_ms, life_left_ms)
-    assert 0 <= wait_ms <= min(max(asked_ms, 0), policy.RETRY_AFTER_CAP_MS)
-    if life_left_ms is not None and life_left_ms > 0:
-        assert wait_ms <= life_left_ms // 3
-
-
 @given(st.integers(3 * policy.CONFIRM_MIN_MS, TEN_YEARS_MS))
 def test_a_rejection_is_confirmed_while_the_token_lives(life_left_ms: int) -> None:
     assert policy.CONFIRM_MIN_MS <= policy.confirm_ms(life_left_ms) <= policy.CONFIRM_MAX_MS

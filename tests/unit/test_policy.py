@@ -270,20 +270,16 @@ def test_the_backoff_takes_at_most_a_third_of_the_life_left(life_left_ms: int | 
 
 
 @pytest.mark.parametrize(
-    ("asked_ms", "life_left_ms", "granted_ms"),
+    ("asked_ms", "granted_ms"),
     [
-        pytest.param(30_000, None, 30_000, id="as-asked"),
-        pytest.param(DAY_MS, None, HOUR_MS, id="an-hour-at-most"),
-        pytest.param(HOUR_MS, 60_000, 20_000, id="never-the-last-chance"),
-        pytest.param(HOUR_MS, -5, HOUR_MS, id="dead-tokens-can-wait"),
-        pytest.param(0, None, 0, id="nothing"),
-        pytest.param(-7, None, 0, id="never-negative"),
+        pytest.param(30_000, 30_000, id="as-asked"),
+        pytest.param(DAY_MS, HOUR_MS, id="an-hour-at-most"),
+        pytest.param(0, 0, id="nothing"),
+        pytest.param(-7, 0, id="never-negative"),
     ],
 )
-def test_a_server_s_retry_after_is_granted_within_an_hour_and_the_life_left(
-    asked_ms: int, life_left_ms: int | None, granted_ms: int
-) -> None:
-    assert policy.retry_after_ms(asked_ms, life_left_ms) == granted_ms
+def test_a_server_s_retry_after_is_granted_within_an_hour(asked_ms: int, granted_ms: int) -> None:
+    assert policy.retry_after_ms(asked_ms) == granted_ms
 
 
 @pytest.mark.parametrize(

@@ -258,11 +258,11 @@ def still_in_doubt(outcome: Outcome, *, in_doubt: bool) -> bool:
             return in_doubt
 
 
-def hold_ms(outcome: Outcome, grant: Grant, now: int) -> int | None:
+def hold_ms(outcome: Outcome) -> int | None:
     """How long the server's own wish keeps the client waiting; `None` where it named no time."""
     if not isinstance(outcome, Unavailable) or outcome.retry_after_ms is None:
         return None
-    return policy.retry_after_ms(outcome.retry_after_ms, _life_left_ms(grant, now))
+    return policy.retry_after_ms(outcome.retry_after_ms)
 
 
 def expire(grant: Grant, client: Client, rules: Rules, *, attempt: int, now: int) -> Change:

@@ -162,9 +162,12 @@ def backoff_ms(streak: int, chance: float, life_left_ms: int | None) -> int:
     return int(chance * _within_life(ceiling, life_left_ms))
 
 
-def retry_after_ms(asked_ms: int, life_left_ms: int | None) -> int:
-    """How much of a server's `Retry-After` to grant: at most an hour, never the token's last chance."""
-    return _within_life(min(max(asked_ms, 0), RETRY_AFTER_CAP_MS), life_left_ms)
+def retry_after_ms(asked_ms: int) -> int:
+    """How much of a server's `Retry-After` to grant: at most an hour.
+
+    It is said to the whole client: the life of the grant that happened to hear it is no measure.
+    """
+    return min(max(asked_ms, 0), RETRY_AFTER_CAP_MS)
 
 
 def confirm_ms(life_left_ms: int | None) -> int:
