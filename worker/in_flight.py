@@ -1,7 +1,8 @@
 """What one drain has at work: requests in flight, and besides them what awaits its turn or is being stored.
 
 Rules:
-- So many requests at once and no more. Whatever else an attempt does takes nobody's turn.
+- So many requests at once and no more. Whatever else an attempt does takes nobody's turn, but for finding out
+  whose failure it met: whoever came next might meet it too.
 - Others await their turn, so that one that comes free is taken at once. Not so under a rate budget: what
   awaited its turn at a provider that was slow would all leave when it is no more.
 - What is being stored has a limit of its own: a slow store does not leave the endpoint without requests, nor
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class InFlight:
-    """Attempts at work; an attempt enters it for as long as its request is in flight.
+    """Attempts at work; an attempt enters it while its request is in flight, and while its failure is judged.
 
     Args:
         requests: how many may be in flight at once.

@@ -6,7 +6,8 @@ Rules:
   server with a grace period answers, and with a strict one nothing more can be lost.
 - An answer, once here, is on the disk before the store is asked to take it (answers.py). While one waits for
   the store, or the disk has no room for another, nothing is claimed.
-- What is wrong with the client or the provider is never held against a grant.
+- What is wrong with the client or the provider is never held against a grant. Once it is known, what was
+  claimed and has not been sent is given back.
 - Decisions are the core's; this file only asks, sends and stores.
 """
 
@@ -45,6 +46,7 @@ from worker.core.providers import Client
 from worker.in_flight import InFlight
 
 T = TypeVar("T")
+Failure = Rejected | ClientRejected | Unavailable | Unknown
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +109,7 @@ class Refresher:
         return list(self._held.values())
 
     async def drain(self, client_name: str, runner: str, stop: Callable[[], bool]) -> int:
-        """Refresh what a client has due until nothing is left or `stop` says so.
+        """Refresh what a client has due until nothing is left, `stop` says so, or an answer does.
 
         What is in flight is always finished, and what awaits its turn then is given back. Returns how many
         grants were claimed.
@@ -121,7 +123,7 @@ class Refresher:
         turn = _Turn(at_work, stop)
         attempted = 0
         try:
-            while not stop():
+            while not (stop() or turn.is_closed):
                 if not at_work.room:
                     await at_work.until_room(LOOK_UP_SECONDS)
                     continue
@@ -178,7 +180,8 @@ class Refresher:
         client = self._clients.reread(lease.grant.client)
         try:
             await self._hold([lease])
-            outcome = await self._refresh(lease, client, AT_ONCE, on_demand=True)
+            at_once = _Turn(nullcontext(), lambda: False)
+            outcome = await self._refresh(lease, client, at_once, on_demand=True)
         finally:
             del self._held[lease.fence]
         if isinstance(outcome, Refreshed):
@@ -221,9 +224,13 @@ class Refresher:
             return None
         async with turn.slot:
             sent_at = self._clock.now()
-            is_over, is_too_late = turn.is_over(), not self._covers_a_request(lease, sent_at)
+            is_over, is_too_late = turn.is_over(lease), not self._covers_a_request(lease, sent_at)
             if not is_over and not is_too_late:
                 outcome, in_doubt, lost = await self._send(lease, client, pair, sent_at)
+                if not isinstance(outcome, Refreshed):
+                    # Whoever is next might meet the same, and waits until it is known whose failure it is.
+                    attempt = _Attempt(lease, client, sent_at, in_doubt, on_demand, lost)
+                    outcome, is_its_own = await self._judge(attempt, outcome, turn)
         if is_over:
             await self._put_back(lease, lease.grant, sent_at, client)
             return None
@@ -231,13 +238,10 @@ class Refresher:
             log.warning("refresh.lease_too_short", grant=lease.grant.id, client=client.name)
             await self._put_back(lease, lease.grant, sent_at + TOO_LATE_PAUSE_MS, client)
             return Unavailable("lease_too_short")
-        if isinstance(outcome, Rejected) and outcome.ambiguous:
-            outcome = await self._tell_apart(outcome, client, sent_at)
         if isinstance(outcome, Refreshed):
             await self._commit(lease, client, pair, outcome, sent_at)
         else:
-            attempt = _Attempt(lease, client, sent_at, in_doubt, on_demand, lost)
-            await self._store_failure(attempt, outcome)
+            await self._store_failure(attempt, outcome, is_its_own=is_its_own)
         await self._tell_of_recovery(lease, client, outcome, lost)
         return outcome
 
@@ -286,30 +290,42 @@ class Refresher:
         change = successor.sealed(sealed)
         await self._answers.keep(Commit(lease.fence, base.lineage, base.version, base.status, change))
 
-    async def _store_failure(
-        self, attempt: "_Attempt", outcome: Rejected | ClientRejected | Unavailable | Unknown
-    ) -> None:
-        """Find out whose failure it is; only the grant's own is held against it."""
+    async def _judge(self, attempt: "_Attempt", outcome: Failure, turn: "_Turn") -> tuple[Failure, bool]:
+        """Find out whose failure it is; where it would be others' too, nothing more of the drain is sent.
+
+        Returns the outcome for what it turned out to be, and whether it is the grant's own.
+        """
+        if isinstance(outcome, Rejected) and outcome.ambiguous:
+            outcome = await self._tell_apart(outcome, attempt.client, attempt.sent_at)
         match outcome:
             case Rejected():
                 if attempt.lost is not None:
                     # It used the token up, and its reply could not be read. Where that is so with every
                     # grant, the breaker has to open before all of them are lost.
-                    await self._is_about_provider(attempt, attempt.lost)
-                await self._blame_grant(attempt, outcome)
+                    await self._blame(attempt, attempt.lost, turn)
+                return outcome, True
             case ClientRejected():
-                if not attempt.on_demand and await self._is_about_grant(attempt, outcome):
-                    await self._blame_grant(attempt, Rejected(outcome.code))
-                else:
-                    await self._leave(attempt, self._clock.now(), in_doubt=attempt.in_doubt)
+                if attempt.on_demand:
+                    return outcome, False
+                if await self._reject_client(attempt, outcome) is Refusal.GRANT:
+                    return Rejected(outcome.code), True
+                turn.is_closed = True  # accepted again or not: what awaits its turn has the same credentials
+                return outcome, False
             case Unavailable(detail=detail) if detail == CLIENT_NOT_CONFIRMED:
-                await self._blame_grant(attempt, outcome)
+                return outcome, True
             case Unavailable() | Unknown():
-                if await self._is_about_provider(attempt, outcome):
-                    in_doubt = lifecycle.still_in_doubt(outcome, in_doubt=attempt.in_doubt)
-                    await self._leave(attempt, self._soon(), in_doubt=in_doubt)
-                else:
-                    await self._blame_grant(attempt, outcome)
+                return outcome, await self._blame(attempt, outcome, turn) is Blame.GRANT
+
+    async def _store_failure(self, attempt: "_Attempt", outcome: Failure, *, is_its_own: bool) -> None:
+        """Hold a failure against its grant, or put the grant back as it was."""
+        if is_its_own:
+            await self._blame_grant(attempt, outcome)
+            return
+        in_doubt = lifecycle.still_in_doubt(outcome, in_doubt=attempt.in_doubt)
+        due_at = self._clock.now() if isinstance(outcome, ClientRejected) else self._soon()
+        await self._put_back(
+            attempt.lease, replace(attempt.lease.grant, in_doubt=in_doubt), due_at, attempt.client
+        )
 
     async def _blame_grant(self, attempt: "_Attempt", outcome: Outcome) -> None:
         lease, client = attempt.lease, attempt.client
@@ -334,15 +350,10 @@ class Refresher:
             reason=change.grant.reason,
         )
 
-    async def _leave(self, attempt: "_Attempt", due_at: int | None, *, in_doubt: bool) -> None:
-        """Put a grant back as it was: its client or its provider is in trouble."""
-        grant = replace(attempt.lease.grant, in_doubt=in_doubt)
-        await self._put_back(attempt.lease, grant, due_at, attempt.client)
-
     def _soon(self) -> int:
         return self._clock.now() + int(NO_ANSWER_PAUSE_MS * (0.5 + self._chance()))
 
-    async def _is_about_grant(self, attempt: "_Attempt", outcome: ClientRejected) -> bool:
+    async def _reject_client(self, attempt: "_Attempt", outcome: ClientRejected) -> Refusal:
         """Pause the client, unless the store knows that it is well and only this grant is refused.
 
         It is paused before the grant is put back: nothing can claim it in between.
@@ -359,13 +370,13 @@ class Refresher:
         refusal = await self._until_stored(reject)
         if refusal is Refusal.CHANGED:
             log.warning("client.rejected", client=client.name, code=outcome.code)
-        return refusal is Refusal.GRANT
+        return refusal
 
-    async def _is_about_provider(self, attempt: "_Attempt", outcome: Unavailable | Unknown) -> bool:
-        """Whether an attempt without an answer says nothing of the grant.
+    async def _blame(self, attempt: "_Attempt", outcome: Unavailable | Unknown, turn: "_Turn") -> Blame:
+        """Whose trouble it is that an attempt brought no answer.
 
-        It does say something where the same endpoint answered another request meanwhile. What is asked for
-        by `Retry-After` holds the whole client.
+        It is the grant's where the same endpoint answered another request meanwhile. What is asked for by
+        `Retry-After` holds the whole client.
         """
         lease, client, now = attempt.lease, attempt.client, self._clock.now()
         event = provider_event(
@@ -383,7 +394,9 @@ class Refresher:
         )
         blamed = await self._until_stored(blame)
         log.warning("refresh.no_answer", grant=lease.grant.id, client=client.name, detail=outcome.detail)
-        return blamed is Blame.PROVIDER
+        if blamed.claims_stop:
+            turn.is_closed = True
+        return blamed.whose
 
     async def _tell_of_recovery(
         self, lease: Lease, client: Client, outcome: Outcome, lost: Unknown | None
@@ -417,7 +430,7 @@ class Refresher:
     async def _settle(self, lease: Lease, change: lifecycle.Change, heard_at: int | None = None) -> None:
         await self._until_stored(partial(self._store.settle, lease, change, heard_at=heard_at))
 
-    async def _tell_apart(self, outcome: Rejected, client: Client, sent_at: int) -> Outcome:
+    async def _tell_apart(self, outcome: Rejected, client: Client, sent_at: int) -> Failure:
         """Whether an ambiguous refusal meant the grant or the client: ask about the client alone."""
         match await self._check(client, sent_at):
             case ClientCheck.ACCEPTED:
@@ -452,20 +465,23 @@ class Refresher:
                 await asyncio.sleep(STORE_PAUSE_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Turn:
     """When an attempt may send.
 
     Attributes:
-        slot: entered while its request is in flight.
-        is_over: nothing more is to be sent.
+        slot: entered while its request is in flight, and until it is known whose failure it was.
+        stop: says whether nothing more is to be sent.
+        is_closed: the client is to wait, or it or its endpoint is in trouble.
     """
 
     slot: AbstractAsyncContextManager[None]
-    is_over: Callable[[], bool]
+    stop: Callable[[], bool]
+    is_closed: bool = False
 
-
-AT_ONCE = _Turn(nullcontext(), lambda: False)
+    def is_over(self, lease: Lease) -> bool:
+        """Whether a request is not to be sent any more; one that was let through alone is, to find out."""
+        return self.stop() or (self.is_closed and not (lease.probe or lease.trial))
 
 
 @dataclass(frozen=True, slots=True)

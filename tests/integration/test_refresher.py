@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -23,8 +23,8 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
 from worker.core.ports import Lease, StoreUnavailableError
-from worker.core.protocol import Refreshed
-from worker.refresher import Refresher
+from worker.core.protocol import Refreshed, Unavailable
+from worker.refresher import NO_ANSWER_PAUSE_MS, Refresher
 from worker.sandbox.client import Sandbox
 from worker.wiring import ConfiguredClients
 
@@ -36,6 +36,9 @@ Open = Callable[..., Awaitable[Refresher]]
 OnGrant = Callable[..., Awaitable[None]]
 Told = Callable[[], Awaitable[list[dict[str, Any]]]]
 HoldOf = Callable[..., Awaitable[int]]
+Answer = tuple[int, str, str]
+Reply = Callable[[], Awaitable[Answer]]
+Serve = Callable[[Reply], Awaitable[str]]
 Script = Callable[..., Awaitable[str]]
 
 DEADLINE_SECONDS = 30.0
@@ -91,21 +94,19 @@ def _types(events: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.fixture
-async def scripted() -> AsyncIterator[Script]:
-    """A server that gives these answers, one a request, the last one ever after; its address."""
+async def serve() -> AsyncIterator[Serve]:
+    """A server that answers each request with what it is given; its address."""
     servers: list[asyncio.Server] = []
     connected: set[asyncio.StreamWriter] = set()
 
-    async def start(*answers: tuple[int, str, str]) -> str:
-        left = list(answers)
-
+    async def start(reply: Reply) -> str:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             connected.add(writer)
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 while True:
                     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                     await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
-                    status, body, header = left.pop(0) if len(left) > 1 else left[0]
+                    status, body, header = await reply()
                     lines = [
                         f"HTTP/1.1 {status} X",
                         f"Content-Length: {len(body)}",
@@ -124,6 +125,50 @@ async def scripted() -> AsyncIterator[Script]:
         server.close()
     for writer in connected:
         writer.close()
+
+
+@pytest.fixture
+def scripted(serve: Serve) -> Script:
+    """A server that gives these answers, one a request, the last one ever after; its address."""
+
+    async def start(*answers: Answer) -> str:
+        left = list(answers)
+
+        async def reply() -> Answer:
+            return left.pop(0) if len(left) > 1 else left[0]
+
+        return await serve(reply)
+
+    return start
+
+
+@dataclass(frozen=True)
+class Attended:
+    """A server that answers when the test says so.
+
+    Attributes:
+        url: its address.
+        requests: where the answer to each goes.
+    """
+
+    url: str
+    requests: asyncio.Queue[asyncio.Future[Answer]]
+
+    async def next_request(self) -> asyncio.Future[Answer]:
+        """Wait for it; returns where its answer goes."""
+        return await asyncio.wait_for(self.requests.get(), DEADLINE_SECONDS)
+
+
+@pytest.fixture
+async def attended(serve: Serve) -> Attended:
+    requests: asyncio.Queue[asyncio.Future[Answer]] = asyncio.Queue()
+
+    async def reply() -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        requests.put_nowait(answer)
+        return await answer
+
+    return Attended(await serve(reply), requests)
 
 
 # One at a time
@@ -522,6 +567,202 @@ async def test_an_outage_is_the_providers_two_events_and_no_grants(
     types = _types(await told())
     assert types[0] == "provider.unavailable"
     assert sorted(types[1:]) == ["grant.refreshed"] * 10 + ["provider.recovered"]
+
+
+# What was claimed when it is learnt that nothing more is to be sent
+
+
+def _requests(server: Sandbox, grants: list[Grant]) -> int:
+    return sum(len(list(server.log(grant.id))) for grant in grants)
+
+
+async def _assert_given_back(fleet: Fleet, grants: list[Grant]) -> None:
+    """Whoever claims next may have them, and nothing of the kind was presented."""
+    now = await fleet.now()
+    for grant in grants:
+        stored = await _find(fleet, grant.id)
+        assert (stored.grant.status, stored.grant.version, stored.grant.streak) == (Status.ACTIVE, 0, 0)
+        assert (stored.lease_until, stored.grant.in_doubt) == (None, False)
+        assert stored.due_at is not None
+        assert stored.due_at <= now + NO_ANSWER_PAUSE_MS
+
+
+async def test_a_client_that_is_told_to_wait_sends_nothing_more_of_what_awaits_its_turn(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    make_due: OnGrant,
+    redis: Redis,
+    prefix: str,
+    fleet: Fleet,
+    keys: KeyRing,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 30)
+    refresher = await open_refresher(clients, in_flight=6)
+
+    with sandbox.fault("too_many_requests", retry_after=600):
+        attempted = await _drain(refresher)
+
+    assert attempted > 6
+    assert 1 <= _requests(sandbox, grants) <= 6
+    await _assert_given_back(fleet, grants)
+    assert await _drain(refresher) == 0
+    await redis.hset(f"{prefix}client:acme", "hold_until", "1")  # it has waited
+    for grant in grants:
+        await make_due(grant.id)
+    assert await _drain(refresher) == 30
+    await _assert_alive(fleet, keys, sandbox, grants)
+
+
+@pytest.mark.parametrize("provider", ["oauth2", "buddy"])
+async def test_a_client_that_is_rejected_sends_nothing_more_of_what_awaits_its_turn(
+    request: pytest.FixtureRequest,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    let_the_probe_be_due: OnGrant,
+    fleet: Fleet,
+    keys: KeyRing,
+    provider: str,
+) -> None:
+    server: Sandbox = request.getfixturevalue("buddy" if provider == "buddy" else "sandbox")
+    clients = configure(server.token_url, provider=provider)
+    grants = await enroll(server, clients, 30)
+    refresher = await open_refresher(clients, in_flight=6)
+    server.set_secret("replaced")
+
+    attempted = await _drain(refresher)
+
+    assert attempted > 6
+    assert 1 <= _requests(server, grants) <= 6
+    await _assert_given_back(fleet, grants)
+    configure(secret="replaced")
+    await let_the_probe_be_due()
+    assert await _drain(refresher) == 1
+    assert await _drain(refresher) == 29
+    await _assert_alive(fleet, keys, server, grants)
+
+
+async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awaits_its_turn(
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 30)
+    refresher = await open_refresher(clients, in_flight=6)
+
+    with sandbox.fault("status", status=503):
+        attempted = await _drain(refresher)
+
+    assert attempted > 6
+    unsent = [grant for grant in grants if not list(sandbox.log(grant.id))]
+    # Each of the first four failures lets another have its turn; the fifth opens the breaker.
+    assert 5 <= len(grants) - len(unsent) <= 6 + 4
+    await _assert_given_back(fleet, unsent)
+    assert _types(await told()) == ["provider.unavailable"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"kind": "status", "status": 503}, id="too-few-failures-for-an-outage"),
+        pytest.param({"kind": "too_many_requests", "retry_after": 0}, id="a-wait-of-no-time"),
+    ],
+)
+async def test_a_drain_goes_on_after_an_answer_that_does_not_keep_its_client_from_claiming(
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fault: dict[str, Any]
+) -> None:
+    clients = configure(sandbox.token_url)
+    grants = await enroll(sandbox, clients, 30)
+    refresher = await open_refresher(clients, in_flight=6)
+    sandbox.add_fault(**fault, times=1)
+
+    await _drain(refresher)
+
+    assert sum(sandbox.grant(grant.id)["rotations"] for grant in grants) >= 29
+
+
+async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed_with_it(
+    attended: Attended,
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    redis: Redis,
+    prefix: str,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(attended.url)
+    grants = await enroll(sandbox, clients, 3)
+    refresher = await open_refresher(clients, in_flight=1)
+    draining = asyncio.create_task(_drain(refresher))
+    refused = await attended.next_request()  # two more await their turn
+    # Meanwhile another process found the client rejected, and accepted with the new secret.
+    await redis.hset(f"{prefix}client:acme", "accepted_at", await fleet.now())
+
+    refused.set_result((401, '{"error": "invalid_client"}', ""))
+
+    assert await draining == 3
+    assert attended.requests.empty()
+    await _assert_given_back(fleet, grants)
+    assert await told() == []
+
+
+async def test_a_trial_is_sent_though_what_awaited_its_turn_before_it_is_given_back(
+    attended: Attended,
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    redis: Redis,
+    prefix: str,
+    fleet: Fleet,
+    told: Told,
+) -> None:
+    clients = configure(attended.url)
+    grants = await enroll(sandbox, clients, 4)
+    refresher = await open_refresher(clients, in_flight=1)
+    draining = asyncio.create_task(_drain(refresher))
+    first = await attended.next_request()  # two more await their turn
+    of_outage: dict[Any, Any] = {"state": "unavailable", "since": 1, "trial_delay": 5_000, "trial_at": 1}
+    await redis.hset(f"{prefix}endpoint:{attended.url}", mapping=of_outage)  # another process says so
+    first.set_result(TOKENS)
+    second = await attended.next_request()
+    await _wait_for(lambda: any(lease.trial for lease in refresher.held()))
+    (let_through,) = (lease.grant.id for lease in refresher.held() if lease.trial)
+
+    second.set_result((503, "", ""))
+    (await attended.next_request()).set_result(TOKENS)
+
+    assert await draining == 4
+    assert attended.requests.empty()
+    versions = {grant.id: (await _find(fleet, grant.id)).grant.version for grant in grants}
+    assert (sum(versions.values()), versions[let_through]) == (2, 1)
+    assert _types(await told()).count("provider.recovered") == 1
+
+
+async def test_a_refresh_somebody_asks_for_is_sent_whatever_another_one_was_told(
+    scripted: Script,
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_store: Callable[..., Awaitable[RedisStore]],
+    open_refresher: Open,
+) -> None:
+    clients = configure(await scripted((429, "", "Retry-After: 600"), TOKENS))
+    refresher, store = await open_refresher(clients), await open_store()
+    leases = [await store.lease(grant.id) for grant in await enroll(sandbox, clients, 2)]
+
+    outcomes = [await refresher.refresh_one(lease) for lease in leases if isinstance(lease, Lease)]
+
+    assert [type(outcome) for outcome in outcomes] == [Unavailable, Refreshed]
 
 
 async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_used_up_every_token(

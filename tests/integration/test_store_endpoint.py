@@ -11,13 +11,14 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.core.events import EventType, provider_event
 from worker.core.grant import Grant
 from worker.core.lifecycle import Change
-from worker.core.ports import Blame, Commit, Lease, Verdict
+from worker.core.ports import Blame, Blamed, Commit, Lease, Verdict
 from worker.core.providers import Client
 
 Seed = Callable[..., Awaitable[Grant]]
 Answer = Callable[..., Commit]
 Told = Callable[[], Awaitable[list[dict[str, Any]]]]
 Under = Callable[..., Lease]
+FindsOut = Callable[..., Awaitable[Blamed]]
 Blames = Callable[..., Awaitable[Blame]]
 Absolves = Callable[..., Awaitable[bool]]
 Hears = Callable[..., Awaitable[None]]
@@ -28,7 +29,7 @@ LAG_MS = 400  # at most so far is a process's clock behind Redis's
 
 
 @pytest.fixture
-def blame(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> Blames:
+def find_out(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> FindsOut:
     """One attempt that brought no usable answer; each has its own number unless the test says otherwise."""
     attempts = iter(range(1, 1_000))
 
@@ -43,7 +44,7 @@ def blame(store: RedisStore, client: Client, clock: RedisClock, under: Under) ->
         retry_after_ms: int | None = None,
         told_to_wait: bool = False,
         chance: float = 1.0,
-    ) -> Blame:
+    ) -> Blamed:
         event = provider_event(
             EventType.PROVIDER_UNAVAILABLE,
             of,
@@ -60,6 +61,16 @@ def blame(store: RedisStore, client: Client, clock: RedisClock, under: Under) ->
             told_to_wait=told_to_wait,
             chance=chance,
         )
+
+    return run
+
+
+@pytest.fixture
+def blame(find_out: FindsOut) -> Blames:
+    """Whose trouble that attempt is."""
+
+    async def run(grant_id: str = "one", **of_attempt: Any) -> Blame:
+        return (await find_out(grant_id, **of_attempt)).whose
 
     return run
 
@@ -729,3 +740,46 @@ async def test_a_trial_that_met_a_503_puts_off_the_next_and_holds_its_client(
 
     assert int((await endpoint())["trial_delay"]) == 2 * FIRST_MS
     assert "hold_until" in await of_client()
+
+
+# Whether claims stop
+
+
+async def test_claims_stop_with_the_failure_that_makes_the_endpoint_unavailable_and_after_it(
+    find_out: FindsOut,
+) -> None:
+    stopped = [(await find_out(f"fails-{number}")).claims_stop for number in range(6)]
+
+    assert stopped == [False] * 4 + [True] * 2
+
+
+async def test_claims_stop_for_a_client_that_is_told_to_wait_and_not_for_one_that_is_to_wait_no_time(
+    find_out: FindsOut,
+) -> None:
+    told = {"reason": "http_429", "told_to_wait": True}
+
+    assert not (await find_out(**told, retry_after_ms=0)).claims_stop
+    assert (await find_out(**told, retry_after_ms=60_000)).claims_stop
+    assert (await find_out()).claims_stop  # another answer of the same client is in time to learn it
+
+
+async def test_claims_stop_for_a_client_that_was_rejected_meanwhile(
+    find_out: FindsOut, redis: Any, prefix: str, clock: RedisClock
+) -> None:
+    await redis.hset(f"{prefix}client:acme", mapping={"state": "rejected", "probe_at": clock.now()})
+
+    assert (await find_out()).claims_stop
+
+
+async def test_claims_stop_though_the_failure_is_the_grants_own_and_go_on_when_nothing_else_is_wrong(
+    find_out: FindsOut, hear: Hears, seed: Seed, clock: RedisClock
+) -> None:
+    await seed("another")
+    sent_at = clock.now()
+    await hear(sent_at)
+    later = sent_at + 1_000
+
+    assert await find_out(sent_at=sent_at) == Blamed(Blame.GRANT, claims_stop=False)
+    for number in range(5):
+        await find_out(f"fails-{number}", sent_at=later)
+    assert await find_out(sent_at=sent_at) == Blamed(Blame.GRANT, claims_stop=True)

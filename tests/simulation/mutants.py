@@ -12,7 +12,7 @@ from tests.simulation.house import Parts
 from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
 from worker.core.grant import Status
-from worker.core.ports import Blame, Commit, Lease
+from worker.core.ports import Blame, Blamed, Commit, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ def _outages_count(parts: Parts) -> None:
 def _outages_are_blamed_on_grants(parts: Parts) -> None:
     """Whoever had no answer is failing, whether others had one or not."""
 
-    async def blame(*_: Any, **__: Any) -> Blame:
-        return Blame.GRANT
+    async def blame(*_: Any, **__: Any) -> Blamed:
+        return Blamed(Blame.GRANT, claims_stop=False)
 
     parts.replace(parts.store, "blame", blame)
 

@@ -164,7 +164,7 @@ class Refusal(StrEnum):
     """What the store made of a client's refusal."""
 
     CHANGED = "changed"
-    UNCHANGED = "unchanged"
+    UNCHANGED = "unchanged"  # it is rejected already, or was accepted again since the request left
     GRANT = "grant"  # the client is well: the same grant was refused before, and others were not
 
 
@@ -173,6 +173,20 @@ class Blame(StrEnum):
 
     GRANT = "grant"  # the endpoint answers others
     PROVIDER = "provider"  # the endpoint's, or nobody can tell: the grant is left as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """What the store made of an attempt without a usable answer.
+
+    Attributes:
+        whose: trouble it is.
+        claims_stop: the client is to wait, or it or its endpoint is in trouble: for now nothing of it is sent
+            but what is let through alone.
+    """
+
+    whose: Blame
+    claims_stop: bool
 
 
 class ClientCheck(StrEnum):
@@ -301,7 +315,7 @@ class Store(Protocol):
         retry_after_ms: int | None,
         told_to_wait: bool,
         chance: float,
-    ) -> Blame:
+    ) -> Blamed:
         """Find out whose trouble an attempt without a usable answer is; the endpoint's is counted.
 
         Args:

@@ -20,6 +20,7 @@ from worker.core.grant import Status
 from worker.core.lifecycle import Change
 from worker.core.ports import (
     Blame,
+    Blamed,
     Claim,
     Commit,
     Committed,
@@ -219,10 +220,10 @@ class RedisStore:
         retry_after_ms: int | None,
         told_to_wait: bool,
         chance: float,
-    ) -> Blame:
+    ) -> Blamed:
         """Find out whose trouble an attempt without a usable answer is; the endpoint's is counted."""
         reason = event.data["reason"] or ""
-        answer = await self._scripts.run(
+        whose, claims_stop = await self._scripts.run(
             "endpoint",
             "blame",
             client.token_url,
@@ -241,7 +242,7 @@ class RedisStore:
             self._limits.first_trial_ms,
             self._limits.longest_trial_ms,
         )
-        return Blame(answer.decode())
+        return Blamed(Blame(whose.decode()), bool(claims_stop))
 
     async def absolve(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let an unavailable endpoint's grants be claimed again; returns whether it was unavailable."""

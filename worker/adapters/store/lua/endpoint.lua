@@ -6,8 +6,8 @@
 -- ARGV: verb: blame or absolve; token URL, event, events kept, event id, grant id; for blame: client, sent at, trial
 --       ('1' or '0'), reason, failure ('0' where the endpoint works and wants to be asked less), told to wait ('1' or
 --       '0'), for how long in ms ('' where it was not said), chance (0 to 1), first delay ms, longest delay ms.
--- Returns grant or provider, for blame; changed or unchanged, for absolve. Run twice with one event id, it changes
--- nothing more.
+-- Returns {grant or provider, 1 if claims stop}, for blame; changed or unchanged, for absolve. Run twice with one event
+-- id, it changes nothing more.
 
 local verb, url, event, keep, event_id, grant = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
@@ -115,22 +115,28 @@ local function put_off_next_trial()
     'tried_by', event_id, 'reason', reason)
 end
 
+-- Claims stop for whatever reason: the client may have been told to wait, or rejected, by another's answer.
+local function reply(whose)
+  local passes, probed, tried = gates(client, url, now)
+  return {whose, (not passes or probed or tried) and 1 or 0}
+end
+
 if told_to_wait then hold() end
 
 if unavailable then
-  if not told_to_wait and answered_at >= sent_at then return 'grant' end
+  if not told_to_wait and answered_at >= sent_at then return reply('grant') end
   if trial and is_failure then put_off_next_trial() end
-  return 'provider'
+  return reply('provider')
 end
 
 -- A request that left before the endpoint recovered failed because of the outage.
-if sent_at <= recovered_at then return 'provider' end
+if sent_at <= recovered_at then return reply('provider') end
 
 local failures = failures_so_far()
-if not told_to_wait and is_about_grant(failures) then return 'grant' end
-if not is_failure then return 'provider' end
+if not told_to_wait and is_about_grant(failures) then return reply('grant') end
+if not is_failure then return reply('provider') end
 
 remember(failures)
 local number, alone = in_a_row(failures)
 if number >= FAILURES_TO_OPEN then open(alone) end
-return 'provider'
+return reply('provider')
