@@ -23,6 +23,9 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
+.PHONY: install
+install: $(VENV)/.run ## the environment in .venv, with `evergrant` and `celery` in it
+
 .PHONY: demo
 demo: $(VENV)/.run ## a live fleet against a sandbox Buddy, for SECONDS=60 with GRANTS=200
 	@$(BIN)/evergrant demo --seconds $(SECONDS) --grants $(GRANTS)
