@@ -695,17 +695,18 @@ async def test_nothing_of_an_answer_is_in_a_log_line_or_an_error(
 async def test_nobody_waits_for_a_disk_that_hangs_and_what_it_was_given_is_written_all_the_same(
     journal: Journal, syncs: Syncs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "HANGS_SECONDS", 0.05)
     await journal.write(answer(1))
-    on_its_way = asyncio.create_task(journal.write(answer(2)))
-    async with syncs.held(on_its_way):
-        queued = asyncio.create_task(journal.write(answer(3)))
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            waiters = await asyncio.gather(on_its_way, queued, return_exceptions=True)
-        for refused in (journal.write(answer(4)), journal.reserve(1), journal.hold([])):
-            with pytest.raises(JournalError, match="did not answer"):
-                await refused
-        await journal.sweep()
+    with monkeypatch.context() as impatient:
+        impatient.setattr(journal_module, "HANGS_SECONDS", 0.05)
+        on_its_way = asyncio.create_task(journal.write(answer(2)))
+        async with syncs.held(on_its_way):
+            queued = asyncio.create_task(journal.write(answer(3)))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                waiters = await asyncio.gather(on_its_way, queued, return_exceptions=True)
+            for refused in (journal.write(answer(4)), journal.reserve(1), journal.hold([])):
+                with pytest.raises(JournalError, match="did not answer"):
+                    await refused
+            await journal.sweep()
 
     await _until_it_answers(journal)
     await journal.write(answer(5))
