@@ -189,8 +189,10 @@ class Presence:
         Raises:
             StoreUnavailableError: the store is away.
         """
-        await self._answers.offer_waiting()
-        await self._look_at_the_disk()
+        try:
+            await self._answers.offer_waiting()  # first: a disk may keep whoever looks at it waiting
+        finally:
+            await self._look_at_the_disk()
         if self._epoch is None:
             await self.pulse()
         epoch = self._epoch

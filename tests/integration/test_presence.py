@@ -287,6 +287,31 @@ async def test_what_a_disk_refused_is_put_there_once_it_takes_it(
     assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
 
 
+async def test_what_a_disk_refused_is_put_there_while_the_store_is_away_too(
+    join: Join,
+    claim: Claim,
+    behind_gate: Redis,
+    redis_away: Away,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await seed_sealed()
+    one = await join(connection=behind_gate)
+    (lease,) = await claim(one)
+    async with redis_away():
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", _fails)
+            await one.answers.keep(sealed_answer(lease, "r1", by=one))
+        assert [commit.fence for commit in one.answers.off_disk] == [lease.fence]
+
+        with pytest.raises(StoreUnavailableError):
+            await one.presence.agree()
+
+        assert one.answers.off_disk == []
+        assert one.answers.waiting == 1
+
+
 async def test_what_a_store_forgot_before_it_was_away_for_longer_than_the_retention_is_given_back(
     join: Join,
     claim: Claim,
