@@ -1,5 +1,6 @@
 """`evergrant grants refresh` and `evergrant token`: tokens on demand."""
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable
@@ -189,6 +190,22 @@ def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored_ho
     assert cli("grants", "refresh", grant["id"]).code == 0
 
 
+def test_an_embedded_server_that_dies_under_a_refresh_is_brought_back_and_has_the_answer(
+    embedded: Cli, enroll: Line, sandbox: Sandbox, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
+    grant = enroll()
+    embedded.take_in(grant)
+    server = EmbeddedServer(Path(embedded.environment["EVERGRANT_DATA_DIR"]))
+    before = sandbox.totals()["requests"]
+    with sandbox.fault("latency", ms=1500), embedded.running("grants", "refresh", grant["id"]) as process:
+        wait_until(lambda: sandbox.totals()["requests"] > before)
+        os.kill(server.server_pid, signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+
+    assert (process.returncode, said) == (0, b"")
+    assert embedded.grants()[grant["id"]]["version"] == 1
+
+
 def test_an_answer_that_the_store_went_away_from_is_said_to_be_on_disk_and_the_same_command_stores_it(
     embedded: Cli, enroll: Line, sandbox: Sandbox, wait_until: Callable[[Callable[[], object]], None]
 ) -> None:
@@ -198,9 +215,11 @@ def test_an_answer_that_the_store_went_away_from_is_said_to_be_on_disk_and_the_s
     before = sandbox.totals()["requests"]
     with sandbox.fault("latency", ms=1500), embedded.running("grants", "refresh", grant["id"]) as process:
         wait_until(lambda: sandbox.totals()["requests"] > before)
-        os.kill(EmbeddedServer(data_dir).server_pid, signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
-    (complaint,) = said.decode().splitlines()
+        with (data_dir / "server.lock").open("rb") as lock:
+            os.kill(EmbeddedServer(data_dir).server_pid, signal.SIGKILL)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # nobody can bring it back
+            _, said = process.communicate(timeout=120)
+    complaint = said.decode().splitlines()[0]  # then, of a server whose lock is here, that it does not stop
     again = embedded("grants", "refresh", grant["id"])
 
     assert process.returncode == 3
