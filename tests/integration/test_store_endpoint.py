@@ -563,6 +563,22 @@ async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_no_suspect_on
     assert await blame("the only one", sent_at=clock.now() + 2_000) is Blame.PROVIDER
 
 
+async def test_what_failed_before_a_grant_was_refreshed_is_not_held_against_it_afterwards(
+    store: RedisStore,
+    client: Client,
+    blame: Blames,
+    seed: Seed,
+    answer: Callable[[Lease], Commit],
+    clock: RedisClock,
+) -> None:
+    await seed("one")
+    (lease,) = (await store.claim(client, 1, "")).leases
+    assert await blame("one", sent_at=clock.now() - 1_000) is Blame.PROVIDER
+    assert (await store.commit(answer(lease))).verdict is Verdict.STORED
+
+    assert await blame("one", sent_at=clock.now() + 1_000) is Blame.PROVIDER
+
+
 async def test_a_suspect_is_forgotten_when_others_make_the_endpoint_unavailable(
     absolve: Absolves, blame: Blames, clock: RedisClock, endpoint: HashOf
 ) -> None:

@@ -515,12 +515,10 @@ class Judge(Witness):
 
     def _check_comparison(self, grant_id: str) -> None:
         """A grant is blamed for an answer that did not come: another was answered since it first had none."""
-        recent = self.world.now_us - MEMORY_US
-        without = [
-            each.at_us
-            for each in self.books.presentations
-            if each.grant_id == grant_id and not _is_readable(each.heard) and each.at_us > recent
-        ]
+        its_own = [each for each in self.books.presentations if each.grant_id == grant_id]
+        refreshed = [each.at_us for each in its_own if isinstance(each.heard, Refreshed)]
+        recent = max(self.world.now_us - MEMORY_US, *refreshed, 0)
+        without = [each.at_us for each in its_own if not _is_readable(each.heard) and each.at_us > recent]
         if not any(
             each.at_us >= min(without, default=recent)
             for each in self.books.presentations

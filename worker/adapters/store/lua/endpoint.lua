@@ -65,13 +65,15 @@ local function failures_so_far()
   return packed and cmsgpack.unpack(packed) or {}
 end
 
--- Whether others were answered since this grant's first failure. One that fails faster than others are answered would
--- never be found out by its last request alone.
+-- Whether others were answered since this grant's first failure; what it met before it was refreshed last is over. One
+-- that fails faster than others are answered would never be found out by its last request alone.
 local function is_about_grant(failures)
   if redis.call('HGET', endpoint, 'suspect') == grant then return true end
+  local r = try(load, grant)
+  local since = math.max(now - FAILURE_MEMORY_MS, r and r[ISSUED_AT] or 0)
   local first_at = sent_at
   for _, each in ipairs(failures) do
-    if each[2] == grant and each[3] > now - FAILURE_MEMORY_MS then first_at = math.min(first_at, each[3]) end
+    if each[2] == grant and each[3] > since then first_at = math.min(first_at, each[3]) end
   end
   return answered_at >= first_at
 end
