@@ -88,7 +88,7 @@ def _claims(costs: Sequence[dict[str, float]], path: Path) -> None:
     _, axes = plt.subplots(figsize=(6, 3.4))
     stored = [cost["stored"] for cost in costs]
     lines = {
-        "claim_of_200_us": ("claim of 200 grants", "#0b6e4f"),
+        "claim_of_150_us": ("claim of 150 grants", "#0b6e4f"),
         "claim_of_50_us": ("claim of 50 grants", "#52a37f"),
         "sweep_us": ("sweep that finds nothing due", "#8d99ae"),
     }

@@ -50,7 +50,7 @@ Failure = Rejected | ClientRejected | Unavailable | Unknown
 
 log = structlog.get_logger(__name__)
 
-CHUNK = 200  # grants a claim takes at most
+CHUNK = 150  # grants a claim takes at most: two fill a drain, and more at once cost a large store too much
 RESEND_PAUSE_SECONDS = 0.5
 STORE_PAUSE_SECONDS = 0.2
 TOO_LATE_PAUSE_MS = 1_000

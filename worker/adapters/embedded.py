@@ -61,7 +61,7 @@ SERVER_OPTIONS = {
     "maxmemory-policy": "noeviction",
 }
 
-# glibc keeps seven freed pieces of memory of each size at hand, and a claim of two hundred frees hundreds.
+# glibc keeps seven freed pieces of memory of each size at hand, and a claim frees hundreds.
 # The rest goes back into the heap, and comes from wherever there is a gap: in a store of a million, from
 # memory that is in no cache.
 ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000"}
