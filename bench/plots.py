@@ -9,6 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 
+from bench.claims import SIZES
+
 mpl.use("svg")
 mpl.rcParams.update(
     {
@@ -87,11 +89,9 @@ def _claims(costs: Sequence[dict[str, float]], path: Path) -> None:
     """What claims and a sweep cost over the number of stored grants."""
     _, axes = plt.subplots(figsize=(6, 3.4))
     stored = [cost["stored"] for cost in costs]
-    lines = {
-        "claim_of_150_us": ("claim of 150 grants", "#0b6e4f"),
-        "claim_of_50_us": ("claim of 50 grants", "#52a37f"),
-        "sweep_us": ("sweep that finds nothing due", "#8d99ae"),
-    }
+    largest_first = zip(sorted(SIZES, reverse=True), ("#0b6e4f", "#52a37f"), strict=True)
+    lines = {f"claim_of_{size}_us": (f"claim of {size} grants", colour) for size, colour in largest_first}
+    lines["sweep_us"] = ("sweep that finds nothing due", "#8d99ae")
     for kind, (label, colour) in lines.items():
         axes.plot(stored, [cost[kind] for cost in costs], marker="o", color=colour, label=label)
     axes.set(xscale="log", ylim=(0, None), xlabel="grants stored", ylabel="microseconds")
