@@ -121,7 +121,7 @@ class Bed:
             "--without-heartbeat",
         )
         with self.process("celery", "-A", "worker", "worker", *options) as main:
-            self.wait_until(lambda: self.redis.zcard(PREFIX + "present") >= processes)
+            self.wait_until(lambda: self.redis.zcard(PREFIX + "processes") >= processes)
             yield main
 
     @contextmanager

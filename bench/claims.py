@@ -30,14 +30,14 @@ from worker.core.grant import Grant
 from worker.core.interchange import read_line
 from worker.core.ports import Claim
 from worker.core.providers import Client
+from worker.fleet.sweeping import reserve_runners
 from worker.refresher import CHUNK
-from worker.sweeper import reserve_runners
-from worker.wiring import Runtime, deploy, open_runtime
+from worker.runtime.assembly import Runtime, deploy, open_runtime
 
 SIZES: Final = (50, CHUNK)  # of a claim in a fleet that is in step, and of one that works off a backlog
 REPEATS: Final = 200
 WARM_UPS: Final = 20
-LANDED_TOGETHER: Final = 1000
+IMPORTED_TOGETHER: Final = 1000
 LONG_AGO: Final = 1  # Unix milliseconds
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ async def _measure(stored: Sequence[int]) -> list[dict[str, float]]:
         for turn in range(WARM_UPS + REPEATS):
             for store, of_store in zip(stores, taken, strict=True):
                 # Each time: a silence of seconds would begin an epoch in which nobody may claim.
-                await store.runtime.store.confirm(await store.runtime.store.pulse(""))
+                await store.runtime.store.finish_recovery(await store.runtime.store.heartbeat(""))
                 of_store["sweep"].append(await _sweep(store))
                 for size in SIZES:
                     of_store[f"claim_of_{size}"].append(await _claim(store, size, turn))
@@ -92,18 +92,20 @@ async def _open(opened: AsyncExitStack, number: int) -> Store:
 
 async def _fill(runtime: Runtime, number: int) -> None:
     """Import so many grants; none is due for hours."""
-    now, client = await runtime.fleet.now(), _client(runtime)
+    now, client = await runtime.registry.now(), _client(runtime)
     line = read_line(json.dumps(line_of(0, datetime.now(UTC))), {CLIENT: client}, now)
     sealed = runtime.deployment.keys.seal(line.grant.id, 0, line.pair)
     model = replace(line.grant, sealed=sealed)
-    for start in range(0, number, LANDED_TOGETHER):
-        places = range(start, min(start + LANDED_TOGETHER, number))
-        await asyncio.gather(*(_land(runtime, replace(model, id=_id(place)), now) for place in places))
+    for start in range(0, number, IMPORTED_TOGETHER):
+        places = range(start, min(start + IMPORTED_TOGETHER, number))
+        await asyncio.gather(
+            *(_import_grant(runtime, replace(model, id=_id(place)), now) for place in places)
+        )
 
 
-async def _land(runtime: Runtime, grant: Grant, now: int) -> None:
+async def _import_grant(runtime: Runtime, grant: Grant, now: int) -> None:
     change = lifecycle.admit(grant, _client(runtime), runtime.rules, now)
-    await runtime.fleet.land(change, replaces=None)
+    await runtime.registry.import_grant(change, replaces=None)
 
 
 async def _sweep(store: Store) -> Taken:
@@ -121,7 +123,7 @@ async def _claim(store: Store, size: int, turn: int) -> Taken:
     store.bed.redis.zadd(f"{PREFIX}schedule:{CLIENT}", chosen)
     claim, taken = await _timed(store.bed, runtime.store.claim(_client(runtime), size, ""))
     if len(claim.leases) != len(chosen):
-        raise RuntimeError(f"claimed {len(claim.leases)} of {len(chosen)}; settling: {claim.settling}")
+        raise RuntimeError(f"claimed {len(claim.leases)} of {len(chosen)}; recovering: {claim.recovering}")
     await _give_back(runtime, claim)
     return taken
 
@@ -129,7 +131,7 @@ async def _claim(store: Store, size: int, turn: int) -> Taken:
 async def _give_back(runtime: Runtime, claim: Claim) -> None:
     client = _client(runtime)
     changes = [lifecycle.admit(lease.grant, client, runtime.rules, claim.now) for lease in claim.leases]
-    await asyncio.gather(*map(runtime.store.settle, claim.leases, changes))
+    await asyncio.gather(*map(runtime.store.record_outcome, claim.leases, changes))
 
 
 async def _timed(bed: Bed, call: Awaitable[T]) -> tuple[T, Taken]:

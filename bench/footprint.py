@@ -80,5 +80,5 @@ def _worker_ready_seconds() -> float:
 
 def _may_claim(bed: Bed) -> bool:
     """Whether the one process there is has confirmed the store's epoch, and nobody else is waited for."""
-    has_confirmed = bed.redis.scard(PREFIX + "confirmed") > 0
+    has_confirmed = bed.redis.scard(PREFIX + "recovered") > 0
     return has_confirmed and not bed.redis.hexists(PREFIX + "epoch", "ends_at")

@@ -21,9 +21,9 @@ from worker.core import lifecycle
 from worker.core.grant import TokenPair
 from worker.core.ports import Commit, Lease
 from worker.core.protocol import Refreshed
-from worker.process import spare_the_collector
 from worker.refresher import CHUNK
-from worker.wiring import Runtime, deploy, open_runtime
+from worker.runtime.assembly import Runtime, deploy, open_runtime
+from worker.runtime.process import spare_the_collector
 
 AT_ONCE: Final = 100
 
@@ -44,7 +44,7 @@ def measure(number: int) -> dict[str, float]:
 async def _alone(bed: Bed, number: int) -> dict[str, float]:
     async with open_runtime(deploy(load_settings(), print)) as runtime:
         client = runtime.clients.get(CLIENT, 0)
-        pair, now = TokenPair("a" * 36, "r" * 80), await runtime.fleet.now()
+        pair, now = TokenPair("a" * 36, "r" * 80), await runtime.registry.now()
         http = await _cpu_us(lambda: runtime.endpoint.refresh(client, pair, now), number)
         leases, claiming = await _claimed(runtime, number)
         began = time.process_time()
@@ -61,7 +61,7 @@ async def _alone(bed: Bed, number: int) -> dict[str, float]:
 async def _claimed(runtime: Runtime, number: int) -> tuple[list[Lease], float]:
     """Every grant's lease, and what claiming one of them took."""
     client = runtime.clients.get(CLIENT, 0)
-    await runtime.store.confirm(await runtime.store.pulse(""))
+    await runtime.store.finish_recovery(await runtime.store.heartbeat(""))
     leases: list[Lease] = []
     began = time.process_time()
     while len(leases) < number:

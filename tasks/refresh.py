@@ -6,9 +6,9 @@ from typing import Any
 from celery import shared_task
 
 from worker.celery import this_process
-from worker.process import should_stop
-from worker.sweeper import run_refresher
-from worker.wiring import RUN_SECONDS
+from worker.fleet.sweeping import run_refresher
+from worker.runtime.assembly import RUN_SECONDS
+from worker.runtime.process import should_stop
 
 
 @shared_task(name="tasks.refresh", bind=True)

@@ -4,7 +4,7 @@ from celery import shared_task
 
 from tasks.refresh import refresh
 from worker.celery import this_process
-from worker.sweeper import reserve_runners
+from worker.fleet.sweeping import reserve_runners
 
 
 @shared_task(name="tasks.sweep")

@@ -6,7 +6,7 @@ in_flight.py  how many attempts a drain has at work, and how many of them on the
 answers.py    an answer, from the moment it is read until the store has it
 presence.py   this process as the store knows it, and what it gives back to a store that forgot
 adapters/     Redis with its Lua, the journal, the token endpoint, sealing, the embedded server
-wiring.py     settings -> objects, in the process that uses them
+assembly.py     settings -> objects, in the process that uses them
 celery.py     the Celery app and its schedule: what `celery -A worker` finds
 cli/          the `evergrant` command
 sandbox/      an authorization server that rotates strictly, for the demo and the tests

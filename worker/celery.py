@@ -13,19 +13,19 @@ from celery.beat import Scheduler
 
 from config import SettingsError, load_settings
 from config.logging import configure_logging
-from worker import process, wiring
+from worker.runtime import assembly, process
 
 MOST_QUEUED = 100  # messages; beat adds none beyond them
 
 try:
     settings = load_settings()
-    broker_url = wiring.broker_url(settings)
+    broker_url = assembly.broker_url(settings)
 except SettingsError as problem:
     sys.stderr.write(f"{problem}\n")
     raise SystemExit(2) from None
 
-server = wiring.embedded_server(settings)
-hard_limit_seconds = wiring.longest_run_seconds(settings) + 30
+server = assembly.embedded_server(settings)
+hard_limit_seconds = assembly.longest_run_seconds(settings) + 30
 
 app = Celery("evergrant", broker=broker_url, include=["tasks.sweep", "tasks.refresh"])
 app.conf.update(
@@ -40,7 +40,7 @@ app.conf.update(
     # to claim nothing more (see tasks/refresh.py), and the hard one is beyond everything a task waits for.
     task_soft_time_limit=hard_limit_seconds - 30,
     task_time_limit=hard_limit_seconds,
-    worker_soft_shutdown_timeout=wiring.in_flight_seconds(settings),
+    worker_soft_shutdown_timeout=assembly.in_flight_seconds(settings),
     worker_prefetch_multiplier=1,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=False,
@@ -60,7 +60,7 @@ app.conf.update(
         "unacked_restore_throttle": 1,
     },
     # kombu's default for rediss:// is to believe any certificate.
-    broker_use_ssl=wiring.broker_tls(broker_url),
+    broker_use_ssl=assembly.broker_tls(broker_url),
     timezone="UTC",
     beat_scheduler="worker.celery:BoundedScheduler",
     beat_max_loop_interval=min(settings.sweep_seconds, 5),
@@ -90,9 +90,9 @@ class BoundedScheduler(Scheduler):
         return super().apply_async(entry, producer, advance, **options)
 
 
-def deploy() -> wiring.Deployment:
+def deploy() -> assembly.Deployment:
     """Where this worker's things are."""
-    return wiring.deploy(settings, _tell)
+    return assembly.deploy(settings, _tell)
 
 
 def _tell(line: str) -> None:
@@ -117,10 +117,10 @@ def _prepare(**_: Any) -> None:
         if server is not None:
             server.open()
             atexit.register(server.close)
-        warnings.extend(wiring.check_store(deployment))
+        warnings.extend(assembly.check_store(deployment))
         for warning in warnings:
             _tell(warning)
-    except (SettingsError, wiring.EmbeddedServerError) as problem:
+    except (SettingsError, assembly.EmbeddedServerError) as problem:
         _tell(str(problem))
         raise SystemExit(2) from None
 

@@ -20,17 +20,16 @@ from typing import TypeVar
 
 import structlog
 
-from worker.answers import Answers
 from worker.core import lifecycle, policy
 from worker.core.events import EventType, client_event, provider_event
 from worker.core.grant import Grant, TokenPair
 from worker.core.policy import Action, Rules
 from worker.core.ports import (
-    Blame,
     ClientCheck,
     Clients,
     Clock,
     Commit,
+    FailureOf,
     Journal,
     JournalError,
     Lease,
@@ -43,7 +42,8 @@ from worker.core.ports import (
 )
 from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import Client
-from worker.in_flight import InFlight
+from worker.refreshing.answers import Answers
+from worker.refreshing.in_flight import InFlight
 
 T = TypeVar("T")
 Failure = Rejected | ClientRejected | Unavailable | Unknown
@@ -137,7 +137,7 @@ class Refresher:
                     for lease in claim.leases:
                         at_work.start(self._attempt(lease, client, turn, noted))
                 attempted += len(claim.leases)
-                if claim.drained or claim.settling:
+                if claim.drained or claim.recovering:
                     break
                 if claim.wait_ms:
                     await asyncio.sleep(min(claim.wait_ms / 1_000, LOOK_UP_SECONDS))
@@ -197,9 +197,11 @@ class Refresher:
 
     async def _do_what_is_due(self, lease: Lease, client: Client, turn: "_Turn") -> None:
         now = self._clock.now()
-        out_of_turn = lease.probe or lease.trial or lease.grant.in_doubt
+        out_of_turn = lease.client_probe or lease.endpoint_probe or lease.grant.in_doubt
         if out_of_turn and policy.is_refreshable(lease.grant, client):
-            await self._refresh(lease, self._clients.reread(client.name) if lease.probe else client, turn)
+            await self._refresh(
+                lease, self._clients.reread(client.name) if lease.client_probe else client, turn
+            )
             return
         due = policy.decide(lease.grant, client, self._rules, now)
         match due.action:
@@ -209,10 +211,10 @@ class Refresher:
                 change = lifecycle.announce(
                     lease.grant, due, client, self._rules, attempt=lease.fence, now=now
                 )
-                await self._settle(lease, change)
+                await self._record_outcome(lease, change)
             case Action.EXPIRE:
                 change = lifecycle.expire(lease.grant, client, self._rules, attempt=lease.fence, now=now)
-                await self._settle(lease, change)
+                await self._record_outcome(lease, change)
             case Action.WAIT:
                 await self._put_back(lease, lease.grant, due.at, client)
 
@@ -254,7 +256,7 @@ class Refresher:
             await self._put_back(lease, lease.grant, self._clock.now(), client)
         else:
             attempt = _Attempt(lease, client, self._clock.now(), lease.grant.in_doubt, on_demand)
-            await self._blame_grant(attempt, Unavailable(lifecycle.CANNOT_UNSEAL))
+            await self._record_grant_failure(attempt, Unavailable(lifecycle.CANNOT_UNSEAL))
         return None
 
     def _covers_a_request(self, lease: Lease, now: int) -> bool:
@@ -302,7 +304,7 @@ class Refresher:
                 if attempt.lost is not None:
                     # It used the token up, and its reply could not be read. Where that is so with every
                     # grant, the breaker has to open before all of them are lost.
-                    await self._blame(attempt, attempt.lost, turn)
+                    await self._record_failure(attempt, attempt.lost, turn)
                 return outcome, True
             case ClientRejected():
                 if attempt.on_demand:
@@ -314,12 +316,12 @@ class Refresher:
             case Unavailable(detail=detail) if detail == CLIENT_NOT_CONFIRMED:
                 return outcome, True
             case Unavailable() | Unknown():
-                return outcome, await self._blame(attempt, outcome, turn) is Blame.GRANT
+                return outcome, await self._record_failure(attempt, outcome, turn) is FailureOf.GRANT
 
     async def _store_failure(self, attempt: "_Attempt", outcome: Failure, *, is_its_own: bool) -> None:
         """Hold a failure against its grant, or put the grant back as it was."""
         if is_its_own:
-            await self._blame_grant(attempt, outcome)
+            await self._record_grant_failure(attempt, outcome)
             return
         in_doubt = lifecycle.still_in_doubt(outcome, in_doubt=attempt.in_doubt)
         due_at = self._clock.now() if isinstance(outcome, ClientRejected) else self._soon()
@@ -327,7 +329,7 @@ class Refresher:
             attempt.lease, replace(attempt.lease.grant, in_doubt=in_doubt), due_at, attempt.client
         )
 
-    async def _blame_grant(self, attempt: "_Attempt", outcome: Outcome) -> None:
+    async def _record_grant_failure(self, attempt: "_Attempt", outcome: Outcome) -> None:
         lease, client = attempt.lease, attempt.client
         change = lifecycle.fail(
             lease.grant,
@@ -339,8 +341,8 @@ class Refresher:
             now=self._clock.now(),
             chance=self._chance(),
         )
-        heard_at = attempt.sent_at if isinstance(outcome, Rejected) and attempt.lost is None else None
-        await self._settle(lease, change, heard_at)
+        answered_at = attempt.sent_at if isinstance(outcome, Rejected) and attempt.lost is None else None
+        await self._record_outcome(lease, change, answered_at)
         log.warning(
             "refresh.failed",
             grant=lease.grant.id,
@@ -372,7 +374,9 @@ class Refresher:
             log.warning("client.rejected", client=client.name, code=outcome.code)
         return refusal
 
-    async def _blame(self, attempt: "_Attempt", outcome: Unavailable | Unknown, turn: "_Turn") -> Blame:
+    async def _record_failure(
+        self, attempt: "_Attempt", outcome: Unavailable | Unknown, turn: "_Turn"
+    ) -> FailureOf:
         """Whose trouble it is that an attempt brought no answer.
 
         It is the grant's where the same endpoint answered another request meanwhile. What is asked for by
@@ -383,13 +387,13 @@ class Refresher:
             EventType.PROVIDER_UNAVAILABLE, client, attempt=lease.fence, now=now, reason=outcome.detail
         )
         blame = partial(
-            self._store.blame,
+            self._store.record_failure,
             client,
             event,
             lease,
             sent_at=attempt.sent_at,
-            retry_after_ms=lifecycle.hold_ms(outcome),
-            told_to_wait=isinstance(outcome, Unavailable) and outcome.told_to_wait,
+            retry_after_ms=lifecycle.throttle_ms(outcome),
+            throttled=isinstance(outcome, Unavailable) and outcome.throttled,
             chance=self._chance(),
         )
         blamed = await self._until_stored(blame)
@@ -401,34 +405,36 @@ class Refresher:
     async def _tell_of_recovery(
         self, lease: Lease, client: Client, outcome: Outcome, lost: Unknown | None
     ) -> None:
-        """A readable answer to a probe or a trial lets its client or its provider work again.
+        """A readable answer to a probe or a half-open probe lets its client or its provider work again.
 
         The rejection of a token whose first reply was lost is none: the provider may lose them all.
         """
-        if lease.probe and isinstance(outcome, Refreshed | Rejected):
+        if lease.client_probe and isinstance(outcome, Refreshed | Rejected):
             await self._accept_client(lease, client)
         if isinstance(outcome, Rejected) and lost is not None:
             return
-        if lease.trial and isinstance(outcome, Refreshed | Rejected | ClientRejected):
-            await self._absolve_provider(lease, client)
+        if lease.endpoint_probe and isinstance(outcome, Refreshed | Rejected | ClientRejected):
+            await self._record_recovery(lease, client)
 
     async def _accept_client(self, lease: Lease, client: Client) -> None:
         event = client_event(EventType.CLIENT_RECOVERED, client, attempt=lease.fence, now=self._clock.now())
         if await self._until_stored(partial(self._store.accept_client, client, event, lease)):
             log.info("client.recovered", client=client.name)
 
-    async def _absolve_provider(self, lease: Lease, client: Client) -> None:
+    async def _record_recovery(self, lease: Lease, client: Client) -> None:
         now = self._clock.now()
         event = provider_event(EventType.PROVIDER_RECOVERED, client, attempt=lease.fence, now=now)
-        if await self._until_stored(partial(self._store.absolve, client, event, lease)):
+        if await self._until_stored(partial(self._store.record_recovery, client, event, lease)):
             log.info("provider.recovered", endpoint=client.token_url)
 
     async def _put_back(self, lease: Lease, grant: Grant, due_at: int | None, client: Client) -> None:
         """Give the lease back with nothing learnt of the grant."""
-        await self._settle(lease, lifecycle.leave(grant, due_at, client, self._rules))
+        await self._record_outcome(lease, lifecycle.leave(grant, due_at, client, self._rules))
 
-    async def _settle(self, lease: Lease, change: lifecycle.Change, heard_at: int | None = None) -> None:
-        await self._until_stored(partial(self._store.settle, lease, change, heard_at=heard_at))
+    async def _record_outcome(
+        self, lease: Lease, change: lifecycle.Change, answered_at: int | None = None
+    ) -> None:
+        await self._until_stored(partial(self._store.record_outcome, lease, change, answered_at=answered_at))
 
     async def _tell_apart(self, outcome: Rejected, client: Client, sent_at: int) -> Failure:
         """Whether an ambiguous refusal meant the grant or the client: ask about the client alone."""
@@ -481,7 +487,7 @@ class _Turn:
 
     def is_over(self, lease: Lease) -> bool:
         """Whether a request is not to be sent any more; one that was let through alone is, to find out."""
-        return self.stop() or (self.is_closed and not (lease.probe or lease.trial))
+        return self.stop() or (self.is_closed and not (lease.client_probe or lease.endpoint_probe))
 
 
 @dataclass(frozen=True, slots=True)

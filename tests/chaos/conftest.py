@@ -1,5 +1,5 @@
-"""Real deployments: see `tests/house.py`."""
+"""Real deployments: see `tests/live.py`."""
 
-from tests.house import build
+from tests.live import build
 
 __all__ = ["build"]

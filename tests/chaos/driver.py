@@ -1,4 +1,4 @@
-"""Carries a plan out against a house, and notes what was struck when.
+"""Carries a plan out against a live, and notes what was struck when.
 
 Rules:
 - Lanes run side by side. Every strike is put right in the end, also when the run is broken off.
@@ -18,7 +18,7 @@ from typing import Self
 from tests.chaos.plan import STORE_KILLS, WORKER_KILLS, Kind, Strike
 from tests.chaos.processes import Posts
 from tests.chaos.strikes import Strikes
-from tests.house import House
+from tests.live import LiveDeployment
 
 WORKERS = 3
 BEATS = 2
@@ -40,7 +40,7 @@ class Struck:
 
 
 class Driver:
-    """Keeps a house's processes running and strikes them; a context, which ends its threads.
+    """Keeps a live's processes running and strikes them; a context, which ends its threads.
 
     Attributes:
         struck: what was struck when.
@@ -49,15 +49,15 @@ class Driver:
         seen_tokens: secrets of many moments of the run.
     """
 
-    def __init__(self, house: House) -> None:
-        self._sandbox = house.sandbox
-        self._workers = Posts(house.start_worker, WORKERS)
-        self._beats = Posts(house.start_beat, BEATS)
-        self._strikes = Strikes(house, self._workers, self._beats)
+    def __init__(self, live: LiveDeployment) -> None:
+        self._sandbox = live.sandbox
+        self._workers = Posts(live.start_worker, WORKERS)
+        self._beats = Posts(live.start_beat, BEATS)
+        self._strikes = Strikes(live, self._workers, self._beats)
         self._over = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=20)
         self._watchers: list[Future[None]] = []
-        self._scratch = house.directory / "metronome"
+        self._scratch = live.directory / "metronome"
         self._began = time.monotonic()
         self.struck: list[Struck] = []
         self.stalls: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""What a chaos run left behind: gathered from the house, kept as files, read by the judge."""
+"""What a chaos run left behind: gathered from the live, kept as files, read by the judge."""
 
 import json
 import re
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.driver import Driver, Struck
-from tests.house import KEY, SECRET, House
+from tests.live import KEY, SECRET, LiveDeployment
 from worker.adapters.journal.segment import read
-from worker.adapters.store.fleet import Stored
 from worker.core.grant import TokenPair, lineage_of
+from worker.core.registry import StoredGrant
 
 TOKENS = ("access_token", "refresh_token")
 SHINGLE = 16  # bytes: what of a secret gives it away
@@ -47,7 +47,7 @@ class Evidence:
     visits: Sequence[Visit]
     pairs: Mapping[str, Mapping[str, Any]]
     kept: Mapping[str, TokenPair]
-    grants: Mapping[str, Stored]
+    grants: Mapping[str, StoredGrant]
     events: Sequence[Event]
     totals: Mapping[str, int]
     expired: frozenset[str]
@@ -92,35 +92,35 @@ def pair_of(line: Mapping[str, Any]) -> TokenPair:
     return TokenPair(line["access_token"], line["refresh_token"])
 
 
-def gather(house: House, lines: Iterable[str], driver: Driver) -> Evidence:
+def gather(live: LiveDeployment, lines: Iterable[str], driver: Driver) -> Evidence:
     """Look at everything; the processes may still run, but nothing is due to happen."""
     imported = {line["id"]: line for line in map(json.loads, lines)}
-    totals = house.sandbox.totals()
-    pairs = {pair["id"]: pair for pair in house.sandbox.pairs()}
+    totals = live.sandbox.totals()
+    pairs = {pair["id"]: pair for pair in live.sandbox.pairs()}
     tokens = driver.seen_tokens | {
         line[name] for line in [*imported.values(), *pairs.values()] for name in TOKENS
     }
     return Evidence(
         lines=imported,
-        visits=list(house.sandbox.log()),
+        visits=list(live.sandbox.log()),
         pairs=pairs,
-        kept=house.kept_pairs(),
-        grants=house.grants(),
-        events=house.events(),
+        kept=live.kept_pairs(),
+        grants=live.grants(),
+        events=live.events(),
         totals=totals,
-        expired=frozenset(_expired(house, imported)) if totals["expired"] else frozenset(),
+        expired=frozenset(_expired(live, imported)) if totals["expired"] else frozenset(),
         struck=sorted(driver.struck, key=lambda struck: struck.at),
         stalls=driver.stalls,
         ended_by_themselves=driver.ended_by_themselves,
-        journaled=frozenset(_journaled(house)),
-        leaks=list(_leaks(house.directory, {*tokens, KEY.partition(":")[2], SECRET})),
+        journaled=frozenset(_journaled(live)),
+        leaks=list(_leaks(live.directory, {*tokens, KEY.partition(":")[2], SECRET})),
     )
 
 
-def keep(evidence: Evidence, house: House) -> Path:
+def keep(evidence: Evidence, live: LiveDeployment) -> Path:
     """Put what it takes to find a cause where no later test run clears it away; returns where that is."""
     directory = Path(tempfile.mkdtemp(prefix="evergrant-chaos-"))
-    shutil.copy(house.log, directory)
+    shutil.copy(live.log, directory)
     _write(directory / "visits.jsonl", evidence.visits)
     _write(directory / "events.jsonl", evidence.events)
     _write(directory / "struck.jsonl", map(asdict, evidence.struck))
@@ -132,18 +132,18 @@ def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _expired(house: House, grant_ids: Iterable[str]) -> Iterator[str]:
-    return (each for each in grant_ids if house.sandbox.grant(each)["counts"]["expired"])
+def _expired(live: LiveDeployment, grant_ids: Iterable[str]) -> Iterator[str]:
+    return (each for each in grant_ids if live.sandbox.grant(each)["counts"]["expired"])
 
 
-def _journaled(house: House) -> Iterator[bytes]:
-    for path in (house.directory / "data" / "journal").rglob("*.segment"):
+def _journaled(live: LiveDeployment) -> Iterator[bytes]:
+    for path in (live.directory / "data" / "journal").rglob("*.segment"):
         for commit in read(path).commits:
             yield commit.change.grant.lineage
 
 
 def _leaks(directory: Path, secrets: set[str]) -> Iterator[str]:
-    """Secrets in any file of the house: logs, and all that the store and the workers wrote to disk.
+    """Secrets in any file of the live: logs, and all that the store and the workers wrote to disk.
 
     Looked for by their first bytes, in one pass: there are thousands of secrets and megabytes of text.
     """

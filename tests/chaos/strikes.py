@@ -1,4 +1,4 @@
-"""What each kind of strike does to a house.
+"""What each kind of strike does to a live.
 
 Rules:
 - A strike is a context: it strikes on entry, puts right again on exit, and names the process it struck.
@@ -18,7 +18,7 @@ import redis
 
 from tests.chaos.plan import Kind, Strike
 from tests.chaos.processes import Posts, frozen, kill_child, kill_group, writing_no_file
-from tests.house import House
+from tests.live import LiveDeployment
 from worker.adapters.embedded import EmbeddedServerError
 
 EVERYSEC_SECONDS = 1.5  # with the looser fsync, before the store is killed
@@ -38,16 +38,16 @@ PROVIDER_FAULTS: dict[Kind, Callable[[int], dict[str, str | float]]] = {
 
 
 class Strikes:
-    """Strikes against one house.
+    """Strikes against one live.
 
     Args:
-        house: whose store and provider are struck.
+        live: whose store and provider are struck.
         workers: its workers.
         beats: its beats.
     """
 
-    def __init__(self, house: House, workers: Posts, beats: Posts) -> None:
-        self._house = house
+    def __init__(self, live: LiveDeployment, workers: Posts, beats: Posts) -> None:
+        self._house = live
         self._workers = workers
         self._beats = beats
 

@@ -18,8 +18,8 @@ from tests.chaos.driver import Driver
 from tests.chaos.plan import FULL, SHORT, Turn, make_plan, scaled
 from tests.chaos.summary import summary
 from tests.chaos.verdict import Verdict
-from tests.house import House
-from worker.wiring import lease_ms
+from tests.live import LiveDeployment
+from worker.runtime.assembly import lease_ms
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="strikes processes through /proc and prlimit")
 
@@ -69,20 +69,20 @@ def _form() -> Form:
 
 
 def test_whatever_is_killed_no_grant_is_lost_that_could_be_kept_and_each_that_is_lost_is_told(
-    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., LiveDeployment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = _form()
-    house = build(latency_ms=LATENCY_MS)
+    live = build(latency_ms=LATENCY_MS)
     monkeypatch.setenv("EVERGRANT_REFRESH_AT", str(REFRESH_AT))
-    lines = _issue(house, form)
+    lines = _issue(live, form)
     settings = load_settings()
     plan = make_plan(form.bag, seed=form.seed, seconds=form.seconds, lease_seconds=lease_ms(settings) / 1000)
-    with Driver(house) as driver:
-        house.wait_until(lambda: house.refreshed() > 0, "the first rotation")
+    with Driver(live) as driver:
+        live.wait_until(lambda: live.refreshed() > 0, "the first rotation")
         driver.carry_out(plan)
-        unsettled = _settle(house, form)
-    house.stop()
-    evidence = traces.gather(house, lines, driver)
+        unsettled = _settle(live, form)
+    live.stop()
+    evidence = traces.gather(live, lines, driver)
     verdict = Verdict(evidence, refresh_at=REFRESH_AT)
 
     violations = verdict.violations()
@@ -90,32 +90,32 @@ def test_whatever_is_killed_no_grant_is_lost_that_could_be_kept_and_each_that_is
         violations.append(f"{len(unsettled)} not at rest at the end: {', '.join(unsettled[:5])}")
     table = [f"seed {form.seed}, {form.seconds:g} s", *summary(evidence, verdict)]
     told = [f"VIOLATED: {violation}" for violation in violations]
-    where = [f"evidence is in {traces.keep(evidence, house)}"] if violations else []
+    where = [f"evidence is in {traces.keep(evidence, live)}"] if violations else []
     sys.stdout.write("\n".join(["", *table, *told, *where, ""]))
     assert violations == []
 
 
-def _issue(house: House, form: Form) -> list[str]:
+def _issue(live: LiveDeployment, form: Form) -> list[str]:
     count = max(form.grants // len(form.token_seconds), 1)
     return [
         line
         for lives in form.token_seconds
-        for line in house.issue(count, access_seconds=lives, spread_seconds=lives * SPREAD)
+        for line in live.issue(count, access_seconds=lives, spread_seconds=lives * SPREAD)
     ]
 
 
-def _settle(house: House, form: Form) -> list[str]:
+def _settle(live: LiveDeployment, form: Form) -> list[str]:
     """Wait until every grant has failed, or is at rest and its own; returns those that are not."""
-    versions = {grant_id: stored.grant.version for grant_id, stored in house.grants().items()}
+    versions = {grant_id: stored.grant.version for grant_id, stored in live.grants().items()}
     life = max(form.token_seconds) if form.to_the_next_rotation else 0
     end = time.monotonic() + life + SETTLE_SECONDS
 
     def unsettled() -> list[str]:
-        lost = set(house.lost())
+        lost = set(live.lost())
         latest_due_at = (time.time() - REST_SECONDS) * 1000
         return [
             f"{grant_id} ({stored.grant.status.value}, {stored.grant.reason})"
-            for grant_id, stored in house.grants().items()
+            for grant_id, stored in live.grants().items()
             if stored.grant.status != "failed"
             and (
                 grant_id in lost

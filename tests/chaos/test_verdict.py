@@ -10,9 +10,9 @@ from tests.chaos.driver import Struck
 from tests.chaos.evidence import Evidence
 from tests.chaos.plan import Kind
 from tests.chaos.verdict import DROPPED, IN_FROZEN, JOURNALED, KILLED, OUTSIDE, Verdict
-from worker.adapters.store.fleet import Stored
 from worker.core.events import rfc3339
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
+from worker.core.registry import StoredGrant
 
 ID = "grant-1"
 ISSUED_AT = 1_000.0
@@ -51,8 +51,8 @@ def _event(kind: str, version: int, *, reason: str | None = None, number: int = 
     }
 
 
-def _stored(status: Status) -> Stored:
-    return Stored(Grant(ID, "buddy", status, 0, b"", b"", 0, None, 0, None, None), 1, None)
+def _stored(status: Status) -> StoredGrant:
+    return StoredGrant(Grant(ID, "buddy", status, 0, b"", b"", 0, None, 0, None, None), 1, None)
 
 
 def _struck(kind: Kind, at: float, ended_at: float) -> Struck:

@@ -223,7 +223,7 @@ def outage(cli: Cli, let_it_say: Callable[..., None], now: int) -> Callable[...,
         url = cli.environment["EVERGRANT_CLIENTS__BUDDY__TOKEN_URL"]
         let_it_say("client", "buddy", endpoint=url)
         told = {"state": "unavailable", "reason": "http_502", "since": now - 5 * MINUTE_MS}
-        let_it_say("endpoint", url, **told, trial_at=now + next_try_in_ms)
+        let_it_say("endpoint", url, **told, probe_at=now + next_try_in_ms)
 
     return begin
 
@@ -292,7 +292,7 @@ def test_a_client_that_was_told_to_wait_says_until_when(
     cli: Cli, line: Line, let_it_say: Callable[..., None], now: int
 ) -> None:
     cli.take_in(line("one"))
-    let_it_say("client", "buddy", hold_until=now + MINUTE_MS)
+    let_it_say("client", "buddy", throttled_until=now + MINUTE_MS)
 
     done, documents = cli("status"), cli("status", "--json").documents
 
@@ -301,17 +301,17 @@ def test_a_client_that_was_told_to_wait_says_until_when(
     assert "EVERGRANT_CLIENTS__BUDDY__RATE_PER_SECOND" in done.out
     client, incident = documents
     assert client["provider_state"] == "available"
-    assert client["hold_until"].endswith("Z")
-    assert (incident["incident"], incident["needs_a_person"]) == ("told_to_wait", False)
+    assert client["throttled_until"].endswith("Z")
+    assert (incident["incident"], incident["needs_a_person"]) == ("throttled", False)
 
 
 def test_a_wait_that_is_over_is_not_spoken_of(
     cli: Cli, line: Line, let_it_say: Callable[..., None], now: int
 ) -> None:
     cli.take_in(line("one"))
-    let_it_say("client", "buddy", hold_until=now - 1)
+    let_it_say("client", "buddy", throttled_until=now - 1)
 
     done, documents = cli("status"), cli("status", "--json").documents
 
     assert done.out.endswith("Nothing needs a person.\n")
-    assert documents[0]["hold_until"] is None
+    assert documents[0]["throttled_until"] is None

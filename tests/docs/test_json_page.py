@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from worker import fleet_report
-from worker.adapters.store.fleet import ClientState
 from worker.core.grant import Status
-from worker.fleet_report import Incident, Report
+from worker.core.registry import ClientState
+from worker.fleet import report as fleet_report
+from worker.fleet.report import Incident, Report
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 NAMES = set(re.findall(r"`([a-z_]+)`", PAGE))
@@ -14,7 +14,9 @@ NAMES = set(re.findall(r"`([a-z_]+)`", PAGE))
 
 def test_every_field_of_the_status_is_on_the_page() -> None:
     client = ClientState(
-        **dict.fromkeys(("rejected_at", "probe_at", "unavailable_since", "trial_at", "hold_until")),
+        **dict.fromkeys(
+            ("rejected_at", "probe_at", "unavailable_since", "endpoint_probe_at", "throttled_until")
+        ),
         **dict.fromkeys(("reason", "provider_reason", "claimed_at", "next_due_at", "soonest_expiry_at")),
         name="buddy",
         state="accepted",

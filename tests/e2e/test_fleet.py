@@ -19,54 +19,54 @@ TOKEN_SECONDS = 60 if SECONDS >= 120 else 30
 def test_two_workers_and_two_beats_keep_every_grant_alive_and_leak_nothing(
     build: Callable[..., Any],
 ) -> None:
-    house = build(access_seconds=TOKEN_SECONDS)
-    lines = house.issue(GRANTS, spread_seconds=TOKEN_SECONDS * 0.5)
-    workers = [house.start_worker(), house.start_worker()]
-    beats = [house.start_beat(), house.start_beat()]
+    live = build(access_seconds=TOKEN_SECONDS)
+    lines = live.issue(GRANTS, spread_seconds=TOKEN_SECONDS * 0.5)
+    workers = [live.start_worker(), live.start_worker()]
+    beats = [live.start_beat(), live.start_beat()]
     began = time.monotonic()
 
-    house.wait_until(lambda: house.refreshed() > 0, "the first rotation")
-    revoked = min(house.grants().values(), key=lambda stored: stored.due_at or 0).grant.id
-    house.sandbox.revoke(revoked)
-    house.wait_until(lambda: house.told("grant.failed") != [], "the failure of the revoked grant")
-    house.wait_until(
-        lambda: time.monotonic() - began > SECONDS and house.refreshed() > GRANTS,
+    live.wait_until(lambda: live.refreshed() > 0, "the first rotation")
+    revoked = min(live.grants().values(), key=lambda stored: stored.due_at or 0).grant.id
+    live.sandbox.revoke(revoked)
+    live.wait_until(lambda: live.told("grant.failed") != [], "the failure of the revoked grant")
+    live.wait_until(
+        lambda: time.monotonic() - began > SECONDS and live.refreshed() > GRANTS,
         "every grant's first rotation, and the time",
         seconds=SECONDS + 60,
     )
     assert all(process.poll() is None for process in workers + beats)
-    totals = house.sandbox.totals()
-    house.stop()
+    totals = live.sandbox.totals()
+    live.stop()
 
     assert totals["expired"] == 0
     assert totals["superseded"] == 0
     assert totals["concurrent"] == 0
     assert totals["wrong_client"] == 0
-    assert house.lost() == []
-    statuses = {stored.grant.id: stored.grant.status.value for stored in house.grants().values()}
+    assert live.lost() == []
+    statuses = {stored.grant.id: stored.grant.status.value for stored in live.grants().values()}
     assert [grant_id for grant_id, status in statuses.items() if status != "active"] == [revoked]
 
-    events = house.events()
+    events = live.events()
     assert len({event["id"] for event in events}) == len(events)
-    (failed,) = house.told("grant.failed")
+    (failed,) = live.told("grant.failed")
     assert failed["subject"] == revoked
     assert failed["data"]["reason"] == "revoked"
     assert _instant(failed["time"]) < _instant(failed["data"]["access_token_expires_at"])
-    assert len(house.told("grant.failing")) == 1
+    assert len(live.told("grant.failing")) == 1
 
-    _assert_nothing_leaked(house, lines)
+    _assert_nothing_leaked(live, lines)
     sys.stdout.write(
         f"\n{GRANTS} grants, {time.monotonic() - began:.0f} s: {totals['refreshes']} rotations; {totals}\n"
     )
 
 
-def _assert_nothing_leaked(house: Any, lines: list[str]) -> None:
+def _assert_nothing_leaked(live: Any, lines: list[str]) -> None:
     """Logs, and every command Redis was ever sent: Celery's messages, the events, the records."""
-    canaries = _tokens(lines) | _tokens([json.dumps(pair) for pair in house.sandbox.pairs()])
+    canaries = _tokens(lines) | _tokens([json.dumps(pair) for pair in live.sandbox.pairs()])
     canaries |= {os.environ["EVERGRANT_KEYS"].split(":")[1], "canary-client-secret"}
-    data = house.directory / "data"
+    data = live.directory / "data"
     # The append-only file has all of it; a rewrite would forget what was deleted since.
-    places = [house.log, *(path for path in data.rglob("*") if path.is_file())]
+    places = [live.log, *(path for path in data.rglob("*") if path.is_file())]
     assert any("appendonly" in str(path) for path in places)
     told = {path: path.read_bytes() for path in places}
     assert b"tasks.refresh" in b"".join(told.values())

@@ -31,11 +31,12 @@ from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.volume import Volume
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
-from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.event_stream import RedisEventStream
+from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.token_endpoint import HttpTokenEndpoint
-from worker.answers import Answers
 from worker.core import lifecycle
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.interchange import read_line
@@ -43,10 +44,12 @@ from worker.core.policy import Rules
 from worker.core.ports import Clients, Commit, Committed, Lease
 from worker.core.protocol import Outcome, Refreshed
 from worker.core.providers import OAUTH2, Client
-from worker.presence import Presence
+from worker.core.registry import ImportVerdict
+from worker.recovery.presence import Presence
 from worker.refresher import Effort, Refresher
+from worker.refreshing.answers import Answers
+from worker.runtime.assembly import ConfiguredClients
 from worker.sandbox.client import Sandbox
-from worker.wiring import ConfiguredClients
 
 SECRET = "sandbox-secret"
 READY_SECONDS = 20.0
@@ -94,8 +97,18 @@ def scripts(redis: Redis, prefix: str) -> Scripts:
 
 
 @pytest.fixture
-def fleet(redis: Redis, scripts: Scripts, prefix: str) -> Fleet:
-    return Fleet(redis, scripts, prefix)
+def registry(redis: Redis, scripts: Scripts, prefix: str) -> RedisRegistry:
+    return RedisRegistry(redis, scripts, prefix)
+
+
+@pytest.fixture
+def fleet_state(redis: Redis, prefix: str) -> RedisFleetState:
+    return RedisFleetState(redis, prefix)
+
+
+@pytest.fixture
+def event_stream(redis: Redis, prefix: str) -> RedisEventStream:
+    return RedisEventStream(redis, prefix)
 
 
 @pytest.fixture
@@ -113,11 +126,11 @@ def open_store(scripts: Scripts, clock: RedisClock) -> Callable[..., Awaitable[R
             events_kept=10_000,
             first_probe_ms=60_000,
             longest_probe_ms=200_000,
-            first_trial_ms=10_000,
-            longest_trial_ms=35_000,
+            first_endpoint_probe_ms=10_000,
+            longest_endpoint_probe_ms=35_000,
         )
         store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
-        await store.confirm(await store.pulse(""))
+        await store.finish_recovery(await store.heartbeat(""))
         return store
 
     return build
@@ -140,15 +153,15 @@ def client() -> Client:
 def under() -> Callable[..., Lease]:
     """The lease of some grant, for what depends on its id and on what it was let through for alone."""
 
-    def make(grant_id: str, *, probe: bool = False, trial: bool = False) -> Lease:
+    def make(grant_id: str, *, client_probe: bool = False, endpoint_probe: bool = False) -> Lease:
         grant = Grant(grant_id, "acme", Status.ACTIVE, 0, b"", b"", 0, None, 0, None, None)
-        return Lease(grant, fence=0, until=0, probe=probe, trial=trial)
+        return Lease(grant, fence=0, until=0, client_probe=client_probe, endpoint_probe=endpoint_probe)
 
     return make
 
 
 @pytest.fixture
-def seed(fleet: Fleet) -> Callable[..., Awaitable[Grant]]:
+def seed(registry: RedisRegistry) -> Callable[..., Awaitable[Grant]]:
     """Put a grant into the store, due a second ago unless the test says otherwise."""
 
     async def put(
@@ -158,7 +171,7 @@ def seed(fleet: Fleet) -> Callable[..., Awaitable[Grant]]:
         due_in_ms: int | None = -1_000,
         **changes: Any,
     ) -> Grant:
-        now = await fleet.now()
+        now = await registry.now()
         issued_at = now - 3_000_000
         grant = Grant(
             id=grant_id,
@@ -175,8 +188,8 @@ def seed(fleet: Fleet) -> Callable[..., Awaitable[Grant]]:
         )
         grant = replace(grant, **changes)
         due_at = None if due_in_ms is None else now + due_in_ms
-        landing = await fleet.land(lifecycle.Change(grant, due_at, None, None), replaces=None)
-        assert landing.verdict == "stored"
+        result = await registry.import_grant(lifecycle.Change(grant, due_at, None, None), replaces=None)
+        assert result.verdict is ImportVerdict.STORED
         return grant
 
     return put
@@ -239,7 +252,7 @@ def make_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
 
 
 @pytest.fixture
-def let_the_probe_be_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
+def let_the_client_probe_be_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
     """Let a rejected client's probe be due now, as waiting would."""
 
     async def bring(client_name: str = "acme") -> None:
@@ -249,21 +262,23 @@ def let_the_probe_be_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[N
 
 
 @pytest.fixture
-def let_the_trial_be_due(redis: Redis, prefix: str, client: Client) -> Callable[..., Awaitable[None]]:
-    """Let an unavailable endpoint's trial be due now, as waiting would."""
+def let_the_endpoint_probe_be_due(
+    redis: Redis, prefix: str, client: Client
+) -> Callable[..., Awaitable[None]]:
+    """Let an unavailable endpoint's endpoint_probe be due now, as waiting would."""
 
     async def bring(token_url: str = client.token_url) -> None:
-        await redis.hset(f"{prefix}endpoint:{token_url}", "trial_at", "1")
+        await redis.hset(f"{prefix}endpoint:{token_url}", "probe_at", "1")
 
     return bring
 
 
 @pytest.fixture
-def hold_of(redis: Any, prefix: str) -> Callable[..., Awaitable[int]]:
+def throttled_until_of(redis: Any, prefix: str) -> Callable[..., Awaitable[int]]:
     """Until when the client leaves its server alone, because it was told to."""
 
     async def read(client_name: str = "acme") -> int:
-        return int(await redis.hget(f"{prefix}client:{client_name}", "hold_until") or 0)
+        return int(await redis.hget(f"{prefix}client:{client_name}", "throttled_until") or 0)
 
     return read
 
@@ -439,7 +454,7 @@ async def open_member(
             now: Callable[[], float] = time.monotonic,
             lease_ms: int = 60_000,
             first_probe_ms: int = 60_000,
-            first_trial_ms: int = 60_000,
+            first_endpoint_probe_ms: int = 60_000,
             timeout_seconds: float = 10.0,
             in_flight: int = 20,
             request_ms: int | None = None,
@@ -452,8 +467,8 @@ async def open_member(
                 events_kept=10_000,
                 first_probe_ms=first_probe_ms,
                 longest_probe_ms=10 * first_probe_ms,
-                first_trial_ms=first_trial_ms,
-                longest_trial_ms=10 * first_trial_ms,
+                first_endpoint_probe_ms=first_endpoint_probe_ms,
+                longest_endpoint_probe_ms=10 * first_endpoint_probe_ms,
             )
             scripts = Scripts(redis if connection is None else connection, prefix)
             owner = uuid.uuid4().hex
@@ -501,8 +516,8 @@ async def open_refresher(open_member: Callable[..., Awaitable[Member]]) -> Async
 
         async def build(clients: ConfiguredClients, **options: Any) -> Refresher:
             member = await open_member(clients, **options)
-            await member.presence.pulse()
-            assert await member.presence.agree()
+            await member.presence.heartbeat()
+            assert await member.presence.recover()
             await opened.enter_async_context(member.presence.kept())
             return member.refresher
 
@@ -559,7 +574,7 @@ def remember(redis: Any, prefix: str) -> Callable[[], Awaitable[Callable[[], Awa
 
 
 @pytest.fixture
-def enroll(fleet: Fleet, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]:
+def enroll(registry: RedisRegistry, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]:
     """Let the server mint grants and import them, old enough to be due unless the test says otherwise."""
 
     async def bring(
@@ -575,7 +590,7 @@ def enroll(fleet: Fleet, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]
     ) -> list[Grant]:
         known = {client.name: client for client in clients}
         order |= {"access_seconds": access_seconds, "prefix": uuid.uuid4().hex, "client": name}
-        now = await fleet.now()
+        now = await registry.now()
         grants = []
         for line in server.issue(count, **order):
             issued_at = datetime.fromtimestamp((now - age * 1000 * access_seconds) / 1000, UTC)
@@ -583,8 +598,10 @@ def enroll(fleet: Fleet, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]
             read = read_line(json.dumps(given), known, now)
             sealed = keys.seal(read.grant.id, read.grant.version, read.pair)
             grant = replace(read.grant, sealed=sealed)
-            landing = await fleet.land(lifecycle.admit(grant, known[name], RULES, now), replaces=None)
-            assert landing.verdict == "stored"
+            result = await registry.import_grant(
+                lifecycle.admit(grant, known[name], RULES, now), replaces=None
+            )
+            assert result.verdict is ImportVerdict.STORED
             grants.append(grant)
         return grants
 
@@ -751,7 +768,7 @@ async def _assert_sound(redis: Any, prefix: str) -> None:
                 )
         elif kind == "endpoint":
             fields = set(await redis.hgetall(prefix + key))
-            of_outage = {b"since", b"reason", b"trial_delay"}
+            of_outage = {b"since", b"reason", b"probe_delay"}
             unavailable = await redis.hget(prefix + key, "state") == b"unavailable"
             assert not fields & of_outage or unavailable, f"{name}: an outage's traces after its end"
     assert scheduled == Counter((home_of, name) for name, home_of in home.items()), "not once in its schedule"

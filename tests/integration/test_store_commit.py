@@ -9,12 +9,14 @@ import pytest
 from redis.asyncio import Redis
 
 from worker.adapters.clock import RedisClock
-from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.registry import RedisRegistry
 from worker.core import lifecycle
 from worker.core.grant import Grant, Status, lineage_of
 from worker.core.ports import Commit, Committed, Lease, Verdict
 from worker.core.providers import Client
+from worker.core.registry import Operation
 
 Seed = Callable[..., Awaitable[Grant]]
 RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
@@ -157,20 +159,20 @@ async def test_an_answer_that_did_not_rotate_gives_way_to_a_newer_one_of_the_sam
 
 
 async def test_an_answer_to_a_grant_that_was_deleted_is_gone(
-    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, answer: Answer, told: Told
+    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: Claim, answer: Answer, told: Told
 ) -> None:
     await seed("one")
     lease = await claim_one()
-    await fleet.operate("one", "delete")
+    await registry.operate("one", Operation.DELETE)
 
     assert await store.commit(answer(lease)) == Committed(Verdict.GONE, 0, None)
-    assert await fleet.find("one") is None
+    assert await registry.find("one") is None
     assert await told() == []
 
 
 async def test_a_commit_run_twice_gives_the_same_verdict_and_tells_once(
     store: RedisStore,
-    fleet: Fleet,
+    fleet_state: RedisFleetState,
     seed: Seed,
     claim_one: Claim,
     answer: Answer,
@@ -188,7 +190,7 @@ async def test_a_commit_run_twice_gives_the_same_verdict_and_tells_once(
     assert again == Committed(Verdict.KNOWN, 1, Status.ACTIVE)
     assert await record_of("one") == once
     assert len(await told()) == 1
-    assert (await fleet.client_state("acme")).refreshed == 1
+    assert (await fleet_state.of_client("acme")).refreshed == 1
 
 
 async def test_a_commit_of_a_server_that_does_not_rotate_is_also_stored_once(
@@ -245,7 +247,7 @@ async def test_an_answer_for_a_grant_that_was_not_well_is_told_as_recovered(
 
 async def test_a_grant_paused_while_it_was_refreshed_gets_its_tokens_and_stays_paused(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     seed: Seed,
     claim_one: Claim,
     answer: Answer,
@@ -254,7 +256,7 @@ async def test_a_grant_paused_while_it_was_refreshed_gets_its_tokens_and_stays_p
 ) -> None:
     await seed("one")
     lease = await claim_one()
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
 
     moved = await store.commit(answer(lease))
     assert moved == Committed(Verdict.REBASE, 0, Status.PAUSED)
@@ -266,11 +268,11 @@ async def test_a_grant_paused_while_it_was_refreshed_gets_its_tokens_and_stays_p
 
 
 async def test_the_event_of_a_paused_grants_refresh_says_that_it_is_paused(
-    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, answer: Answer, told: Told
+    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: Claim, answer: Answer, told: Told
 ) -> None:
     await seed("one")
     lease = await claim_one()
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
 
     moved = await store.commit(answer(lease))
     assert await told() == []
@@ -281,9 +283,14 @@ async def test_the_event_of_a_paused_grants_refresh_says_that_it_is_paused(
 
 
 async def test_an_answer_that_came_after_the_old_access_tokens_end_is_counted_as_late(
-    store: RedisStore, fleet: Fleet, seed: Seed, client: Client, answer: Answer
+    store: RedisStore,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
+    seed: Seed,
+    client: Client,
+    answer: Answer,
 ) -> None:
-    now = await fleet.now()
+    now = await registry.now()
     await seed("late", access_expires_at=now - 1)
     await seed("in time", access_expires_at=now + 600_000)
     await seed("never ends", access_expires_at=None)
@@ -291,19 +298,24 @@ async def test_an_answer_that_came_after_the_old_access_tokens_end_is_counted_as
     for lease in (await store.claim(client, 10, "")).leases:
         await store.commit(answer(lease))
 
-    state = await fleet.client_state("acme")
+    state = await fleet_state.of_client("acme")
     assert (state.refreshed, state.late) == (3, 1)
 
 
 async def test_the_first_access_token_of_a_grant_that_had_none_is_not_late(
-    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, answer: Answer
+    store: RedisStore,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
+    seed: Seed,
+    claim_one: Claim,
+    answer: Answer,
 ) -> None:
-    issued_at = await fleet.now() - 1
+    issued_at = await registry.now() - 1
     await seed("new", issued_at=issued_at, access_expires_at=issued_at)
 
     await store.commit(answer(await claim_one()))
 
-    assert (await fleet.client_state("acme")).late == 0
+    assert (await fleet_state.of_client("acme")).late == 0
 
 
 async def test_an_answer_takes_the_grant_off_the_list_of_those_that_need_attention(
@@ -332,12 +344,17 @@ async def test_the_event_stream_is_kept_to_about_its_length(
 
 
 async def test_an_answer_that_was_superseded_gives_back_its_own_lease(
-    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, answer: Answer, record_of: RecordOf
+    store: RedisStore,
+    registry: RedisRegistry,
+    seed: Seed,
+    claim_one: Claim,
+    answer: Answer,
+    record_of: RecordOf,
 ) -> None:
     grant = await seed("one")
     lease = await claim_one()
     replaced = replace(grant, version=1, sealed=b"another pair", lineage=b"its lineage")
-    await fleet.land(lifecycle.Change(replaced, 1, None, None), replaces=0)
+    await registry.import_grant(lifecycle.Change(replaced, 1, None, None), replaces=0)
 
     assert (await store.commit(answer(lease))).verdict is Verdict.SUPERSEDED
 
@@ -412,7 +429,7 @@ async def test_an_answer_whose_predecessors_the_store_forgot_is_stored_over_the_
 
 async def test_an_answer_does_not_jump_over_a_pair_that_came_from_outside_since(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     seed: Seed,
     line: Line,
     go_back: GoBack,
@@ -425,7 +442,7 @@ async def test_an_answer_does_not_jump_over_a_pair_that_came_from_outside_since(
     connected_again = replace(
         grant, sealed=b"connected again", lineage=b"another root", issued_at=clock.now() - 60_000
     )
-    await fleet.land(lifecycle.Change(connected_again, 1, None, None), replaces=0)
+    await registry.import_grant(lifecycle.Change(connected_again, 1, None, None), replaces=0)
 
     assert (await store.commit(commits[2])).verdict is Verdict.SUPERSEDED
     assert (await record_of("one"))["SEALED"] == b"connected again"
@@ -468,7 +485,7 @@ async def test_an_answer_as_old_as_what_is_stored_jumps_over_nothing(
 
 async def test_an_answer_that_jumps_is_to_be_rebased_where_the_status_moved_and_keeps_its_version(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     seed: Seed,
     line: Line,
     go_back: GoBack,
@@ -477,7 +494,7 @@ async def test_an_answer_that_jumps_is_to_be_rebased_where_the_status_moved_and_
     await seed("one")
     commits = await line(3)
     await go_back(0)
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
 
     refused = await store.commit(commits[2])
     assert refused == Committed(Verdict.REBASE, 2, Status.PAUSED)

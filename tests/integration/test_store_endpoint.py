@@ -11,15 +11,15 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.core.events import EventType, provider_event
 from worker.core.grant import Grant
 from worker.core.lifecycle import Change
-from worker.core.ports import Blame, Blamed, Commit, Lease, Verdict
+from worker.core.ports import Commit, FailureOf, FailureVerdict, Lease, Verdict
 from worker.core.providers import Client
 
 Seed = Callable[..., Awaitable[Grant]]
 Answer = Callable[..., Commit]
 Told = Callable[[], Awaitable[list[dict[str, Any]]]]
 Under = Callable[..., Lease]
-FindsOut = Callable[..., Awaitable[Blamed]]
-Blames = Callable[..., Awaitable[Blame]]
+FindsOut = Callable[..., Awaitable[FailureVerdict]]
+Fail = Callable[..., Awaitable[FailureOf]]
 Absolves = Callable[..., Awaitable[bool]]
 Hears = Callable[..., Awaitable[None]]
 HashOf = Callable[..., Awaitable[dict[str, str]]]
@@ -39,12 +39,12 @@ def find_out(store: RedisStore, client: Client, clock: RedisClock, under: Under)
         attempt: int | None = None,
         sent_at: int | None = None,
         reason: str = "http_502",
-        trial: bool = False,
+        endpoint_probe: bool = False,
         of: Client = client,
         retry_after_ms: int | None = None,
-        told_to_wait: bool = False,
+        throttled: bool = False,
         chance: float = 1.0,
-    ) -> Blamed:
+    ) -> FailureVerdict:
         event = provider_event(
             EventType.PROVIDER_UNAVAILABLE,
             of,
@@ -52,13 +52,13 @@ def find_out(store: RedisStore, client: Client, clock: RedisClock, under: Under)
             now=clock.now(),
             reason=reason,
         )
-        return await store.blame(
+        return await store.record_failure(
             of,
             event,
-            under(grant_id, trial=trial),
+            under(grant_id, endpoint_probe=endpoint_probe),
             sent_at=clock.now() if sent_at is None else sent_at,
             retry_after_ms=retry_after_ms,
-            told_to_wait=told_to_wait,
+            throttled=throttled,
             chance=chance,
         )
 
@@ -66,31 +66,31 @@ def find_out(store: RedisStore, client: Client, clock: RedisClock, under: Under)
 
 
 @pytest.fixture
-def blame(find_out: FindsOut) -> Blames:
+def fail(find_out: FindsOut) -> Fail:
     """Whose trouble that attempt is."""
 
-    async def run(grant_id: str = "one", **of_attempt: Any) -> Blame:
+    async def run(grant_id: str = "one", **of_attempt: Any) -> FailureOf:
         return (await find_out(grant_id, **of_attempt)).whose
 
     return run
 
 
 @pytest.fixture
-def open_breaker(blame: Blames) -> Callable[..., Awaitable[None]]:
+def open_breaker(fail: Fail) -> Callable[..., Awaitable[None]]:
     """Let requests for different grants fail until the endpoint is unavailable."""
 
     async def run(failures: int = 5) -> None:
         for number in range(failures):
-            assert await blame(f"fails-{number}") is Blame.PROVIDER
+            assert await fail(f"fails-{number}") is FailureOf.PROVIDER
 
     return run
 
 
 @pytest.fixture
-def absolve(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> Absolves:
+def record_recovery(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> Absolves:
     async def run(grant_id: str = "another", *, attempt: int = 2_000) -> bool:
         event = provider_event(EventType.PROVIDER_RECOVERED, client, attempt=attempt, now=clock.now())
-        return await store.absolve(client, event, under(grant_id, trial=True))
+        return await store.record_recovery(client, event, under(grant_id, endpoint_probe=True))
 
     return run
 
@@ -102,7 +102,7 @@ def hear(store: RedisStore, client: Client) -> Hears:
     async def run(sent_at: int, *, of: Client = client) -> None:
         await store.claim(of, 0, "")
         (lease,) = (await store.claim(of, 1, "")).leases
-        await store.settle(lease, Change(lease.grant, 1, None, None), heard_at=sent_at)
+        await store.record_outcome(lease, Change(lease.grant, 1, None, None), answered_at=sent_at)
 
     return run
 
@@ -148,7 +148,7 @@ async def test_the_fifth_failure_in_a_row_makes_the_endpoint_unavailable_and_tel
     record = await endpoint()
     assert (record["state"], record["reason"]) == ("unavailable", "http_502")
     assert before - 1 <= int(record["since"]) <= clock.now() + LAG_MS
-    assert int(record["trial_at"]) == int(record["since"]) + FIRST_MS
+    assert int(record["probe_at"]) == int(record["since"]) + FIRST_MS
     (event,) = await told()
     assert (event["type"], event["id"]) == ("evergrant.provider.unavailable", "5.provider.unavailable")
     assert event["subject"] == client.token_url
@@ -162,121 +162,121 @@ async def test_the_fifth_failure_in_a_row_makes_the_endpoint_unavailable_and_tel
 
 
 async def test_one_grants_failures_alone_make_the_endpoint_unavailable_too(
-    blame: Blames, endpoint: HashOf
+    fail: Fail, endpoint: HashOf
 ) -> None:
     for _ in range(5):
-        assert await blame("the only one") is Blame.PROVIDER
+        assert await fail("the only one") is FailureOf.PROVIDER
 
     assert (await endpoint())["state"] == "unavailable"
 
 
 async def test_a_failure_told_twice_because_its_reply_was_lost_counts_once(
-    blame: Blames, endpoint: HashOf, told: Told, clock: RedisClock
+    fail: Fail, endpoint: HashOf, told: Told, clock: RedisClock
 ) -> None:
     sent_at = clock.now()
     for number in (1, 1, 2, 2, 3, 4, 1, 4):
-        assert await blame(attempt=number, sent_at=sent_at) is Blame.PROVIDER
+        assert await fail(attempt=number, sent_at=sent_at) is FailureOf.PROVIDER
     assert "state" not in await endpoint()
 
     for _ in range(2):
-        assert await blame(attempt=5, sent_at=sent_at) is Blame.PROVIDER
+        assert await fail(attempt=5, sent_at=sent_at) is FailureOf.PROVIDER
 
     assert len(await told()) == 1
 
 
 async def test_a_failure_told_twice_does_not_make_the_endpoint_unavailable_again_after_it_recovered(
-    blame: Blames,
+    fail: Fail,
     open_breaker: Callable[..., Awaitable[None]],
-    absolve: Absolves,
+    record_recovery: Absolves,
     endpoint: HashOf,
     clock: RedisClock,
 ) -> None:
     sent_at = clock.now() - 5
     await open_breaker(4)
-    await blame(attempt=77, sent_at=sent_at)
-    await absolve()
+    await fail(attempt=77, sent_at=sent_at)
+    await record_recovery()
 
     for _ in range(5):
-        assert await blame(attempt=77, sent_at=sent_at) is Blame.PROVIDER
+        assert await fail(attempt=77, sent_at=sent_at) is FailureOf.PROVIDER
 
     assert (await endpoint())["state"] == "available"
 
 
 async def test_a_grant_is_blamed_if_the_endpoint_answered_another_request_that_left_no_earlier(
-    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
 ) -> None:
     await seed("another")
     sent_at = clock.now()
     await hear(sent_at)
 
-    assert await blame(sent_at=sent_at) is Blame.GRANT
-    assert await blame(sent_at=sent_at + 1) is Blame.PROVIDER
+    assert await fail(sent_at=sent_at) is FailureOf.GRANT
+    assert await fail(sent_at=sent_at + 1) is FailureOf.PROVIDER
     assert "state" not in await endpoint()
 
 
 async def test_failures_of_a_grant_are_not_counted_against_an_endpoint_that_answers_others(
-    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
 ) -> None:
     await seed("another")
     await hear(clock.now())
 
     for _ in range(5):
-        assert await blame(sent_at=clock.now() - 60_000) is Blame.GRANT
+        assert await fail(sent_at=clock.now() - 60_000) is FailureOf.GRANT
     for number in range(4):
-        assert await blame(f"fails-{number}", sent_at=clock.now() + 1_000) is Blame.PROVIDER
+        assert await fail(f"fails-{number}", sent_at=clock.now() + 1_000) is FailureOf.PROVIDER
 
     assert "state" not in await endpoint()
 
 
 async def test_an_answer_forgets_the_failures_of_requests_that_left_before_its_own(
-    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
 ) -> None:
     await seed("another")
     start = clock.now()
     for number in range(3):
-        await blame(f"before-{number}", sent_at=start + number // 2)
-    await blame("after", sent_at=start + 2)
+        await fail(f"before-{number}", sent_at=start + number // 2)
+    await fail("after", sent_at=start + 2)
     await hear(start + 1)
 
     for number in range(3):
-        await blame(f"later-{number}", sent_at=start + 3)
+        await fail(f"later-{number}", sent_at=start + 3)
     assert "state" not in await endpoint()
-    await blame("the fifth", sent_at=start + 3)
+    await fail("the fifth", sent_at=start + 3)
 
     assert (await endpoint())["state"] == "unavailable"
 
 
 async def test_an_answer_to_an_earlier_request_takes_nothing_back(
-    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     later = clock.now()
     await hear(later)
     await hear(later - 1_000)
 
-    assert await blame(sent_at=later) is Blame.GRANT
+    assert await fail(sent_at=later) is FailureOf.GRANT
 
 
 async def test_tokens_that_are_stored_are_an_answer_of_the_endpoint(
-    store: RedisStore, client: Client, blame: Blames, seed: Seed, answer: Answer
+    store: RedisStore, client: Client, fail: Fail, seed: Seed, answer: Answer
 ) -> None:
     await seed("another")
     (lease,) = (await store.claim(client, 1, "")).leases
     commit = answer(lease)
     await store.commit(commit)
 
-    assert await blame(sent_at=commit.change.grant.issued_at) is Blame.GRANT
-    assert await blame(sent_at=commit.change.grant.issued_at + 1) is Blame.PROVIDER
+    assert await fail(sent_at=commit.change.grant.issued_at) is FailureOf.GRANT
+    assert await fail(sent_at=commit.change.grant.issued_at + 1) is FailureOf.PROVIDER
 
 
 async def test_an_outcome_that_heard_nothing_is_no_answer_of_the_endpoint(
-    store: RedisStore, client: Client, blame: Blames, seed: Seed, clock: RedisClock
+    store: RedisStore, client: Client, fail: Fail, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     (lease,) = (await store.claim(client, 1, "")).leases
-    await store.settle(lease, Change(lease.grant, 1, None, None))
+    await store.record_outcome(lease, Change(lease.grant, 1, None, None))
 
-    assert await blame(sent_at=clock.now() - LONG_AGO_MS) is Blame.PROVIDER
+    assert await fail(sent_at=clock.now() - LONG_AGO_MS) is FailureOf.PROVIDER
 
 
 async def test_an_answer_to_a_client_that_never_claimed_names_no_endpoint_and_is_stored_all_the_same(
@@ -292,44 +292,44 @@ async def test_an_answer_to_a_client_that_never_claimed_names_no_endpoint_and_is
 
 
 async def test_a_grant_that_fails_faster_than_others_are_answered_is_found_out_at_its_next_try(
-    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     first = clock.now() - 1_000
-    assert await blame("quick", sent_at=first) is Blame.PROVIDER
+    assert await fail("quick", sent_at=first) is FailureOf.PROVIDER
     await hear(first + 100)
 
-    assert await blame("quick", sent_at=first + 200) is Blame.GRANT
-    assert await blame("innocent", sent_at=first + 200) is Blame.PROVIDER
+    assert await fail("quick", sent_at=first + 200) is FailureOf.GRANT
+    assert await fail("innocent", sent_at=first + 200) is FailureOf.PROVIDER
 
 
 async def test_what_a_grant_did_long_ago_is_not_held_against_it(
-    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     long_ago = clock.now() - LONG_AGO_MS
-    await blame("once", sent_at=long_ago)
+    await fail("once", sent_at=long_ago)
     await hear(long_ago + 1)
 
-    assert await blame("once") is Blame.PROVIDER
+    assert await fail("once") is FailureOf.PROVIDER
 
 
 async def test_only_the_last_failures_are_remembered(
-    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock, redis: Any, prefix: str, client: Client
+    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock, redis: Any, prefix: str, client: Client
 ) -> None:
     await seed("another")
     now = clock.now()
     for number in range(60):
-        await blame(f"fails-{number}", sent_at=now + number)
+        await fail(f"fails-{number}", sent_at=now + number)
         await hear(now + number)
     assert await redis.hstrlen(f"{prefix}endpoint:{client.token_url}", "failures") < 1_500
 
-    assert await blame("fails-20", sent_at=now + 100) is Blame.PROVIDER
-    assert await blame("fails-50", sent_at=now + 100) is Blame.GRANT
+    assert await fail("fails-20", sent_at=now + 100) is FailureOf.PROVIDER
+    assert await fail("fails-50", sent_at=now + 100) is FailureOf.GRANT
 
 
 async def test_an_endpoint_is_shared_by_the_clients_that_have_its_url(
-    blame: Blames, client: Client, store: RedisStore, seed: Seed, endpoint: HashOf
+    fail: Fail, client: Client, store: RedisStore, seed: Seed, endpoint: HashOf
 ) -> None:
     other = replace(client, name="other")
     elsewhere = replace(client, name="elsewhere", token_url="http://127.0.0.1:9/another")
@@ -337,7 +337,7 @@ async def test_an_endpoint_is_shared_by_the_clients_that_have_its_url(
         await seed(f"of {name}", client=name)
 
     for number in range(5):
-        await blame(f"fails-{number}", of=other if number % 2 else client)
+        await fail(f"fails-{number}", of=other if number % 2 else client)
 
     assert (await endpoint())["state"] == "unavailable"
     assert await endpoint(elsewhere.token_url) == {}
@@ -347,7 +347,7 @@ async def test_an_endpoint_is_shared_by_the_clients_that_have_its_url(
 
 
 async def test_an_answer_to_one_client_clears_the_endpoint_for_another_of_the_same_url(
-    blame: Blames, client: Client, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, client: Client, hear: Hears, seed: Seed, clock: RedisClock
 ) -> None:
     other = replace(client, name="other")
     elsewhere = replace(client, name="elsewhere", token_url="http://127.0.0.1:9/another")
@@ -355,43 +355,43 @@ async def test_an_answer_to_one_client_clears_the_endpoint_for_another_of_the_sa
     sent_at = clock.now()
     await hear(sent_at, of=other)
 
-    assert await blame(sent_at=sent_at) is Blame.GRANT
-    assert await blame(sent_at=sent_at, of=elsewhere) is Blame.PROVIDER
+    assert await fail(sent_at=sent_at) is FailureOf.GRANT
+    assert await fail(sent_at=sent_at, of=elsewhere) is FailureOf.PROVIDER
 
 
 # Trials
 
 
 async def test_failures_of_requests_that_were_in_flight_when_it_became_unavailable_change_nothing(
-    open_breaker: Callable[..., Awaitable[None]], blame: Blames, endpoint: HashOf, told: Told
+    open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf, told: Told
 ) -> None:
     await open_breaker()
     before = await endpoint()
 
     for _ in range(10):
-        assert await blame(reason="timeout") is Blame.PROVIDER
+        assert await fail(reason="timeout") is FailureOf.PROVIDER
 
     assert await endpoint() == before
     assert len(await told()) == 1
 
 
 async def test_each_failed_trial_waits_twice_as_long_for_the_next_up_to_the_longest(
-    open_breaker: Callable[..., Awaitable[None]], blame: Blames, endpoint: HashOf, clock: RedisClock
+    open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf, clock: RedisClock
 ) -> None:
     await open_breaker()
 
     for expected_ms in (20_000, LONGEST_MS, LONGEST_MS):
         before = clock.now()
-        assert await blame(trial=True, reason="timeout") is Blame.PROVIDER
+        assert await fail(endpoint_probe=True, reason="timeout") is FailureOf.PROVIDER
         record = await endpoint()
-        assert before - 1 + expected_ms <= int(record["trial_at"]) <= clock.now() + LAG_MS + expected_ms
+        assert before - 1 + expected_ms <= int(record["probe_at"]) <= clock.now() + LAG_MS + expected_ms
         assert record["reason"] == "timeout"
 
 
 @pytest.mark.parametrize(("chance", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
 async def test_the_wait_for_the_next_trial_is_between_half_of_it_and_all_as_chance_has_it(
     open_breaker: Callable[..., Awaitable[None]],
-    blame: Blames,
+    fail: Fail,
     endpoint: HashOf,
     clock: RedisClock,
     chance: float,
@@ -400,22 +400,22 @@ async def test_the_wait_for_the_next_trial_is_between_half_of_it_and_all_as_chan
     await open_breaker()
     before = clock.now()
 
-    await blame(trial=True, chance=chance)
-    once = int((await endpoint())["trial_at"])
-    await blame(trial=True, chance=1.0)
+    await fail(endpoint_probe=True, chance=chance)
+    once = int((await endpoint())["probe_at"])
+    await fail(endpoint_probe=True, chance=1.0)
 
     assert before - 1 + 20_000 * share <= once <= clock.now() + LAG_MS + 20_000 * share
-    assert int((await endpoint())["trial_delay"]) == LONGEST_MS  # chance is not carried on
+    assert int((await endpoint())["probe_delay"]) == LONGEST_MS  # chance is not carried on
 
 
 async def test_a_failed_trial_told_twice_puts_the_next_one_off_once(
-    open_breaker: Callable[..., Awaitable[None]], blame: Blames, endpoint: HashOf
+    open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf
 ) -> None:
     await open_breaker()
 
-    await blame(trial=True, attempt=99)
+    await fail(endpoint_probe=True, attempt=99)
     once = await endpoint()
-    await blame(trial=True, attempt=99)
+    await fail(endpoint_probe=True, attempt=99)
 
     assert await endpoint() == once
 
@@ -424,7 +424,7 @@ async def test_an_endpoint_that_is_unavailable_still_lets_a_grant_be_blamed_when
     open_breaker: Callable[..., Awaitable[None]],
     store: RedisStore,
     client: Client,
-    blame: Blames,
+    fail: Fail,
     seed: Seed,
     clock: RedisClock,
 ) -> None:
@@ -432,29 +432,29 @@ async def test_an_endpoint_that_is_unavailable_still_lets_a_grant_be_blamed_when
     (lease,) = (await store.claim(client, 1, "")).leases
     await open_breaker()
     sent_at = clock.now()
-    await store.settle(lease, Change(lease.grant, 1, None, None), heard_at=sent_at)
+    await store.record_outcome(lease, Change(lease.grant, 1, None, None), answered_at=sent_at)
 
-    assert await blame(sent_at=sent_at) is Blame.GRANT
-    assert await blame("fails-0", sent_at=sent_at + 1) is Blame.PROVIDER  # the outage explains it
+    assert await fail(sent_at=sent_at) is FailureOf.GRANT
+    assert await fail("fails-0", sent_at=sent_at + 1) is FailureOf.PROVIDER  # the outage explains it
 
 
 async def test_a_trial_that_was_answered_makes_the_endpoint_available_and_tells_so_once(
     open_breaker: Callable[..., Awaitable[None]],
-    blame: Blames,
-    absolve: Absolves,
+    fail: Fail,
+    record_recovery: Absolves,
     endpoint: HashOf,
     told: Told,
     clock: RedisClock,
     client: Client,
 ) -> None:
     await open_breaker()
-    await blame(trial=True)
+    await fail(endpoint_probe=True)
     before = clock.now()
 
-    assert await absolve(attempt=50)
+    assert await record_recovery(attempt=50)
     once = await endpoint()
-    assert await absolve(attempt=50)  # the reply was lost
-    assert not await absolve(attempt=51)
+    assert await record_recovery(attempt=50)  # the reply was lost
+    assert not await record_recovery(attempt=51)
 
     assert await endpoint() == once
     assert set(once) == {"state", "recovered_at", "recovered_by"}
@@ -467,9 +467,9 @@ async def test_a_trial_that_was_answered_makes_the_endpoint_available_and_tells_
 
 
 async def test_an_endpoint_that_was_never_unavailable_cannot_recover(
-    absolve: Absolves, endpoint: HashOf, told: Told
+    record_recovery: Absolves, endpoint: HashOf, told: Told
 ) -> None:
-    assert not await absolve()
+    assert not await record_recovery()
 
     assert await endpoint() == {}
     assert await told() == []
@@ -477,8 +477,8 @@ async def test_an_endpoint_that_was_never_unavailable_cannot_recover(
 
 async def test_requests_that_left_before_the_recovery_failed_because_of_the_outage(
     open_breaker: Callable[..., Awaitable[None]],
-    absolve: Absolves,
-    blame: Blames,
+    record_recovery: Absolves,
+    fail: Fail,
     hear: Hears,
     seed: Seed,
     endpoint: HashOf,
@@ -488,108 +488,108 @@ async def test_requests_that_left_before_the_recovery_failed_because_of_the_outa
     sent_at = clock.now() - 1_000
     await hear(sent_at + 1)
     await open_breaker()
-    await absolve()
+    await record_recovery()
 
     for number in range(10):
-        assert await blame(f"late-{number}", sent_at=sent_at) is Blame.PROVIDER
+        assert await fail(f"late-{number}", sent_at=sent_at) is FailureOf.PROVIDER
 
     assert (await endpoint())["state"] == "available"
 
 
 async def test_after_a_recovery_it_takes_as_many_failures_as_before(
     open_breaker: Callable[..., Awaitable[None]],
-    absolve: Absolves,
-    blame: Blames,
+    record_recovery: Absolves,
+    fail: Fail,
     endpoint: HashOf,
     told: Told,
     clock: RedisClock,
 ) -> None:
     await open_breaker()
-    await blame(trial=True)
-    await absolve()
+    await fail(endpoint_probe=True)
+    await record_recovery()
 
     later = clock.now() + 1_000
     for number in range(4):
-        await blame(f"again-{number}", sent_at=later)
+        await fail(f"again-{number}", sent_at=later)
     assert (await endpoint())["state"] == "available"
-    await blame("again-4", sent_at=later)
+    await fail("again-4", sent_at=later)
 
     record = await endpoint()
     assert record["state"] == "unavailable"
-    assert int(record["trial_delay"]) == FIRST_MS
+    assert int(record["probe_delay"]) == FIRST_MS
     assert "suspect" not in record
     assert len({event["id"] for event in await told()}) == 3
 
 
 async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_blamed_once_another_was_answered(
-    absolve: Absolves, blame: Blames, endpoint: HashOf, clock: RedisClock
+    record_recovery: Absolves, fail: Fail, endpoint: HashOf, clock: RedisClock
 ) -> None:
     for _ in range(5):
-        await blame("poison")
-    await absolve("another")
+        await fail("poison")
+    await record_recovery("another")
 
     later = clock.now() + 1_000
-    assert await blame("poison", sent_at=later) is Blame.GRANT
-    assert await blame("innocent", sent_at=later) is Blame.PROVIDER
+    assert await fail("poison", sent_at=later) is FailureOf.GRANT
+    assert await fail("innocent", sent_at=later) is FailureOf.PROVIDER
     assert (await endpoint())["state"] == "available"
 
 
 async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_cleared_by_its_own_answer(
-    absolve: Absolves, blame: Blames, clock: RedisClock
+    record_recovery: Absolves, fail: Fail, clock: RedisClock
 ) -> None:
     for _ in range(5):
-        await blame("the only one")
-    await absolve("the only one")
+        await fail("the only one")
+    await record_recovery("the only one")
 
-    assert await blame("the only one", sent_at=clock.now() + 1_000) is Blame.PROVIDER
+    assert await fail("the only one", sent_at=clock.now() + 1_000) is FailureOf.PROVIDER
 
 
 async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_no_suspect_once_it_was_refreshed(
     store: RedisStore,
     client: Client,
-    absolve: Absolves,
-    blame: Blames,
+    record_recovery: Absolves,
+    fail: Fail,
     seed: Seed,
     answer: Callable[[Lease], Commit],
     clock: RedisClock,
 ) -> None:
     await seed("the only one")
     for _ in range(5):
-        await blame("the only one")
-    await absolve("another")
+        await fail("the only one")
+    await record_recovery("another")
     (lease,) = (await store.claim(client, 1, "")).leases
     assert (await store.commit(answer(lease))).verdict is Verdict.STORED
 
-    assert await blame("the only one", sent_at=clock.now() + 2_000) is Blame.PROVIDER
+    assert await fail("the only one", sent_at=clock.now() + 2_000) is FailureOf.PROVIDER
 
 
 async def test_what_failed_before_a_grant_was_refreshed_is_not_held_against_it_afterwards(
     store: RedisStore,
     client: Client,
-    blame: Blames,
+    fail: Fail,
     seed: Seed,
     answer: Callable[[Lease], Commit],
     clock: RedisClock,
 ) -> None:
     await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
-    assert await blame("one", sent_at=clock.now() - 1_000) is Blame.PROVIDER
+    assert await fail("one", sent_at=clock.now() - 1_000) is FailureOf.PROVIDER
     assert (await store.commit(answer(lease))).verdict is Verdict.STORED
 
-    assert await blame("one", sent_at=clock.now() + 1_000) is Blame.PROVIDER
+    assert await fail("one", sent_at=clock.now() + 1_000) is FailureOf.PROVIDER
 
 
 async def test_a_suspect_is_forgotten_when_others_make_the_endpoint_unavailable(
-    absolve: Absolves, blame: Blames, clock: RedisClock, endpoint: HashOf
+    record_recovery: Absolves, fail: Fail, clock: RedisClock, endpoint: HashOf
 ) -> None:
     for _ in range(5):
-        await blame("poison")
-    await absolve("another")
+        await fail("poison")
+    await record_recovery("another")
     assert (await endpoint())["suspect"] == "poison"
 
     later = clock.now() + 1_000
     for number in range(5):
-        await blame(f"again-{number}", sent_at=later)
+        await fail(f"again-{number}", sent_at=later)
 
     assert "suspect" not in await endpoint()
 
@@ -598,147 +598,147 @@ async def test_a_suspect_is_forgotten_when_others_make_the_endpoint_unavailable(
 
 
 async def test_a_client_that_is_told_to_wait_waits_as_a_whole_and_no_other_does(
-    store: RedisStore, client: Client, blame: Blames, seed: Seed, of_client: HashOf, clock: RedisClock
+    store: RedisStore, client: Client, fail: Fail, seed: Seed, of_client: HashOf, clock: RedisClock
 ) -> None:
     other = replace(client, name="other")
     await seed("ours")
     await seed("theirs", client="other")
     before = clock.now()
 
-    verdict = await blame(reason="http_429", told_to_wait=True, retry_after_ms=7_000)
+    verdict = await fail(reason="http_429", throttled=True, retry_after_ms=7_000)
 
-    assert verdict is Blame.PROVIDER
-    assert before - 1 + 7_000 <= int((await of_client())["hold_until"]) <= clock.now() + LAG_MS + 7_000
+    assert verdict is FailureOf.PROVIDER
+    assert before - 1 + 7_000 <= int((await of_client())["throttled_until"]) <= clock.now() + LAG_MS + 7_000
     claim = await store.claim(client, 10, "")
     assert (claim.leases, claim.drained) == ([], True)
     assert len((await store.claim(other, 10, "")).leases) == 1
 
 
 async def test_a_client_goes_on_when_it_has_waited(
-    store: RedisStore, client: Client, blame: Blames, seed: Seed, redis: Any, prefix: str
+    store: RedisStore, client: Client, fail: Fail, seed: Seed, redis: Any, prefix: str
 ) -> None:
     await seed("one")
-    await blame(reason="http_429", told_to_wait=True, retry_after_ms=60_000)
-    await redis.hset(f"{prefix}client:acme", "hold_until", "1")
+    await fail(reason="http_429", throttled=True, retry_after_ms=60_000)
+    await redis.hset(f"{prefix}client:acme", "throttled_until", "1")
 
     assert len((await store.claim(client, 10, "")).leases) == 1
 
 
-async def test_a_shorter_wait_never_cuts_a_longer_one_short(blame: Blames, of_client: HashOf) -> None:
-    await blame(reason="http_429", told_to_wait=True, retry_after_ms=60_000)
-    once = (await of_client())["hold_until"]
+async def test_a_shorter_wait_never_cuts_a_longer_one_short(fail: Fail, of_client: HashOf) -> None:
+    await fail(reason="http_429", throttled=True, retry_after_ms=60_000)
+    once = (await of_client())["throttled_until"]
 
-    await blame(reason="http_429", told_to_wait=True, retry_after_ms=1_000)
-    await blame(reason="http_429", told_to_wait=True)
+    await fail(reason="http_429", throttled=True, retry_after_ms=1_000)
+    await fail(reason="http_429", throttled=True)
 
-    assert (await of_client())["hold_until"] == once
+    assert (await of_client())["throttled_until"] == once
 
 
-async def test_an_order_to_wait_that_is_told_twice_is_no_longer_for_it(
-    blame: Blames, of_client: HashOf
-) -> None:
-    await blame(attempt=9, reason="http_429", told_to_wait=True, retry_after_ms=60_000)
+async def test_an_order_to_wait_that_is_told_twice_is_no_longer_for_it(fail: Fail, of_client: HashOf) -> None:
+    await fail(attempt=9, reason="http_429", throttled=True, retry_after_ms=60_000)
     once = await of_client()
 
-    await blame(attempt=9, reason="http_429", told_to_wait=True, retry_after_ms=90_000)
+    await fail(attempt=9, reason="http_429", throttled=True, retry_after_ms=90_000)
 
     assert await of_client() == once
 
 
 async def test_without_a_time_each_further_order_waits_twice_as_long_up_to_a_minute(
-    blame: Blames, of_client: HashOf, clock: RedisClock, redis: Any, prefix: str
+    fail: Fail, of_client: HashOf, clock: RedisClock, redis: Any, prefix: str
 ) -> None:
     for seconds in (1, 2, 4, 8, 16, 32, 60, 60):
         before = clock.now()
-        await redis.hset(f"{prefix}client:acme", "hold_until", before - 59_000)  # it waited, and went on
-        await blame(reason="http_429", told_to_wait=True, sent_at=before + 1_000)
+        await redis.hset(f"{prefix}client:acme", "throttled_until", before - 59_000)  # it waited, and went on
+        await fail(reason="http_429", throttled=True, sent_at=before + 1_000)
         held = await of_client()
-        assert int(held["hold_delay"]) == seconds * 1_000
+        assert int(held["throttle_delay"]) == seconds * 1_000
         assert (
-            before - 1 + seconds * 1_000 <= int(held["hold_until"]) <= clock.now() + LAG_MS + seconds * 1_000
+            before - 1 + seconds * 1_000
+            <= int(held["throttled_until"])
+            <= clock.now() + LAG_MS + seconds * 1_000
         )
 
 
 async def test_a_minute_without_an_order_to_wait_forgets_how_long_the_last_one_was(
-    blame: Blames, of_client: HashOf, clock: RedisClock, redis: Any, prefix: str
+    fail: Fail, of_client: HashOf, clock: RedisClock, redis: Any, prefix: str
 ) -> None:
     for _ in range(3):
-        await blame(reason="http_429", told_to_wait=True, sent_at=clock.now() + 1_000)
-    assert (await of_client())["hold_delay"] == "4000"
-    await redis.hset(f"{prefix}client:acme", "hold_until", clock.now() - 60_001)
+        await fail(reason="http_429", throttled=True, sent_at=clock.now() + 1_000)
+    assert (await of_client())["throttle_delay"] == "4000"
+    await redis.hset(f"{prefix}client:acme", "throttled_until", clock.now() - 60_001)
 
-    await blame(reason="http_429", told_to_wait=True, sent_at=clock.now() + 1_000)
+    await fail(reason="http_429", throttled=True, sent_at=clock.now() + 1_000)
 
-    assert (await of_client())["hold_delay"] == "1000"
+    assert (await of_client())["throttle_delay"] == "1000"
 
 
 async def test_orders_to_wait_for_requests_that_left_together_are_one(
-    blame: Blames, of_client: HashOf, clock: RedisClock
+    fail: Fail, of_client: HashOf, clock: RedisClock
 ) -> None:
     sent_at = clock.now() - 1
     for number in range(20):
-        await blame(f"of a burst {number}", reason="http_429", told_to_wait=True, sent_at=sent_at)
+        await fail(f"of a burst {number}", reason="http_429", throttled=True, sent_at=sent_at)
 
-    assert (await of_client())["hold_delay"] == "1000"
+    assert (await of_client())["throttle_delay"] == "1000"
 
 
 async def test_a_wait_without_a_time_is_between_half_of_it_and_all_as_chance_has_it(
-    blame: Blames, of_client: HashOf, clock: RedisClock
+    fail: Fail, of_client: HashOf, clock: RedisClock
 ) -> None:
     before = clock.now()
 
-    await blame(reason="http_429", told_to_wait=True, chance=0.0)
+    await fail(reason="http_429", throttled=True, chance=0.0)
 
-    assert before - 1 + 500 <= int((await of_client())["hold_until"]) <= clock.now() + LAG_MS + 500
+    assert before - 1 + 500 <= int((await of_client())["throttled_until"]) <= clock.now() + LAG_MS + 500
 
 
 @pytest.mark.parametrize("reason", ["http_429", "slow_down"])
 async def test_an_endpoint_that_wants_to_be_asked_less_is_available(
-    blame: Blames, endpoint: HashOf, reason: str
+    fail: Fail, endpoint: HashOf, reason: str
 ) -> None:
     for number in range(10):
-        assert await blame(f"{number}", reason=reason, told_to_wait=True) is Blame.PROVIDER
+        assert await fail(f"{number}", reason=reason, throttled=True) is FailureOf.PROVIDER
 
     assert "state" not in await endpoint()
 
 
 async def test_a_503_that_says_when_to_come_back_is_a_failure_and_an_order_to_wait(
-    blame: Blames, endpoint: HashOf, of_client: HashOf
+    fail: Fail, endpoint: HashOf, of_client: HashOf
 ) -> None:
     for number in range(5):
-        await blame(f"{number}", reason="http_503", told_to_wait=True, retry_after_ms=3_000)
+        await fail(f"{number}", reason="http_503", throttled=True, retry_after_ms=3_000)
 
     assert (await endpoint())["state"] == "unavailable"
-    assert "hold_until" in await of_client()
+    assert "throttled_until" in await of_client()
 
 
 async def test_a_grant_told_to_wait_is_never_blamed_whoever_was_answered_meanwhile(
-    blame: Blames, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     sent_at = clock.now()
     await hear(sent_at)
 
     for reason in ("http_429", "http_503"):
-        told = {"reason": reason, "told_to_wait": True, "retry_after_ms": 1_000}
-        assert await blame("quick", sent_at=sent_at, **told) is Blame.PROVIDER
+        told = {"reason": reason, "throttled": True, "retry_after_ms": 1_000}
+        assert await fail("quick", sent_at=sent_at, **told) is FailureOf.PROVIDER
 
 
 async def test_a_trial_that_is_told_to_wait_neither_recovers_the_endpoint_nor_puts_off_the_next(
-    open_breaker: Callable[..., Awaitable[None]], blame: Blames, endpoint: HashOf, of_client: HashOf
+    open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf, of_client: HashOf
 ) -> None:
     await open_breaker()
     before = await endpoint()
 
-    await blame(trial=True, reason="http_429", told_to_wait=True)
+    await fail(endpoint_probe=True, reason="http_429", throttled=True)
 
     assert await endpoint() == before
-    assert "hold_until" in await of_client()
+    assert "throttled_until" in await of_client()
 
 
 async def test_a_trial_that_met_a_503_puts_off_the_next_and_holds_its_client(
     open_breaker: Callable[..., Awaitable[None]],
-    blame: Blames,
+    fail: Fail,
     endpoint: HashOf,
     of_client: HashOf,
     seed: Seed,
@@ -749,13 +749,13 @@ async def test_a_trial_that_met_a_503_puts_off_the_next_and_holds_its_client(
     await seed("another")
     (lease,) = (await store.claim(client, 1, "")).leases
     await open_breaker()
-    await store.settle(lease, Change(lease.grant, 1, None, None), heard_at=clock.now())
+    await store.record_outcome(lease, Change(lease.grant, 1, None, None), answered_at=clock.now())
 
-    told = {"reason": "http_503", "told_to_wait": True, "retry_after_ms": 2_000}
-    assert await blame(trial=True, sent_at=clock.now() - 1_000, **told) is Blame.PROVIDER
+    told = {"reason": "http_503", "throttled": True, "retry_after_ms": 2_000}
+    assert await fail(endpoint_probe=True, sent_at=clock.now() - 1_000, **told) is FailureOf.PROVIDER
 
-    assert int((await endpoint())["trial_delay"]) == 2 * FIRST_MS
-    assert "hold_until" in await of_client()
+    assert int((await endpoint())["probe_delay"]) == 2 * FIRST_MS
+    assert "throttled_until" in await of_client()
 
 
 # Whether claims stop
@@ -772,7 +772,7 @@ async def test_claims_stop_with_the_failure_that_makes_the_endpoint_unavailable_
 async def test_claims_stop_for_a_client_that_is_told_to_wait_and_not_for_one_that_is_to_wait_no_time(
     find_out: FindsOut,
 ) -> None:
-    told = {"reason": "http_429", "told_to_wait": True}
+    told = {"reason": "http_429", "throttled": True}
 
     assert not (await find_out(**told, retry_after_ms=0)).claims_stop
     assert (await find_out(**told, retry_after_ms=60_000)).claims_stop
@@ -795,7 +795,7 @@ async def test_claims_stop_though_the_failure_is_the_grants_own_and_go_on_when_n
     await hear(sent_at)
     later = sent_at + 1_000
 
-    assert await find_out(sent_at=sent_at) == Blamed(Blame.GRANT, claims_stop=False)
+    assert await find_out(sent_at=sent_at) == FailureVerdict(FailureOf.GRANT, claims_stop=False)
     for number in range(5):
         await find_out(f"fails-{number}", sent_at=later)
-    assert await find_out(sent_at=sent_at) == Blamed(Blame.GRANT, claims_stop=True)
+    assert await find_out(sent_at=sent_at) == FailureVerdict(FailureOf.GRANT, claims_stop=True)

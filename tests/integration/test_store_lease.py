@@ -8,7 +8,7 @@ import pytest
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, Status
-from worker.core.ports import Held, Lease, Paused
+from worker.core.ports import Lease, LeasedElsewhere, Paused
 from worker.core.providers import Client
 
 Seed = Callable[..., Awaitable[Grant]]
@@ -48,7 +48,7 @@ async def test_a_grant_that_another_refreshes_is_held_until_that_lease_ends(
     await seed("one")
     (theirs,) = (await store.claim(client, 1, "")).leases
 
-    assert await store.lease("one") == Held(theirs.until)
+    assert await store.lease("one") == LeasedElsewhere(theirs.until)
 
 
 async def test_a_grant_out_of_work_is_paused(store: RedisStore, seed: Seed) -> None:

@@ -5,117 +5,121 @@ from typing import Any
 
 import pytest
 
-from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status
 from worker.core.protocol import Unavailable
 from worker.core.providers import Client
+from worker.core.registry import Operation, OperationResult
 
 Seed = Callable[..., Awaitable[Grant]]
 DueOf = Callable[..., Awaitable[float | None]]
 
 
-async def _status(fleet: Fleet, grant_id: str) -> Status:
-    stored = await fleet.find(grant_id)
+async def _status(registry: RedisRegistry, grant_id: str) -> Status:
+    stored = await registry.find(grant_id)
     assert stored is not None
     return stored.grant.status
 
 
-async def test_a_paused_grant_leaves_the_schedule(fleet: Fleet, seed: Seed, due_of: DueOf) -> None:
+async def test_a_paused_grant_leaves_the_schedule(registry: RedisRegistry, seed: Seed, due_of: DueOf) -> None:
     await seed("one")
 
-    assert await fleet.operate("one", "pause") == "done"
-    assert await _status(fleet, "one") is Status.PAUSED
+    assert await registry.operate("one", Operation.PAUSE) is OperationResult.DONE
+    assert await _status(registry, "one") is Status.PAUSED
     assert await due_of("one") == float("inf")
 
 
-async def test_pausing_twice_changes_nothing(fleet: Fleet, seed: Seed) -> None:
+async def test_pausing_twice_changes_nothing(registry: RedisRegistry, seed: Seed) -> None:
     await seed("one")
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
 
-    assert await fleet.operate("one", "pause") == "unchanged"
+    assert await registry.operate("one", Operation.PAUSE) is OperationResult.UNCHANGED
 
 
 async def test_a_grant_paused_in_flight_keeps_its_lease(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed
 ) -> None:
     await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
 
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
 
-    stored = await fleet.find("one")
+    stored = await registry.find("one")
     assert stored is not None
     assert stored.lease_until == lease.until
 
 
 @pytest.mark.parametrize(("streak", "status"), [(0, Status.ACTIVE), (2, Status.FAILING)])
 async def test_a_resumed_grant_is_due_at_once_and_as_well_as_it_was(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, streak: int, status: Status
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed, streak: int, status: Status
 ) -> None:
     await seed("one", streak=streak, due_in_ms=600_000)
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
 
-    assert await fleet.operate("one", "resume") == "done"
-    assert await _status(fleet, "one") is status
+    assert await registry.operate("one", Operation.RESUME) is OperationResult.DONE
+    assert await _status(registry, "one") is status
     assert len((await store.claim(client, 1, "")).leases) == 1
 
 
 async def test_a_failed_grant_that_is_resumed_is_given_one_more_bout_of_tries(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed
 ) -> None:
     await seed("one", status=Status.FAILED, streak=2, reason="revoked")
 
-    assert await fleet.operate("one", "resume") == "done"
-    assert await _status(fleet, "one") is Status.FAILING
+    assert await registry.operate("one", Operation.RESUME) is OperationResult.DONE
+    assert await _status(registry, "one") is Status.FAILING
     assert len((await store.claim(client, 1, "")).leases) == 1
 
 
 async def test_a_grant_resumed_while_it_is_leased_is_due_when_the_lease_ends(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, due_of: DueOf
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed, due_of: DueOf
 ) -> None:
     await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
-    await fleet.operate("one", "pause")
-    await fleet.operate("one", "resume")
+    await registry.operate("one", Operation.PAUSE)
+    await registry.operate("one", Operation.RESUME)
 
     assert await due_of("one") == lease.until
 
 
 @pytest.mark.parametrize("status", [Status.ACTIVE, Status.FAILING])
 async def test_resuming_a_grant_that_is_at_work_changes_nothing(
-    fleet: Fleet, seed: Seed, due_of: DueOf, status: Status
+    registry: RedisRegistry, seed: Seed, due_of: DueOf, status: Status
 ) -> None:
     await seed("one", status=status, due_in_ms=5_000)
     due = await due_of("one")
 
-    assert await fleet.operate("one", "resume") == "unchanged"
+    assert await registry.operate("one", Operation.RESUME) is OperationResult.UNCHANGED
     assert await due_of("one") == due
 
 
-async def test_a_deleted_grant_leaves_nothing_behind(fleet: Fleet, seed: Seed, due_of: DueOf) -> None:
+async def test_a_deleted_grant_leaves_nothing_behind(
+    registry: RedisRegistry, fleet_state: RedisFleetState, seed: Seed, due_of: DueOf
+) -> None:
     await seed("one", status=Status.FAILED)
 
-    assert await fleet.operate("one", "delete") == "done"
-    assert await fleet.find("one") is None
+    assert await registry.operate("one", Operation.DELETE) is OperationResult.DONE
+    assert await registry.find("one") is None
     assert await due_of("one") is None
-    assert await fleet.attention(10) == []
-    assert (await fleet.client_state("acme")).grants[Status.FAILED] == 0
+    assert await registry.needing_attention(10) == []
+    assert (await fleet_state.of_client("acme")).grants[Status.FAILED] == 0
 
 
 async def test_a_deleted_grant_is_no_longer_noted_as_unreadable(
-    fleet: Fleet, seed: Seed, redis: Any, prefix: str
+    registry: RedisRegistry, seed: Seed, redis: Any, prefix: str
 ) -> None:
     await seed("one")
     await redis.sadd(f"{prefix}unreadable", "one")
 
-    await fleet.operate("one", "delete")
+    await registry.operate("one", Operation.DELETE)
 
     assert not await redis.exists(f"{prefix}unreadable")
 
 
 async def test_a_record_that_cannot_be_read_can_be_deleted(
-    fleet: Fleet, seed: Seed, redis: Any, prefix: str, due_of: DueOf
+    registry: RedisRegistry, fleet_state: RedisFleetState, seed: Seed, redis: Any, prefix: str, due_of: DueOf
 ) -> None:
     await seed("one")
     await seed("elsewhere", client="other")
@@ -123,29 +127,31 @@ async def test_a_record_that_cannot_be_read_can_be_deleted(
     await redis.zadd(f"{prefix}attention", {"one": 1})
     await redis.sadd(f"{prefix}unreadable", "one")
 
-    assert await fleet.operate("one", "delete") == "done"
+    assert await registry.operate("one", Operation.DELETE) is OperationResult.DONE
 
-    assert await fleet.find("one") is None
+    assert await registry.find("one") is None
     assert await due_of("one") is None
     assert not await redis.exists(f"{prefix}attention", f"{prefix}unreadable")
-    assert (await fleet.client_state("acme")).grants[Status.ACTIVE] == 0
-    assert await fleet.operate("one", "delete") == "gone"
+    assert (await fleet_state.of_client("acme")).grants[Status.ACTIVE] == 0
+    assert await registry.operate("one", Operation.DELETE) is OperationResult.GONE
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume", "delete"])
-async def test_what_is_asked_of_a_grant_that_is_not_there_is_gone(fleet: Fleet, verb: str) -> None:
-    assert await fleet.operate("nobody", verb) == "gone"
+@pytest.mark.parametrize("operation", Operation)
+async def test_what_is_asked_of_a_grant_that_is_not_there_is_gone(
+    registry: RedisRegistry, operation: Operation
+) -> None:
+    assert await registry.operate("nobody", operation) is OperationResult.GONE
 
 
 async def test_the_listing_walks_every_client_and_finds_those_out_of_work_too(
-    fleet: Fleet, seed: Seed
+    registry: RedisRegistry, seed: Seed
 ) -> None:
     for number in range(700):
         await seed(f"one-{number}", client="acme" if number % 2 else "other")
     await seed("paused", status=Status.PAUSED)
 
-    everyone: list[Any] = [stored.grant.id async for stored in fleet.walk()]
-    others = [stored.grant.id async for stored in fleet.walk("other")]
+    everyone: list[Any] = [stored.grant.id async for stored in registry.walk()]
+    others = [stored.grant.id async for stored in registry.walk("other")]
 
     assert len(everyone) == len(set(everyone)) == 701
     assert "paused" in everyone
@@ -153,15 +159,15 @@ async def test_the_listing_walks_every_client_and_finds_those_out_of_work_too(
 
 
 async def test_a_grant_that_is_paused_asks_for_nobody_s_attention_until_it_is_resumed(
-    store: RedisStore, fleet: Fleet, seed: Any, client: Client, failure: Any
+    store: RedisStore, registry: RedisRegistry, seed: Any, client: Client, failure: Any
 ) -> None:
     await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
-    await store.settle(lease, failure(lease, Unavailable("http_503")))
-    assert len(await fleet.attention(10)) == 1
+    await store.record_outcome(lease, failure(lease, Unavailable("http_503")))
+    assert len(await registry.needing_attention(10)) == 1
 
-    await fleet.operate("one", "pause")
-    assert await fleet.attention(10) == []
+    await registry.operate("one", Operation.PAUSE)
+    assert await registry.needing_attention(10) == []
 
-    await fleet.operate("one", "resume")
-    assert [stored.grant.id for stored, _ in await fleet.attention(10)] == ["one"]
+    await registry.operate("one", Operation.RESUME)
+    assert [stored.grant.id for stored, _ in await registry.needing_attention(10)] == ["one"]

@@ -20,13 +20,14 @@ from tests.simulation.redis import Valkey
 from tests.simulation.scene import UNBROKEN, Break, Report, Scene
 from tests.simulation.terms import Terms
 from tests.simulation.world import Process, Step, World, dice
+from worker.core.registry import Operation
 
 DEPTH: Final = 16
 FAULT: Final = "fault"
 TICK: Final = "tick"
 OUT_US: Final = 20_000_000  # beyond a lease and the patience after it
 SETTLED_US: Final = 2_500_000
-AFTER_US: Final = 1_200_000  # in which every process has pulsed once
+AFTER_US: Final = 1_200_000  # in which every process has sent a heartbeat once
 
 
 class RedundantError(Exception):
@@ -209,7 +210,7 @@ class Case(Scene):
 
     def play(self) -> None:
         self.bring([0.9])
-        one, other = (self.house.start_worker(self.disks[0]) for _ in range(2))
+        one, other = (self.deployment.start_worker(self.disks[0]) for _ in range(2))
         # Both have agreed with the store, and would drain the grant at once.
         self.server.hold_claims = True
         self.world.run(lambda: self.world.now_us > SETTLED_US)
@@ -218,7 +219,7 @@ class Case(Scene):
         self.schedule.fault, self.schedule.fault_touches = strike, touches
         drains = [
             process.context.run(
-                self.world.loop.create_task, self.house.drain(self.house.parts[process], "c0")
+                self.world.loop.create_task, self.deployment.drain(self.deployment.parts[process], "c0")
             )
             for process in (one, other)
         ]
@@ -285,13 +286,13 @@ EVERYTHING: Final = frozenset({"everything"})
 def _crash(which: int) -> Fault:
     def prepare(case: Case, *workers: Process) -> tuple[frozenset[str], Strike]:
         def strike() -> None:
-            case.house.crash(workers[which], loses_unsynced=True)
+            case.deployment.crash(workers[which], loses_unsynced=True)
             case.struck()
             case.world.add(
                 500_000,
                 "fault",
                 None,
-                lambda: case.house.start_worker(case.disks[0]),
+                lambda: case.deployment.start_worker(case.disks[0]),
                 timer=True,
             )
 
@@ -378,9 +379,9 @@ def _operate(*verbs: str) -> Fault:
 
         async def work(process: Process) -> None:
             for verb in verbs:
-                await case.house.fleet(process).operate("g0", verb)
+                await case.deployment.registry(process).operate("g0", Operation(verb))
 
-        case.house.begin("op", work)
+        case.deployment.begin("op", work)
 
     return _simple(frozenset({"operator"}), act)
 
@@ -390,11 +391,11 @@ def _connect_again(case: Case, one: Process, other: Process) -> None:
     pair = case.bank.consent("g0", 1)
 
     async def work(process: Process) -> None:
-        await case.house.import_pair(
+        await case.deployment.import_pair(
             process, "g0", "c0", pair, replace=True, age_s=0.0, lifetime_s=case.terms.lifetime_s
         )
 
-    case.house.begin("op", work)
+    case.deployment.begin("op", work)
 
 
 FAULTS: dict[str, Fault] = {
@@ -418,7 +419,7 @@ FAULTS: dict[str, Fault] = {
     "provider breaks off": _weather("breaks_off", 1, 0.3),
     "client refused": _weather("refuses_client", 1, 3.0),
     "disk full": _simple(EVERYTHING, _disk_full),
-    "paused and resumed": _operate("pause", "resume"),
+    "paused and resumed": _operate("pause", Operation.RESUME),
     "deleted": _operate("delete"),
     "connects again": _simple(frozenset({"operator"}), _connect_again),
 }

@@ -143,7 +143,7 @@ class Judge(Witness):
         self._lease_us = lease_us
         self._consents: dict[str, Family] = {}  # the last one that was brought, of each grant
         self.under_way = 0  # presentations that the server may yet act on
-        self.epoch = 0  # the present one, as the last pulse was told
+        self.epoch = 0  # the present one, as the last heartbeat was told
         self.agreed: dict[str, int] = {}  # the last epoch that each process confirmed
         self._by_lineage: dict[bytes, str] = {}
         self._present: dict[str, int] = {}  # when each process was last heard of by the store
@@ -308,7 +308,7 @@ class Judge(Witness):
     ) -> None:
         """A script ran."""
         self.world.note(process, f"store {name}{_said(name, args, reply)}")
-        if name in {"pulse", "confirm", "leave"}:
+        if name in {"heartbeat", "finish_recovery", "leave"}:
             self._hear_of(process, name, args, reply)
             return
         if name == "reassert" and reply == b"restored":
@@ -321,7 +321,7 @@ class Judge(Witness):
             self._lease(process, reply[2], in_doubt=bool(reply[3]))
         elif name == "commit" and reply[0] == b"stored":
             self._committed(process, args)
-        elif name == "settle" and reply == b"stored" and args[6] == b"1":
+        elif name == "record_outcome" and reply == b"stored" and args[6] == b"1":
             self.books.doubts[args[2]] = self.world.now_us
         elif name == "import" and reply[0] == b"stored":
             self._imported(args[0].decode(), reply[2], is_new=before.records[args[0].decode()] is None)
@@ -361,7 +361,7 @@ class Judge(Witness):
                     self.count("leases forgotten under a request")
 
     def _hear_of(self, process: Process, name: str, args: Sequence[Any], reply: Any) -> None:
-        if name == "pulse":
+        if name == "heartbeat":
             self._present[process.name] = self.world.now_us
             self.epoch = reply[1]
         elif name == "leave":
@@ -490,7 +490,7 @@ class Judge(Witness):
     ) -> None:
         """Only the lease's own outcome ends it before its time."""
         owner, until, fence = old[FIELD["LEASE_OWNER"]], old[FIELD["LEASE_UNTIL"]], old[FIELD["FENCE"]]
-        if name not in {"commit", "settle"} or not owner or until <= self.world.redis_ms:
+        if name not in {"commit", "record_outcome"} or not owner or until <= self.world.redis_ms:
             return
         if new[FIELD["LEASE_OWNER"]] != owner and int(args[1]) < fence:
             self.fail(1, f"{name} of {process} ends the lease of {owner.decode()} on {grant_id}")
@@ -609,9 +609,9 @@ def _short(fence: int) -> int:
 def _said(name: str, args: Sequence[Any], reply: Any) -> str:
     """A script's reply, for the trace."""
     if name == "claim":
-        return ": settling" if reply[6] else f": {_leases_of(reply[5])}"
-    if name in {"commit", "settle", "lease", "reassert", "import", "operate"}:
+        return ": recovering" if reply[6] else f": {_leases_of(reply[5])}"
+    if name in {"commit", "record_outcome", "lease", "reassert", "import", "operate"}:
         said = reply[0] if isinstance(reply, list) else reply
-        fence = f" {_short(int(args[1]))}" if name in {"commit", "settle", "reassert"} else ""
+        fence = f" {_short(int(args[1]))}" if name in {"commit", "record_outcome", "reassert"} else ""
         return f" {args[0].decode()}{fence}: {said.decode()}"
     return f": {reply}"

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tests.simulation.house import Parts
+from tests.simulation.deployment import Parts
 from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
 from worker.core.grant import Status
-from worker.core.ports import Blame, Blamed, Commit, Lease
+from worker.core.ports import Commit, FailureOf, FailureVerdict, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +89,24 @@ def _no_replay(parts: Parts) -> None:
 
 def _outages_count(parts: Parts) -> None:
     """An attempt without an answer is taken for a refusal of the grant."""
-    settle = parts.store.settle
+    settle = parts.store.record_outcome
 
-    async def harsh(lease: Lease, change: Any, heard_at: int | None = None) -> Any:
-        if heard_at is None:
+    async def harsh(lease: Lease, change: Any, answered_at: int | None = None) -> Any:
+        if answered_at is None:
             failed = replace(change.grant, status=Status.FAILED, reason="revoked")
             change = replace(change, grant=failed, due_at=None)
-        return await settle(lease, change, heard_at)
+        return await settle(lease, change, answered_at)
 
-    parts.replace(parts.store, "settle", harsh)
+    parts.replace(parts.store, "record_outcome", harsh)
 
 
 def _outages_are_blamed_on_grants(parts: Parts) -> None:
     """Whoever had no answer is failing, whether others had one or not."""
 
-    async def blame(*_: Any, **__: Any) -> Blamed:
-        return Blamed(Blame.GRANT, claims_stop=False)
+    async def record_failure(*_: Any, **__: Any) -> FailureVerdict:
+        return FailureVerdict(FailureOf.GRANT, claims_stop=False)
 
-    parts.replace(parts.store, "blame", blame)
+    parts.replace(parts.store, "record_failure", record_failure)
 
 
 def _present_twice(parts: Parts) -> None:
@@ -175,7 +175,7 @@ MUTANTS: Final = (
         "claims do not wait for the store to settle",
         "257",
         ["restart without the last writes"],
-        patch=_replacing("claim", {"if settling or number ~= confirmed then": "if false then"}),
+        patch=_replacing("claim", {"if recovering or number ~= confirmed then": "if false then"}),
     ),
     _mutant(
         "leases are not taken back",
@@ -199,7 +199,7 @@ MUTANTS: Final = (
         ["on demand", "provider slow"],
         patch=_replacing(
             "lease",
-            {"if leased(r, now) then": "if false then", "if free_from(r) > now then": "if false then"},
+            {"if leased(r, now) then": "if false then", "if claimable_from(r) > now then": "if false then"},
         ),
     ),
     _mutant(

@@ -155,7 +155,7 @@ class Faults:
 
 Observer = Callable[[Process, str, Sequence[Any], Any, Look, Look], None]
 
-_READ_ONLY = frozenset({"pulse", "confirm", "leave", "release_runner", "sweep"})
+_READ_ONLY = frozenset({"heartbeat", "finish_recovery", "leave", "release_runner", "reserve_runners"})
 
 
 class Server:

@@ -10,18 +10,19 @@ from typing import Final
 
 import msgpack
 
+from tests.simulation.deployment import Mutation, SimulatedDeployment, clients_of
 from tests.simulation.disk import Disk
-from tests.simulation.house import House, Mutation, clients_of
 from tests.simulation.judge import FIELD, Judge, ViolationError
 from tests.simulation.logs import Ears
 from tests.simulation.provider import URL, Bank, Weather
 from tests.simulation.redis import Patch, Server, Valkey
 from tests.simulation.terms import Terms
 from tests.simulation.world import Process, RanAwayError, Schedule, Step, World, dice
+from worker.core.registry import Operation
 
 QUIET_LIMIT_US: Final = 240_000_000
 DOUBT_US: Final = 30_000_000
-PULSES_US: Final = 2_000_000
+HEARTBEATS_US: Final = 2_000_000
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ class Scene:
             valkey, self.world, grants=self.grants, clients=names, urls=[URL], patch=broken.patch
         )
         self.judge = Judge(self.world, self.bank, self.disk_of, terms.lease_ms * 1000)
-        self.house = House(
+        self.deployment = SimulatedDeployment(
             self.world,
             self.server,
             self.bank,
@@ -111,7 +112,7 @@ class Scene:
 
     def disk_of(self, process: Process) -> Disk:
         """A process's machine."""
-        parts = self.house.parts.get(process)
+        parts = self.deployment.parts.get(process)
         return self.disks[0] if parts is None else parts.disk
 
     def play(self) -> None:
@@ -150,7 +151,7 @@ class Scene:
 
         async def act(process: Process) -> None:
             for grant_id, age in zip(self.grants, ages, strict=True):
-                await self.house.import_pair(
+                await self.deployment.import_pair(
                     process,
                     grant_id,
                     self.client_of[grant_id],
@@ -160,16 +161,16 @@ class Scene:
                     lifetime_s=self.terms.lifetime_s,
                 )
 
-        operator = self.house.begin("op", act)
+        operator = self.deployment.begin("op", act)
         self.world.run(lambda: not operator.tasks)
 
     def _recover(self) -> None:
         """Lift every fault, and wait until all is quiet."""
         self._lift()
         for disk in self.disks:
-            if not any(self.disk_of(process) is disk for process in self.house.workers()):
-                self.house.start_worker(disk)
-        self.house.begin("op", self._resume_all)
+            if not any(self.disk_of(process) is disk for process in self.deployment.workers()):
+                self.deployment.start_worker(disk)
+        self.deployment.begin("op", self._resume_all)
         limit_us = self.world.now_us + QUIET_LIMIT_US
         looked_at = [self.world.now_us]
 
@@ -201,9 +202,9 @@ class Scene:
             process.cut_off_until_us = min(process.cut_off_until_us, now_us)
 
     async def _resume_all(self, process: Process) -> None:
-        fleet = self.house.fleet(process)
+        registry = self.deployment.registry(process)
         for grant_id in self.grants:
-            await fleet.operate(grant_id, "resume")
+            await registry.operate(grant_id, Operation.RESUME)
 
     def _unsettled(self) -> list[str]:
         """What is still at work, or waits to be."""
@@ -212,16 +213,16 @@ class Scene:
         ]
         busy += [
             f"answers wait in {process}"
-            for process, parts in self.house.parts.items()
+            for process, parts in self.deployment.parts.items()
             if process.alive and parts.answers.waiting
         ]
         busy += [
             f"{process} has yet to confirm"
-            for process in self.house.workers()
+            for process in self.deployment.workers()
             if self.judge.agreed.get(process.name) != self.judge.epoch
         ]
-        if self.world.now_us < self._lifted_at_us + PULSES_US:
-            busy.append("pulses are to come")
+        if self.world.now_us < self._lifted_at_us + HEARTBEATS_US:
+            busy.append("heartbeats are to come")
         for disk in self.disks:
             busy += [f"{file.owner} is not adopted" for file in disk.files if file.is_free()]
         now = self.world.redis_ms

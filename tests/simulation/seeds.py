@@ -14,6 +14,7 @@ from tests.simulation.scene import UNBROKEN, Break, Report, Scene
 from tests.simulation.terms import Terms
 from tests.simulation.world import Process, Step, dice
 from worker.core.grant import TokenPair
+from worker.core.registry import Operation
 
 DELAYS_US: Final = {  # (usual, most)
     "store": (400, 20_000),
@@ -106,7 +107,7 @@ class Run(Scene):
         rng = self.rng
         self.bring([rng.uniform(0.2, 0.9) for _ in self.grants])
         for _ in range(self.workers):
-            self.house.start_worker(rng.choice(self.disks))
+            self.deployment.start_worker(rng.choice(self.disks))
         self.strikes = [
             Strike(
                 rng.randint(1, 50 * CLAIMS_WORTH), partial(FAULTS[name], self), rng.random() < UNDER_WAY_SHARE
@@ -135,29 +136,29 @@ class Run(Scene):
 
     def some_worker(self) -> Process | None:
         """One of the living."""
-        workers = self.house.workers()
+        workers = self.deployment.workers()
         return self.rng.choice(workers) if workers else None
 
 
-_DULL = frozenset({"disk", "store pulse", "reply pulse", "store sweep", "fault"})
+_DULL = frozenset({"disk", "store heartbeat", "reply heartbeat", "store reserve_runners", "fault"})
 
 
 def _crash(run: Run) -> None:
     process = run.some_worker()
     if process is None:
         return
-    run.house.crash(process, loses_unsynced=run.rng.random() < 0.5)
+    run.deployment.crash(process, loses_unsynced=run.rng.random() < 0.5)
     run.judge.count("crashes")
     if run.rng.random() < 0.6:
         disk = run.disk_of(process)
-        run.later(run.rng.choice([0.0, 0.5, 5.0]), lambda: run.house.start_worker(disk))
+        run.later(run.rng.choice([0.0, 0.5, 5.0]), lambda: run.deployment.start_worker(disk))
 
 
 def _crash_all(run: Run) -> None:
-    for process in run.house.workers():
-        run.house.crash(process, loses_unsynced=run.rng.random() < 0.5)
+    for process in run.deployment.workers():
+        run.deployment.crash(process, loses_unsynced=run.rng.random() < 0.5)
     for disk in run.disks:
-        run.later(run.rng.random(), partial(run.house.start_worker, disk))
+        run.later(run.rng.random(), partial(run.deployment.start_worker, disk))
 
 
 def _stop(run: Run) -> None:
@@ -174,13 +175,13 @@ def _freeze(run: Run) -> None:
 
 
 def _lose_store_replies(run: Run) -> None:
-    for process in run.house.workers():
+    for process in run.deployment.workers():
         if run.rng.random() < 0.6:
             run.server.faults.lose_replies[process.name] = run.rng.choice([1, 1, 2, 3])
 
 
 def _lose_store_requests(run: Run) -> None:
-    for process in run.house.workers():
+    for process in run.deployment.workers():
         if run.rng.random() < 0.6:
             run.server.faults.lose_requests[process.name] = run.rng.choice([1, 2, 2, 3])
 
@@ -274,13 +275,13 @@ def _operate(run: Run) -> None:
     grant_id, verb = run.rng.choice(run.grants), run.rng.choice(["pause", "resume", "delete", "pause"])
 
     async def act(process: Process) -> None:
-        fleet = run.house.fleet(process)
-        await fleet.operate(grant_id, verb)
+        registry = run.deployment.registry(process)
+        await registry.operate(grant_id, Operation(verb))
         if verb == "pause":
             await asyncio.sleep(run.rng.random() * 2)
-            await fleet.operate(grant_id, "resume")
+            await registry.operate(grant_id, Operation.RESUME)
 
-    run.house.begin("op", act)
+    run.deployment.begin("op", act)
 
 
 def _connect_again(run: Run) -> None:
@@ -290,7 +291,7 @@ def _connect_again(run: Run) -> None:
     pair = run.bank.consent(grant_id, run.generation[grant_id])
 
     async def act(process: Process) -> None:
-        await run.house.import_pair(
+        await run.deployment.import_pair(
             process,
             grant_id,
             run.client_of[grant_id],
@@ -300,7 +301,7 @@ def _connect_again(run: Run) -> None:
             lifetime_s=run.terms.lifetime_s,
         )
 
-    run.house.begin("op", act)
+    run.deployment.begin("op", act)
 
 
 def _import_old_file(run: Run) -> None:
@@ -310,7 +311,7 @@ def _import_old_file(run: Run) -> None:
     pair = run.bank.families[token]
 
     async def act(process: Process) -> None:
-        await run.house.import_pair(
+        await run.deployment.import_pair(
             process,
             grant_id,
             run.client_of[grant_id],
@@ -320,7 +321,7 @@ def _import_old_file(run: Run) -> None:
             lifetime_s=run.terms.lifetime_s,
         )
 
-    run.house.begin("op", act)
+    run.deployment.begin("op", act)
 
 
 def _freeze_before_a_retry(run: Run) -> None:
@@ -337,8 +338,8 @@ def _freeze_before_a_retry(run: Run) -> None:
 def _on_demand(run: Run) -> None:
     process = run.some_worker()
     grant_id = run.rng.choice(run.judge.presented() or run.grants)
-    if process is not None and process in run.house.parts:
-        process.context.run(run.world.loop.create_task, run.house.refresh_on_demand(process, grant_id))
+    if process is not None and process in run.deployment.parts:
+        process.context.run(run.world.loop.create_task, run.deployment.refresh_on_demand(process, grant_id))
 
 
 FAULTS: dict[str, Callable[[Run], None]] = {

@@ -7,7 +7,7 @@ from tests.simulation.provider import Mode
 from worker.adapters.store.redis_store import StoreLimits
 from worker.core.policy import Rules
 from worker.refresher import RESEND_PAUSE_SECONDS
-from worker.wiring import CLAIM_SECONDS, COMMIT_SECONDS
+from worker.runtime.assembly import CLAIM_SECONDS, COMMIT_SECONDS
 
 RULES: Final = Rules(min_margin_ms=1_000)
 SWEEP_SECONDS: Final = 1.0
@@ -40,8 +40,8 @@ class Terms:
             events_kept=100_000,
             first_probe_ms=2_000,
             longest_probe_ms=8_000,
-            first_trial_ms=2_000,
-            longest_trial_ms=8_000,
+            first_endpoint_probe_ms=2_000,
+            longest_endpoint_probe_ms=8_000,
         )
 
     def __str__(self) -> str:

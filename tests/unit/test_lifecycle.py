@@ -290,7 +290,7 @@ def test_a_failing_grant_is_due_again_after_its_backoff_or_a_confirming_pause(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "hold_ms"),
+    ("outcome", "throttle_ms"),
     [
         pytest.param(Unavailable("http_429", 90_000), 90_000, id="what-was-asked"),
         pytest.param(Unavailable("http_503", DAY_MS), 3_600_000, id="an-hour-at-most"),
@@ -299,9 +299,9 @@ def test_a_failing_grant_is_due_again_after_its_backoff_or_a_confirming_pause(
     ],
 )
 def test_a_client_holds_for_what_the_server_asked_an_hour_at_most(
-    outcome: Outcome, hold_ms: int | None
+    outcome: Outcome, throttle_ms: int | None
 ) -> None:
-    assert lifecycle.hold_ms(outcome) == hold_ms
+    assert lifecycle.throttle_ms(outcome) == throttle_ms
 
 
 # Answers, and what follows a record that moved on

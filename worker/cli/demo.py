@@ -23,8 +23,8 @@ from worker.cli.session import BAD_STATE, UNREACHABLE, CommandError
 if TYPE_CHECKING:
     from worker.cli.children import Children
     from worker.cli.demo_view import Moment, View
+    from worker.runtime.assembly import Runtime
     from worker.sandbox.client import Sandbox
-    from worker.wiring import Runtime
 
 CLIENT = "buddy"
 TOKEN_SECONDS = 60
@@ -125,19 +125,19 @@ def _settings_of_the_demo(house: Path, sandbox: "Sandbox") -> None:
 def _run(house: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Summary:
     from config import load_settings
     from config.logging import configure_logging
-    from worker import wiring
     from worker.adapters.embedded import EmbeddedServer
     from worker.cli.children import BEAT, WORKER, Children
+    from worker.runtime import assembly
 
     settings = load_settings()
     configure_logging("error", "console")
-    deployment = wiring.deploy(settings, lambda _: None)
+    deployment = assembly.deploy(settings, lambda _: None)
     log = house / "children.log"
     with log.open("wb") as output, EmbeddedServer(settings.data_dir):
-        children = Children(stop_seconds=2 * wiring.in_flight_seconds(settings), output=output)
+        children = Children(stop_seconds=2 * assembly.in_flight_seconds(settings), output=output)
 
         async def show() -> Summary:
-            async with wiring.open_runtime(deployment) as runtime:
+            async with assembly.open_runtime(deployment) as runtime:
                 return await _Show(runtime, sandbox, children).run(grants, seconds)
 
         try:
@@ -179,7 +179,7 @@ class _Show:
         return await self._judge(grants, elapsed)
 
     async def _import(self, grants: int) -> None:
-        from worker.importing import Importer
+        from worker.fleet.importing import Importer
 
         order: dict[str, str | float] = {"client": CLIENT, "prefix": "user", "spread_seconds": OLDEST_SECONDS}
         lines = enumerate((line.encode() for line in self._sandbox.issue_lines(grants, **order)), 1)
@@ -214,7 +214,7 @@ class _Show:
         """What a user does who disconnects the application; the one who is due next, to see it soon."""
         soon = [
             (stored.due_at, stored.grant.id)
-            async for stored in self._runtime.fleet.walk(CLIENT)
+            async for stored in self._runtime.registry.walk(CLIENT)
             if stored.due_at is not None
         ]
         _, self._revoked = min(soon)
@@ -224,12 +224,12 @@ class _Show:
         totals = self._sandbox.totals()
         live = {pair["id"]: pair for pair in self._sandbox.pairs()}
         lost = 0
-        async for stored in self._runtime.fleet.walk(CLIENT):
+        async for stored in self._runtime.registry.walk(CLIENT):
             kept = self._runtime.deployment.keys.open(stored.grant)
             pair = live[stored.grant.id]
             is_live = (kept.access_token, kept.refresh_token) == (pair["access_token"], pair["refresh_token"])
             lost += not is_live and not pair["revoked"]
-        state = await self._runtime.fleet.client_state(CLIENT)
+        state = await self._runtime.fleet_state.of_client(CLIENT)
         return Summary(
             grants=grants,
             seconds=elapsed,
@@ -244,7 +244,7 @@ class _Show:
 
     async def _failures_announced(self) -> int:
         failures, last = 0, "0-0"
-        while entries := await self._runtime.fleet.events(last):
+        while entries := await self._runtime.event_stream.read(last):
             failures += sum(entry.event["type"] == "evergrant.grant.failed" for entry in entries)
             last = entries[-1].id
         return failures

@@ -14,8 +14,8 @@ from worker.cli.output import until
 from worker.core.grant import Status
 
 if TYPE_CHECKING:
-    from worker.adapters.store.fleet import ClientState, StreamEntry
-    from worker.wiring import Runtime
+    from worker.core.registry import ClientState, StreamEntry
+    from worker.runtime.assembly import Runtime
 
 EVENTS_SHOWN: Final = 6
 PACE_WINDOW_MS: Final = 5_000
@@ -53,10 +53,10 @@ class Moment:
 
 async def look(runtime: "Runtime", client: str, before: Moment | None) -> Moment:
     """Look at the fleet once more."""
-    now = await runtime.fleet.now()
-    state = await runtime.fleet.client_state(client)
+    now = await runtime.registry.now()
+    state = await runtime.fleet_state.of_client(client)
     last_id = "0-0" if before is None else before.last_id
-    entries = await runtime.fleet.events(last_id)
+    entries = await runtime.event_stream.read(last_id)
     paces = [*(before.paces if before is not None else ()), (now, state.refreshed)]
     told = [*(before.told if before is not None else ()), *entries]
     paces = [pace for pace in paces if pace[0] > now - PACE_WINDOW_MS]

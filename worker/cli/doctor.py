@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from worker.adapters.store.durability import Finding
-    from worker.wiring import Runtime
+    from worker.runtime.assembly import Runtime
 
 MOST_CLOCK_DRIFT_SECONDS = 5.0
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -44,18 +44,18 @@ async def _examine(runtime: "Runtime", *, as_json: bool) -> bool:
 
 async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
     from worker.adapters.store.durability import Finding, Level, inspect_durability
-    from worker.wiring import look_at_broker
+    from worker.runtime.assembly import look_at_broker
 
     settings = runtime.deployment.settings
     where = "the embedded server" if settings.uses_embedded_server else "EVERGRANT_REDIS_URL"
     yield Finding(Level.OK, f"settings are valid; namespace {settings.namespace}, store: {where}")
     yield Finding(Level.OK, f"sealing keys: {', '.join(runtime.deployment.keys.ids())}; the first one seals")
     yield await _journal_finding(runtime)
-    for finding in await inspect_durability(runtime.redis, runtime.deployment.demand):
+    for finding in await inspect_durability(runtime.redis, runtime.deployment.write_concern):
         yield finding
     for finding in await look_at_broker(runtime):
         yield finding
-    yield _clock_finding(await runtime.fleet.now())
+    yield _clock_finding(await runtime.registry.now())
     if not settings.clients:
         yield Finding(Level.WARNING, "no client is configured; set EVERGRANT_CLIENTS__<NAME>__PROVIDER")
     for client in runtime.clients:

@@ -11,9 +11,9 @@ from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from worker.adapters.store.fleet import Stored
-    from worker.fleet_report import Incident, Report
-    from worker.wiring import Runtime
+    from worker.core.registry import StoredGrant
+    from worker.fleet.report import Incident, Report
+    from worker.runtime.assembly import Runtime
 
 FOLLOW_WAIT_MS = 2_000
 NO_CLIENT = (
@@ -68,16 +68,16 @@ def status(as_json: AsJson = False) -> None:
 
 async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> str:
     from worker.core.ports import UnsealError
-    from worker.on_demand import RefreshFailedError, refresh_now
+    from worker.fleet.tokens import RefreshFailedError, refresh_now
 
-    stored = await runtime.fleet.find(grant_id)
+    stored = await runtime.registry.find(grant_id)
     if stored is None:
         raise CommandError(f"no grant has the id {grant_id!r}", BAD_STATE)
     try:
-        if not _lives(stored.grant.access_expires_at, await runtime.fleet.now(), min_ttl_ms):
+        if not _lives(stored.grant.access_expires_at, await runtime.registry.now(), min_ttl_ms):
             _check_reachable(stored, min_ttl_ms)
             stored = await refresh_now(runtime, grant_id)
-            now = await runtime.fleet.now()
+            now = await runtime.registry.now()
             if not _lives(stored.grant.access_expires_at, now, min_ttl_ms):
                 life = until(stored.grant.access_expires_at, now)
                 raise CommandError(f"{grant_id}: a fresh access token lives only {life}", BAD_STATE)
@@ -91,7 +91,7 @@ async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> str:
     return pair.access_token
 
 
-def _check_reachable(stored: "Stored", min_ttl_ms: int) -> None:
+def _check_reachable(stored: "StoredGrant", min_ttl_ms: int) -> None:
     """A refresh that cannot bring what is asked would rotate for nothing, at every call."""
     grant = stored.grant
     life_ms = None if grant.access_expires_at is None else grant.access_expires_at - grant.issued_at
@@ -113,9 +113,9 @@ async def _events(runtime: "Runtime", since: str | None, *, follow: bool, as_jso
 
     last = since
     if last is None:
-        last = await runtime.fleet.last_event_id() if follow else "0-0"
+        last = await runtime.event_stream.last_id() if follow else "0-0"
     while True:
-        entries = await runtime.fleet.events(last, wait_ms=FOLLOW_WAIT_MS if follow else None)
+        entries = await runtime.event_stream.read(last, wait_ms=FOLLOW_WAIT_MS if follow else None)
         if not entries and not follow:
             return
         for entry in entries:
@@ -147,7 +147,7 @@ def _event_line(stream_id: str, event: "Mapping[str, Any]") -> str:
 
 
 async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
-    from worker.fleet_report import report_on
+    from worker.fleet.report import report_on
 
     report = await report_on(runtime)
     if as_json:

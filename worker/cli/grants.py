@@ -11,13 +11,12 @@ import typer
 
 from worker.cli.output import columns, note, until, write_json, write_line
 from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
+from worker.core.registry import Operation, OperationResult, StoredGrant, UnreadableRecordError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.adapters.store.fleet import Stored
-    from worker.adapters.store.record import UnreadableError
-    from worker.wiring import Runtime
+    from worker.runtime.assembly import Runtime
 
 app = typer.Typer(help="The stored grants.", no_args_is_help=True)
 
@@ -103,7 +102,7 @@ def pause(grant_id: GrantId) -> None:
 
     Example: evergrant grants pause user-42/buddy
     """
-    run(lambda runtime: _operate(runtime, grant_id, "pause", "paused"))
+    run(lambda runtime: _operate(runtime, grant_id, Operation.PAUSE, "paused"))
 
 
 @app.command("resume")
@@ -112,7 +111,7 @@ def resume(grant_id: GrantId) -> None:
 
     Example: evergrant grants resume user-42/buddy
     """
-    run(lambda runtime: _operate(runtime, grant_id, "resume", "resumed"))
+    run(lambda runtime: _operate(runtime, grant_id, Operation.RESUME, "resumed"))
 
 
 @app.command("delete")
@@ -121,11 +120,11 @@ def delete(grant_id: GrantId) -> None:
 
     Example: evergrant grants delete user-42/buddy
     """
-    run(lambda runtime: _operate(runtime, grant_id, "delete", "deleted"))
+    run(lambda runtime: _operate(runtime, grant_id, Operation.DELETE, "deleted"))
 
 
 async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> tuple[int, int]:
-    from worker.importing import Importer, numbered_lines
+    from worker.fleet.importing import Importer, numbered_lines
 
     # Reading blocks: a Ctrl-C must interrupt the read itself, not wait for the loop to come round.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -198,11 +197,11 @@ class _Progress:
 
 
 async def _list(runtime: "Runtime", status: str | None, client: str | None, *, as_json: bool) -> int:
-    unreadable: list[UnreadableError] = []
-    now = await runtime.fleet.now()
+    unreadable: list[UnreadableRecordError] = []
+    now = await runtime.registry.now()
     if not as_json:
         write_line(_row("ID", "CLIENT", "STATUS", "VERSION", "TOKEN ENDS IN", "DUE IN", "REASON"))
-    async for stored in runtime.fleet.walk(client, unreadable=unreadable.append):
+    async for stored in runtime.registry.walk(client, unreadable=unreadable.append):
         if status is not None and stored.grant.status != status:
             continue
         if as_json:
@@ -212,13 +211,13 @@ async def _list(runtime: "Runtime", status: str | None, client: str | None, *, a
     return _name_unreadable(unreadable)
 
 
-def _name_unreadable(problems: "Sequence[UnreadableError]") -> int:
+def _name_unreadable(problems: "Sequence[UnreadableRecordError]") -> int:
     for problem in problems:
         note(str(problem))
     return len(problems)
 
 
-def _summary(stored: "Stored", now: int) -> str:
+def _summary(stored: "StoredGrant", now: int) -> str:
     grant = stored.grant
     due = "-" if stored.due_at is None else until(stored.due_at, now)
     return _row(
@@ -236,7 +235,7 @@ def _row(*cells: str) -> str:
     return columns(zip(cells, (32, 12, 8, 8, 14, 10, 0), strict=True))
 
 
-def _document(stored: "Stored") -> dict[str, Any]:
+def _document(stored: "StoredGrant") -> dict[str, Any]:
     """A grant as `show` and `list` write it: the export line and where it stands."""
     from worker.core.events import rfc3339
     from worker.core.interchange import write_line as export_line
@@ -250,8 +249,8 @@ def _document(stored: "Stored") -> dict[str, Any]:
     }
 
 
-async def _find(runtime: "Runtime", grant_id: str) -> "Stored":
-    stored = await runtime.fleet.find(grant_id)
+async def _find(runtime: "Runtime", grant_id: str) -> "StoredGrant":
+    stored = await runtime.registry.find(grant_id)
     if stored is None:
         raise CommandError(f"no grant has the id {grant_id!r}", BAD_STATE)
     return stored
@@ -274,9 +273,9 @@ async def _export(runtime: "Runtime", client: str | None, *, with_tokens: bool) 
     from worker.core.interchange import write_line as export_line
     from worker.core.ports import UnsealError
 
-    unreadable: list[UnreadableError] = []
+    unreadable: list[UnreadableRecordError] = []
     cannot_unseal = 0
-    async for stored in runtime.fleet.walk(client, unreadable=unreadable.append):
+    async for stored in runtime.registry.walk(client, unreadable=unreadable.append):
         pair = None
         if with_tokens:
             try:
@@ -290,21 +289,21 @@ async def _export(runtime: "Runtime", client: str | None, *, with_tokens: bool) 
 
 
 async def _refresh(runtime: "Runtime", grant_id: str) -> None:
-    from worker.on_demand import RefreshFailedError, refresh_now
+    from worker.fleet.tokens import RefreshFailedError, refresh_now
 
     try:
         stored = await refresh_now(runtime, grant_id)
     except RefreshFailedError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
-    ends = until(stored.grant.access_expires_at, await runtime.fleet.now())
+    ends = until(stored.grant.access_expires_at, await runtime.registry.now())
     write_line(f"refreshed: version {stored.grant.version}, the access token ends in {ends}")
 
 
-async def _operate(runtime: "Runtime", grant_id: str, verb: str, done: str) -> None:
-    answer = await runtime.fleet.operate(grant_id, verb)
-    if answer == "gone":
+async def _operate(runtime: "Runtime", grant_id: str, operation: Operation, done: str) -> None:
+    answer = await runtime.registry.operate(grant_id, operation)
+    if answer is OperationResult.GONE:
         raise CommandError(f"no grant has the id {grant_id!r}", BAD_STATE)
-    if answer == "unchanged":
+    if answer is OperationResult.UNCHANGED:
         stored = await _find(runtime, grant_id)
         write_line(f"{grant_id} is {stored.grant.status.value} already")
     else:

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from worker.cli.output import note
+from worker.core.registry import UnreadableRecordError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from config import Settings
-    from worker.wiring import Runtime
+    from worker.runtime.assembly import Runtime
 
 T = TypeVar("T")
 
@@ -72,19 +73,18 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
 
     from config import SettingsError
     from config.logging import configure_logging
-    from worker import wiring
-    from worker.adapters.store.demand import ShortfallError
-    from worker.adapters.store.record import UnreadableError
+    from worker.adapters.store.write_concern import ShortfallError
     from worker.core.ports import StoreUnavailableError
-    from worker.on_demand import AnswerLeftError
+    from worker.fleet.tokens import AnswerLeftError
+    from worker.runtime import assembly
 
     configure_logging("error", "console")
     try:
-        deployment = wiring.deploy(chosen, lambda line: note(f"evergrant: {line}"))
+        deployment = assembly.deploy(chosen, lambda line: note(f"evergrant: {line}"))
 
         async def work_on_it() -> T:
             _end_in_order()
-            async with wiring.open_runtime(deployment) as runtime:
+            async with assembly.open_runtime(deployment) as runtime:
                 try:
                     return await work(runtime)
                 except AnswerLeftError as problem:
@@ -92,15 +92,15 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
                     note(f"evergrant: {problem}")
                     raise typer.Exit(UNREACHABLE) from None
 
-        with wiring.embedded_server(chosen) or nullcontext():
+        with assembly.embedded_server(chosen) or nullcontext():
             return asyncio.run(work_on_it())
     except SettingsError as problem:
         raise CommandError(str(problem), SETTINGS) from None
-    except wiring.EmbeddedServerError as problem:
+    except assembly.EmbeddedServerError as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    except UnreadableError as problem:
+    except UnreadableRecordError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
     except ShortfallError as problem:
         raise CommandError(f"{_store(chosen)}: {problem}", UNREACHABLE) from None

@@ -17,19 +17,19 @@ def up() -> None:
     from contextlib import nullcontext
 
     from config import SettingsError
-    from worker import wiring
     from worker.cli.children import BEAT, WORKER, ChildGaveUpError, Children
     from worker.core.ports import StoreUnavailableError
+    from worker.runtime import assembly
 
     chosen = settings()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    children = Children(stop_seconds=2 * wiring.in_flight_seconds(chosen))
+    children = Children(stop_seconds=2 * assembly.in_flight_seconds(chosen))
     try:
-        deployment = wiring.deploy(chosen, _tell)
-        with wiring.embedded_server(chosen) or nullcontext() as server:
-            wiring.reach_store(deployment)
+        deployment = assembly.deploy(chosen, _tell)
+        with assembly.embedded_server(chosen) or nullcontext() as server:
+            assembly.reach_store(deployment)
             try:
                 children.start("worker", WORKER)
                 children.start("beat", BEAT)
@@ -42,7 +42,7 @@ def up() -> None:
                 children.stop()
     except SettingsError as problem:
         raise CommandError(str(problem), SETTINGS) from None
-    except wiring.EmbeddedServerError as problem:
+    except assembly.EmbeddedServerError as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
     except StoreUnavailableError as problem:
         raise CommandError(f"EVERGRANT_REDIS_URL cannot be reached: {problem}", UNREACHABLE) from None

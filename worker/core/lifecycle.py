@@ -258,7 +258,7 @@ def still_in_doubt(outcome: Outcome, *, in_doubt: bool) -> bool:
             return in_doubt
 
 
-def hold_ms(outcome: Outcome) -> int | None:
+def throttle_ms(outcome: Outcome) -> int | None:
     """How long the server's own wish keeps the client waiting; `None` where it named no time."""
     if not isinstance(outcome, Unavailable) or outcome.retry_after_ms is None:
         return None

@@ -47,14 +47,14 @@ class Lease:
         fence: the lease's number, growing; every outcome is stored under it, once.
         until: when the lease ends.
         probe: this grant was let through to find out whether its rejected client is accepted again.
-        trial: this grant was let through to find out whether its token endpoint answers again.
+        endpoint_probe: this grant was let through to find out whether its token endpoint answers again.
     """
 
     grant: Grant
     fence: int
     until: int
-    probe: bool = False
-    trial: bool = False
+    client_probe: bool = False
+    endpoint_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Claim:
         drained: nothing more is due.
         wait_ms: the rate budget is spent for this long.
         generation: grows when the client is accepted again; its secrets are to be read anew.
-        settling: nothing was claimed, because the store is settling or this process has yet to confirm its
+        recovering: nothing was claimed: the store is recovering, or this process has not recovered in its
             present epoch.
     """
 
@@ -76,18 +76,18 @@ class Claim:
     drained: bool
     wait_ms: int
     generation: int
-    settling: bool = False
+    recovering: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LeasedElsewhere:
     """Another process refreshes this grant, or may have its answer; it is waited for until `until`."""
 
     until: int
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
+class Recovering:
     """The store restarted or was away, and nothing can be leased until what it forgot is given back."""
 
 
@@ -153,11 +153,11 @@ class Epoch:
 
     Attributes:
         number: growing, and none is used twice by a store that forgot.
-        settling: no claim passes until all that are present have confirmed it, or a time has passed.
+        recovering: no claim passes until all that are present have confirmed it, or a time has passed.
     """
 
     number: int
-    settling: bool
+    recovering: bool
 
 
 class Refusal(StrEnum):
@@ -168,7 +168,7 @@ class Refusal(StrEnum):
     GRANT = "grant"  # the client is well: the same grant was refused before, and others were not
 
 
-class Blame(StrEnum):
+class FailureOf(StrEnum):
     """Whose trouble it is that an attempt brought no usable answer."""
 
     GRANT = "grant"  # the endpoint answers others
@@ -176,7 +176,7 @@ class Blame(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Blamed:
+class FailureVerdict:
     """What the store made of an attempt without a usable answer.
 
     Attributes:
@@ -185,7 +185,7 @@ class Blamed:
             but what is let through alone.
     """
 
-    whose: Blame
+    whose: FailureOf
     claims_stop: bool
 
 
@@ -287,16 +287,16 @@ class Store(Protocol):
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
         """Lease up to `limit` due grants of a client, each with its intent."""
 
-    async def lease(self, grant_id: str) -> Lease | Held | Settling | Paused | None:
+    async def lease(self, grant_id: str) -> Lease | LeasedElsewhere | Recovering | Paused | None:
         """Lease one grant whether it is due or not; `None` where there is no such grant."""
 
     async def commit(self, commit: Commit) -> Committed:
         """Store an answer if and only if the lineage is still its own."""
 
-    async def settle(self, lease: Lease, change: Change, heard_at: int | None = None) -> Verdict:
+    async def record_outcome(self, lease: Lease, change: Change, answered_at: int | None = None) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours.
 
-        `heard_at` is when the request left that the endpoint answered readably; `None` where it did not.
+        `answered_at` is when the request left that the endpoint answered readably; `None` where it did not.
         """
 
     async def reject_client(self, client: Client, event: Event, lease: Lease, *, sent_at: int) -> Refusal:
@@ -305,7 +305,7 @@ class Store(Protocol):
     async def accept_client(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let a rejected client's grants be claimed again; returns whether it was rejected."""
 
-    async def blame(
+    async def record_failure(
         self,
         client: Client,
         event: Event,
@@ -313,28 +313,28 @@ class Store(Protocol):
         *,
         sent_at: int,
         retry_after_ms: int | None,
-        told_to_wait: bool,
+        throttled: bool,
         chance: float,
-    ) -> Blamed:
+    ) -> FailureVerdict:
         """Find out whose trouble an attempt without a usable answer is; the endpoint's is counted.
 
         Args:
             client: whose request it was; a client that was told to wait is held as a whole.
             event: tells that the endpoint is unavailable, if this makes it so; its reason is what happened.
-            lease: the attempt's. A failed trial puts the next one off.
+            lease: the attempt's. A failed endpoint_probe puts the next one off.
             sent_at: when the request left.
             retry_after_ms: how long to wait, bounded; `None` where the server did not say.
-            told_to_wait: whether the server asked for it.
+            throttled: whether the server asked for it.
             chance: 0 to 1, for the jitter.
         """
 
-    async def absolve(self, client: Client, event: Event, lease: Lease) -> bool:
+    async def record_recovery(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let an unavailable endpoint's grants be claimed again; returns whether it was unavailable."""
 
-    async def pulse(self, trouble: str) -> Epoch:
+    async def heartbeat(self, trouble: str) -> Epoch:
         """Say that this process is present, and what keeps it from claiming, if anything."""
 
-    async def confirm(self, epoch: Epoch) -> Epoch:
+    async def finish_recovery(self, epoch: Epoch) -> Epoch:
         """Say that this process has given back what it knows; from then on it claims in this epoch."""
 
     async def reassert(self, lease: Lease) -> None:

@@ -31,7 +31,7 @@ GRANT_REJECTED = frozenset(
 CLIENT_REJECTED = frozenset(
     {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 )
-TOLD_TO_WAIT = frozenset({"http_429", "slow_down"})
+THROTTLED = frozenset({"http_429", "slow_down"})
 TRANSIENT = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 
 
@@ -99,9 +99,9 @@ class Unavailable:
     may_have_acted: bool = False
 
     @property
-    def told_to_wait(self) -> bool:
+    def throttled(self) -> bool:
         """Whether the server asked to be asked less, rather than could not answer."""
-        return self.retry_after_ms is not None or self.detail in TOLD_TO_WAIT
+        return self.retry_after_ms is not None or self.detail in THROTTLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,8 @@ def _authenticated(client: Client, secret: str, form: dict[str, str]) -> TokenRe
 def _read_server_fault(reply: Reply, code: str | None, now: int) -> Outcome:
     detail = f"http_{reply.status}"
     retry_after_ms = _retry_after_ms(reply.headers, now)
-    told_to_wait = reply.status == 503 or code == "temporarily_unavailable" or retry_after_ms is not None
-    if told_to_wait:
+    throttled = reply.status == 503 or code == "temporarily_unavailable" or retry_after_ms is not None
+    if throttled:
         # A fault in front of the server, or behind the rotation: nobody says which.
         return Unavailable(detail, retry_after_ms, may_have_acted=True)
     return Unknown(detail)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from worker.adapters.store.demand import Demand
+from worker.adapters.store.write_concern import WriteConcern
 from worker.core.ports import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ class DurabilityWatch:
 
     Args:
         redis: asks it.
-        demand: what must be true of a write.
+        write_concern: what must be true of a write.
         told: warnings that were given already.
     """
 
-    def __init__(self, redis: "Redis", demand: Demand | None, told: Collection[str]) -> None:
+    def __init__(self, redis: "Redis", write_concern: WriteConcern | None, told: Collection[str]) -> None:
         self._redis = redis
-        self._demand = demand
+        self._write_concern = write_concern
         self._told = told
 
     async def refusal(self) -> str:
@@ -62,7 +62,7 @@ class DurabilityWatch:
             StoreUnavailableError: it cannot be asked.
         """
         try:
-            findings = await inspect_durability(self._redis, self._demand)
+            findings = await inspect_durability(self._redis, self._write_concern)
         except RedisError as problem:
             raise StoreUnavailableError.because(problem) from None
         warnings = warnings_of(findings)
@@ -84,17 +84,20 @@ def refusal_of(findings: Collection[Finding]) -> str:
     return next((f"EVERGRANT_REDIS_URL: {text}" for text in refused), "")
 
 
-async def inspect_durability(redis: "Redis", demand: Demand | None = None) -> list[Finding]:
+async def inspect_durability(redis: "Redis", write_concern: WriteConcern | None = None) -> list[Finding]:
     """Look at what the server promises to keep, and whether it can give what is demanded of its replicas."""
     memory, persistence = await redis.info("memory"), await redis.info("persistence")
     replication = await redis.info("replication")
     fsync = await _config(redis, "appendfsync")
     enabled = bool(persistence.get("aof_enabled"))
-    on_disk = _awaited_fsync if demand is not None and demand.fsync else _append_only
+    on_disk = _awaited_fsync if write_concern is not None and write_concern.fsync else _append_only
     return [
         _eviction(_policy(memory)),
         on_disk(enabled=enabled, fsync=fsync),
-        *_replicas(int(replication.get("connected_slaves", 0)), 0 if demand is None else demand.replicas),
+        *_replicas(
+            int(replication.get("connected_slaves", 0)),
+            0 if write_concern is None else write_concern.replicas,
+        ),
     ]
 
 

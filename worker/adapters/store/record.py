@@ -12,6 +12,7 @@ import json
 import msgpack
 
 from worker.core.grant import Grant, Status
+from worker.core.registry import UnreadableRecordError
 
 FIELDS = (
     "LEASE_OWNER",
@@ -37,16 +38,6 @@ FIELDS = (
     "IMPORTED",  # the lineage that came from outside last: what is stored now descends from it
 )
 FRONT = FIELDS.index("CLIENT") + 1  # of a record: what leasing reads and writes, and nothing behind it
-UNREADABLE = "its record cannot be read"
-WAY_OUT = "Put the grant in anew (`evergrant grants import --replace`), or `evergrant grants delete` it."
-
-
-class UnreadableError(Exception):
-    """What is stored of a grant is no record; says whose it is, and nothing of what is there."""
-
-    def __init__(self, grant_id: str) -> None:
-        super().__init__(f"{grant_id}: {UNREADABLE}. {WAY_OUT}")
-        self.grant_id = grant_id
 
 
 def lua_positions() -> str:
@@ -94,12 +85,12 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
         in_doubt: what the intent said before the present lease set its own; `None` where there is none.
 
     Raises:
-        UnreadableError: it is none.
+        UnreadableRecordError: it is none.
     """
     try:
         return _unpack(grant_id, packed, in_doubt=in_doubt)
     except Exception:  # noqa: BLE001 whatever it is; its text may hold what is stored
-        raise UnreadableError(grant_id) from None
+        raise UnreadableRecordError(grant_id) from None
 
 
 def _unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None) -> tuple[Grant, int, int]:

@@ -19,28 +19,29 @@ from worker.core.events import Event
 from worker.core.grant import Status
 from worker.core.lifecycle import Change
 from worker.core.ports import (
-    Blame,
-    Blamed,
     Claim,
     Commit,
     Committed,
     Epoch,
-    Held,
+    FailureOf,
+    FailureVerdict,
     Lease,
+    LeasedElsewhere,
     Paused,
     Presented,
+    Recovering,
     Refusal,
-    Settling,
     StoreUnavailableError,
     Verdict,
 )
-from worker.core.protocol import TOLD_TO_WAIT
+from worker.core.protocol import THROTTLED
 from worker.core.providers import Client
+from worker.core.registry import UnreadableRecordError
 
 log = structlog.get_logger(__name__)
 
 # How claim.lua says what a grant was let through for; it may be both.
-PROBE, TRIAL = 1, 2
+CLIENT_PROBE, ENDPOINT_PROBE = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +53,16 @@ class StoreLimits:
         events_kept: about how many events the stream holds.
         first_probe_ms: after a client was rejected; each further one waits twice as long.
         longest_probe_ms: the longest such wait.
-        first_trial_ms: after an endpoint became unavailable; each further one waits twice as long.
-        longest_trial_ms: the longest such wait.
+        first_endpoint_probe_ms: after an endpoint became unavailable; each further one waits twice as long.
+        longest_endpoint_probe_ms: the longest such wait.
     """
 
     lease_ms: int
     events_kept: int
     first_probe_ms: int
     longest_probe_ms: int
-    first_trial_ms: int
-    longest_trial_ms: int
+    first_endpoint_probe_ms: int
+    longest_endpoint_probe_ms: int
 
 
 class RedisStore:
@@ -92,7 +93,7 @@ class RedisStore:
         release may be able to read it, or this one when it was put right.
         """
         asked_at = self._clock.stopwatch()
-        now, generation, drained, wait_ms, let_through, found, settling = await self._scripts.run(
+        now, generation, drained, wait_ms, let_through, found, recovering = await self._scripts.run(
             "claim",
             client.name,
             _claim_id(),
@@ -109,11 +110,11 @@ class RedisStore:
         for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True):
             try:
                 leases.append(_lease(grant_id, packed, in_doubt=in_doubt, let_through=let_through))
-            except record.UnreadableError as problem:
+            except UnreadableRecordError as problem:
                 await self._tell_of_unreadable(problem)
-        return Claim(now, leases, bool(drained), wait_ms, generation, bool(settling))
+        return Claim(now, leases, bool(drained), wait_ms, generation, bool(recovering))
 
-    async def lease(self, grant_id: str) -> Lease | Held | Settling | Paused | None:
+    async def lease(self, grant_id: str) -> Lease | LeasedElsewhere | Recovering | Paused | None:
         """Lease one grant whether it is due or not; `None` where there is no such grant."""
         lease_ms, asked_at = self._limits.lease_ms, self._clock.stopwatch()
         reply = await self._scripts.run(
@@ -124,9 +125,9 @@ class RedisStore:
                 self._clock.set(now, asked_at=asked_at)
                 return _lease(grant_id.encode(), packed, in_doubt=in_doubt, let_through=0)
             case [b"held", until]:
-                return Held(until)
-            case [b"settling"]:
-                return Settling()
+                return LeasedElsewhere(until)
+            case [b"recovering"]:
+                return Recovering()
             case [b"paused"]:
                 return Paused()
             case _:
@@ -160,14 +161,14 @@ class RedisStore:
         stored_status = Status(status.decode()) if status else None
         return Committed(Verdict(verdict.decode()), version, stored_status)
 
-    async def settle(self, lease: Lease, change: Change, heard_at: int | None = None) -> Verdict:
+    async def record_outcome(self, lease: Lease, change: Change, answered_at: int | None = None) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours.
 
-        `heard_at` is when the request left that the endpoint answered readably; `None` where it did not.
+        `answered_at` is when the request left that the endpoint answered readably; `None` where it did not.
         """
         grant = change.grant
         verdict = await self._scripts.run(
-            "settle",
+            "record_outcome",
             grant.id,
             lease.fence,
             grant.lineage,
@@ -180,7 +181,7 @@ class RedisStore:
             _instant(change.attention_at),
             self._event(change.event),
             self._limits.events_kept,
-            _instant(heard_at),
+            _instant(answered_at),
         )
         return Verdict(verdict.decode())
 
@@ -195,7 +196,7 @@ class RedisStore:
             event.id,
             lease.grant.id,
             sent_at,
-            "1" if lease.probe else "0",
+            "1" if lease.client_probe else "0",
             self._limits.first_probe_ms,
             self._limits.longest_probe_ms,
             event.data["reason"] or "",
@@ -210,7 +211,7 @@ class RedisStore:
         )
         return Refusal(answer.decode()) is Refusal.CHANGED
 
-    async def blame(
+    async def record_failure(
         self,
         client: Client,
         event: Event,
@@ -218,14 +219,14 @@ class RedisStore:
         *,
         sent_at: int,
         retry_after_ms: int | None,
-        told_to_wait: bool,
+        throttled: bool,
         chance: float,
-    ) -> Blamed:
+    ) -> FailureVerdict:
         """Find out whose trouble an attempt without a usable answer is; the endpoint's is counted."""
         reason = event.data["reason"] or ""
         whose, claims_stop = await self._scripts.run(
             "endpoint",
-            "blame",
+            "record_failure",
             client.token_url,
             self._event(event),
             self._limits.events_kept,
@@ -233,22 +234,22 @@ class RedisStore:
             lease.grant.id,
             client.name,
             sent_at,
-            "1" if lease.trial else "0",
+            "1" if lease.endpoint_probe else "0",
             reason,
-            "0" if reason in TOLD_TO_WAIT else "1",
-            "1" if told_to_wait else "0",
+            "0" if reason in THROTTLED else "1",
+            "1" if throttled else "0",
             _instant(retry_after_ms),
             chance,
-            self._limits.first_trial_ms,
-            self._limits.longest_trial_ms,
+            self._limits.first_endpoint_probe_ms,
+            self._limits.longest_endpoint_probe_ms,
         )
-        return Blamed(Blame(whose.decode()), bool(claims_stop))
+        return FailureVerdict(FailureOf(whose.decode()), bool(claims_stop))
 
-    async def absolve(self, client: Client, event: Event, lease: Lease) -> bool:
+    async def record_recovery(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let an unavailable endpoint's grants be claimed again; returns whether it was unavailable."""
         kept, told = self._limits.events_kept, self._event(event)
         answer = await self._scripts.run(
-            "endpoint", "absolve", client.token_url, told, kept, event.id, lease.grant.id
+            "endpoint", "record_recovery", client.token_url, told, kept, event.id, lease.grant.id
         )
         return bool(answer == b"changed")
 
@@ -264,7 +265,7 @@ class RedisStore:
             candidates: runner ids, as many as there may be at once.
         """
         due, starting = await self._scripts.run(
-            "sweep", client_name, share, len(candidates), place_ms, *candidates
+            "reserve_runners", client_name, share, len(candidates), place_ms, *candidates
         )
         return due, starting
 
@@ -272,20 +273,22 @@ class RedisStore:
         """Give a refresher's place back."""
         await self._scripts.run("release_runner", client_name, runner)
 
-    async def pulse(self, trouble: str) -> Epoch:
+    async def heartbeat(self, trouble: str) -> Epoch:
         """Say that this process is present, and what keeps it from claiming, if anything."""
         asked_at = self._clock.stopwatch()
-        now, number, settling = await self._scripts.run("pulse", self._owner, self._limits.lease_ms, trouble)
+        now, number, recovering = await self._scripts.run(
+            "heartbeat", self._owner, self._limits.lease_ms, trouble
+        )
         self._clock.set(now, asked_at=asked_at)
-        return Epoch(number, bool(settling))
+        return Epoch(number, bool(recovering))
 
-    async def confirm(self, epoch: Epoch) -> Epoch:
+    async def finish_recovery(self, epoch: Epoch) -> Epoch:
         """Say that this process has given back what it knows; from then on it claims in this epoch."""
-        number, settling = await self._scripts.run(
-            "confirm", self._owner, self._limits.lease_ms, epoch.number
+        number, recovering = await self._scripts.run(
+            "finish_recovery", self._owner, self._limits.lease_ms, epoch.number
         )
         self._confirmed = epoch.number
-        return Epoch(number, bool(settling))
+        return Epoch(number, bool(recovering))
 
     async def reassert(self, lease: Lease) -> None:
         """Take back a lease that the store may have forgotten."""
@@ -299,10 +302,10 @@ class RedisStore:
         """Say that this process is gone, or another one that is known to be."""
         await self._scripts.run("leave", owner or self._owner)
 
-    async def _tell_of_unreadable(self, problem: record.UnreadableError) -> None:
+    async def _tell_of_unreadable(self, problem: UnreadableRecordError) -> None:
         log.error("grant.unreadable", grant=problem.grant_id, problem=str(problem))
         with suppress(StoreUnavailableError):  # the others' leases are worth more than a note
-            await self._scripts.run("unreadable", problem.grant_id)
+            await self._scripts.run("note_unreadable", problem.grant_id)
 
     def _event(self, event: Event | None) -> bytes:
         return b"" if event is None else to_json(event, self._source)
@@ -310,7 +313,13 @@ class RedisStore:
 
 def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, let_through: int) -> Lease:
     grant, fence, until = record.unpack(grant_id.decode(), packed, in_doubt=bool(in_doubt))
-    return Lease(grant, fence, until, probe=bool(let_through & PROBE), trial=bool(let_through & TRIAL))
+    return Lease(
+        grant,
+        fence,
+        until,
+        client_probe=bool(let_through & CLIENT_PROBE),
+        endpoint_probe=bool(let_through & ENDPOINT_PROBE),
+    )
 
 
 def _instant(at: int | None) -> str | int:

@@ -16,8 +16,8 @@ Rules:
 - A lease taken in vain is in nobody's hands until it ends: none is asked for before a wait has succeeded.
 - The arguments of a call are one: MessagePack of their texts. redis-py writes each argument of a command in
   Python, which for a commit took longer than sealing.
-- Where a worker would stand still for it, a call leaves at once, beside the groups of answers: a late pulse
-  would pass for silence, and a late claim leaves nothing to send. A claim that must be kept waits with them.
+- Calls that a worker would wait for leave at once, beside the groups of answers: a late heartbeat would pass
+  for silence, and a late claim leaves nothing to send. A claim that must be kept waits with them.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ import msgpack
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from worker.adapters.store.demand import Demand, ShortfallError
 from worker.adapters.store.record import lua_positions
+from worker.adapters.store.write_concern import ShortfallError, WriteConcern
 from worker.core.ports import StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -45,24 +45,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NAMES = (
+    *("claim", "client", "commit", "doubt", "endpoint", "finish_recovery", "heartbeat", "import", "lease"),
     *(
-        "claim",
-        "client",
-        "commit",
-        "confirm",
-        "doubt",
-        "endpoint",
-        "import",
-        "lease",
         "leave",
+        "note_unreadable",
         "operate",
-        "pulse",
+        "reassert",
+        "record_outcome",
+        "release_runner",
+        "reserve_runners",
     ),
-    *("reassert", "release_runner", "settle", "sweep", "unreadable"),
 )
 TAKE_LEASES = frozenset({"claim", "lease"})
 # What they write is said again soon, or comes right by itself; every other script's writes must be kept.
-NEED_NO_REPLICA = frozenset({"confirm", "leave", "pulse", "release_runner", "sweep", "unreadable"})
+NEED_NO_REPLICA = frozenset(
+    {"finish_recovery", "heartbeat", "leave", "note_unreadable", "release_runner", "reserve_runners"}
+)
 BESIDE = TAKE_LEASES | NEED_NO_REPLICA
 BARRIER = "barrier"  # no script: a write to be waited for
 MOST_IN_A_GROUP = 100
@@ -96,13 +94,13 @@ class Scripts:
     Args:
         redis: a client that does not decode replies.
         prefix: what every key begins with, hash tag included.
-        demand: what must be true of a write before it counts as stored, beyond the primary's answer.
+        write_concern: what must be true of a write before it counts as stored, beyond the primary's answer.
     """
 
-    def __init__(self, redis: "Redis", prefix: str, demand: Demand | None = None) -> None:
-        self._kept = _Lane(redis, prefix, demand)
+    def __init__(self, redis: "Redis", prefix: str, write_concern: WriteConcern | None = None) -> None:
+        self._kept = _Lane(redis, prefix, write_concern)
         self._beside = _Lane(redis, prefix, None)
-        self._leave_beside = BESIDE if demand is None else NEED_NO_REPLICA
+        self._leave_beside = BESIDE if write_concern is None else NEED_NO_REPLICA
 
     async def run(self, name: str, *args: str | bytes | float) -> Any:
         """Run one script and return its reply as redis-py reads it.
@@ -129,13 +127,13 @@ class _Lane:
         is_met: by the last wait, where something is demanded.
     """
 
-    def __init__(self, redis: "Redis", prefix: str, demand: Demand | None) -> None:
+    def __init__(self, redis: "Redis", prefix: str, write_concern: WriteConcern | None) -> None:
         self._redis = redis
         self._prefix = prefix
-        self._demand = demand
+        self._write_concern = write_concern
         self._waiting: deque[_Call] = deque()
         self._sender: asyncio.Task[None] | None = None
-        self.is_met = demand is None
+        self.is_met = write_concern is None
 
     async def call(self, name: str, args: bytes) -> Any:
         """Run a script; errors as `Scripts.run` has them."""
@@ -181,15 +179,15 @@ class _Lane:
                 pipeline.set(self._prefix + BARRIER, "")
             else:
                 pipeline.evalsha(_sha(call.name), 1, self._prefix, call.args)
-        if self._demand is None:
+        if self._write_concern is None:
             return await pipeline.execute(raise_on_error=False)
         # WAIT looks at its own connection's last write. A script that finds its work done writes nothing, and
         # on a new connection WAIT would then say at once that every replica has it.
         pipeline.set(self._prefix + BARRIER, "")
-        for command in self._demand.commands:
+        for command in self._write_concern.commands:
             pipeline.execute_command(*command)
         replies = await pipeline.execute(raise_on_error=False)
-        shortfall = self._demand.shortfall(written=replies[len(calls)], waited=replies[-1])
+        shortfall = self._write_concern.shortfall(written=replies[len(calls)], waited=replies[-1])
         self.is_met = shortfall is None
         return [
             reply if shortfall is None or isinstance(reply, Exception) else ShortfallError(shortfall)

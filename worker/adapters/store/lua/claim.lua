@@ -3,8 +3,8 @@
 --
 -- ARGV: client, claim id, owner, limit, lease ms, rate per second ('' for none), runner ('' for none),
 --       the epoch that this process has confirmed, token URL.
--- Returns {now, generation, drained, wait ms, let through as (1 a probe, 2 a trial, 3 both), {record, in doubt, id,
---          ...}, settling}.
+-- Returns {now, generation, drained, wait ms, let through as (1 a client_probe, 2 a half-open client_probe, 3 both), {record, in doubt, id,
+--          ...}, recovering}.
 -- Run twice with one claim id (a reply was lost), it gives the same leases again and takes none.
 
 local client, claim_id, owner = ARGV[1], ARGV[2], ARGV[3]
@@ -16,7 +16,7 @@ local SET_ASIDE_MS = 300000 -- what cannot be read
 local LOOK_AGAIN_MS = 5000 -- whether the holder of a lease that ended is known to be gone by now
 
 -- An endpoint that recovered gets its backlog at a rate that grows, and the most urgent of it first.
-local RAMP_START, RAMP_DOUBLES_MS, RAMP_MS = 10, 5000, 60000
+local SLOW_START_RATE, SLOW_START_DOUBLES_MS, SLOW_START_MS = 10, 5000, 60000
 local URGENT_AMONG = 1000
 
 local now = now_ms()
@@ -29,7 +29,7 @@ local function reply(drained, wait_ms, let_through, leases)
   return {now, generation, drained and 1 or 0, wait_ms, let_through, leases, 0}
 end
 
-local function same_again(packed)
+local function repeated_claim(packed)
   local before, leases = cmsgpack.unpack(packed), {}
   for i, id in ipairs(before.ids) do
     local r = load_front(id)
@@ -42,11 +42,11 @@ local function same_again(packed)
   return reply(before.drained, 0, before.let_through, leases)
 end
 
--- The budget's rate, no more than the ramp's while that lasts; and whether it lasts.
-local function slowed(recovered_at)
+-- The budget's rate, no more than the slow start's while that lasts; and whether it lasts.
+local function slow_start_rate(recovered_at)
   local passed = now - recovered_at
-  if passed < 0 or passed >= RAMP_MS then return rate, false end
-  return math.min(rate or math.huge, RAMP_START * 2 ^ (passed / RAMP_DOUBLES_MS)), true
+  if passed < 0 or passed >= SLOW_START_MS then return rate, false end
+  return math.min(rate or math.huge, SLOW_START_RATE * 2 ^ (passed / SLOW_START_DOUBLES_MS)), true
 end
 
 -- How many requests the budget allows now, or how long until so many as are worth a claim. The bucket holds a tenth of
@@ -75,21 +75,21 @@ end
 
 -- Whom to let through, due or not. It is another one each time: client and endpoint may be well, and only the grant
 -- that is due first refused.
-local function one_of_the_first(trial)
+local function one_of_the_first(endpoint_probe)
   local first = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', '(' .. FOREVER, 'LIMIT', 0,
     LET_THROUGH_AMONG)
-  local turn = trial and redis.call('HINCRBY', endpoint_key(url), 'trials', 1)
+  local turn = endpoint_probe and redis.call('HINCRBY', endpoint_key(url), 'probes', 1)
     or redis.call('HINCRBY', state, 'probes', 1)
   return {first[(turn - 1) % math.max(#first, 1) + 1]}
 end
 
 -- How long a grant can wait: until its access token ends. A dead one has lost what it had, so it waits for those that
--- would die while the ramp lasts, but not for those that outlive it.
+-- would die while the slow start lasts, but not for those that outlive it.
 local function can_wait_ms(id)
   local r = try(load_front, id)
   if not r then return 0 end -- it is healed away, or set aside
   local left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - now or NO_END
-  return left > 0 and left or RAMP_MS
+  return left > 0 and left or SLOW_START_MS
 end
 
 local function most_urgent(number)
@@ -127,8 +127,8 @@ local function free_among(ids)
       redis.call('ZREM', schedule_key(client), id)
     elseif leased(r, now) then
       schedule(id, r, digits(r[LEASE_UNTIL]))
-    elseif free_from(r) > now then
-      schedule(id, r, digits(math.min(free_from(r), now + LOOK_AGAIN_MS)))
+    elseif claimable_from(r) > now then
+      schedule(id, r, digits(math.min(claimable_from(r), now + LOOK_AGAIN_MS)))
     else
       free[#free + 1] = r
     end
@@ -149,36 +149,36 @@ local function lease_all(ids)
   return leases, claimed
 end
 
-local number, settling = epoch(now, lease_ms)
-if settling or number ~= confirmed then return {now, 0, 1, 0, 0, {}, 1} end
+local number, recovering = epoch(now, lease_ms)
+if recovering or number ~= confirmed then return {now, 0, 1, 0, 0, {}, 1} end
 
 local before = redis.call('GET', claim_key)
-if before then return same_again(before) end
+if before then return repeated_claim(before) end
 redis.call('HSET', state, 'claimed_at', digits(now), 'endpoint', url)
 if runner ~= '' then redis.call('ZADD', P .. 'runners:' .. client, digits(until_ms), runner) end
 
 -- The grants of a rejected client or an unavailable endpoint stay where they are, but for one at a time that finds out
 -- whether it is over.
-local passes, probe, trial, recovered_at = gates(client, url, now)
+local passes, client_probe, endpoint_probe, recovered_at = gates(client, url, now)
 if not passes then return reply(true, 0, 0, {}) end
-local alone = probe or trial
-local let_through = (probe and 1 or 0) + (trial and 2 or 0)
+local alone = client_probe or endpoint_probe
+local let_through = (client_probe and 1 or 0) + (endpoint_probe and 2 or 0)
 if alone then limit = 1 end
 
-local ramping
-rate, ramping = slowed(recovered_at)
+local slow_start
+rate, slow_start = slow_start_rate(recovered_at)
 -- Sorting is dear: it ends when all that would be sorted is out within two seconds anyway.
-local sorts = ramping and not alone and rate < URGENT_AMONG / 2
+local sorts = slow_start and not alone and rate < URGENT_AMONG / 2
 local allowed, wait_ms = budget()
 if allowed == 0 then return reply(false, wait_ms, let_through, {}) end
 
-local ids = alone and one_of_the_first(trial) or sorts and most_urgent(allowed) or first_due(allowed)
+local ids = alone and one_of_the_first(endpoint_probe) or sorts and most_urgent(allowed) or first_due(allowed)
 local leases, claimed = lease_all(ids)
 spend(#claimed.ids)
 claimed.drained, claimed.let_through = alone or #ids < allowed, let_through
 if #claimed.ids > 0 then
-  if probe then redis.call('HSET', state, 'probe_at', digits(until_ms)) end
-  if trial then redis.call('HSET', endpoint_key(url), 'trial_at', digits(until_ms)) end
+  if client_probe then redis.call('HSET', state, 'probe_at', digits(until_ms)) end
+  if endpoint_probe then redis.call('HSET', endpoint_key(url), 'probe_at', digits(until_ms)) end
   redis.call('SET', claim_key, cmsgpack.pack(claimed), 'PX', lease_ms)
 end
 return reply(claimed.drained, 0, let_through, leases)

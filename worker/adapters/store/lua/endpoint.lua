@@ -1,9 +1,9 @@
 -- Find out whose trouble an attempt without a usable answer is; let an endpoint that answers again be used again.
 --
 -- A grant is blamed only where the endpoint answered another meanwhile. Whatever else is the endpoint's trouble, or may
--- be: enough of it in a row, and nothing is sent there but a trial now and then.
+-- be: enough of it in a row, and nothing is sent there but a half-open probe now and then.
 --
--- ARGV: verb: blame or absolve; token URL, event, events kept, event id, grant id; for blame: client, sent at, trial
+-- ARGV: verb: blame or absolve; token URL, event, events kept, event id, grant id; for blame: client, sent at, endpoint_probe
 --       ('1' or '0'), reason, failure ('0' where the endpoint works and wants to be asked less), told to wait ('1' or
 --       '0'), for how long in ms ('' where it was not said), chance (0 to 1), first delay ms, longest delay ms.
 -- Returns {grant or provider, 1 if claims stop}, for blame; changed or unchanged, for absolve. Run twice with one event
@@ -14,24 +14,24 @@ local verb, url, event, keep, event_id, grant = ARGV[1], ARGV[2], ARGV[3], ARGV[
 local FAILURES_TO_OPEN = 5
 local FAILURES_KEPT = 20
 local FAILURE_MEMORY_MS = 300000
-local FIRST_HOLD_MS, LONGEST_HOLD_MS, HOLD_MEMORY_MS = 1000, 60000, 60000
+local FIRST_THROTTLE_MS, LONGEST_THROTTLE_MS, THROTTLE_MEMORY_MS = 1000, 60000, 60000
 
 local endpoint = endpoint_key(url)
 local now = now_ms()
 local unavailable = redis.call('HGET', endpoint, 'state') == 'unavailable'
 
-if verb == 'absolve' then
+if verb == 'record_recovery' then
   if redis.call('HGET', endpoint, 'recovered_by') == event_id then return 'changed' end
   if not unavailable then return 'unchanged' end
   redis.call('HSET', endpoint, 'state', 'available', 'recovered_at', digits(now), 'recovered_by', event_id)
-  redis.call('HDEL', endpoint, 'since', 'reason', 'trial_at', 'trial_delay', 'tried_by', 'failures')
+  redis.call('HDEL', endpoint, 'since', 'reason', 'probe_at', 'probe_delay', 'probed_by', 'failures')
   if redis.call('HGET', endpoint, 'suspect') == grant then redis.call('HDEL', endpoint, 'suspect') end
   tell(event, keep)
   return 'changed'
 end
 
-local client, sent_at, trial, reason = ARGV[7], tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
-local is_failure, told_to_wait, retry_after_ms = ARGV[11] == '1', ARGV[12] == '1', tonumber(ARGV[13])
+local client, sent_at, endpoint_probe, reason = ARGV[7], tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
+local is_failure, throttled, retry_after_ms = ARGV[11] == '1', ARGV[12] == '1', tonumber(ARGV[13])
 local chance, first_ms, longest_ms = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
 local recovered_at = tonumber(redis.call('HGET', endpoint, 'recovered_at') or '0')
 local answered_at = tonumber(redis.call('ZSCORE', P .. 'answered', url) or '0')
@@ -42,21 +42,21 @@ local function spread(delay) return delay * (0.5 + 0.5 * chance) end
 -- are the same news; each later one waits twice as long.
 local function hold()
   local state = client_key(client)
-  local known = redis.call('HMGET', state, 'hold_until', 'held_at', 'hold_delay', 'held_by')
-  local hold_until, held_at = tonumber(known[1] or '0'), tonumber(known[2] or '0')
+  local known = redis.call('HMGET', state, 'throttled_until', 'throttled_at', 'throttle_delay', 'throttled_by')
+  local throttled_until, held_at = tonumber(known[1] or '0'), tonumber(known[2] or '0')
   if known[4] == event_id then return end
   local wait_ms = retry_after_ms
   if not wait_ms then
     if sent_at <= held_at then return end
-    local delay = FIRST_HOLD_MS
-    if known[3] and now < hold_until + HOLD_MEMORY_MS then
-      delay = math.min(tonumber(known[3]) * 2, LONGEST_HOLD_MS)
+    local delay = FIRST_THROTTLE_MS
+    if known[3] and now < throttled_until + THROTTLE_MEMORY_MS then
+      delay = math.min(tonumber(known[3]) * 2, LONGEST_THROTTLE_MS)
     end
-    redis.call('HSET', state, 'hold_delay', digits(delay))
+    redis.call('HSET', state, 'throttle_delay', digits(delay))
     wait_ms = spread(delay)
   end
-  redis.call('HSET', state, 'hold_until', digits(math.max(hold_until, now + wait_ms)), 'held_at', digits(now),
-    'held_by', event_id)
+  redis.call('HSET', state, 'throttled_until', digits(math.max(throttled_until, now + wait_ms)), 'throttled_at', digits(now),
+    'throttled_by', event_id)
 end
 
 -- The endpoint's last failures, oldest first: {event id, grant, when the request left}.
@@ -101,7 +101,7 @@ end
 
 local function open(alone)
   redis.call('HSET', endpoint, 'state', 'unavailable', 'since', digits(now), 'reason', reason,
-    'trial_delay', digits(first_ms), 'trial_at', digits(now + first_ms))
+    'probe_delay', digits(first_ms), 'probe_at', digits(now + first_ms))
   if alone then
     redis.call('HSET', endpoint, 'suspect', grant)
   else
@@ -110,11 +110,11 @@ local function open(alone)
   tell(event, keep)
 end
 
-local function put_off_next_trial()
-  if redis.call('HGET', endpoint, 'tried_by') == event_id then return end
-  local delay = math.min(tonumber(redis.call('HGET', endpoint, 'trial_delay')) * 2, longest_ms)
-  redis.call('HSET', endpoint, 'trial_delay', digits(delay), 'trial_at', digits(now + spread(delay)),
-    'tried_by', event_id, 'reason', reason)
+local function put_off_next_probe()
+  if redis.call('HGET', endpoint, 'probed_by') == event_id then return end
+  local delay = math.min(tonumber(redis.call('HGET', endpoint, 'probe_delay')) * 2, longest_ms)
+  redis.call('HSET', endpoint, 'probe_delay', digits(delay), 'probe_at', digits(now + spread(delay)),
+    'probed_by', event_id, 'reason', reason)
 end
 
 -- Claims stop for whatever reason: the client may have been told to wait, or rejected, by another's answer.
@@ -123,11 +123,11 @@ local function reply(whose)
   return {whose, (not passes or probed or tried) and 1 or 0}
 end
 
-if told_to_wait then hold() end
+if throttled then hold() end
 
 if unavailable then
-  if not told_to_wait and answered_at >= sent_at then return reply('grant') end
-  if trial and is_failure then put_off_next_trial() end
+  if not throttled and answered_at >= sent_at then return reply('grant') end
+  if endpoint_probe and is_failure then put_off_next_probe() end
   return reply('provider')
 end
 
@@ -135,7 +135,7 @@ end
 if sent_at <= recovered_at then return reply('provider') end
 
 local failures = failures_so_far()
-if not told_to_wait and is_about_grant(failures) then return reply('grant') end
+if not throttled and is_about_grant(failures) then return reply('grant') end
 if not is_failure then return reply('provider') end
 
 remember(failures)

@@ -1,7 +1,7 @@
 -- Lease one grant, due or not.
 --
 -- ARGV: id, claim id, owner, lease ms, the epoch that this process has confirmed.
--- Returns {'leased', now, record, in doubt}, {'held', until}, {'settling'}, {'paused'} or {'gone'}.
+-- Returns {'leased', now, record, in doubt}, {'held', until}, {'recovering'}, {'paused'} or {'gone'}.
 -- Run twice with one claim id, it gives the same lease again.
 
 local id, claim_id, owner, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -9,8 +9,8 @@ local confirmed = tonumber(ARGV[5])
 local now = now_ms()
 local claim_key = P .. 'claim:' .. claim_id
 
-local number, settling = epoch(now, lease_ms)
-if settling or number ~= confirmed then return {'settling'} end
+local number, recovering = epoch(now, lease_ms)
+if recovering or number ~= confirmed then return {'recovering'} end
 
 local r = load_front(id)
 if not r then return {'gone'} end
@@ -25,7 +25,7 @@ if before then
 end
 
 if leased(r, now) then return {'held', r[LEASE_UNTIL]} end
-if free_from(r) > now then return {'held', free_from(r)} end
+if claimable_from(r) > now then return {'held', claimable_from(r)} end
 
 take_leases({r}, owner, now + lease_ms)
 redis.call('SET', claim_key, cmsgpack.pack({fence = r[FENCE], doubt = r.in_doubt}), 'PX', lease_ms)

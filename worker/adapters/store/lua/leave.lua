@@ -3,6 +3,6 @@
 -- ARGV: owner.
 
 local owner = ARGV[1]
-redis.call('ZREM', P .. 'present', owner)
-redis.call('SREM', P .. 'confirmed', owner)
+redis.call('ZREM', P .. 'processes', owner)
+redis.call('SREM', P .. 'recovered', owner)
 return redis.call('HDEL', P .. 'troubles', owner)

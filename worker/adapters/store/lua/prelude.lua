@@ -147,9 +147,9 @@ end
 -- token's life allows: presenting what it may have used up could cost the grant.
 local PATIENCE_MS = 900000
 
-local function free_from(r)
+local function claimable_from(r)
   local holder = r[INTENT] and r[LEASE_OWNER]
-  if not holder or not redis.call('ZSCORE', P .. 'present', holder) then return r[LEASE_UNTIL] end
+  if not holder or not redis.call('ZSCORE', P .. 'processes', holder) then return r[LEASE_UNTIL] end
   local life_left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - r[LEASE_UNTIL] or NO_END
   return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), 0))
 end
@@ -191,65 +191,65 @@ local function heard(client, sent_at, refreshed)
   if refreshed and redis.call('HGET', endpoint, 'suspect') == refreshed then redis.call('HDEL', endpoint, 'suspect') end
 end
 
--- Whether anything of a client may be claimed now, and whether that is one grant alone: as the probe of a rejected
--- client, as the trial of an unavailable endpoint, or both. Then when the endpoint recovered, if it ever did.
+-- Whether anything of a client may be claimed now, and whether that is one grant alone: as the client_probe of a rejected
+-- client, as the endpoint_probe of an unavailable endpoint, or both. Then when the endpoint recovered, if it ever did.
 local function gates(client, url, now)
-  local of_client = redis.call('HMGET', client_key(client), 'state', 'probe_at', 'hold_until')
-  local of_endpoint = redis.call('HMGET', endpoint_key(url), 'state', 'trial_at', 'recovered_at')
-  local probe, trial = of_client[1] == 'rejected', of_endpoint[1] == 'unavailable'
+  local of_client = redis.call('HMGET', client_key(client), 'state', 'probe_at', 'throttled_until')
+  local of_endpoint = redis.call('HMGET', endpoint_key(url), 'state', 'probe_at', 'recovered_at')
+  local client_probe, endpoint_probe = of_client[1] == 'rejected', of_endpoint[1] == 'unavailable'
   local passes = tonumber(of_client[3] or '0') <= now
-    and (not probe or tonumber(of_client[2]) <= now)
-    and (not trial or tonumber(of_endpoint[2]) <= now)
-  return passes, probe, trial, tonumber(of_endpoint[3] or '0')
+    and (not client_probe or tonumber(of_client[2]) <= now)
+    and (not endpoint_probe or tonumber(of_endpoint[2]) <= now)
+  return passes, client_probe, endpoint_probe, tonumber(of_endpoint[3] or '0')
 end
 
 -- An epoch of the store ends when it restarts or fails over (another run id: writes may be lost, leases forgotten), or
 -- when nobody reached it for a while (leases may have run out under answers that could not be stored). The next begins
--- settling: no claim passes until every process that was present has given back what the store forgot, or so long that
+-- recovering: no claim passes until every process that was present has given back what the store forgot, or so long that
 -- whatever was in flight has ended. Each process then claims in the epoch that it has itself confirmed.
 
-local SILENCE_MS = 3000 -- less than a lease leaves for its commit; processes pulse every second
+local SILENCE_MS = 3000 -- less than a lease leaves for its commit; processes heartbeat every second
 local DAY_MS = 86400000
-local SETTLE_LEAST_MS = 2000 -- for a process whose registration was forgotten to come forward
+local LEAST_RECOVERY_MS = 2000 -- for a process whose registration was forgotten to come forward
 
 local function run_id()
   return redis.call('INFO', 'server'):match('run_id:(%w+)')
 end
 
-local function all_confirmed(seen_since)
-  local present = redis.call('ZRANGEBYSCORE', P .. 'present', digits(seen_since), '+inf')
+local function all_recovered(seen_since)
+  local present = redis.call('ZRANGEBYSCORE', P .. 'processes', digits(seen_since), '+inf')
   for _, owner in ipairs(present) do
-    if redis.call('SISMEMBER', P .. 'confirmed', owner) == 0 then return false end
+    if redis.call('SISMEMBER', P .. 'recovered', owner) == 0 then return false end
   end
   return true
 end
 
 -- Awaited are those that were seen not long before anybody was last: a store that was away saw nobody.
-local function begin_epoch(number, run, restarted, now, last_pulse_at, settle_ms)
-  local somebody = redis.call('ZCARD', P .. 'present') > 0
-  local least_ms = restarted and somebody and SETTLE_LEAST_MS or 0
-  redis.call('DEL', P .. 'confirmed')
-  redis.call('ZREMRANGEBYSCORE', P .. 'present', '-inf', digits(last_pulse_at - DAY_MS))
+local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recovery_ms)
+  local somebody = redis.call('ZCARD', P .. 'processes') > 0
+  local least_ms = restarted and somebody and LEAST_RECOVERY_MS or 0
+  redis.call('DEL', P .. 'recovered')
+  redis.call('ZREMRANGEBYSCORE', P .. 'processes', '-inf', digits(last_heartbeat_at - DAY_MS))
   redis.call('HSET', P .. 'epoch', 'number', digits(number), 'run_id', run,
-    'seen_since', digits(last_pulse_at - settle_ms), 'least_until', digits(now + least_ms),
-    'ends_at', digits(now + settle_ms))
+    'seen_since', digits(last_heartbeat_at - recovery_ms), 'least_until', digits(now + least_ms),
+    'ends_at', digits(now + recovery_ms))
 end
 
--- The epoch's number, and whether it is settling still.
-local function epoch(now, settle_ms)
+-- The epoch's number, and whether it is recovering still.
+local function epoch(now, recovery_ms)
   local key, run = P .. 'epoch', run_id()
-  local known = redis.call('HMGET', key, 'number', 'run_id', 'pulse_at', 'ends_at')
+  local known = redis.call('HMGET', key, 'number', 'run_id', 'heartbeat_at', 'ends_at')
   local number, ends_at = tonumber(known[1] or '0'), tonumber(known[4] or '0')
-  local restarted, last_pulse_at = known[2] ~= run, tonumber(known[3] or now)
-  if restarted or now - last_pulse_at > SILENCE_MS then
+  local restarted, last_heartbeat_at = known[2] ~= run, tonumber(known[3] or now)
+  if restarted or now - last_heartbeat_at > SILENCE_MS then
     number = math.max(number + 1, now) -- never one that a store has forgotten
-    ends_at = now + settle_ms
-    begin_epoch(number, run, restarted, now, last_pulse_at, settle_ms)
+    ends_at = now + recovery_ms
+    begin_epoch(number, run, restarted, now, last_heartbeat_at, recovery_ms)
   end
-  redis.call('HSET', key, 'pulse_at', digits(now))
+  redis.call('HSET', key, 'heartbeat_at', digits(now))
   if ends_at == 0 then return number, false end
   local waits = redis.call('HMGET', key, 'least_until', 'seen_since')
-  if now < ends_at and (now < tonumber(waits[1]) or not all_confirmed(tonumber(waits[2]))) then
+  if now < ends_at and (now < tonumber(waits[1]) or not all_recovered(tonumber(waits[2]))) then
     return number, true
   end
   redis.call('HDEL', key, 'ends_at')

@@ -17,19 +17,19 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
-from worker.adapters.store.fleet import Stored
 from worker.core import lifecycle, policy
 from worker.core.grant import Status
 from worker.core.lifecycle import Phase
-from worker.core.ports import Held, JournalError, Lease, Paused, Settling
+from worker.core.ports import JournalError, Lease, LeasedElsewhere, Paused, Recovering
 from worker.core.protocol import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
-from worker.wiring import Runtime, lease_ms
+from worker.core.registry import StoredGrant
+from worker.runtime.assembly import Runtime, lease_ms
 
 T = TypeVar("T")
 
 LOOK_AGAIN_SECONDS: Final = 0.1
 OFFERED_SECONDS: Final = 10.0  # at most, what waits is offered, before the command goes without it stored
-SETTLING_SLACK_SECONDS: Final = 5.0  # beyond the longest that a store settles
+RECOVERY_SLACK_SECONDS: Final = 5.0  # beyond the longest that a store settles
 
 
 class RefreshFailedError(Exception):
@@ -40,7 +40,7 @@ class AnswerLeftError(Exception):
     """New tokens that the store does not have; the message is one line that says where they are."""
 
 
-async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
+async def refresh_now(runtime: Runtime, grant_id: str) -> StoredGrant:
     """Refresh a grant, or wait for whoever does; returns it as it is stored then.
 
     Raises:
@@ -52,7 +52,7 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> Stored:
         raise RefreshFailedError(f"{grant_id}: its client {before.grant.client!r} is not configured")
     if not policy.is_refreshable(before.grant, runtime.clients.get(before.grant.client, 0)):
         raise RefreshFailedError(f"{grant_id} has no refresh token: the person must connect again")
-    now = await runtime.fleet.now()
+    now = await runtime.registry.now()
     if lifecycle.phase_of(before.grant) is Phase.CONFIRMING and (before.due_at or 0) > now:
         seconds = ((before.due_at or 0) - now) // 1000
         raise RefreshFailedError(f"{grant_id} was rejected and is confirmed in {seconds} s: look again then")
@@ -71,20 +71,24 @@ async def _present(runtime: Runtime, grant_id: str) -> AsyncIterator[None]:
             raise AnswerLeftError(f"{grant_id}: {_what_is_left(runtime)}")
 
 
-async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
+async def _refresh_or_wait(runtime: Runtime, before: StoredGrant) -> StoredGrant:
     grant_id = before.grant.id
     loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + lease_ms(runtime.deployment.settings) / 1000 + SETTLING_SLACK_SECONDS
+    give_up_at = loop.time() + lease_ms(runtime.deployment.settings) / 1000 + RECOVERY_SLACK_SECONDS
     lease = await _lease(runtime, grant_id)
-    while isinstance(lease, Held | Settling) and loop.time() < give_up_at:
+    while isinstance(lease, LeasedElsewhere | Recovering) and loop.time() < give_up_at:
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
         after = await _find(runtime, grant_id)
         if after.grant.version > before.grant.version:
             return after
         lease = await _lease(runtime, grant_id)
     match lease:
-        case Held() | Settling():
-            why = "another process refreshes it" if isinstance(lease, Held) else "the store is settling"
+        case LeasedElsewhere() | Recovering():
+            why = (
+                "another process refreshes it"
+                if isinstance(lease, LeasedElsewhere)
+                else "the store is recovering"
+            )
             raise RefreshFailedError(f"{grant_id}: {why}; try again in a moment")
         case None:
             raise RefreshFailedError(f"no grant has the id {grant_id!r}")
@@ -97,7 +101,7 @@ async def _refresh_or_wait(runtime: Runtime, before: Stored) -> Stored:
             return await _refresh(runtime, lease)
 
 
-async def _lease(runtime: Runtime, grant_id: str) -> Lease | Held | Settling | Paused | None:
+async def _lease(runtime: Runtime, grant_id: str) -> Lease | LeasedElsewhere | Recovering | Paused | None:
     await _reserve(runtime, grant_id)
     return await runtime.store.lease(grant_id)
 
@@ -111,7 +115,7 @@ async def _reserve(runtime: Runtime, grant_id: str) -> None:
         ) from None
 
 
-async def _refresh(runtime: Runtime, lease: Lease) -> Stored:
+async def _refresh(runtime: Runtime, lease: Lease) -> StoredGrant:
     try:
         outcome = await _to_its_end(runtime.refresher.refresh_one(lease))
     finally:
@@ -149,11 +153,11 @@ async def _put_back(runtime: Runtime, lease: Lease) -> None:
     """Give a lease back with nothing learnt of the grant."""
     client = runtime.clients.get(lease.grant.client, 0)
     due = policy.next_due(lease.grant, client, runtime.rules)
-    await runtime.store.settle(lease, lifecycle.leave(lease.grant, due.at, client, runtime.rules))
+    await runtime.store.record_outcome(lease, lifecycle.leave(lease.grant, due.at, client, runtime.rules))
 
 
-async def _find(runtime: Runtime, grant_id: str) -> Stored:
-    stored = await runtime.fleet.find(grant_id)
+async def _find(runtime: Runtime, grant_id: str) -> StoredGrant:
+    stored = await runtime.registry.find(grant_id)
     if stored is None:
         raise RefreshFailedError(f"no grant has the id {grant_id!r}")
     return stored
@@ -180,7 +184,7 @@ def _what_is_left(runtime: Runtime) -> str:
     )
 
 
-def _what_next(after: Stored) -> str:
+def _what_next(after: StoredGrant) -> str:
     match after.grant.status:
         case Status.FAILED:
             return "it is failed: the person must connect again"

@@ -1,12 +1,12 @@
 """This process's presence at the store: what it says of itself, and gives back to a store that forgot.
 
 Rules:
-- It pulses as long as it lives, whatever else it is busy with.
+- It heartbeats as long as it lives, whatever else it is busy with.
 - A store that restarted, failed over or was out of reach begins a new epoch, in which nobody claims before
   those present have confirmed it.
 - Before it confirms an epoch a process has given back whatever it knows: the leases it holds, the answers
   that wait, and all that its journal and the journals it adopted hold. Lineage decides what of it is news.
-- Each journal's newest answers are given back first: they are what a store forgets, and settling ends after a
+- Each journal's newest answers are given back first: they are what a store forgets, and recovery ends after a
   time whether all has been given back or not.
 - A record at which the store breaks off holds up no other: what belongs to it stays in the journal.
 - Nothing is removed from a disk while the store is away or has yet to be given back what it forgot.
@@ -26,7 +26,6 @@ from typing import Final, Protocol
 
 import structlog
 
-from worker.answers import Answers
 from worker.core.ports import (
     Commit,
     Epoch,
@@ -39,10 +38,11 @@ from worker.core.ports import (
     StoreUnavailableError,
     Verdict,
 )
+from worker.refreshing.answers import Answers
 
 KeepRunning = Callable[[Callable[[str], None]], None]
 
-PULSE_SECONDS: Final = 1.0  # a third of the silence that begins an epoch: see prelude.lua
+HEARTBEAT_SECONDS: Final = 1.0  # a third of the silence that begins an epoch: see prelude.lua
 LEAVE_SECONDS: Final = 5.0
 
 log = structlog.get_logger(__name__)
@@ -141,7 +141,7 @@ class Presence:
         """Be present for as long as the block lasts."""
         keeping = [
             asyncio.create_task(self._repeat(self._live)),
-            asyncio.create_task(self._repeat(self.agree, self._news)),
+            asyncio.create_task(self._repeat(self.recover, self._news)),
         ]
         try:
             yield
@@ -154,7 +154,7 @@ class Presence:
     async def _live(self) -> None:
         """Pulse, and bring the server back that does not hear it."""
         try:
-            await self.pulse()
+            await self.heartbeat()
         except StoreUnavailableError:
             if self._keep_running is None:
                 raise
@@ -164,14 +164,14 @@ class Presence:
             finally:
                 await asyncio.wait([bringing])  # nobody may close the server's use under the thread
 
-    async def pulse(self) -> None:
+    async def heartbeat(self) -> None:
         """Say that this process lives, and learn which epoch the store is in.
 
         Raises:
             StoreUnavailableError: the store is away.
         """
         try:
-            epoch = self._epoch = await self._store.pulse(self._trouble)
+            epoch = self._epoch = await self._store.heartbeat(self._trouble)
         except StoreUnavailableError as problem:
             if not self._is_away:
                 log.warning("store.away", problem=str(problem))
@@ -183,7 +183,7 @@ class Presence:
         if epoch.number != self._confirmed:
             self._news.set()
 
-    async def agree(self) -> bool:
+    async def recover(self) -> bool:
         """Give the store what it may not have; returns whether this process may claim then.
 
         Raises:
@@ -194,7 +194,7 @@ class Presence:
         finally:
             await self._look_at_the_disk()
         if self._epoch is None:
-            await self.pulse()
+            await self.heartbeat()
         epoch = self._epoch
         if epoch is not None and epoch.number != self._given_back:
             leases = self._held()
@@ -210,11 +210,11 @@ class Presence:
             self._refusal = "" if self._examine is None else await self._examine()
             if self._refusal:
                 return False
-            self._epoch = await self._store.confirm(epoch)
+            self._epoch = await self._store.finish_recovery(epoch)
             self._confirmed = epoch.number
         if not self._is_away and self._epoch is not None and self._epoch.number == self._confirmed:
             await self._sweep()
-        return self._epoch is not None and not self._epoch.settling
+        return self._epoch is not None and not self._epoch.recovering
 
     async def _repeat(self, step: Callable[[], Awaitable[object]], news: asyncio.Event | None = None) -> None:
         """Take a step every second, or sooner where there is news."""
@@ -230,7 +230,7 @@ class Presence:
                 return
             # Not `wait_for`: on Python 3.11 it may swallow a cancellation that comes together with the news.
             with suppress(TimeoutError):
-                async with asyncio.timeout(PULSE_SECONDS):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await news.wait()
                 news.clear()
 
@@ -266,7 +266,7 @@ class Presence:
         for presented in await asyncio.to_thread(orphan.held):
             await _apart(self._store.doubt(presented), presented.grant_id)
         if orphan.is_whole:  # else the store waits for what it may have known, as long as for a living one
-            await self._store.leave(orphan.owner)  # only now: an epoch must not end its settling before
+            await self._store.leave(orphan.owner)  # only now: an epoch must not end its recovering before
 
     async def _replay(self, read: Callable[[], list[Commit]]) -> list[Verdict | None]:
         """Offer what is read, the last of it first; returns what became of it, as `Answers.replay` has it."""
@@ -281,8 +281,8 @@ class Presence:
         """Give back what this process knows a last time, and say that it is gone."""
         with suppress(StoreUnavailableError, TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
-                await self.pulse()
-                await self.agree()
+                await self.heartbeat()
+                await self.recover()
                 await self._store.leave()
         if self._answers.waiting:
             log.warning("answers.left_in_journal", answers=self._answers.waiting)

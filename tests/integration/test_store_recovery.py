@@ -1,4 +1,4 @@
-"""pulse.lua, confirm.lua, leave.lua, reassert.lua, and the gate in front of every claim.
+"""heartbeat.lua, confirm.lua, leave.lua, reassert.lua, and the gate in front of every claim.
 
 A store that may have forgotten something gives out nothing until it was given back.
 """
@@ -13,13 +13,14 @@ import pytest
 
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import record
-from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, Lease, Presented, Settling, Verdict
+from worker.core.ports import Commit, Lease, Presented, Recovering, Verdict
 from worker.core.providers import Client
+from worker.core.registry import Operation
 
 Seed = Callable[..., Awaitable[Grant]]
 RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
@@ -37,8 +38,8 @@ DAY_MS = 86_400_000
 def process(scripts: Scripts, clock: RedisClock) -> Process:
     """A store as one process has it that has said nothing yet."""
 
-    def build(owner: str = "this", *, settle_ms: int = SETTLE_MS) -> RedisStore:
-        limits = StoreLimits(settle_ms, 10_000, 60_000, 60_000, 10_000, 10_000)
+    def build(owner: str = "this", *, recovery_ms: int = SETTLE_MS) -> RedisStore:
+        limits = StoreLimits(recovery_ms, 10_000, 60_000, 60_000, 10_000, 10_000)
         return RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
 
     return build
@@ -69,7 +70,7 @@ def silence(age: Age) -> Callable[[], Awaitable[None]]:
     """Let nobody have been heard of for longer than is allowed."""
 
     async def pass_by() -> None:
-        await age("pulse_at", SILENCE_MS + 1)
+        await age("heartbeat_at", SILENCE_MS + 1)
 
     return pass_by
 
@@ -78,82 +79,82 @@ def silence(age: Age) -> Callable[[], Awaitable[None]]:
 
 
 async def test_the_first_process_of_all_finds_a_store_that_has_nothing_to_settle(process: Process) -> None:
-    assert not (await process().pulse("")).settling
+    assert not (await process().heartbeat("")).recovering
 
 
 async def test_an_epoch_goes_on_while_somebody_is_heard_of(process: Process, age: Age) -> None:
     one = process()
-    first = await one.pulse("")
+    first = await one.heartbeat("")
 
     for _ in range(3):
-        await age("pulse_at", SILENCE_MS - 1_000)
-        assert await one.pulse("") == first
+        await age("heartbeat_at", SILENCE_MS - 1_000)
+        assert await one.heartbeat("") == first
 
 
 async def test_a_silence_begins_an_epoch(process: Process, silence: Callable[[], Awaitable[None]]) -> None:
     one = process()
-    first = await one.pulse("")
+    first = await one.heartbeat("")
     await silence()
 
-    second = await one.pulse("")
+    second = await one.heartbeat("")
     assert second.number > first.number
-    assert second.settling
-    assert await one.pulse("") == second
+    assert second.recovering
+    assert await one.heartbeat("") == second
 
 
 async def test_claims_keep_an_epoch_going_as_pulses_do(store: RedisStore, client: Client, age: Age) -> None:
     for _ in range(3):
-        await age("pulse_at", SILENCE_MS - 1_000)
-        assert not (await store.claim(client, 1, "")).settling
+        await age("heartbeat_at", SILENCE_MS - 1_000)
+        assert not (await store.claim(client, 1, "")).recovering
 
 
 async def test_another_run_of_redis_begins_an_epoch(
     process: Process, restart: Callable[[], Awaitable[None]]
 ) -> None:
     one = process()
-    first = await one.pulse("")
+    first = await one.heartbeat("")
     await restart()
 
-    second = await one.pulse("")
+    second = await one.heartbeat("")
     assert second.number > first.number
-    assert second.settling
-    assert await one.pulse("") == second
+    assert second.recovering
+    assert await one.heartbeat("") == second
 
 
 async def test_no_number_is_given_twice_by_a_store_that_forgot(
     process: Process, redis: Any, prefix: str, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one = process()
-    await one.pulse("")
+    await one.heartbeat("")
     forgotten = await redis.hgetall(f"{prefix}epoch")
     await silence()
-    second = await one.pulse("")
+    second = await one.heartbeat("")
     await redis.hset(f"{prefix}epoch", mapping=forgotten | {b"run_id": b"of another run"})
     await asyncio.sleep(0.002)
 
-    assert (await one.pulse("")).number > second.number
+    assert (await one.heartbeat("")).number > second.number
 
 
 async def test_numbers_grow_even_if_the_clock_was_set_back(
     process: Process, redis: Any, prefix: str, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one = process()
-    await one.pulse("")
+    await one.heartbeat("")
     await redis.hset(f"{prefix}epoch", "number", "8000000000000")
     await silence()
 
-    assert (await one.pulse("")).number == 8_000_000_000_001
+    assert (await one.heartbeat("")).number == 8_000_000_000_001
 
 
 async def test_whatever_asks_first_finds_the_new_epoch_a_claim_as_well(
     store: RedisStore, client: Client, seed: Seed, silence: Callable[[], Awaitable[None]]
 ) -> None:
     await seed("one")
-    before = await store.pulse("")
+    before = await store.heartbeat("")
     await silence()
 
-    assert (await store.claim(client, 1, "")).settling
-    assert (await store.pulse("")).number > before.number
+    assert (await store.claim(client, 1, "")).recovering
+    assert (await store.heartbeat("")).number > before.number
 
 
 # How they settle
@@ -164,13 +165,13 @@ async def test_a_silence_is_settled_when_all_who_were_present_have_confirmed(
 ) -> None:
     one, other = process("one"), process("other")
     for each in (one, other):
-        await each.pulse("")
+        await each.heartbeat("")
     await silence()
-    epoch = await one.pulse("")
+    epoch = await one.heartbeat("")
 
-    assert await one.confirm(epoch) == replace(epoch, settling=True)
-    assert await other.confirm(epoch) == replace(epoch, settling=False)
-    assert not (await one.pulse("")).settling
+    assert await one.finish_recovery(epoch) == replace(epoch, recovering=True)
+    assert await other.finish_recovery(epoch) == replace(epoch, recovering=False)
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_confirming_twice_does_not_stand_for_another(
@@ -178,12 +179,12 @@ async def test_confirming_twice_does_not_stand_for_another(
 ) -> None:
     one, other = process("one"), process("other")
     for each in (one, other):
-        await each.pulse("")
+        await each.heartbeat("")
     await silence()
-    epoch = await one.pulse("")
-    await one.confirm(epoch)
+    epoch = await one.heartbeat("")
+    await one.finish_recovery(epoch)
 
-    assert await one.confirm(epoch) == replace(epoch, settling=True)
+    assert await one.finish_recovery(epoch) == replace(epoch, recovering=True)
 
 
 async def test_nobody_waits_for_a_process_that_left(
@@ -191,14 +192,14 @@ async def test_nobody_waits_for_a_process_that_left(
 ) -> None:
     one, other = process("one"), process("other")
     for each in (one, other):
-        await each.pulse("")
+        await each.heartbeat("")
     await silence()
-    epoch = await one.pulse("")
-    await one.confirm(epoch)
+    epoch = await one.heartbeat("")
+    await one.finish_recovery(epoch)
 
     await other.leave()
 
-    assert not (await one.pulse("")).settling
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_a_process_can_say_of_another_that_it_is_gone(
@@ -206,30 +207,30 @@ async def test_a_process_can_say_of_another_that_it_is_gone(
 ) -> None:
     one, other = process("one"), process("other")
     for each in (one, other):
-        await each.pulse("")
+        await each.heartbeat("")
     await silence()
-    epoch = await one.pulse("")
-    await one.confirm(epoch)
+    epoch = await one.heartbeat("")
+    await one.finish_recovery(epoch)
 
     await one.leave("other")
 
-    assert not (await one.pulse("")).settling
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_nobody_waits_for_a_process_that_was_silent_longer_than_settling_lasts(
     process: Process, silence: Callable[[], Awaitable[None]], redis: Any, prefix: str
 ) -> None:
     one = process("one")
-    await one.pulse("")
-    now = int(await redis.zscore(f"{prefix}present", "one"))
-    await redis.zadd(f"{prefix}present", {"long gone": now - SETTLE_MS - 10_000, "just gone": now - 50_000})
+    await one.heartbeat("")
+    now = int(await redis.zscore(f"{prefix}processes", "one"))
+    await redis.zadd(f"{prefix}processes", {"long gone": now - SETTLE_MS - 10_000, "just gone": now - 50_000})
     await silence()
-    epoch = await one.pulse("")
+    epoch = await one.heartbeat("")
 
-    assert (await one.confirm(epoch)).settling
-    await redis.zrem(f"{prefix}present", "just gone")
+    assert (await one.finish_recovery(epoch)).recovering
+    await redis.zrem(f"{prefix}processes", "just gone")
 
-    assert not (await one.pulse("")).settling
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_a_store_that_was_away_for_long_waits_for_those_who_were_there_when_it_went(
@@ -237,26 +238,26 @@ async def test_a_store_that_was_away_for_long_waits_for_those_who_were_there_whe
 ) -> None:
     one, other = process("one"), process("other")
     for each in (one, other):
-        await each.pulse("")
-        await redis.zincrby(f"{prefix}present", -10 * SETTLE_MS, "one" if each is one else "other")
-    await age("pulse_at", 10 * SETTLE_MS)
-    epoch = await one.pulse("")
+        await each.heartbeat("")
+        await redis.zincrby(f"{prefix}processes", -10 * SETTLE_MS, "one" if each is one else "other")
+    await age("heartbeat_at", 10 * SETTLE_MS)
+    epoch = await one.heartbeat("")
 
-    assert (await one.confirm(epoch)).settling
-    assert not (await other.confirm(epoch)).settling
+    assert (await one.finish_recovery(epoch)).recovering
+    assert not (await other.finish_recovery(epoch)).recovering
 
 
 async def test_one_who_comes_while_it_settles_is_waited_for_too(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one, late = process("one"), process("late")
-    await one.pulse("")
+    await one.heartbeat("")
     await silence()
-    epoch = await one.pulse("")
-    await late.pulse("")
+    epoch = await one.heartbeat("")
+    await late.heartbeat("")
 
-    assert (await one.confirm(epoch)).settling
-    assert not (await late.confirm(epoch)).settling
+    assert (await one.finish_recovery(epoch)).recovering
+    assert not (await late.finish_recovery(epoch)).recovering
 
 
 async def test_what_was_confirmed_of_one_epoch_says_nothing_of_the_next(
@@ -264,107 +265,107 @@ async def test_what_was_confirmed_of_one_epoch_says_nothing_of_the_next(
 ) -> None:
     one, other = process("one"), process("other")
     for each in (one, other):
-        await each.confirm(await each.pulse(""))
+        await each.finish_recovery(await each.heartbeat(""))
     await silence()
-    epoch = await one.pulse("")
+    epoch = await one.heartbeat("")
 
-    assert await one.confirm(epoch) == replace(epoch, settling=True)
+    assert await one.finish_recovery(epoch) == replace(epoch, recovering=True)
 
 
 async def test_a_confirmation_of_an_epoch_that_is_over_counts_for_nothing(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one = process("one")
-    over = await one.pulse("")
+    over = await one.heartbeat("")
     await silence()
 
-    present = await one.confirm(over)
+    present = await one.finish_recovery(over)
 
     assert present.number > over.number
-    assert present.settling
+    assert present.recovering
 
 
 async def test_settling_ends_after_its_time_whoever_is_missing(
     process: Process, silence: Callable[[], Awaitable[None]], age: Age
 ) -> None:
     one = process("one")
-    await one.pulse("")
+    await one.heartbeat("")
     await silence()
-    await one.pulse("")
+    await one.heartbeat("")
 
     await age("ends_at", SETTLE_MS - 1_000)
-    assert (await one.pulse("")).settling
+    assert (await one.heartbeat("")).recovering
     await age("ends_at", 1_000)
 
-    assert not (await one.pulse("")).settling
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_after_a_restart_settling_leaves_time_for_one_whose_presence_was_forgotten(
     process: Process, restart: Callable[[], Awaitable[None]], age: Age
 ) -> None:
     one = process("one")
-    await one.pulse("")
+    await one.heartbeat("")
     await restart()
-    epoch = await one.pulse("")
+    epoch = await one.heartbeat("")
 
-    assert (await one.confirm(epoch)).settling
+    assert (await one.finish_recovery(epoch)).recovering
     await age("least_until", LEAST_MS - 500)
-    assert (await one.pulse("")).settling
+    assert (await one.heartbeat("")).recovering
     await age("least_until", 500)
 
-    assert not (await one.pulse("")).settling
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_that_time_is_no_longer_than_settling_at_the_longest(
     process: Process, restart: Callable[[], Awaitable[None]]
 ) -> None:
-    one = process("one", settle_ms=1)
-    await one.pulse("")
+    one = process("one", recovery_ms=1)
+    await one.heartbeat("")
     await restart()
-    await one.pulse("")
+    await one.heartbeat("")
     await asyncio.sleep(0.005)
 
-    assert not (await one.pulse("")).settling
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_a_restart_while_nobody_was_present_has_nobody_to_leave_time_for(
     process: Process, restart: Callable[[], Awaitable[None]]
 ) -> None:
     one = process("one")
-    await one.pulse("")
+    await one.heartbeat("")
     await one.leave()
     await restart()
 
-    assert not (await one.pulse("")).settling
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_what_is_settled_stays_settled(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one = process("one")
-    await one.pulse("")
+    await one.heartbeat("")
     await silence()
-    await one.confirm(await one.pulse(""))
+    await one.finish_recovery(await one.heartbeat(""))
 
-    await process("one who comes later").pulse("")
+    await process("one who comes later").heartbeat("")
 
-    assert not (await one.pulse("")).settling
+    assert not (await one.heartbeat("")).recovering
 
 
 async def test_an_epoch_forgets_who_was_last_heard_of_more_than_a_day_before(
     process: Process, silence: Callable[[], Awaitable[None]], redis: Any, prefix: str
 ) -> None:
     one = process("one")
-    await one.pulse("")
-    now = int(await redis.zscore(f"{prefix}present", "one"))
+    await one.heartbeat("")
+    now = int(await redis.zscore(f"{prefix}processes", "one"))
     await redis.zadd(
-        f"{prefix}present", {"a day ago": now - DAY_MS - 10_000, "nearly": now - DAY_MS + 10_000}
+        f"{prefix}processes", {"a day ago": now - DAY_MS - 10_000, "nearly": now - DAY_MS + 10_000}
     )
     await silence()
 
-    await one.pulse("")
+    await one.heartbeat("")
 
-    assert await redis.zrange(f"{prefix}present", 0, -1) == [b"nearly", b"one"]
+    assert await redis.zrange(f"{prefix}processes", 0, -1) == [b"nearly", b"one"]
 
 
 # What processes say of themselves
@@ -374,11 +375,11 @@ async def test_a_process_says_what_keeps_it_from_claiming_for_as_long_as_it_does
     process: Process, redis: Any, prefix: str
 ) -> None:
     one, other = process("one"), process("other")
-    await one.pulse("the disk is full")
-    await other.pulse("")
+    await one.heartbeat("the disk is full")
+    await other.heartbeat("")
     assert await redis.hgetall(f"{prefix}troubles") == {b"one": b"the disk is full"}
 
-    await one.pulse("")
+    await one.heartbeat("")
 
     assert await redis.hgetall(f"{prefix}troubles") == {}
 
@@ -387,18 +388,18 @@ async def test_a_process_that_leaves_takes_everything_it_said_with_it(
     process: Process, redis: Any, prefix: str
 ) -> None:
     one = process("one")
-    await one.confirm(await one.pulse("the disk is full"))
+    await one.finish_recovery(await one.heartbeat("the disk is full"))
 
     await one.leave()
     await one.leave()  # the reply was lost
 
-    assert await redis.exists(f"{prefix}present", f"{prefix}confirmed", f"{prefix}troubles") == 0
+    assert await redis.exists(f"{prefix}processes", f"{prefix}recovered", f"{prefix}troubles") == 0
 
 
-async def test_a_pulse_tells_the_time(process: Process, fleet: Fleet, clock: RedisClock) -> None:
-    await process().pulse("")
+async def test_a_pulse_tells_the_time(process: Process, registry: RedisRegistry, clock: RedisClock) -> None:
+    await process().heartbeat("")
 
-    assert abs(clock.now() - await fleet.now()) < 1_000
+    assert abs(clock.now() - await registry.now()) < 1_000
 
 
 # The gate
@@ -410,12 +411,12 @@ async def test_nothing_is_given_to_a_process_that_has_not_confirmed(
     await seed("one")
     one = process()
     due = await due_of("one")
-    await one.pulse("")
+    await one.heartbeat("")
 
     claim = await one.claim(client, 10, "runner")
 
-    assert (claim.leases, claim.settling, claim.drained) == ([], True, True)
-    assert await one.lease("one") == Settling()
+    assert (claim.leases, claim.recovering, claim.drained) == ([], True, True)
+    assert await one.lease("one") == Recovering()
     assert await due_of("one") == due
 
 
@@ -425,12 +426,12 @@ async def test_a_process_that_confirmed_is_given_what_is_due(
     await seed("one")
     await seed("two")
     one = process()
-    await one.confirm(await one.pulse(""))
+    await one.finish_recovery(await one.heartbeat(""))
 
     claim = await one.claim(client, 1, "")
 
     assert len(claim.leases) == 1
-    assert not claim.settling
+    assert not claim.recovering
     assert isinstance(await one.lease("two"), Lease)
 
 
@@ -441,14 +442,14 @@ async def test_nothing_is_given_while_another_has_yet_to_confirm(
     await seed("two")
     one, other = process("one"), process("other")
     for each in (one, other):
-        await each.confirm(await each.pulse(""))
+        await each.finish_recovery(await each.heartbeat(""))
     await silence()
-    epoch = await one.pulse("")
-    await one.confirm(epoch)
+    epoch = await one.heartbeat("")
+    await one.finish_recovery(epoch)
 
-    assert (await one.claim(client, 1, "")).settling
-    assert await one.lease("two") == Settling()
-    await other.confirm(epoch)
+    assert (await one.claim(client, 1, "")).recovering
+    assert await one.lease("two") == Recovering()
+    await other.finish_recovery(epoch)
 
     assert len((await one.claim(client, 1, "")).leases) == 1
     assert isinstance(await one.lease("two"), Lease)
@@ -461,15 +462,15 @@ async def test_a_process_that_slept_through_the_settling_has_to_confirm_itself_f
     await seed("two")
     sleeper, other = process("sleeper"), process("other")
     for each in (sleeper, other):
-        await each.confirm(await each.pulse(""))
+        await each.finish_recovery(await each.heartbeat(""))
     await silence()
-    await other.confirm(await other.pulse(""))
+    await other.finish_recovery(await other.heartbeat(""))
     await age("ends_at", SETTLE_MS)
     assert len((await other.claim(client, 1, "")).leases) == 1
 
-    assert (await sleeper.claim(client, 1, "")).settling
-    assert await sleeper.lease("two") == Settling()
-    await sleeper.confirm(await sleeper.pulse(""))
+    assert (await sleeper.claim(client, 1, "")).recovering
+    assert await sleeper.lease("two") == Recovering()
+    await sleeper.finish_recovery(await sleeper.heartbeat(""))
 
     assert len((await sleeper.claim(client, 1, "")).leases) == 1
 
@@ -480,7 +481,7 @@ async def test_answers_are_taken_while_the_store_settles(
     await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
     await silence()
-    assert (await store.pulse("")).settling
+    assert (await store.heartbeat("")).recovering
 
     assert (await store.commit(answer(lease))).verdict is Verdict.STORED
 
@@ -553,7 +554,7 @@ async def test_an_intent_is_not_noted_where_another_token_is_stored_or_a_later_l
 ) -> None:
     await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
-    await store.settle(lease, Change(lease.grant, 1, None, None))
+    await store.record_outcome(lease, Change(lease.grant, 1, None, None))
     before = await record_of("one")
 
     await store.doubt(Presented("one", lease.fence, lease.grant.lineage))
@@ -684,15 +685,15 @@ async def test_an_answer_ends_a_lease_from_before_its_own_that_a_forgetful_store
 
 
 async def test_a_lease_of_a_grant_that_is_gone_is_not_taken_back(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed
+    store: RedisStore, registry: RedisRegistry, client: Client, seed: Seed
 ) -> None:
     await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
-    await fleet.operate("one", "delete")
+    await registry.operate("one", Operation.DELETE)
 
     await store.reassert(lease)
 
-    assert await fleet.find("one") is None
+    assert await registry.find("one") is None
 
 
 async def test_a_lease_of_a_grant_that_is_out_of_work_is_taken_back_and_leaves_it_there(

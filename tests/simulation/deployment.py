@@ -19,16 +19,16 @@ from tests.simulation.redis import PREFIX, Connection, Server
 from tests.simulation.terms import RULES, SWEEP_SECONDS, Terms
 from tests.simulation.world import Process, World, dice
 from worker.adapters.clock import RedisClock
-from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
-from worker.answers import Answers
 from worker.core.grant import Grant, TokenPair
 from worker.core.ports import Lease, StoreUnavailableError, UnsealError
 from worker.core.providers import BUDDY, OAUTH2, Client
-from worker.importing import Importer, NumberedLine
-from worker.presence import Presence
+from worker.fleet.importing import Importer, NumberedLine
+from worker.recovery.presence import Presence
 from worker.refresher import Effort, Refresher
+from worker.refreshing.answers import Answers
 
 
 class SimulatedSealer:
@@ -83,7 +83,7 @@ class Parts:
 Mutation = Callable[[Parts], None]
 
 
-class House:
+class SimulatedDeployment:
     """The deployment."""
 
     def __init__(
@@ -128,10 +128,10 @@ class House:
         self.world.crash(process)
         self.parts[process].disk.lose_unsynced(process, all_of_it=loses_unsynced)
 
-    def fleet(self, process: Process) -> Fleet:
+    def registry(self, process: Process) -> RedisRegistry:
         """The operator's view of the store."""
         connection: Any = Connection(self.server, process)
-        return Fleet(connection, Scripts(connection, PREFIX), PREFIX)
+        return RedisRegistry(connection, Scripts(connection, PREFIX), PREFIX)
 
     async def import_pair(
         self,
@@ -145,7 +145,7 @@ class House:
         lifetime_s: int,
     ) -> list[str]:
         """What `evergrant import` does; returns why it was refused, if it was."""
-        fleet = self.fleet(process)
+        registry = self.registry(process)
         line = {
             "id": grant_id,
             "client": client,
@@ -155,7 +155,7 @@ class House:
             "expires_in": lifetime_s,
         }
         runtime: Any = SimpleNamespace(
-            fleet=fleet,
+            registry=registry,
             clients=self.clients,
             rules=RULES,
             deployment=SimpleNamespace(keys=SimulatedSealer()),

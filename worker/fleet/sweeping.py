@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from worker.core.ports import StoreUnavailableError
-from worker.wiring import Runtime, lease_ms
+from worker.runtime.assembly import Runtime, lease_ms
 
 MOST_RUNNERS: Final = 4  # of one client
 GIVE_BACK_SECONDS: Final = 5.0  # then the place comes free by itself, as a lost task's does

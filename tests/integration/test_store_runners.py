@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.registry import RedisRegistry
 from worker.core.events import EventType, client_event
 from worker.core.grant import Grant
 from worker.core.ports import Lease
 from worker.core.providers import Client
+from worker.core.registry import Operation
 
 Seed = Callable[..., Awaitable[Grant]]
 Sweep = Callable[..., Awaitable[tuple[int, int]]]
@@ -57,10 +58,10 @@ async def test_never_more_than_the_limit_are_started(sweep: Sweep, seed: Seed) -
 
 
 async def test_the_places_that_are_reserved_are_those_of_the_candidates_told_to_start(
-    sweep: Sweep, fleet: Fleet, seed: Seed, redis: Redis, prefix: str
+    sweep: Sweep, registry: RedisRegistry, seed: Seed, redis: Redis, prefix: str
 ) -> None:
     await _seed_many(seed, 3)
-    before = await fleet.now()
+    before = await registry.now()
 
     await sweep("beat", share=2, most=4, place_ms=60_000)
 
@@ -130,7 +131,7 @@ async def test_giving_a_place_back_twice_or_one_that_ended_is_harmless(
 
 async def test_a_rejected_client_gets_no_refresher_before_its_probe_and_one_for_it_due_grants_or_not(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     client: Client,
     sweep: Sweep,
     seed: Seed,
@@ -138,7 +139,7 @@ async def test_a_rejected_client_gets_no_refresher_before_its_probe_and_one_for_
     prefix: str,
     under: Under,
 ) -> None:
-    now = await fleet.now()
+    now = await registry.now()
     event = client_event(EventType.CLIENT_REJECTED, client, attempt=1, now=now, reason="no")
     await store.reject_client(client, event, under("one"), sent_at=now)
     await _seed_many(seed, 5)
@@ -148,7 +149,7 @@ async def test_a_rejected_client_gets_no_refresher_before_its_probe_and_one_for_
     at_the_probe = await sweep("probe")
     await redis.delete(f"{prefix}runners:acme")
     for number in range(5):
-        await fleet.operate(f"due-{number}", "pause")
+        await registry.operate(f"due-{number}", Operation.PAUSE)
     without_due_grants = await sweep("probe again")
 
     assert (before, at_the_probe, without_due_grants) == ((5, 0), (5, 1), (0, 1))
@@ -165,26 +166,31 @@ async def test_one_sweep_repeated_because_its_reply_was_lost_gives_the_same_answ
 @pytest.mark.parametrize(
     ("of_client", "of_endpoint", "starting"),
     [
-        pytest.param({"hold_until": FAR}, {}, 0, id="on-hold"),
-        pytest.param({"hold_until": 1}, {}, 3, id="hold-over"),
-        pytest.param({}, {"state": "unavailable", "trial_at": FAR}, 0, id="unavailable"),
-        pytest.param({}, {"state": "unavailable", "trial_at": 1}, 1, id="trial-due"),
-        pytest.param({"hold_until": FAR}, {"state": "unavailable", "trial_at": 1}, 0, id="trial-due-on-hold"),
+        pytest.param({"throttled_until": FAR}, {}, 0, id="on-hold"),
+        pytest.param({"throttled_until": 1}, {}, 3, id="hold-over"),
+        pytest.param({}, {"state": "unavailable", "probe_at": FAR}, 0, id="unavailable"),
+        pytest.param({}, {"state": "unavailable", "probe_at": 1}, 1, id="endpoint_probe-due"),
+        pytest.param(
+            {"throttled_until": FAR},
+            {"state": "unavailable", "probe_at": 1},
+            0,
+            id="endpoint_probe-due-on-hold",
+        ),
         pytest.param({}, {"state": "available", "recovered_at": 1}, 3, id="available-again"),
         pytest.param(
-            {"state": "rejected", "probe_at": 1}, {"state": "unavailable", "trial_at": 1}, 1, id="both-due"
+            {"state": "rejected", "probe_at": 1}, {"state": "unavailable", "probe_at": 1}, 1, id="both-due"
         ),
         pytest.param(
             {"state": "rejected", "probe_at": FAR},
-            {"state": "unavailable", "trial_at": 1},
+            {"state": "unavailable", "probe_at": 1},
             0,
-            id="trial-due-probe-not",
+            id="endpoint_probe-due-probe-not",
         ),
         pytest.param(
             {"state": "rejected", "probe_at": 1},
-            {"state": "unavailable", "trial_at": FAR},
+            {"state": "unavailable", "probe_at": FAR},
             0,
-            id="probe-due-trial-not",
+            id="probe-due-endpoint_probe-not",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 """Processes and a store that forgot: several on one real store, each with a journal on a real disk.
 
-A process is led step by step (`pulse`, `agree`) wherever the order of steps is what a test is about. One that
+A process is led step by step (`heartbeat`, `recover`) wherever a test is about the order of steps. A process that
 dies takes no more steps, and its journal is free.
 """
 # ruff: noqa: ASYNC240 - what a test does to its files may hold up its own loop
@@ -25,13 +25,14 @@ from structlog.testing import capture_logs
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.chain import ANSWER_BYTES, SEGMENT_BYTES
 from worker.adapters.sealing import KeyRing
-from worker.adapters.store.fleet import Fleet
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, TokenPair, lineage_of
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, Lease, Settling, StoreUnavailableError
+from worker.core.ports import Commit, Lease, Recovering, StoreUnavailableError
 from worker.core.providers import Client
+from worker.core.registry import ImportVerdict, Operation
 from worker.sandbox.client import Sandbox
 
 Gate = Any  # conftest.py has these two; test modules cannot import one another
@@ -61,7 +62,7 @@ async def somebody(scripts: Scripts) -> AsyncIterator[None]:
 
     async def ask() -> None:
         while True:
-            assert await store.lease("nobody") == Settling()
+            assert await store.lease("nobody") == Recovering()
             await asyncio.sleep(0.2)
 
     asking = asyncio.create_task(ask())
@@ -98,7 +99,7 @@ def present(redis: Any, prefix: str) -> Present:
     """Who is awaited in the next epoch."""
 
     async def read() -> set[str]:
-        return {owner.decode() for owner in await redis.zrange(f"{prefix}present", 0, -1)}
+        return {owner.decode() for owner in await redis.zrange(f"{prefix}processes", 0, -1)}
 
     return read
 
@@ -118,7 +119,7 @@ def silence(redis: Any, prefix: str) -> Step:
     """Let nobody have been heard of for longer than is allowed."""
 
     async def pass_by() -> None:
-        await redis.hincrby(f"{prefix}epoch", "pulse_at", -SILENCE_MS)
+        await redis.hincrby(f"{prefix}epoch", "heartbeat_at", -SILENCE_MS)
 
     return pass_by
 
@@ -134,13 +135,13 @@ def let_the_least_pass(redis: Any, prefix: str) -> Step:
 
 
 async def _agree(member: Member) -> bool:
-    await member.presence.pulse()
-    agrees: bool = await member.presence.agree()
+    await member.presence.heartbeat()
+    agrees: bool = await member.presence.recover()
     return agrees
 
 
-async def _find(fleet: Fleet, grant_id: str = "one") -> Grant:
-    stored = await fleet.find(grant_id)
+async def _find(registry: RedisRegistry, grant_id: str = "one") -> Grant:
+    stored = await registry.find(grant_id)
     assert stored is not None
     return stored.grant
 
@@ -171,7 +172,7 @@ async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
     sealed_answer: SealedAnswer,
     remember: Remember,
     let_the_least_pass: Step,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
     monkeypatch: pytest.MonkeyPatch,
@@ -185,16 +186,16 @@ async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
         if disk == "refuses":
             broken.setattr(os, "fdatasync", _fails)
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
-    before = await fleet.find("one"), await told()
+    before = await registry.find("one"), await told()
     await go_back()
-    assert (await _find(fleet)).version == 0
+    assert (await _find(registry)).version == 0
 
     for _ in range(3):
         await _agree(one)
         await let_the_least_pass()
 
-    assert (await fleet.find("one"), await told()) == before
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert (await registry.find("one"), await told()) == before
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
     assert await claim(one) == []
 
 
@@ -237,7 +238,7 @@ async def test_of_a_grants_answers_on_the_disk_and_on_none_the_newest_is_what_th
     sealed_answer: SealedAnswer,
     make_due: OnGrant,
     remember: Remember,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
     monkeypatch: pytest.MonkeyPatch,
@@ -254,7 +255,7 @@ async def test_of_a_grants_answers_on_the_disk_and_on_none_the_newest_is_what_th
 
     await _agree(one)
 
-    stored = await _find(fleet)
+    stored = await _find(registry)
     assert (stored.version, keys.open(stored)) == (2, TokenPair("access-r2", "r2"))
     assert [event["data"]["version"] for event in await told()] == [2]
 
@@ -265,7 +266,7 @@ async def test_what_a_disk_refused_is_put_there_once_it_takes_it(
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     remember: Remember,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -284,7 +285,7 @@ async def test_what_a_disk_refused_is_put_there_once_it_takes_it(
     await one.die()
     await go_back()
     await _agree(other)
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
 
 async def test_what_a_disk_refused_is_put_there_while_the_store_is_away_too(
@@ -306,7 +307,7 @@ async def test_what_a_disk_refused_is_put_there_while_the_store_is_away_too(
         assert [commit.fence for commit in one.answers.off_disk] == [lease.fence]
 
         with pytest.raises(StoreUnavailableError):
-            await one.presence.agree()
+            await one.presence.recover()
 
         assert one.answers.off_disk == []
         assert one.answers.waiting == 1
@@ -320,7 +321,7 @@ async def test_what_a_store_forgot_before_it_was_away_for_longer_than_the_retent
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     remember: Remember,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     await seed_sealed()
@@ -331,16 +332,16 @@ async def test_what_a_store_forgot_before_it_was_away_for_longer_than_the_retent
     await one.answers.keep(sealed_answer(lease, "r1", by=one))
     async with redis_away():
         with suppress(StoreUnavailableError):
-            await one.presence.pulse()
+            await one.presence.heartbeat()
         for _ in range(2):  # the segment is closed, and would be removed
             seconds[0] += 21 * 60
             with suppress(StoreUnavailableError):
-                await one.presence.agree()
+                await one.presence.recover()
     await go_back()
 
     await _agree(one)
 
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
 
 async def test_an_answer_that_waited_for_longer_than_the_retention_is_given_back_if_it_is_forgotten_at_once(
@@ -351,7 +352,7 @@ async def test_an_answer_that_waited_for_longer_than_the_retention_is_given_back
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     remember: Remember,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     await seed_sealed()
@@ -363,14 +364,14 @@ async def test_an_answer_that_waited_for_longer_than_the_retention_is_given_back
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
         seconds[0] = 21 * 60
     await _agree(one)
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     seconds[0] += 1
     await _agree(one)
     await go_back()
 
     await _agree(one)
 
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
 
 async def test_what_a_dead_process_may_have_presented_is_in_doubt_although_the_store_forgot_the_intent(
@@ -408,7 +409,7 @@ async def test_a_store_that_forgot_rotations_in_several_journals_is_brought_to_t
     make_due: OnGrant,
     remember: Remember,
     let_the_least_pass: Step,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
     first: int,
@@ -428,7 +429,7 @@ async def test_a_store_that_forgot_rotations_in_several_journals_is_brought_to_t
     await let_the_least_pass()
     await _agree(members[0])
 
-    stored = await _find(fleet)
+    stored = await _find(registry)
     assert (stored.version, keys.open(stored)) == (4, TokenPair("access-r4", "r4"))
     events = await told()
     assert {event["type"] for event in events} == {"evergrant.grant.refreshed"}
@@ -443,19 +444,19 @@ async def test_a_grant_that_was_deleted_since_stays_deleted(
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     restart: Step,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     await seed_sealed()
     one = await join()
     (lease,) = await claim(one)
     await one.answers.keep(sealed_answer(lease, "r1", by=one))
-    await fleet.operate("one", "delete")
+    await registry.operate("one", Operation.DELETE)
     await restart()
 
     await _agree(one)
 
-    assert await fleet.find("one") is None
+    assert await registry.find("one") is None
     assert _types(await told()) == ["grant.refreshed"]
 
 
@@ -465,7 +466,7 @@ async def test_a_grant_that_was_imported_anew_since_is_left_alone(
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     restart: Step,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -478,15 +479,15 @@ async def test_a_grant_that_was_imported_anew_since_is_left_alone(
         version=2,
         lineage=lineage_of("one", "consent"),
         sealed=keys.seal("one", 2, TokenPair("a", "consent")),
-        issued_at=await fleet.now(),
+        issued_at=await registry.now(),
     )
-    landing = await fleet.land(Change(anew, None, None, None), replaces=1)
-    assert landing.verdict == "stored"
+    result = await registry.import_grant(Change(anew, None, None, None), replaces=1)
+    assert result.verdict is ImportVerdict.STORED
     await restart()
 
     await _agree(one)
 
-    assert keys.open(await _find(fleet)) == TokenPair("a", "consent")
+    assert keys.open(await _find(registry)) == TokenPair("a", "consent")
     assert _types(await told()) == ["grant.refreshed"]
 
 
@@ -535,7 +536,7 @@ async def test_an_answer_is_given_back_before_its_process_confirms(
     remember: Remember,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     one = await join(connection=behind_gate)
@@ -546,13 +547,13 @@ async def test_an_answer_is_given_back_before_its_process_confirms(
     seen: list[tuple[bool, int]] = []
 
     async def look(_: bytes) -> None:
-        confirmed = await redis.sismember(f"{prefix}confirmed", one.owner)
-        seen.append((bool(confirmed), (await _find(fleet)).version))
+        confirmed = await redis.sismember(f"{prefix}recovered", one.owner)
+        seen.append((bool(confirmed), (await _find(registry)).version))
 
-    await one.presence.pulse()
+    await one.presence.heartbeat()
     gate.watch = look
-    await one.presence.agree()
-    await one.presence.pulse()
+    await one.presence.recover()
+    await one.presence.heartbeat()
 
     assert (False, 0) in seen
     assert (True, 0) not in seen
@@ -568,7 +569,7 @@ async def test_an_answer_that_waits_is_offered_before_anybody_claims_after_a_sil
     sealed_answer: SealedAnswer,
     end_lease: OnGrant,
     silence: Step,
-    fleet: Fleet,
+    registry: RedisRegistry,
     told: Told,
 ) -> None:
     """The lease ran out under it: without the epoch the other one would present a token that is spent."""
@@ -582,12 +583,12 @@ async def test_an_answer_that_waits_is_offered_before_anybody_claims_after_a_sil
         assert not await _agree(other)
         assert await claim(other) == []
         with pytest.raises(StoreUnavailableError):
-            await one.presence.agree()
+            await one.presence.recover()
 
     assert await _agree(one)
 
     assert one.answers.waiting == 0
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     assert await _agree(other)
     assert await claim(other) == []
     assert _types(await told()) == ["grant.refreshed"]
@@ -600,7 +601,7 @@ async def test_an_answer_that_waits_is_offered_in_the_same_epoch_too(
     redis_away: Away,
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     one = await join(connection=behind_gate)
@@ -608,10 +609,10 @@ async def test_an_answer_that_waits_is_offered_in_the_same_epoch_too(
     async with redis_away():
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
 
-    await one.presence.agree()
+    await one.presence.recover()
 
     assert one.answers.waiting == 0
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
 
 
 async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it_has_before_it_claims(
@@ -622,7 +623,7 @@ async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it
     remember: Remember,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     frozen, other = await join(), await join()
@@ -637,7 +638,7 @@ async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it
 
     assert await _agree(frozen)
 
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     await seed_sealed("two")
     assert [lease.grant.id for lease in await claim(frozen)] == ["two"]
 
@@ -649,7 +650,7 @@ async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_settli
     silence: Step,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
     tmp_path: Path,
 ) -> None:
     one = await join()
@@ -657,12 +658,12 @@ async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_settli
     await seed_sealed()
     await silence()
     await _agree(one)
-    ends_at = await fleet.now() + 500
+    ends_at = await registry.now() + 500
     await redis.hset(f"{prefix}epoch", "ends_at", ends_at)
 
     await _wait_for(lambda: _claims(claim, one))
 
-    assert await fleet.now() >= ends_at
+    assert await registry.now() >= ends_at
 
 
 # Leases that a store forgot
@@ -712,7 +713,7 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
     remember: Remember,
     let_the_least_pass: Step,
     present: Present,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -725,7 +726,7 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
     draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
     await _wait_for(lambda: _has_rotated(sandbox, grant))
     await go_back()
-    stored = await fleet.find(grant.id)
+    stored = await registry.find(grant.id)
     assert stored is not None
     assert stored.lease_until is None
     assert one.owner in await present()
@@ -742,7 +743,7 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
 
     assert len(list(sandbox.log(grant.id))) == 1
     (live,) = (pair for pair in sandbox.pairs() if pair["id"] == grant.id)
-    assert keys.open(await _find(fleet, grant.id)).refresh_token == live["refresh_token"]
+    assert keys.open(await _find(registry, grant.id)).refresh_token == live["refresh_token"]
     counts = sandbox.grant(grant.id)["counts"]
     assert (counts["superseded"], counts["concurrent"]) == (0, 0)
     assert _types(await told()) == ["grant.refreshed"]
@@ -764,7 +765,7 @@ async def test_a_lease_is_taken_back_before_its_holder_confirms(
     remember: Remember,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     url, let_go = held_back
     clients = configure(url)
@@ -777,15 +778,15 @@ async def test_a_lease_is_taken_back_before_its_holder_confirms(
     seen: list[tuple[bool, bool]] = []
 
     async def look(_: bytes) -> None:
-        stored = await fleet.find(grant.id)
+        stored = await registry.find(grant.id)
         assert stored is not None
-        confirmed = await redis.sismember(f"{prefix}confirmed", one.owner)
+        confirmed = await redis.sismember(f"{prefix}recovered", one.owner)
         seen.append((bool(confirmed), stored.lease_until is not None))
 
-    await one.presence.pulse()
+    await one.presence.heartbeat()
     gate.watch = look
-    await one.presence.agree()
-    await one.presence.pulse()
+    await one.presence.recover()
+    await one.presence.heartbeat()
     gate.watch = None
     let_go.set()
     await draining
@@ -810,7 +811,7 @@ async def test_the_journal_of_a_process_that_died_ends_the_waiting_for_it(
     restart: Step,
     let_the_least_pass: Step,
     present: Present,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
 ) -> None:
@@ -827,11 +828,11 @@ async def test_the_journal_of_a_process_that_died_ends_the_waiting_for_it(
     assert not await _agree(one)  # it may be alive
     await dying.die()
 
-    await one.presence.agree()
+    await one.presence.recover()
 
     assert await _agree(other)
     assert await present() == {one.owner, other.owner}
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
     assert [await claim(member) for member in (one, other)] == [[], []]
     assert _types(await told()) == ["grant.refreshed"]
 
@@ -844,7 +845,7 @@ async def test_a_dead_process_is_said_to_be_gone_only_when_its_answers_were_give
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     present: Present,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     dying, one = await join(), await join(connection=behind_gate)
@@ -854,11 +855,11 @@ async def test_a_dead_process_is_said_to_be_gone_only_when_its_answers_were_give
     seen: list[tuple[bool, int]] = []
 
     async def look(_: bytes) -> None:
-        seen.append((dying.owner in await present(), (await _find(fleet)).version))
+        seen.append((dying.owner in await present(), (await _find(registry)).version))
 
     gate.watch = look
-    await one.presence.agree()
-    await one.presence.pulse()
+    await one.presence.recover()
+    await one.presence.heartbeat()
 
     assert (False, 0) not in seen
     assert seen[-1] == (False, 1)
@@ -870,7 +871,7 @@ async def test_the_answers_of_the_dead_are_given_back_in_each_new_epoch(
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     remember: Remember,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     dying, one = await join(), await join()
@@ -882,9 +883,9 @@ async def test_the_answers_of_the_dead_are_given_back_in_each_new_epoch(
 
     for _ in range(2):
         await go_back()
-        assert (await _find(fleet)).version == 0
+        assert (await _find(registry)).version == 0
         await _agree(one)
-        assert (await _find(fleet)).version == 1
+        assert (await _find(registry)).version == 1
 
 
 async def test_an_adopter_that_dies_is_followed_by_another(
@@ -895,7 +896,7 @@ async def test_an_adopter_that_dies_is_followed_by_another(
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     present: Present,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     dying = await join()
@@ -905,14 +906,14 @@ async def test_an_adopter_that_dies_is_followed_by_another(
     await dying.die()
     async with redis_away():
         with pytest.raises(StoreUnavailableError):
-            await adopter.presence.agree()
+            await adopter.presence.recover()
     await _agree(next_one)
-    assert (await _find(fleet)).version == 0  # the adopter holds it, and may be about to give it back
+    assert (await _find(registry)).version == 0  # the adopter holds it, and may be about to give it back
     await adopter.die()
 
     await _agree(next_one)
 
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     assert dying.owner not in await present()
 
 
@@ -923,7 +924,7 @@ async def test_an_adopter_that_lost_the_store_goes_on_when_it_is_back(
     redis_away: Away,
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     dying, adopter = await join(), await join(connection=behind_gate)
@@ -932,11 +933,11 @@ async def test_an_adopter_that_lost_the_store_goes_on_when_it_is_back(
     await dying.die()
     async with redis_away():
         with pytest.raises(StoreUnavailableError):
-            await adopter.presence.agree()
+            await adopter.presence.recover()
 
-    await adopter.presence.agree()
+    await adopter.presence.recover()
 
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
 
 
 async def test_the_dead_are_present_as_long_as_their_journal_may_know_more_than_was_read(
@@ -991,7 +992,7 @@ async def test_an_answer_of_a_machine_that_was_away_is_given_back_as_often_as_it
     sealed_answer: SealedAnswer,
     remember: Remember,
     journals: Path,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     """It was away for longer than the retention; then the store that took the answer forgets it, twice."""
@@ -1010,9 +1011,9 @@ async def test_an_answer_of_a_machine_that_was_away_is_given_back_as_often_as_it
         seconds[0] += 899
         await _agree(one)
         await go_back()
-        assert (await _find(fleet)).version == 0
+        assert (await _find(registry)).version == 0
         await _agree(one)
-        assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+        assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
     seconds[0] += 899
     await _agree(one)
@@ -1052,9 +1053,9 @@ async def test_journals_that_were_removed_cost_a_new_epoch_nothing(
         await _agree(one)
         assert [path.name for path in journals.iterdir()] == [one.owner]
         await silence()
-        await one.presence.pulse()
+        await one.presence.heartbeat()
         requests[-1] = 0
-        await one.presence.agree()
+        await one.presence.recover()
 
     assert requests[0] == requests[1] > 0
 
@@ -1066,7 +1067,7 @@ async def test_what_cannot_be_unsealed_to_follow_its_record_stays_for_one_who_ca
     sealed_answer: SealedAnswer,
     present: Present,
     journals: Path,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     await seed_sealed()
@@ -1074,7 +1075,7 @@ async def test_what_cannot_be_unsealed_to_follow_its_record_stays_for_one_who_ca
     stranger = await join(ring=KeyRing({"k2": b"2" * 32}), keep_seconds=0)
     (lease,) = await claim(dying)
     await dying.journal.write(sealed_answer(lease, "r1", by=dying))
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
     await dying.die()
 
     for _ in range(3):
@@ -1084,7 +1085,7 @@ async def test_what_cannot_be_unsealed_to_follow_its_record_stays_for_one_who_ca
     await stranger.die()
     await _agree(await join())
 
-    assert keys.open(await _find(fleet)) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
 
 async def test_a_record_that_the_store_cannot_read_holds_up_no_other_and_its_answer_stays(
@@ -1095,7 +1096,7 @@ async def test_a_record_that_the_store_cannot_read_holds_up_no_other_and_its_ans
     present: Present,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
     await seed_sealed("one")
@@ -1112,13 +1113,13 @@ async def test_a_record_that_the_store_cannot_read_holds_up_no_other_and_its_ans
         other = await join(keep_seconds=0)
         await _agree(other)
 
-    assert (await _find(fleet, "two")).version == 1
+    assert (await _find(registry, "two")).version == 1
     assert await present() == {other.owner}
     assert {log["grant"] for log in logs if log["log_level"] == "error"} == {"one"}
     await redis.set(f"{prefix}grant:one", packed)
     await other.die()
     await _agree(await join())
-    assert keys.open(await _find(fleet, "one")) == TokenPair("access-r1", "r1")
+    assert keys.open(await _find(registry, "one")) == TokenPair("access-r1", "r1")
 
 
 async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_nothing(
@@ -1154,7 +1155,7 @@ async def test_journals_are_adopted_where_the_disk_has_no_room_for_answers_too(
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     journals: Path,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     """What fills the disk kills processes as well: those that are left must give back what they had."""
     await seed_sealed()
@@ -1166,7 +1167,7 @@ async def test_journals_are_adopted_where_the_disk_has_no_room_for_answers_too(
 
     await _agree(one)
 
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
 
 
 # The disk
@@ -1239,7 +1240,7 @@ async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_s
         for _ in range(2):
             await _agree(one)
         assert await claim(one) == []
-        await one.presence.pulse()
+        await one.presence.heartbeat()
         assert await redis.hgetall(f"{prefix}troubles") == {one.owner.encode(): b"it evicts"}
 
         found["against it"] = ""
@@ -1248,7 +1249,7 @@ async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_s
 
     assert looks == ["it evicts"] * 3 + [""]
     assert len(await claim(one)) == 1
-    await one.presence.pulse()
+    await one.presence.heartbeat()
     assert await redis.exists(f"{prefix}troubles") == 0
     told = [(log["event"], log["log_level"]) for log in logs if log["event"].startswith("claims")]
     assert told == [("claims.stopped", "error"), ("claims.go_on", "info")]
@@ -1293,7 +1294,7 @@ async def test_a_store_that_is_refused_is_given_back_what_it_forgot_and_once_onl
     remember: Remember,
     behind_gate: Redis,
     gate: Gate,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     found = {"against it": ""}
@@ -1306,14 +1307,14 @@ async def test_a_store_that_is_refused_is_given_back_what_it_forgot_and_once_onl
 
     await _agree(one)
 
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     asked: list[bytes] = []
 
     async def note(request: bytes) -> None:
         asked.append(request)
 
     gate.watch = note
-    assert not await one.presence.agree()
+    assert not await one.presence.recover()
     assert asked == []
 
 
@@ -1386,7 +1387,7 @@ async def test_a_process_that_leaves_gives_what_waits_a_last_chance(
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     present: Present,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     one = await open_member([], connection=behind_gate)
@@ -1398,7 +1399,7 @@ async def test_a_process_that_leaves_gives_what_waits_a_last_chance(
     async with one.presence.kept():
         pass
 
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     assert await present() == set()
 
 
@@ -1410,7 +1411,7 @@ async def test_a_process_that_cannot_give_back_what_waits_is_not_said_to_be_gone
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     present: Present,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     one, other = await join(connection=behind_gate), await join()
@@ -1426,7 +1427,7 @@ async def test_a_process_that_cannot_give_back_what_waits_is_not_said_to_be_gone
 
     await _agree(other)
 
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
     assert await present() == {other.owner}
 
 
@@ -1437,7 +1438,7 @@ async def test_a_process_that_leaves_a_store_that_forgot_gives_back_what_it_know
     sealed_answer: SealedAnswer,
     remember: Remember,
     present: Present,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     """Nobody waits for it afterwards, and its journal may be on another machine than theirs."""
     await seed_sealed()
@@ -1451,7 +1452,7 @@ async def test_a_process_that_leaves_a_store_that_forgot_gives_back_what_it_know
         pass
 
     assert await present() == set()
-    assert (await _find(fleet)).version == 1
+    assert (await _find(registry)).version == 1
 
 
 async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
@@ -1463,7 +1464,7 @@ async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
     journals: Path,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
     dying, one = await join(), await open_member([])
@@ -1474,11 +1475,11 @@ async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
     async with one.presence.kept():
         with _unreadable(journals / dying.owner / "00000009.segment"):
             await _beat(redis, prefix, one)
-            assert (await _find(fleet)).version == 0
-            assert not await redis.sismember(f"{prefix}confirmed", one.owner)
+            assert (await _find(registry)).version == 0
+            assert not await redis.sismember(f"{prefix}recovered", one.owner)
 
         async def has_given_back() -> bool:
-            return (await _find(fleet)).version == 1
+            return (await _find(registry)).version == 1
 
         await _wait_for(has_given_back)
 
@@ -1488,7 +1489,7 @@ async def _beat(redis: Any, prefix: str, member: Member) -> None:
     beats: set[float] = set()
 
     async def has_beaten() -> bool:
-        beats.update({await redis.zscore(f"{prefix}present", member.owner)} - {None})
+        beats.update({await redis.zscore(f"{prefix}processes", member.owner)} - {None})
         return len(beats) >= 3
 
     await _wait_for(has_beaten)
@@ -1554,7 +1555,7 @@ async def test_a_step_that_breaks_off_is_taken_again_until_it_succeeds(
     sealed_answer: SealedAnswer,
     redis: Any,
     prefix: str,
-    fleet: Fleet,
+    registry: RedisRegistry,
 ) -> None:
     """Here over a record with a status that there is not."""
     await seed_sealed()
@@ -1571,7 +1572,7 @@ async def test_a_step_that_breaks_off_is_taken_again_until_it_succeeds(
             return "presence.broke_off" in [log["event"] for log in logs]
 
         async def is_stored() -> bool:
-            return (await _find(fleet)).version == 1
+            return (await _find(registry)).version == 1
 
         async with one.presence.kept():
             await _wait_for(has_broken_off)
@@ -1586,7 +1587,7 @@ async def test_a_new_epoch_is_agreed_on_as_soon_as_it_is_heard_of(
     silence: Step,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.presence.PULSE_SECONDS", 10 * PATIENCE_SECONDS)
+    monkeypatch.setattr("worker.recovery.presence.HEARTBEAT_SECONDS", 10 * PATIENCE_SECONDS)
     one = await open_member([])
     async with one.presence.kept():
         await seed_sealed("one")
@@ -1594,7 +1595,7 @@ async def test_a_new_epoch_is_agreed_on_as_soon_as_it_is_heard_of(
         await silence()
         await seed_sealed("two")
 
-        await one.presence.pulse()
+        await one.presence.heartbeat()
 
         await _wait_for(lambda: _claims(claim, one))
 
@@ -1605,7 +1606,7 @@ async def test_a_process_that_was_just_opened_may_claim_after_its_first_look(
     await seed_sealed()
     one = await open_member([])
 
-    assert await one.presence.agree()
+    assert await one.presence.recover()
 
     assert len(await claim(one)) == 1
 

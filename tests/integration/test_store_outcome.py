@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import NO_END, Change
 from worker.core.ports import Commit, Lease, Verdict
 from worker.core.protocol import Outcome, Rejected, Unavailable, Unknown
 from worker.core.providers import Client
+from worker.core.registry import Operation
 
 Seed = Callable[..., Awaitable[Grant]]
 RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
@@ -36,7 +38,7 @@ def claim_one(store: RedisStore, client: Client) -> Claim:
 
 async def test_status_reason_streak_due_time_release_and_event_are_stored_in_one_step(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     seed: Seed,
     claim_one: Claim,
     failure: Failure,
@@ -48,7 +50,7 @@ async def test_status_reason_streak_due_time_release_and_event_are_stored_in_one
     lease = await claim_one()
     change = failure(lease, Unavailable("http_503", 90_000))
 
-    assert await store.settle(lease, change) is Verdict.STORED
+    assert await store.record_outcome(lease, change) is Verdict.STORED
 
     record = await record_of("one")
     assert (record["STATUS"], record["STREAK"], record["REASON"]) == (b"failing", 1, b"unavailable")
@@ -56,14 +58,16 @@ async def test_status_reason_streak_due_time_release_and_event_are_stored_in_one
     assert (record["INTENT"], record["LAST"]) == (False, lease.fence)
     assert record["VERSION"] == 0
     assert await due_of("one") == change.due_at
-    assert await fleet.attention(10) == [(await fleet.find("one"), lease.grant.access_expires_at)]
+    assert await registry.needing_attention(10) == [
+        (await registry.find("one"), lease.grant.access_expires_at)
+    ]
     (event,) = await told()
     assert (event["type"], event["id"]) == ("evergrant.grant.failing", f"{lease.fence}.grant.failing")
 
 
 async def test_a_failed_grant_leaves_the_schedule_and_is_counted(
     store: RedisStore,
-    fleet: Fleet,
+    fleet_state: RedisFleetState,
     seed: Seed,
     claim_one: Claim,
     failure: Failure,
@@ -73,10 +77,10 @@ async def test_a_failed_grant_leaves_the_schedule_and_is_counted(
     await seed("one", status=Status.FAILING, streak=1, reason="rejected")
     lease = await claim_one()
 
-    await store.settle(lease, failure(lease, Rejected("invalid_grant")))
+    await store.record_outcome(lease, failure(lease, Rejected("invalid_grant")))
 
     assert await due_of("one") == float("inf")
-    grants = (await fleet.client_state("acme")).grants
+    grants = (await fleet_state.of_client("acme")).grants
     assert (grants[Status.FAILED], grants[Status.FAILING]) == (1, 0)
     assert [event["type"] for event in await told()] == ["evergrant.grant.failed"]
 
@@ -86,7 +90,7 @@ async def test_an_unknown_reply_leaves_its_intent_for_the_next_lease_to_find(
 ) -> None:
     await seed("one")
     lease = await claim_one()
-    await store.settle(lease, failure(lease, Unknown("timeout")))
+    await store.record_outcome(lease, failure(lease, Unknown("timeout")))
     await make_due("one")
 
     assert (await claim_one()).grant.in_doubt
@@ -98,7 +102,7 @@ async def test_a_change_without_an_event_tells_nothing_and_one_without_a_due_tim
     await seed("one")
     lease = await claim_one()
 
-    await store.settle(lease, Change(lease.grant, None, None, None))
+    await store.record_outcome(lease, Change(lease.grant, None, None, None))
 
     assert await due_of("one") == float("inf")
     assert await told() == []
@@ -111,7 +115,7 @@ async def test_a_notice_is_remembered(
     lease = await claim_one()
     noticed = replace(lease.grant, noticed_at=1_700_000_000_000)
 
-    await store.settle(lease, Change(noticed, lease.until, NO_END, None))
+    await store.record_outcome(lease, Change(noticed, lease.until, NO_END, None))
 
     record = await record_of("one")
     assert record["NOTICED_AT"] == 1_700_000_000_000
@@ -119,14 +123,14 @@ async def test_a_notice_is_remembered(
 
 
 async def test_a_grant_whose_end_is_unknown_needs_attention_at_no_known_time(
-    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, failure: Failure
+    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: Claim, failure: Failure
 ) -> None:
     await seed("one", access_expires_at=None)
     lease = await claim_one()
 
-    await store.settle(lease, failure(lease, Unavailable("http_503")))
+    await store.record_outcome(lease, failure(lease, Unavailable("http_503")))
 
-    assert [end for _, end in await fleet.attention(10)] == [None]
+    assert [end for _, end in await registry.needing_attention(10)] == [None]
 
 
 async def test_an_outcome_of_a_lease_that_another_has_by_now_is_stale(
@@ -144,7 +148,7 @@ async def test_an_outcome_of_a_lease_that_another_has_by_now_is_stale(
     await claim_one()
     before = await record_of("one")
 
-    assert await store.settle(late, failure(late, Rejected("invalid_grant"))) is Verdict.STALE
+    assert await store.record_outcome(late, failure(late, Rejected("invalid_grant"))) is Verdict.STALE
     assert await record_of("one") == before
     assert await told() == []
 
@@ -156,7 +160,7 @@ async def test_an_outcome_of_a_lease_that_ran_out_counts_while_nobody_else_has_i
     lease = await claim_one()
     await end_lease("one")
 
-    assert await store.settle(lease, failure(lease, Unavailable("http_503"))) is Verdict.STORED
+    assert await store.record_outcome(lease, failure(lease, Unavailable("http_503"))) is Verdict.STORED
 
 
 async def test_an_outcome_of_a_lease_that_the_store_forgot_counts_and_ends_that_lease(
@@ -174,7 +178,7 @@ async def test_an_outcome_of_a_lease_that_the_store_forgot_counts_and_ends_that_
     lease = await claim_one()
     await redis.set(f"{prefix}grant:one", before)  # a restart without the last writes
 
-    verdict = await store.settle(lease, failure(lease, Unknown("timeout")))
+    verdict = await store.record_outcome(lease, failure(lease, Unknown("timeout")))
     await store.reassert(lease)
 
     record = await record_of("one")
@@ -190,9 +194,9 @@ async def test_an_outcome_is_stale_when_its_lease_was_released_by_a_later_ones_o
     late = await claim_one()
     await end_lease("one")
     theirs = await claim_one()
-    await store.settle(theirs, failure(theirs, Unavailable("http_503")))
+    await store.record_outcome(theirs, failure(theirs, Unavailable("http_503")))
 
-    assert await store.settle(late, failure(late, Rejected("invalid_grant"))) is Verdict.STALE
+    assert await store.record_outcome(late, failure(late, Rejected("invalid_grant"))) is Verdict.STALE
     assert len(await told()) == 1
 
 
@@ -204,7 +208,7 @@ async def test_a_status_changes_with_its_event_or_not_at_all(
     lease = await claim_one()
     failing = replace(lease.grant, status=Status.FAILING, streak=3, reason="unavailable", in_doubt=True)
 
-    assert await store.settle(lease, Change(failing, lease.until, NO_END, None)) is Verdict.STORED
+    assert await store.record_outcome(lease, Change(failing, lease.until, NO_END, None)) is Verdict.STORED
 
     record = await record_of("one")
     assert (record["STATUS"], record["STREAK"], record["REASON"]) == (b"active", 0, False)
@@ -229,7 +233,9 @@ async def test_an_outcome_of_a_refresh_token_that_was_replaced_since_is_supersed
     second = await claim_one()
     await store.commit(answer(first))
 
-    assert await store.settle(second, failure(second, Rejected("invalid_grant"))) is Verdict.SUPERSEDED
+    assert (
+        await store.record_outcome(second, failure(second, Rejected("invalid_grant"))) is Verdict.SUPERSEDED
+    )
 
     record = await record_of("one")
     assert (record["STATUS"], record["VERSION"]) == (b"active", 1)
@@ -239,7 +245,7 @@ async def test_an_outcome_of_a_refresh_token_that_was_replaced_since_is_supersed
 
 async def test_a_grant_paused_while_it_was_tried_stays_paused_and_keeps_its_doubt(
     store: RedisStore,
-    fleet: Fleet,
+    registry: RedisRegistry,
     seed: Seed,
     claim_one: Claim,
     failure: Failure,
@@ -249,9 +255,9 @@ async def test_a_grant_paused_while_it_was_tried_stays_paused_and_keeps_its_doub
 ) -> None:
     await seed("one")
     lease = await claim_one()
-    await fleet.operate("one", "pause")
+    await registry.operate("one", Operation.PAUSE)
 
-    assert await store.settle(lease, failure(lease, Unknown("timeout"))) is Verdict.STORED
+    assert await store.record_outcome(lease, failure(lease, Unknown("timeout"))) is Verdict.STORED
 
     record = await record_of("one")
     assert (record["STATUS"], record["STREAK"], record["INTENT"]) == (b"paused", 0, True)
@@ -261,13 +267,13 @@ async def test_a_grant_paused_while_it_was_tried_stays_paused_and_keeps_its_doub
 
 
 async def test_an_outcome_of_a_grant_that_was_deleted_is_gone(
-    store: RedisStore, fleet: Fleet, seed: Seed, claim_one: Claim, failure: Failure, told: Told
+    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: Claim, failure: Failure, told: Told
 ) -> None:
     await seed("one")
     lease = await claim_one()
-    await fleet.operate("one", "delete")
+    await registry.operate("one", Operation.DELETE)
 
-    assert await store.settle(lease, failure(lease, Rejected("invalid_grant"))) is Verdict.GONE
+    assert await store.record_outcome(lease, failure(lease, Rejected("invalid_grant"))) is Verdict.GONE
     assert await told() == []
 
 
@@ -283,9 +289,9 @@ async def test_an_outcome_stored_twice_gives_the_same_verdict_and_tells_once(
     lease = await claim_one()
     change = failure(lease, Unavailable("http_503"))
 
-    first = await store.settle(lease, change)
+    first = await store.record_outcome(lease, change)
     once = await record_of("one")
-    again = await store.settle(lease, change)
+    again = await store.record_outcome(lease, change)
 
     assert first is again is Verdict.STORED
     assert await record_of("one") == once
@@ -304,11 +310,11 @@ async def test_an_outcome_repeated_while_the_next_lease_is_held_does_not_touch_i
     await seed("one")
     lease = await claim_one()
     change = failure(lease, Unavailable("http_503"))
-    await store.settle(lease, change)
+    await store.record_outcome(lease, change)
     await make_due("one")
     theirs = await claim_one()
 
-    await store.settle(lease, change)
+    await store.record_outcome(lease, change)
 
     record = await record_of("one")
     assert (record["FENCE"], record["LEASE_UNTIL"]) == (theirs.fence, theirs.until)
@@ -332,6 +338,6 @@ async def test_a_readable_answer_is_noted_for_the_endpoint_whatever_becomes_of_t
     await claim_one()
 
     outcome = failure(late, Rejected("invalid_grant"))
-    assert await store.settle(late, outcome, heard_at=1_700_000_000_000) is Verdict.STALE
+    assert await store.record_outcome(late, outcome, answered_at=1_700_000_000_000) is Verdict.STALE
 
     assert await redis.zscore(f"{prefix}answered", client.token_url) == 1_700_000_000_000

@@ -19,7 +19,7 @@ class ShortfallError(StoreUnavailableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class WriteConcern:
     """What is asked of the writes that matter.
 
     Attributes:

@@ -6,21 +6,28 @@ from typing import Any
 
 import pytest
 
-from worker.adapters.store.fleet import Fleet
-from worker.adapters.store.record import UnreadableError
+from worker.adapters.store.event_stream import RedisEventStream
+from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
+from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status
 from worker.core.ports import Commit
 from worker.core.providers import Client
+from worker.core.registry import UnreadableRecordError
 
 Seed = Callable[..., Awaitable[Grant]]
 Answer = Callable[..., Commit]
 
 
 async def test_a_clients_state_counts_what_is_due_and_tells_what_comes_next(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, answer: Answer
+    store: RedisStore,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
+    client: Client,
+    seed: Seed,
+    answer: Answer,
 ) -> None:
-    now = await fleet.now()
+    now = await registry.now()
     await seed("refreshed")
     (lease,) = (await store.claim(client, 1, "")).leases
     await store.commit(answer(lease))
@@ -29,7 +36,7 @@ async def test_a_clients_state_counts_what_is_due_and_tells_what_comes_next(
     await seed("never ends", due_in_ms=70_000, access_expires_at=None)
     await seed("out of work", status=Status.FAILED, access_expires_at=now - 1)
 
-    state = await fleet.client_state("acme")
+    state = await fleet_state.of_client("acme")
 
     assert state.grants == {Status.ACTIVE: 4, Status.FAILING: 0, Status.FAILED: 1, Status.PAUSED: 0}
     assert (state.state, state.due, state.refreshed) == ("accepted", 1, 1)
@@ -38,8 +45,8 @@ async def test_a_clients_state_counts_what_is_due_and_tells_what_comes_next(
     assert state.soonest_expiry_at == now + 300_000
 
 
-async def test_the_state_of_a_client_nobody_knows_is_empty(fleet: Fleet) -> None:
-    state = await fleet.client_state("nobody")
+async def test_the_state_of_a_client_nobody_knows_is_empty(fleet_state: RedisFleetState) -> None:
+    state = await fleet_state.of_client("nobody")
 
     assert (state.state, state.due, state.next_due_at, state.soonest_expiry_at) == ("accepted", 0, None, None)
     assert sum(state.grants.values()) == 0
@@ -56,19 +63,19 @@ async def test_the_state_of_a_client_nobody_knows_is_empty(fleet: Fleet) -> None
     ],
 )
 async def test_a_record_that_cannot_be_read_is_named_and_costs_no_other_its_place(
-    fleet: Fleet, seed: Seed, redis: Any, prefix: str, record: bytes
+    registry: RedisRegistry, fleet_state: RedisFleetState, seed: Seed, redis: Any, prefix: str, record: bytes
 ) -> None:
     for grant_id in ("one", "two"):
         await seed(grant_id, status=Status.FAILED)
         await redis.zadd(f"{prefix}attention", {grant_id: 1})
     kept = await redis.getset(f"{prefix}grant:two", record)
-    walked, looked, listed = (list[UnreadableError]() for _ in range(3))
+    walked, looked, listed = (list[UnreadableRecordError]() for _ in range(3))
 
-    everyone = [stored.grant.id async for stored in fleet.walk(unreadable=walked.append)]
-    await fleet.client_state("acme", unreadable=looked.append)
-    troubled = await fleet.attention(10, unreadable=listed.append)
-    with pytest.raises(UnreadableError, match=r"^two: its record cannot be read\.") as problem:
-        await fleet.find("two")
+    everyone = [stored.grant.id async for stored in registry.walk(unreadable=walked.append)]
+    await fleet_state.of_client("acme", unreadable=looked.append)
+    troubled = await registry.needing_attention(10, unreadable=listed.append)
+    with pytest.raises(UnreadableRecordError, match=r"^two: its record cannot be read\.") as problem:
+        await registry.find("two")
 
     assert everyone == [stored.grant.id for stored, _ in troubled] == ["one"]
     assert [each.grant_id for each in (*walked, *looked, *listed)] == ["two"] * 3
@@ -77,39 +84,39 @@ async def test_a_record_that_cannot_be_read_is_named_and_costs_no_other_its_plac
 
 
 async def test_where_nobody_listens_a_record_that_cannot_be_read_is_an_error(
-    fleet: Fleet, seed: Seed, redis: Any, prefix: str
+    registry: RedisRegistry, seed: Seed, redis: Any, prefix: str
 ) -> None:
     await seed("one")
     kept = await redis.getset(f"{prefix}grant:one", b"")
 
-    with pytest.raises(UnreadableError):
-        await anext(fleet.walk())
+    with pytest.raises(UnreadableRecordError):
+        await anext(registry.walk())
     await redis.set(f"{prefix}grant:one", kept)
 
 
 async def test_events_are_read_from_where_a_reader_stopped(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, answer: Answer
+    store: RedisStore, event_stream: RedisEventStream, client: Client, seed: Seed, answer: Answer
 ) -> None:
-    assert await fleet.last_event_id() == "0-0"
+    assert await event_stream.last_id() == "0-0"
     for grant_id in ("one", "two", "three"):
         await seed(grant_id)
         (lease,) = (await store.claim(client, 1, "")).leases
         await store.commit(answer(lease))
 
-    first = await fleet.events("0-0", most=2)
-    rest = await fleet.events(first[-1].id)
+    first = await event_stream.read("0-0", most=2)
+    rest = await event_stream.read(first[-1].id)
 
     assert [entry.event["subject"] for entry in [*first, *rest]] == ["one", "two", "three"]
-    assert rest[-1].id == await fleet.last_event_id()
-    assert await fleet.events(rest[-1].id) == []
+    assert rest[-1].id == await event_stream.last_id()
+    assert await event_stream.read(rest[-1].id) == []
 
 
 async def test_a_reader_that_waits_gets_the_next_event_when_it_is_told(
-    store: RedisStore, fleet: Fleet, client: Client, seed: Seed, answer: Answer
+    store: RedisStore, event_stream: RedisEventStream, client: Client, seed: Seed, answer: Answer
 ) -> None:
     await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
-    waiting = asyncio.create_task(fleet.events(await fleet.last_event_id(), wait_ms=4_000))
+    waiting = asyncio.create_task(event_stream.read(await event_stream.last_id(), wait_ms=4_000))
     await asyncio.sleep(0)
 
     await store.commit(answer(lease))
@@ -117,5 +124,5 @@ async def test_a_reader_that_waits_gets_the_next_event_when_it_is_told(
     assert [entry.event["type"] for entry in await waiting] == ["evergrant.grant.refreshed"]
 
 
-async def test_a_reader_that_waits_in_vain_gets_nothing(fleet: Fleet) -> None:
-    assert await fleet.events("0-0", wait_ms=10) == []
+async def test_a_reader_that_waits_in_vain_gets_nothing(event_stream: RedisEventStream) -> None:
+    assert await event_stream.read("0-0", wait_ms=10) == []

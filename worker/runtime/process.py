@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from worker.wiring import Deployment, Runtime, longest_run_seconds, open_runtime
+from worker.runtime.assembly import Deployment, Runtime, longest_run_seconds, open_runtime
 
 T = TypeVar("T")
 

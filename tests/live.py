@@ -1,6 +1,6 @@
-"""A house: one real deployment under test, with the embedded server, and the sandbox as provider and judge.
+"""A live: one real deployment under test, with the embedded server, and the sandbox as provider and judge.
 
-Its processes are the Procfile's. What is started here is ended here. Whoever tests with a house imports
+Its processes are the Procfile's. What is started here is ended here. Whoever tests with a live imports
 `build` into the conftest.py beside the tests.
 """
 
@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import pytest
 
 from config import load_settings
-from worker import wiring
 from worker.adapters.embedded import EmbeddedServer
-from worker.adapters.store.fleet import Stored
 from worker.core.grant import TokenPair
-from worker.importing import Importer
+from worker.core.registry import StoredGrant
+from worker.fleet.importing import Importer
+from worker.runtime import assembly
+from worker.runtime.assembly import Runtime
 from worker.sandbox.client import Sandbox
-from worker.wiring import Runtime
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ SECRET = "canary-client-secret-7f3a"
 KEY = "k1:Y2FuYXJ5LXNlYWxpbmcta2V5LWNhbmFyeS1rZXktMDE="
 
 
-class House:
+class LiveDeployment:
     """One deployment under test: its directory, its processes, its sandbox."""
 
     def __init__(self, directory: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +121,8 @@ class House:
         """Look at the deployment from inside."""
 
         async def look() -> T:
-            deployment = wiring.deploy(load_settings(), lambda _: None)
-            async with wiring.open_runtime(deployment) as runtime:
+            deployment = assembly.deploy(load_settings(), lambda _: None)
+            async with assembly.open_runtime(deployment) as runtime:
                 return await work(runtime)
 
         return asyncio.run(look())
@@ -139,11 +139,11 @@ class House:
         self.run(store)
         return lines
 
-    def grants(self) -> dict[str, Stored]:
+    def grants(self) -> dict[str, StoredGrant]:
         """Every stored grant by id."""
 
-        async def walk(runtime: Runtime) -> dict[str, Stored]:
-            return {stored.grant.id: stored async for stored in runtime.fleet.walk()}
+        async def walk(runtime: Runtime) -> dict[str, StoredGrant]:
+            return {stored.grant.id: stored async for stored in runtime.registry.walk()}
 
         return self.run(walk)
 
@@ -152,7 +152,7 @@ class House:
 
         async def read(runtime: Runtime) -> list[dict[str, Any]]:
             told, last = [], "0-0"
-            while entries := await runtime.fleet.events(last):
+            while entries := await runtime.event_stream.read(last):
                 told += [dict(entry.event) for entry in entries]
                 last = entries[-1].id
             return told
@@ -165,14 +165,14 @@ class House:
 
     def refreshed(self) -> int:
         """Rotations so far."""
-        return self.run(lambda runtime: runtime.fleet.client_state("buddy")).refreshed
+        return self.run(lambda runtime: runtime.fleet_state.of_client("buddy")).refreshed
 
     def kept_pairs(self) -> dict[str, TokenPair]:
         """Every stored pair by its grant's id, unsealed."""
 
         async def open_all(runtime: Runtime) -> dict[str, TokenPair]:
             keys = runtime.deployment.keys
-            return {stored.grant.id: keys.open(stored.grant) async for stored in runtime.fleet.walk()}
+            return {stored.grant.id: keys.open(stored.grant) async for stored in runtime.registry.walk()}
 
         return self.run(open_all)
 
@@ -200,18 +200,18 @@ def _pair_of(line: dict[str, Any]) -> TokenPair:
 
 
 @pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., House]]:
-    """Makes a house with a sandbox of the given options; everything ends with the test."""
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiveDeployment]]:
+    """Makes a live with a sandbox of the given options; everything ends with the test."""
     with ExitStack() as stack:
 
         @contextmanager
-        def lives(**options: Any) -> Iterator[House]:
+        def lives(**options: Any) -> Iterator[LiveDeployment]:
             with Sandbox.start("buddy", **options) as sandbox:
-                house = House(tmp_path, sandbox, monkeypatch)
-                with house.server:
+                live = LiveDeployment(tmp_path, sandbox, monkeypatch)
+                with live.server:
                     try:
-                        yield house
+                        yield live
                     finally:
-                        house.stop()
+                        live.stop()
 
         yield lambda **options: stack.enter_context(lives(**options))

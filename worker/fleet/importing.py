@@ -14,13 +14,14 @@ from typing import BinaryIO, Final
 
 from worker.core import lifecycle
 from worker.core.interchange import Line, LineError, read_line
-from worker.wiring import Runtime
+from worker.core.registry import ImportVerdict
+from worker.runtime.assembly import Runtime
 
 BATCH: Final = 500
 MAX_LINE_BYTES: Final = 256 * 1024
 REFUSED: Final = {
-    "descends": "what is stored was made from this pair, which is dead by now",
-    "newer": "what is stored was issued after this pair",
+    ImportVerdict.DESCENDS: "what is stored was made from this pair, which is dead by now",
+    ImportVerdict.NEWER: "what is stored was issued after this pair",
 }
 MOST_TRIES: Final = 5  # of replacing a grant that is being refreshed at the same time
 
@@ -63,7 +64,7 @@ class Importer:
         before: asyncio.Task[Taken] | None = None
         try:
             while batch := list(islice(lines, BATCH)):
-                now = await self._runtime.fleet.now()
+                now = await self._runtime.registry.now()
                 good, refusals = self._sort(batch, now)
                 # Only then: of two lines with one id, the first one is the one that is stored.
                 taken = None if before is None else await before
@@ -113,19 +114,19 @@ class Importer:
             sealed = self._runtime.deployment.keys.seal(line.grant.id, version, line.pair)
             grant = replace(line.grant, version=version, sealed=sealed)
             change = lifecycle.admit(grant, self._clients[grant.client], self._runtime.rules, now)
-            landing = await self._runtime.fleet.land(change, replaces=replaces)
-            if landing.verdict == "stored":
+            result = await self._runtime.registry.import_grant(change, replaces=replaces)
+            if result.verdict is ImportVerdict.STORED:
                 return None
             if not self._replace_existing:
                 return "id exists already; --replace puts this grant in its place"
-            if landing.verdict in REFUSED:
-                return REFUSED[landing.verdict]
-            if landing.verdict == "moved" and landing.lineage == b"" and landing.version == 0:
+            if result.verdict in REFUSED:
+                return REFUSED[result.verdict]
+            if result.verdict is ImportVerdict.MOVED and result.lineage == b"" and result.version == 0:
                 replaces = None  # it was deleted meanwhile
             else:
-                replaces = landing.version
-                same_pair = landing.lineage == grant.lineage
-                version = landing.version if same_pair else max(line.grant.version, landing.version + 1)
+                replaces = result.version
+                same_pair = result.lineage == grant.lineage
+                version = result.version if same_pair else max(line.grant.version, result.version + 1)
         return "is being refreshed again and again; try once more"
 
 

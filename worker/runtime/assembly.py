@@ -31,7 +31,6 @@ from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
 from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.volume import Volume
 from worker.adapters.sealing import KeyRing
-from worker.adapters.store.demand import Demand
 from worker.adapters.store.durability import (
     DurabilityWatch,
     Finding,
@@ -41,17 +40,20 @@ from worker.adapters.store.durability import (
     refusal_of,
     warnings_of,
 )
-from worker.adapters.store.fleet import Fleet
+from worker.adapters.store.event_stream import RedisEventStream
+from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
+from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import GROUP_SECONDS, Scripts
+from worker.adapters.store.write_concern import WriteConcern
 from worker.adapters.token_endpoint import HttpTokenEndpoint
-from worker.answers import Answers
 from worker.core import providers
 from worker.core.policy import Rules
 from worker.core.ports import StoreUnavailableError
 from worker.core.providers import Client, ClientAuthentication, GrantType, Provider
-from worker.presence import Presence
+from worker.recovery.presence import Presence
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort, Refresher
+from worker.refreshing.answers import Answers
 
 __all__ = [
     "ConfiguredClients",
@@ -77,7 +79,9 @@ RUN_SECONDS: Final = 10.0  # of claiming; then other clients get their turn
 CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
 COMMIT_SECONDS: Final = 5.0  # of a lease, for storing what came back
 LONGEST_PROBE_SHARE: Final = 5  # times the first pause: the longest between two probes of a rejected client
-FIRST_TRIAL_SHARE: Final = 12  # into that pause, which is the longest one between two trials of an endpoint
+FIRST_ENDPOINT_PROBE_SHARE: Final = (
+    12  # into that pause, which is the longest one between two trials of an endpoint
+)
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,12 @@ class Deployment:
         return self.settings.data_dir / "journal" / self.settings.namespace
 
     @property
-    def demand(self) -> Demand | None:
+    def write_concern(self) -> WriteConcern | None:
         """What must be true of a write beyond the primary's answer, before it counts as stored."""
         settings = self.settings
         if not settings.wait_replicas and not settings.wait_fsync:
             return None
-        return Demand(settings.wait_replicas, settings.wait_fsync)
+        return WriteConcern(settings.wait_replicas, settings.wait_fsync)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ class Runtime:
     deployment: Deployment
     redis: Redis
     store: RedisStore
-    fleet: Fleet
+    registry: RedisRegistry
+    fleet_state: RedisFleetState
+    event_stream: RedisEventStream
     clients: "ConfiguredClients"
     endpoint: HttpTokenEndpoint
     journal: Journal
@@ -171,7 +177,7 @@ def check_store(deployment: Deployment) -> list[str]:
 
     async def ask() -> list[Finding]:
         async with _connect(deployment) as redis:
-            return await inspect_durability(redis, deployment.demand)
+            return await inspect_durability(redis, deployment.write_concern)
 
     try:
         findings = asyncio.run(ask())
@@ -227,7 +233,7 @@ async def open_runtime(
     """
     settings = deployment.settings
     redis, redis_for_groups = _connect(deployment), _open(deployment.redis_url, reply_seconds=None)
-    scripts = Scripts(redis_for_groups, deployment.prefix, deployment.demand)
+    scripts = Scripts(redis_for_groups, deployment.prefix, deployment.write_concern)
     clock = RedisClock()
     clients = ConfiguredClients(settings)
     rules = Rules(settings.refresh_at, int(settings.min_margin_seconds * 1000))
@@ -238,7 +244,7 @@ async def open_runtime(
     volume = Volume(deployment.journals, settings.journal_seconds)
     journal = Journal(deployment.journals, owner, settings.journal_seconds)
     server = embedded_server(settings)
-    watch = None if told is None else DurabilityWatch(redis, deployment.demand, told)
+    watch = None if told is None else DurabilityWatch(redis, deployment.write_concern, told)
     async with redis, redis_for_groups, endpoint, AsyncExitStack() as opened:
         if server is not None:
             opened.callback(server.close)
@@ -267,12 +273,13 @@ async def open_runtime(
             keep_running=None if server is None else server.keep_running,
             examine=None if watch is None else watch.refusal,
         )
-        fleet = Fleet(redis, scripts, deployment.prefix)
         yield Runtime(
             deployment,
             redis,
             store,
-            fleet,
+            RedisRegistry(redis, scripts, deployment.prefix),
+            RedisFleetState(redis, deployment.prefix),
+            RedisEventStream(redis, deployment.prefix),
             clients,
             endpoint,
             journal,
@@ -432,8 +439,8 @@ def _store_limits(settings: Settings) -> StoreLimits:
         events_kept=settings.events_kept,
         first_probe_ms=first_probe_ms,
         longest_probe_ms=first_probe_ms * LONGEST_PROBE_SHARE,
-        first_trial_ms=first_probe_ms // FIRST_TRIAL_SHARE,
-        longest_trial_ms=first_probe_ms,
+        first_endpoint_probe_ms=first_probe_ms // FIRST_ENDPOINT_PROBE_SHARE,
+        longest_endpoint_probe_ms=first_probe_ms,
     )
 
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from worker.adapters.store.fleet import ClientState, Stored
-from worker.adapters.store.record import UNREADABLE, WAY_OUT
 from worker.core.events import rfc3339
 from worker.core.grant import Status
 from worker.core.lifecycle import CANNOT_UNSEAL
-from worker.wiring import Runtime
+from worker.core.registry import UNREADABLE, WAY_OUT, ClientState, StoredGrant
+from worker.runtime.assembly import Runtime
 
 MOST_NAMED: Final = 20
 OVERDUE_MS: Final = 60_000  # past this a due grant means that nobody claims
@@ -67,7 +66,7 @@ class Report:
                 "provider_state": client.provider_state,
                 "provider_reason": client.provider_reason,
                 "provider_unavailable_since": rfc3339(client.unavailable_since),
-                "hold_until": rfc3339(_ahead(client.hold_until, self.now)),
+                "throttled_until": rfc3339(_ahead(client.throttled_until, self.now)),
                 "grants": {status.value: number for status, number in client.grants.items()},
                 "due": client.due,
                 "next_due_at": rfc3339(client.next_due_at),
@@ -89,17 +88,20 @@ class Report:
 
 async def report_on(runtime: Runtime) -> Report:
     """Look at every client that is configured or has grants."""
-    fleet = runtime.fleet
-    now = await fleet.now()
-    names = sorted({client.name for client in runtime.clients} | set(await fleet.client_names()))
-    unreadable = await fleet.noted_unreadable(MOST_NAMED)
-    clients = [await fleet.client_state(name, unreadable=unreadable.append) for name in names]
-    troubled = await fleet.attention(MOST_NAMED, unreadable=unreadable.append)
+    now = await runtime.registry.now()
+    names = sorted(
+        {client.name for client in runtime.clients} | set(await runtime.fleet_state.client_names())
+    )
+    unreadable = await runtime.registry.noted_unreadable(MOST_NAMED)
+    clients = [await runtime.fleet_state.of_client(name, unreadable=unreadable.append) for name in names]
+    troubled = await runtime.registry.needing_attention(MOST_NAMED, unreadable=unreadable.append)
     incidents = [incident for client in clients for incident in _of_client(client, runtime, now)]
     incidents += [_of_grant(stored, ends_at) for stored, ends_at in troubled]
     met = sorted({problem.grant_id for problem in unreadable})
     incidents += [_of_unreadable(grant_id) for grant_id in met[:MOST_NAMED]]
-    incidents += [_of_worker(owner, trouble) for owner, trouble in (await fleet.troubles()).items()]
+    incidents += [
+        _of_worker(owner, trouble) for owner, trouble in (await runtime.fleet_state.troubles()).items()
+    ]
     failed = sum(client.grants[Status.FAILED] for client in clients)
     named = sum(stored.grant.status is Status.FAILED for stored, _ in troubled)
     return Report(now, clients, incidents, max(failed - named, 0))
@@ -129,11 +131,11 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
         )
     elif client.provider_state == "unavailable":
         yield _provider_unavailable(client, now, has_grants=has_grants)
-    elif _ahead(client.hold_until, now) is not None:
+    elif _ahead(client.throttled_until, now) is not None:
         yield Incident(
-            "told_to_wait",
+            "throttled",
             client.name,
-            f"its token endpoint told it to wait, and it goes on {_in(client.hold_until, now)}",
+            f"its token endpoint told it to wait, and it goes on {_in(client.throttled_until, now)}",
             client.soonest_expiry_at,
             "Nothing to do yet. If it comes often, set"
             f" EVERGRANT_CLIENTS__{client.name.upper()}__RATE_PER_SECOND to what the provider allows.",
@@ -156,7 +158,9 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
 
 def _provider_unavailable(client: ClientState, now: int, *, has_grants: bool) -> Incident:
     """An outage is nothing to get up for while every token lives on, and somebody tries."""
-    nobody_tries = client.trial_at is not None and now - client.trial_at > OVERDUE_MS and has_grants
+    nobody_tries = (
+        client.endpoint_probe_at is not None and now - client.endpoint_probe_at > OVERDUE_MS and has_grants
+    )
     is_close = client.soonest_expiry_at is not None and client.soonest_expiry_at - now < CLOSE_MS
     if nobody_tries:
         advice = "Nobody tries: are a worker and beat running, and can they reach Redis?"
@@ -168,7 +172,7 @@ def _provider_unavailable(client: ClientState, now: int, *, has_grants: bool) ->
         "provider_unavailable",
         client.name,
         f"its token endpoint gives no usable answer ({client.provider_reason}) since"
-        f" {rfc3339(client.unavailable_since)}, next try {_in(client.trial_at, now)}",
+        f" {rfc3339(client.unavailable_since)}, next try {_in(client.endpoint_probe_at, now)}",
         client.soonest_expiry_at,
         advice,
         needs_a_person=nobody_tries or is_close,
@@ -199,7 +203,7 @@ def _of_unreadable(grant_id: str) -> Incident:
     return Incident("grant_unreadable", grant_id, UNREADABLE, None, WAY_OUT, needs_a_person=True)
 
 
-def _of_grant(stored: Stored, ends_at: int | None) -> Incident:
+def _of_grant(stored: StoredGrant, ends_at: int | None) -> Incident:
     grant = stored.grant
     if grant.status is Status.FAILED:
         advice = ADVICE.get(grant.reason or "", "The person must connect again.")

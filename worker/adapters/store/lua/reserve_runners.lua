@@ -12,10 +12,10 @@ local state, runners = client_key(client), P .. 'runners:' .. client
 
 local due = redis.call('ZCOUNT', schedule_key(client), '-inf', digits(now))
 local wanted = math.min(math.ceil(due / share), most)
-local passes, probe, trial = gates(client, redis.call('HGET', state, 'endpoint') or '', now)
+local passes, probe, endpoint_probe = gates(client, redis.call('HGET', state, 'endpoint') or '', now)
 if not passes then
   wanted = 0
-elseif probe or trial then
+elseif probe or endpoint_probe then
   wanted = 1
 end
 if wanted == 0 then return {due, 0} end

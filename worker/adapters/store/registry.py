@@ -1,0 +1,168 @@
+"""All grants of a deployment in Redis: import, operate on, find and list.
+
+Rules:
+- Changes are scripts like the refresher's; reads are plain commands and may be a moment old.
+- A listing walks each client's schedule, which holds every grant (those out of work at infinity), so it never
+  looks at keys that are not ours.
+- One unreadable record never blocks the rest: the caller's `unreadable` hears of it. Without one it raises.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from worker.adapters.store import record
+from worker.core.grant import Grant
+from worker.core.lifecycle import NO_END, Change
+from worker.core.registry import (
+    ImportResult,
+    ImportVerdict,
+    OnUnreadable,
+    Operation,
+    OperationResult,
+    StoredGrant,
+    UnreadableRecordError,
+    refuse_unreadable,
+)
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from worker.adapters.store.scripts import Scripts
+
+PAGE = 500
+
+
+class RedisRegistry:
+    """The grants, as `core.registry.Registry` asks for them.
+
+    Args:
+        redis: a client that does not decode replies.
+        scripts: the deployment's scripts.
+        prefix: what every key begins with.
+    """
+
+    def __init__(self, redis: "Redis", scripts: "Scripts", prefix: str) -> None:
+        # redis-py types a reply as a union over every protocol and encoding; here strings are bytes.
+        self._redis: Any = redis
+        self._scripts = scripts
+        self._prefix = prefix
+
+    async def now(self) -> int:
+        """Redis's clock, Unix ms."""
+        seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
+        """Store a grant that came from outside.
+
+        Args:
+            change: the sealed grant and when it is due.
+            replaces: the version that must be stored; `None` where the grant must be new.
+        """
+        verdict, version, lineage = await self._scripts.run(
+            "import",
+            change.grant.id,
+            record.pack(change.grant),
+            "" if change.due_at is None else change.due_at,
+            "" if change.attention_at is None else change.attention_at,
+            "" if replaces is None else replaces,
+        )
+        return ImportResult(ImportVerdict(verdict.decode()), version, lineage)
+
+    async def operate(self, grant_id: str, operation: Operation) -> OperationResult:
+        """Pause, resume or delete one grant. Asking twice is harmless."""
+        answer = await self._scripts.run("operate", grant_id, operation.value)
+        return OperationResult(answer.decode())
+
+    async def find(self, grant_id: str) -> StoredGrant | None:
+        """One grant, or `None`.
+
+        Raises:
+            UnreadableRecordError: what is stored of it is no record.
+        """
+        packed = await self._redis.get(self._key("grant:" + grant_id))
+        if packed is None:
+            return None
+        grant, _, lease_until = record.unpack(grant_id, packed)
+        score = await self._redis.zscore(self._key("schedule:" + grant.client), grant_id)
+        return _stored(grant, lease_until, score)
+
+    async def walk(
+        self, client: str | None = None, *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> AsyncIterator[StoredGrant]:
+        """Every grant, or every grant of a client, in no particular order."""
+        names = [client.encode()] if client is not None else await self._redis.smembers(self._key("clients"))
+        for name in sorted(names):
+            cursor, seen = 0, set[bytes]()
+            while True:
+                schedule = self._key("schedule:" + name.decode())
+                cursor, found = await self._redis.zscan(schedule, cursor, count=PAGE)
+                fresh = [(grant_id, score) for grant_id, score in found if grant_id not in seen]
+                seen.update(grant_id for grant_id, _ in fresh)
+                for stored in await read_grants(self._redis, self._prefix, fresh, unreadable):
+                    yield stored
+                if cursor == 0:
+                    break
+
+    async def needing_attention(
+        self, most: int, *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> list[tuple[StoredGrant, int | None]]:
+        """Grants that may need a person, and when something ends for them; soonest first."""
+        found = await self._redis.zrange(self._key("attention"), 0, most - 1, withscores=True)
+        listed = list[tuple[StoredGrant, int | None]]()
+        for grant_id, score in found:
+            try:
+                stored = await self.find(grant_id.decode())
+            except UnreadableRecordError as problem:
+                unreadable(problem)
+                continue
+            if stored is not None:
+                listed.append((stored, None if score >= NO_END else int(score)))
+        return listed
+
+    async def noted_unreadable(self, most: int) -> list[UnreadableRecordError]:
+        """Some of the grants whose records a claim could not read, as far as they still cannot be read."""
+        noted = await self._redis.srandmember(self._key("unreadable"), most)
+        still: list[UnreadableRecordError] = []
+        found = [(grant_id, 0.0) for grant_id in noted]
+        await read_grants(self._redis, self._prefix, found, still.append)
+        return still
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+
+async def read_grants(
+    redis: Any, prefix: str, found: Sequence[tuple[bytes, float]], unreadable: OnUnreadable
+) -> list[StoredGrant]:
+    """Read the records of some members of a schedule.
+
+    Args:
+        redis: a client that does not decode replies.
+        prefix: what every key begins with.
+        found: ids with the scores they have in their schedule.
+        unreadable: hears of each record that cannot be read.
+    """
+    if not found:
+        return []
+    packed = await redis.mget([f"{prefix}grant:{grant_id.decode()}" for grant_id, _ in found])
+    stored = []
+    for (grant_id, score), value in zip(found, packed, strict=True):
+        if value is None:
+            continue
+        try:
+            grant, _, lease_until = record.unpack(grant_id.decode(), value)
+        except UnreadableRecordError as problem:
+            unreadable(problem)
+        else:
+            stored.append(_stored(grant, lease_until, score))
+    return stored
+
+
+def instant_of(score: float) -> int | None:
+    """A schedule's score as Unix ms; `None` is never."""
+    return None if score == float("inf") else int(score)
+
+
+def _stored(grant: Grant, lease_until: int, score: float | None) -> StoredGrant:
+    return StoredGrant(grant, None if score is None else instant_of(score), lease_until or None)

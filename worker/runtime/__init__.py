@@ -1,0 +1,1 @@
+"""Settings -> objects: the only room that knows both the adapters and the use cases."""
