@@ -133,9 +133,9 @@ class Refresher:
                 claim = await self._store.claim(client, limit, runner)
                 client = self._clients.get(client_name, claim.generation)
                 if claim.leases:
-                    noted = self._hold(claim.leases)
+                    self._hold(claim.leases)
                     for lease in claim.leases:
-                        at_work.start(self._attempt(lease, client, turn, noted))
+                        at_work.start(self._attempt(lease, client, turn))
                 attempted += len(claim.leases)
                 if claim.drained or claim.recovering:
                     break
@@ -156,20 +156,8 @@ class Refresher:
             return False
         return True
 
-    def _hold(self, leases: Sequence[Lease]) -> asyncio.Task[None]:
-        """Work under these leases too; nothing may be presented before the task that is returned is done.
-
-        The next claim need not wait for it.
-        """
+    def _hold(self, leases: Sequence[Lease]) -> None:
         self._held |= {lease.fence: lease for lease in leases}
-        return asyncio.create_task(self._note(self.held()))
-
-    async def _note(self, leases: Sequence[Lease]) -> None:
-        """A store may forget these intents, and this process may die: then its adopter knows of them."""
-        try:
-            await self._journal.hold(leases)
-        except JournalError as problem:
-            log.warning("journal.cannot_write", problem=str(problem))
 
     async def refresh_one(self, lease: Lease) -> Outcome | None:
         """Refresh one leased grant now, due or not; `None` where its tokens cannot be unsealed.
@@ -179,7 +167,7 @@ class Refresher:
         """
         client = self._clients.reread(lease.grant.client)
         try:
-            await self._hold([lease])
+            self._hold([lease])
             at_once = _Turn(nullcontext(), lambda: False)
             outcome = await self._refresh(lease, client, at_once, on_demand=True)
         finally:
@@ -188,9 +176,8 @@ class Refresher:
             await self._accept_client(lease, client)
         return outcome
 
-    async def _attempt(self, lease: Lease, client: Client, turn: "_Turn", noted: asyncio.Task[None]) -> None:
+    async def _attempt(self, lease: Lease, client: Client, turn: "_Turn") -> None:
         try:
-            await noted
             await self._do_what_is_due(lease, client, turn)
         finally:
             del self._held[lease.fence]

@@ -34,18 +34,12 @@ from worker.adapters.journal.volume import Adopted, Volume
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, JournalError, Lease, Presented
+from worker.core.ports import Commit, JournalError
 from worker.core.ports import Journal as JournalPort
 
 KEEP = 900.0
 PATIENCE_SECONDS = 20.0
 SEALED = b"sealed and yet not for a log"
-
-
-def held(fence: int) -> Lease:
-    """A lease on a grant of its own."""
-    grant = Grant(f"grant-{fence}", "acme", Status.ACTIVE, 0, b"lineage", b"", 0, None, 0, None, None)
-    return Lease(grant, fence, until=1)
 
 
 def answer(fence: int, grant_id: str | None = None, *, size: int = 0) -> Commit:
@@ -703,7 +697,7 @@ async def test_nobody_waits_for_a_disk_that_hangs_and_what_it_was_given_is_writt
             queued = asyncio.create_task(journal.write(answer(3)))
             async with asyncio.timeout(PATIENCE_SECONDS):
                 waiters = await asyncio.gather(on_its_way, queued, return_exceptions=True)
-            for refused in (journal.write(answer(4)), journal.reserve(1), journal.hold([])):
+            for refused in (journal.write(answer(4)), journal.reserve(1)):
                 with pytest.raises(JournalError, match="did not answer"):
                     await refused
             await journal.sweep()
@@ -1028,34 +1022,6 @@ async def test_a_settled_answer_is_left_to_the_adopter_for_the_retention(
     await journal.close()
     (adopted,) = volume.adopt("me")
     assert fences(adopted.read()) == [1]
-
-
-async def test_what_was_held_last_is_told_to_the_adopter(
-    journal: Journal, volume: Volume, home: Path, clock: Clock
-) -> None:
-    await journal.write(answer(1))
-    await journal.hold([held(7), held(8)])
-    await journal.hold([held(9)])
-    await journal.close()
-
-    (adopted,) = volume.adopt("me")
-
-    assert adopted.held() == [Presented("grant-9", 9, b"lineage")]
-    (home / "held").write_bytes(b"\xc1")
-    assert adopted.held() == []
-    adopted.read()
-    adopted.settled(repaired=False)
-    clock.at += KEEP
-    volume.sweep()
-    assert not home.exists()
-
-
-async def test_a_journal_that_holds_nothing_but_leases_goes_with_its_owner(
-    journal: Journal, root: Path
-) -> None:
-    await journal.hold([held(7)])
-    await journal.close()
-    assert list(root.iterdir()) == []
 
 
 async def test_a_closed_journal_takes_nothing_more(journal: Journal, root: Path) -> None:

@@ -1,6 +1,6 @@
 """Processes and a store that forgot: several on one real store, each with a journal on a real disk.
 
-A process is led step by step (`heartbeat`, `recover`) wherever a test is about the order of steps. A process that
+A process is led step by step (`heartbeat`, `recover`) where a test is about the order of steps. One that
 dies takes no more steps, and its journal is free.
 """
 # ruff: noqa: ASYNC240 - what a test does to its files may hold up its own loop
@@ -372,32 +372,6 @@ async def test_an_answer_that_waited_for_longer_than_the_retention_is_given_back
     await _agree(one)
 
     assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
-
-
-async def test_what_a_dead_process_may_have_presented_is_in_doubt_although_the_store_forgot_the_intent(
-    join: Join,
-    claim: Claim,
-    seed_sealed: Seed,
-    sealed_answer: SealedAnswer,
-    remember: Remember,
-    let_the_least_pass: Step,
-) -> None:
-    await seed_sealed("one")
-    await seed_sealed("two", holds="other")
-    dying, other = await join(), await join()
-    go_back = await remember()
-    leases = {lease.grant.id: lease for lease in await claim(dying)}
-    await dying.journal.hold(list(leases.values()))
-    await dying.answers.keep(sealed_answer(leases["two"], "r1", by=dying))
-    await go_back()
-    await dying.die()
-
-    await _agree(other)
-    await let_the_least_pass()
-    await _agree(other)
-    (lease,) = await claim(other)
-
-    assert (lease.grant.id, lease.grant.in_doubt) == ("one", True)
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["the-older-first", "the-newer-first"])
@@ -1103,7 +1077,6 @@ async def test_a_record_that_the_store_cannot_read_holds_up_no_other_and_its_ans
     await seed_sealed("two")
     dying = await join()
     leases = await claim(dying)
-    await dying.journal.hold(leases)
     for lease in leases:
         await dying.journal.write(sealed_answer(lease, "r1", by=dying))
     await dying.die()

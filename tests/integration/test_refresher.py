@@ -4,7 +4,6 @@ import asyncio
 import errno
 import json
 import os
-import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from worker.adapters.journal.home import Home
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.fleet_state import RedisFleetState
@@ -1371,34 +1369,6 @@ async def test_no_more_requests_are_in_flight_than_asked_for_and_a_free_slot_is_
     visits = [visit for grant in grants for visit in sandbox.log(grant.id)]
     overlaps = [sum(one["at"] <= visit["at"] < one["ended_at"] for one in visits) for visit in visits]
     assert max(overlaps) == 4
-
-
-async def test_nothing_is_presented_before_its_lease_is_noted_beside_the_journal(
-    sandbox: Sandbox,
-    configure: Configure,
-    enroll: Enroll,
-    open_refresher: Open,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clients = configure(sandbox.token_url)
-    grants = await enroll(sandbox, clients, 3)
-    refresher = await open_refresher(clients)
-    write, is_writing, go_on = Home.write_held, threading.Event(), threading.Event()
-
-    def write_slowly(home: Home, content: bytes) -> None:
-        is_writing.set()
-        go_on.wait(60)
-        write(home, content)
-
-    monkeypatch.setattr(Home, "write_held", write_slowly)
-    draining = asyncio.create_task(_drain(refresher))
-    await asyncio.to_thread(is_writing.wait, 60)
-
-    assert len(refresher.held()) == 3
-    assert not any(list(sandbox.log(grant.id)) for grant in grants)
-    go_on.set()
-    assert await draining == 3
-    assert all(sandbox.grant(grant.id)["rotations"] == 1 for grant in grants)
 
 
 async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_number_of_their_own(

@@ -17,8 +17,7 @@ from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, Status
-from worker.core.lifecycle import Change
-from worker.core.ports import Commit, Lease, Presented, Recovering, Verdict
+from worker.core.ports import Commit, Lease, Recovering, Verdict
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
@@ -529,39 +528,6 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_as_it_was(
     assert before["INTENT"] is True
     assert await due_of("one") == due == lease.until
     assert (await store.claim(client, 1, "")).leases == []
-
-
-async def test_an_intent_that_the_store_forgot_is_noted_and_the_next_lease_is_in_doubt(
-    store: RedisStore,
-    client: Client,
-    seed: Seed,
-    forget: Callable[[str], Awaitable[Callable[[], Awaitable[None]]]],
-) -> None:
-    await seed("one")
-    go_back = await forget("one")
-    (lost,) = (await store.claim(client, 1, "")).leases
-    await go_back()
-
-    for _ in range(2):  # the reply was lost
-        await store.doubt(Presented("one", lost.fence, lost.grant.lineage))
-    (lease,) = (await store.claim(client, 1, "")).leases
-
-    assert lease.grant.in_doubt
-
-
-async def test_an_intent_is_not_noted_where_another_token_is_stored_or_a_later_lease_was_given(
-    store: RedisStore, client: Client, seed: Seed, record_of: RecordOf
-) -> None:
-    await seed("one")
-    (lease,) = (await store.claim(client, 1, "")).leases
-    await store.record_outcome(lease, Change(lease.grant, 1, None, None))
-    before = await record_of("one")
-
-    await store.doubt(Presented("one", lease.fence, lease.grant.lineage))
-    await store.doubt(Presented("one", lease.fence + 10**9, b"another"))
-    await store.doubt(Presented("nobody", lease.fence, lease.grant.lineage))
-
-    assert await record_of("one") == before
 
 
 async def test_a_lease_taken_back_is_numbered_before_every_one_to_come(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from tests.simulation.world import Process, World
-from worker.core.ports import Commit, JournalError, Lease, Presented
+from worker.core.ports import Commit, JournalError
 
 
 @dataclass(slots=True)
@@ -29,7 +29,6 @@ class JournalFile:
 
     owner: Process
     entries: list[Entry] = field(default_factory=list)
-    held: list[Presented] = field(default_factory=list)
     adopter: Process | None = None
 
     def is_free(self) -> bool:
@@ -61,7 +60,6 @@ class Disk:
         for file in self.files:
             if file.owner is process and all_of_it:
                 file.entries = [entry for entry in file.entries if entry.synced]
-                file.held = []
 
     def holds(self, lineage: bytes) -> bool:
         """Whether somebody could read an answer with this refresh token here."""
@@ -142,14 +140,6 @@ class SimulatedJournal:
             world.add(world.schedule.delay_us("disk"), "journal write", process, written)
         await world.arrival(process, future)
 
-    async def hold(self, leases: Sequence[Lease]) -> None:
-        """Note what may be presented; it outlives the process."""
-        if self._disk.full:
-            raise JournalError("the simulated disk is full")
-        held = [Presented(lease.grant.id, lease.fence, lease.grant.lineage) for lease in leases]
-        if self._process.alive:
-            self._open().held = held
-
     def settled(self, commit: Commit) -> None:
         """Nothing is forgotten within a run: it is shorter than any retention."""
 
@@ -182,10 +172,6 @@ class SimulatedOrphan:
     def is_whole(self) -> bool:
         """No disk breaks within a run."""
         return True
-
-    def held(self) -> list[Presented]:
-        """What its owner may have presented."""
-        return self._file.held
 
     @property
     def is_past(self) -> bool:

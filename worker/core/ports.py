@@ -96,15 +96,6 @@ class Paused:
     """An operator took this grant out of work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Presented:
-    """A refresh token that may have been presented under a lease by a process that is dead."""
-
-    grant_id: str
-    fence: int
-    lineage: bytes
-
-
 class Verdict(StrEnum):
     """What became of an outcome at the store."""
 
@@ -252,15 +243,6 @@ class Journal(Protocol):
             JournalError: it may not be there.
         """
 
-    async def hold(self, leases: Sequence[Lease]) -> None:
-        """Note under which leases tokens are presented, for whoever adopts this journal.
-
-        It outlives the process, though not the machine.
-
-        Raises:
-            JournalError: it may not.
-        """
-
     def settled(self, commit: Commit) -> None:
         """The store has taken this answer, or another in its place: it may be forgotten after a while."""
 
@@ -339,9 +321,6 @@ class Store(Protocol):
 
     async def reassert(self, lease: Lease) -> None:
         """Take back a lease that the store may have forgotten."""
-
-    async def doubt(self, presented: Presented) -> None:
-        """Note an intent that the store may have forgotten."""
 
     async def leave(self, owner: str | None = None) -> None:
         """Say that this process is gone, or another one that is known to be."""

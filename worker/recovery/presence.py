@@ -32,7 +32,6 @@ from worker.core.ports import (
     Journal,
     JournalError,
     Lease,
-    Presented,
     Store,
     StoreRefusedError,
     StoreUnavailableError,
@@ -65,9 +64,6 @@ class Orphan(Protocol):
 
     def read(self) -> list[Commit]:
         """What it holds, the last answer of each grant, oldest first."""
-
-    def held(self) -> list[Presented]:
-        """What its owner may have presented when it died."""
 
     def settled(self, *, repaired: bool) -> None:
         """The store has taken all of it, or others in their place: it may be forgotten after the retention.
@@ -263,8 +259,6 @@ class Presence:
         verdicts = await self._replay(orphan.read)
         if None not in verdicts:
             orphan.settled(repaired=Verdict.STORED in verdicts)
-        for presented in await asyncio.to_thread(orphan.held):
-            await _apart(self._store.doubt(presented), presented.grant_id)
         if orphan.is_whole:  # else the store waits for what it may have known, as long as for a living one
             await self._store.leave(orphan.owner)  # only now: an epoch must not end its recovering before
 

@@ -46,18 +46,6 @@ class Chain:
         """How many bytes more can be written, whatever becomes of the disk."""
         return 0 if self.current is None else self.current.room
 
-    def hold(self, content: bytes) -> None:
-        """Replace what is held.
-
-        Raises:
-            JournalError: the disk refused.
-        """
-        home = self._settle_in()
-        try:
-            home.write_held(content)
-        except OSError as error:
-            raise disk.refused(self.path, error) from error
-
     def reserve(self, room: int) -> None:
         """Have at least so much room.
 

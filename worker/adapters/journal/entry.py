@@ -6,7 +6,7 @@ Rules:
 - The only secret in a commit is the token pair, and that is sealed before it comes here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import msgpack
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, Lease, Presented
+from worker.core.ports import Commit
 
 VERSION: Final = 1
 
@@ -80,28 +80,6 @@ def unpack(packed: bytes) -> Commit:
         return Commit(fence, base_lineage, base_version, Status(base_status), change)
     except (ValueError, TypeError, LookupError, msgpack.UnpackException):
         # Without its cause, which might quote what it could not read.
-        raise UnknownEntryError from None
-
-
-def pack_held(leases: Sequence[Lease]) -> bytes:
-    """Write down which tokens may be presented."""
-    held = [(lease.grant.id, lease.fence, lease.grant.lineage) for lease in leases]
-    packed: bytes = msgpack.packb([VERSION, held], unicode_errors="surrogatepass")
-    return packed
-
-
-def unpack_held(packed: bytes) -> list[Presented]:
-    """Read which tokens may have been presented.
-
-    Raises:
-        UnknownEntryError: it is of another version.
-    """
-    try:
-        version, held = msgpack.unpackb(packed, unicode_errors="surrogatepass") if packed else (VERSION, [])
-        if version != VERSION:
-            raise UnknownEntryError
-        return [Presented(*each) for each in held]
-    except (ValueError, TypeError, msgpack.UnpackException):
         raise UnknownEntryError from None
 
 

@@ -23,7 +23,6 @@ from worker.adapters.journal import disk
 from worker.core.ports import JournalError
 
 LOCK: Final = "lock"
-HELD: Final = "held"
 SETTLED: Final = "settled"
 BIRTH_SECONDS: Final = 0.5  # who looks into a directory and finds nothing lets it go much sooner
 POLL_SECONDS: Final = 0.01
@@ -88,27 +87,6 @@ class Home:
         """Where the file of that number is."""
         return self.path / f"{number:08}.segment"
 
-    def write_held(self, content: bytes) -> None:
-        """Replace what is held. Not synced: it is for the death of the process, not of the machine.
-
-        Raises:
-            OSError: the disk refused.
-        """
-        new = self.path / (HELD + ".new")
-        new.write_bytes(content)
-        new.replace(self.path / HELD)
-
-    def read_held(self) -> bytes:
-        """What its owner held last; nothing where it held nothing.
-
-        Raises:
-            OSError: the disk refused.
-        """
-        try:
-            return (self.path / HELD).read_bytes()
-        except FileNotFoundError:
-            return b""
-
     def note_settled(self) -> None:
         """Note that the store has taken what is in it. Not synced: what forgets it is kept the longer.
 
@@ -133,8 +111,7 @@ class Home:
         """Remove the directory, which has no segments any more, and let the lock go."""
         # What cannot be removed is empty, and the next adopter will try again.
         with contextlib.suppress(OSError):
-            for name in (HELD, HELD + ".new", SETTLED):
-                (self.path / name).unlink(missing_ok=True)
+            (self.path / SETTLED).unlink(missing_ok=True)
             (self.path / LOCK).unlink()
             self.path.rmdir()
         self.release()

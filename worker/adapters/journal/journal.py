@@ -16,7 +16,7 @@ Rules:
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -29,7 +29,7 @@ from worker.adapters.journal import entry
 from worker.adapters.journal.chain import ANSWER_BYTES, Chain
 from worker.adapters.journal.frame import framed
 from worker.adapters.journal.segment import Segment, last_of_each_grant
-from worker.core.ports import Commit, JournalError, Lease
+from worker.core.ports import Commit, JournalError
 
 T = TypeVar("T")
 
@@ -111,17 +111,6 @@ class Journal:
             self._flusher = loop.create_task(self._flush())
         await answer.written
 
-    async def hold(self, leases: Sequence[Lease]) -> None:
-        """Note under which leases tokens are presented, for whoever adopts this journal.
-
-        It outlives the process, though not the machine.
-
-        Raises:
-            JournalError: it may not.
-        """
-        self._refuse_if_unusable()
-        await self._in_time(self._hold(entry.pack_held(leases)))
-
     def settled(self, commit: Commit) -> None:
         """The store has taken this answer, or another in its place: it may be forgotten after the retention.
 
@@ -165,10 +154,6 @@ class Journal:
             # Its thread may still be at work, so the lock has to go with the process.
             log.warning("journal.not_closed", journal=str(self._chain.path))
         self._thread.shutdown(wait=False)
-
-    async def _hold(self, packed: bytes) -> None:
-        async with self._disk:
-            await self._in_thread(partial(self._chain.hold, packed))
 
     async def _sweep(self) -> None:
         async with self._disk:

@@ -20,9 +20,9 @@ from typing import Final
 
 import structlog
 
-from worker.adapters.journal import disk, entry, segment
+from worker.adapters.journal import disk, segment
 from worker.adapters.journal.home import Home, segments_in
-from worker.core.ports import Commit, Presented
+from worker.core.ports import Commit
 
 CHILDHOOD_SECONDS: Final = 60.0
 
@@ -53,14 +53,6 @@ class Adopted:
     def is_whole(self) -> bool:
         """Whether all that is in it could be read the last time."""
         return self._complete
-
-    def held(self) -> list[Presented]:
-        """What its owner may have presented when it died, or shortly before."""
-        try:
-            return entry.unpack_held(self._home.read_held())
-        except (OSError, entry.UnknownEntryError):
-            log.warning("journal.held_unreadable", journal=str(self._home.path))
-            return []
 
     def settled(self, *, repaired: bool) -> None:
         """The store was offered all that `read` returned: it may be forgotten after the retention.

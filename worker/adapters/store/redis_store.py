@@ -28,7 +28,6 @@ from worker.core.ports import (
     Lease,
     LeasedElsewhere,
     Paused,
-    Presented,
     Recovering,
     Refusal,
     StoreUnavailableError,
@@ -293,10 +292,6 @@ class RedisStore:
     async def reassert(self, lease: Lease) -> None:
         """Take back a lease that the store may have forgotten."""
         await self._scripts.run("reassert", lease.grant.id, lease.fence, self._owner, lease.until)
-
-    async def doubt(self, presented: Presented) -> None:
-        """Note an intent that the store may have forgotten."""
-        await self._scripts.run("doubt", presented.grant_id, presented.fence, presented.lineage)
 
     async def leave(self, owner: str | None = None) -> None:
         """Say that this process is gone, or another one that is known to be."""

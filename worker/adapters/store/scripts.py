@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NAMES = (
-    *("claim", "client", "commit", "doubt", "endpoint", "finish_recovery", "heartbeat", "import", "lease"),
+    *("claim", "client", "commit", "endpoint", "finish_recovery", "heartbeat", "import", "lease"),
     *(
         "leave",
         "note_unreadable",
