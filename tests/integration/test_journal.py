@@ -30,7 +30,7 @@ from worker.adapters.journal import frame
 from worker.adapters.journal import journal as journal_module
 from worker.adapters.journal.chain import ANSWER_BYTES, SEGMENT_BYTES
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import Adopted, Volume
+from worker.adapters.journal.volume import AbandonedJournal, JournalDirectory
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
@@ -151,8 +151,8 @@ def home(root: Path) -> Path:
 
 
 @pytest.fixture
-def volume(root: Path, clock: Clock) -> Iterator[Volume]:
-    opened = Volume(root, KEEP, clock)
+def directory(root: Path, clock: Clock) -> Iterator[JournalDirectory]:
+    opened = JournalDirectory(root, KEEP, clock)
     yield opened
     opened.close()
 
@@ -410,7 +410,7 @@ async def test_a_segment_left_behind_empty_is_removed(journal: Journal, home: Pa
 
 
 def test_on_a_full_disk_reserved_answers_are_written_and_no_more_is_promised(
-    spawn: Callable[..., subprocess.Popen[str]], root: Path, volume: Volume
+    spawn: Callable[..., subprocess.Popen[str]], root: Path, directory: JournalDirectory
 ) -> None:
     process = spawn("on_a_full_disk", root)
     refusal = f"refused journal: {root}/full/00000002.segment: File too large"
@@ -420,8 +420,8 @@ def test_on_a_full_disk_reserved_answers_are_written_and_no_more_is_promised(
     assert line_of(process) == "goes on"
     process.kill()
     process.wait()
-    (adopted,) = volume.adopt("me")
-    assert fences(adopted.read()) == [1, 3]
+    (taken_over,) = directory.take_over("me")
+    assert fences(taken_over.read()) == [1, 3]
 
 
 async def test_a_directory_that_cannot_be_made_is_named_and_tried_again(journal: Journal, root: Path) -> None:
@@ -438,7 +438,7 @@ async def test_a_directory_that_cannot_be_made_is_named_and_tried_again(journal:
 
 
 async def test_a_directory_removed_under_a_living_owner_is_made_again(
-    journal: Journal, home: Path, volume: Volume
+    journal: Journal, home: Path, directory: JournalDirectory
 ) -> None:
     await journal.reserve(1)
     for file in (home / "lock", *segments(home)):
@@ -448,7 +448,7 @@ async def test_a_directory_removed_under_a_living_owner_is_made_again(
         await journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES)
     await journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES)
     await journal.write(answer(1))
-    assert volume.adopt("me") == []
+    assert directory.take_over("me") == []
     assert fences(journal.read()) == [1]
 
 
@@ -515,15 +515,15 @@ async def test_a_problem_that_is_not_the_disks_leaves_nobody_waiting(
 
 
 async def test_an_answer_whose_sync_failed_is_found_by_the_adopter_if_it_is_there(
-    journal: Journal, syncs: Syncs, volume: Volume
+    journal: Journal, syncs: Syncs, directory: JournalDirectory
 ) -> None:
     await journal.reserve(1)
     syncs.failing = [errno.EIO]
     with pytest.raises(JournalError):
         await journal.write(answer(1))
     await journal.close()
-    (adopted,) = volume.adopt("me")
-    assert fences(adopted.read()) == [1]
+    (taken_over,) = directory.take_over("me")
+    assert fences(taken_over.read()) == [1]
 
 
 async def test_a_failed_answer_keeps_its_segment_for_the_retention_and_no_longer(
@@ -581,16 +581,18 @@ async def test_a_write_that_the_system_takes_in_parts_is_written_whole(
 
 
 @pytest.fixture
-async def three(journal: Journal, home: Path, volume: Volume) -> tuple[Path, bytes, list[int], Adopted]:
-    """Three answers of the dead: file, content, where each begins and the last ends, the adopter."""
+async def three(
+    journal: Journal, home: Path, directory: JournalDirectory
+) -> tuple[Path, bytes, list[int], AbandonedJournal]:
+    """Three answers of the dead: file, content, where each begins and the last ends, the new_owner."""
     for fence in (1, 2, 3):
         await journal.write(answer(fence))
     await journal.close()
-    (adopted,) = volume.adopt("me")
+    (taken_over,) = directory.take_over("me")
     (segment,) = segments(home)
     content = segment.read_bytes()
     offsets = [offset for offset, _ in frame.payloads(content)]
-    return segment, content, [*offsets, len(content)], adopted
+    return segment, content, [*offsets, len(content)], taken_over
 
 
 def inverted(data: bytes) -> bytes:
@@ -598,15 +600,15 @@ def inverted(data: bytes) -> bytes:
 
 
 async def test_wherever_the_last_write_was_torn_the_answers_before_it_are_read(
-    three: tuple[Path, bytes, list[int], Adopted],
+    three: tuple[Path, bytes, list[int], AbandonedJournal],
 ) -> None:
-    segment, content, (_, _, last, end), adopted = three
+    segment, content, (_, _, last, end), taken_over = three
     for cut in range(last, end):
         rest = content[cut:]
         for tail in (b"", bytes(len(rest)), inverted(rest), bytes(len(rest)) + bytes(5000)):
             segment.write_bytes(content[:cut] + tail)
             with capture_logs() as logs:
-                read = adopted.read()
+                read = taken_over.read()
             torn = content[:cut] + tail.rstrip(b"\0")
             if torn.rstrip(b"\0") == content.rstrip(b"\0"):
                 continue  # the lost bytes were zeros
@@ -619,15 +621,15 @@ async def test_wherever_the_last_write_was_torn_the_answers_before_it_are_read(
 
 
 async def test_whichever_byte_of_an_answer_is_flipped_the_others_are_read(
-    three: tuple[Path, bytes, list[int], Adopted],
+    three: tuple[Path, bytes, list[int], AbandonedJournal],
 ) -> None:
-    segment, content, (_, second, third, end), adopted = three
+    segment, content, (_, second, third, end), taken_over = three
     for at in range(second, end):
         begin, others = (second, [answer(1), answer(3)]) if at < third else (third, [answer(1), answer(2)])
         for bit in (1, 0x80):
             segment.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
             with capture_logs() as logs:
-                assert adopted.read() == others, at
+                assert taken_over.read() == others, at
             assert logs == [
                 {
                     "event": "journal.damaged",
@@ -641,24 +643,24 @@ async def test_whichever_byte_of_an_answer_is_flipped_the_others_are_read(
 
 @pytest.mark.parametrize("lost", [bytes, lambda size: b"\xa5" * size], ids=["zeros", "garbage"])
 async def test_a_lost_sector_costs_only_the_answers_in_it(
-    three: tuple[Path, bytes, list[int], Adopted], lost: Callable[[int], bytes]
+    three: tuple[Path, bytes, list[int], AbandonedJournal], lost: Callable[[int], bytes]
 ) -> None:
-    segment, content, (first, second, third, _), adopted = three
+    segment, content, (first, second, third, _), taken_over = three
     segment.write_bytes(content[:second] + lost(third - second) + content[third:])
-    assert fences(adopted.read()) == [1, 3]
+    assert fences(taken_over.read()) == [1, 3]
     segment.write_bytes(lost(second) + content[second:])
-    assert fences(adopted.read()) == [2, 3]
+    assert fences(taken_over.read()) == [2, 3]
     segment.write_bytes(lost(first) + content[first:])
-    assert fences(adopted.read()) == [1, 2, 3]
+    assert fences(taken_over.read()) == [1, 2, 3]
 
 
 async def test_a_block_that_the_disk_cannot_read_costs_only_the_answers_in_it(
-    journal: Journal, volume: Volume, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, directory: JournalDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fence in range(1, 51):
         await journal.write(answer(fence))
     await journal.close()
-    (adopted,) = volume.adopt("me")
+    (taken_over,) = directory.take_over("me")
     whole = os.pread
 
     def broken(file: int, length: int, offset: int) -> bytes:
@@ -667,7 +669,7 @@ async def test_a_block_that_the_disk_cannot_read_costs_only_the_answers_in_it(
         return whole(file, length, offset)
 
     monkeypatch.setattr(os, "pread", broken)
-    read = fences(adopted.read())
+    read = fences(taken_over.read())
     lost = set(range(1, 51)) - set(read)
     assert 1 in read
     assert 50 in read
@@ -675,13 +677,13 @@ async def test_a_block_that_the_disk_cannot_read_costs_only_the_answers_in_it(
 
 
 async def test_nothing_of_an_answer_is_in_a_log_line_or_an_error(
-    three: tuple[Path, bytes, list[int], Adopted], journal: Journal
+    three: tuple[Path, bytes, list[int], AbandonedJournal], journal: Journal
 ) -> None:
-    segment, content, (_, begin, _, _), adopted = three
+    segment, content, (_, begin, _, _), taken_over = three
     segment.write_bytes(content[: begin + 20] + b"!" + content[begin + 21 :])
     with capture_logs() as logs:
-        read = adopted.read()
-    told = f"{logs} {read} {adopted!r} {journal!r}"
+        read = taken_over.read()
+    told = f"{logs} {read} {taken_over!r} {journal!r}"
     assert "journal.damaged" in told
     assert "sealed and yet" not in told
 
@@ -718,57 +720,60 @@ async def _until_it_answers(journal: Journal) -> None:
 
 
 async def test_what_a_newer_release_wrote_is_kept_for_it(
-    three: tuple[Path, bytes, list[int], Adopted], volume: Volume, clock: Clock
+    three: tuple[Path, bytes, list[int], AbandonedJournal], directory: JournalDirectory, clock: Clock
 ) -> None:
-    segment, content, _, adopted = three
+    segment, content, _, taken_over = three
     segment.write_bytes(content + frame.framed(msgpack.packb([2, "of a newer release"])))
     with capture_logs() as logs:
-        assert fences(adopted.read()) == [1, 2, 3]
+        assert fences(taken_over.read()) == [1, 2, 3]
     assert [(log["event"], log["offset"], log["entries"]) for log in logs] == [
         ("journal.not_understood", len(content), 1)
     ]
-    assert not adopted.is_whole
-    adopted.settled(repaired=False)
+    assert not taken_over.is_complete
+    taken_over.acknowledge(repaired=False)
     clock.at += KEEP
-    volume.sweep()
+    directory.sweep()
     assert segment.exists()
 
 
 async def test_a_file_of_a_newer_layout_is_kept_and_what_is_sound_in_it_read(
-    three: tuple[Path, bytes, list[int], Adopted], volume: Volume, clock: Clock
+    three: tuple[Path, bytes, list[int], AbandonedJournal], directory: JournalDirectory, clock: Clock
 ) -> None:
-    segment, content, _, adopted = three
+    segment, content, _, taken_over = three
     segment.write_bytes(content.replace(b"journal 1\n", b"journal 27\n"))
     with capture_logs() as logs:
-        assert fences(adopted.read()) == [1, 2, 3]
+        assert fences(taken_over.read()) == [1, 2, 3]
     assert [log["event"] for log in logs] == ["journal.not_understood"]
-    adopted.settled(repaired=False)
+    taken_over.acknowledge(repaired=False)
     clock.at += KEEP
-    volume.sweep()
+    directory.sweep()
     assert segment.exists()
 
 
 async def test_a_file_that_cannot_be_opened_is_kept_and_the_others_read(
-    three: tuple[Path, bytes, list[int], Adopted], home: Path, volume: Volume, clock: Clock
+    three: tuple[Path, bytes, list[int], AbandonedJournal],
+    home: Path,
+    directory: JournalDirectory,
+    clock: Clock,
 ) -> None:
-    *_, adopted = three
+    *_, taken_over = three
     (home / "00000000.segment").symlink_to("00000000.segment")
     with capture_logs() as logs:
-        assert fences(adopted.read()) == [1, 2, 3]
+        assert fences(taken_over.read()) == [1, 2, 3]
     assert [log["event"] for log in logs] == ["journal.unreadable"]
-    adopted.settled(repaired=False)
+    taken_over.acknowledge(repaired=False)
     clock.at += KEEP
-    volume.sweep()
+    directory.sweep()
     assert segments(home)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(100), frame.FIRST_LINE, frame.FIRST_LINE[:7] + bytes(100)])
 async def test_a_segment_that_was_never_written_to_holds_nothing(
-    three: tuple[Path, bytes, list[int], Adopted], content: bytes
+    three: tuple[Path, bytes, list[int], AbandonedJournal], content: bytes
 ) -> None:
-    segment, _, _, adopted = three
+    segment, _, _, taken_over = three
     segment.write_bytes(content)
-    assert adopted.read() == []
+    assert taken_over.read() == []
     assert segment.exists()
 
 
@@ -780,7 +785,7 @@ async def test_a_settled_answer_stays_for_the_retention_and_then_goes(
 ) -> None:
     await journal.reserve(1)
     await journal.write(answer(1))
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += KEEP - 1
     await journal.sweep()
     assert fences(journal.read()) == [1]
@@ -795,11 +800,11 @@ async def test_an_answer_stays_until_it_is_settled_and_for_the_retention_from_th
 ) -> None:
     await journal.write(answer(1))
     await journal.write(answer(2))
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += 10 * KEEP
     await journal.sweep()
     assert fences(journal.read()) == [1, 2]
-    journal.settled(answer(2))
+    journal.acknowledge(answer(2))
     clock.at += KEEP - 1
     await journal.sweep()
     assert fences(journal.read()) == [1, 2]
@@ -814,9 +819,9 @@ async def test_an_answer_that_is_settled_late_keeps_no_segment_but_its_own(
     for fence in (1, 2):
         await journal.write(answer(fence))
         await journal.reserve(2 * fence * SEGMENT_BYTES // ANSWER_BYTES)
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += KEEP
-    journal.settled(answer(2))
+    journal.acknowledge(answer(2))
     await journal.sweep()
     assert fences(journal.read()) == [2]
 
@@ -824,9 +829,9 @@ async def test_an_answer_that_is_settled_late_keeps_no_segment_but_its_own(
 async def test_an_answer_that_is_offered_again_is_kept_no_longer(journal: Journal, clock: Clock) -> None:
     """As it is in each new epoch: a store that keeps beginning them would keep everything."""
     await journal.write(answer(1))
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += KEEP - 1
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += 1
     await journal.sweep()
     assert journal.read() == []
@@ -835,7 +840,7 @@ async def test_an_answer_that_is_offered_again_is_kept_no_longer(journal: Journa
 async def test_the_retention_counts_from_a_segments_last_answer(journal: Journal, clock: Clock) -> None:
     for fence in (1, 2):
         await journal.write(answer(fence))
-        journal.settled(answer(fence))
+        journal.acknowledge(answer(fence))
         clock.at += KEEP / 2 - 1
     await journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES)
     clock.at += KEEP / 2
@@ -849,7 +854,7 @@ async def test_the_retention_counts_from_a_segments_last_answer(journal: Journal
 async def test_old_segments_go_when_a_new_one_is_begun(journal: Journal, home: Path, clock: Clock) -> None:
     await journal.write(answer(1))
     await journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES)
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += KEEP
     await journal.reserve(8 * SEGMENT_BYTES // ANSWER_BYTES)
     assert journal.read() == []
@@ -900,12 +905,12 @@ async def test_a_stored_answer_settles_the_grants_earlier_ones_and_no_later_one(
 ) -> None:
     for fence in (1, 2, 3):
         await journal.write(answer(fence, "one"))
-    journal.settled(answer(2, "one"))
+    journal.acknowledge(answer(2, "one"))
     clock.at += KEEP
     await journal.sweep()
     assert fences(journal.read()) == [3]
-    journal.settled(answer(3, "one"))
-    journal.settled(answer(3, "one"))
+    journal.acknowledge(answer(3, "one"))
+    journal.acknowledge(answer(3, "one"))
     clock.at += KEEP
     await journal.sweep()
     assert journal.read() == []
@@ -917,7 +922,7 @@ async def test_an_answer_made_anew_settles_the_first_in_an_earlier_segment(
     await journal.write(answer(1))
     await journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES)
     await journal.write(answer(1))
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += KEEP
     await journal.sweep()
     assert journal.read() == []
@@ -929,7 +934,7 @@ async def test_an_answer_settled_before_it_is_on_the_disk_is_settled(
     await journal.reserve(1)
     write = asyncio.create_task(journal.write(answer(1)))
     async with syncs.held(write):
-        journal.settled(answer(1))
+        journal.acknowledge(answer(1))
     await write
     clock.at += KEEP
     await journal.sweep()
@@ -943,7 +948,7 @@ async def test_a_segment_that_cannot_be_removed_is_tried_again(
         raise OSError(errno.EROFS, "Read-only file system")
 
     await journal.write(answer(1))
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += KEEP
     with monkeypatch.context() as patch, capture_logs() as logs:
         patch.setattr(os, "unlink", refuse)
@@ -959,7 +964,7 @@ async def test_a_segment_that_cannot_be_removed_is_tried_again(
 
 
 async def test_closing_waits_for_what_is_being_written(
-    journal: Journal, syncs: Syncs, volume: Volume
+    journal: Journal, syncs: Syncs, directory: JournalDirectory
 ) -> None:
     await journal.reserve(2)
     writes = [asyncio.create_task(journal.write(answer(1)))]
@@ -968,23 +973,23 @@ async def test_closing_waits_for_what_is_being_written(
         await asyncio.sleep(0)
         close = asyncio.create_task(journal.close())
         await asyncio.sleep(0)
-        assert volume.adopt("me") == []
+        assert directory.take_over("me") == []
     await asyncio.gather(close, *writes)
-    (adopted,) = volume.adopt("me")
-    assert fences(adopted.read()) == [1, 2]
+    (taken_over,) = directory.take_over("me")
+    assert fences(taken_over.read()) == [1, 2]
 
 
 async def test_what_was_asked_for_just_before_the_closing_is_written(
-    journal: Journal, volume: Volume
+    journal: Journal, directory: JournalDirectory
 ) -> None:
     await journal.reserve(1)
     await asyncio.gather(journal.write(answer(1)), journal.close())
-    (adopted,) = volume.adopt("me")
-    assert fences(adopted.read()) == [1]
+    (taken_over,) = directory.take_over("me")
+    assert fences(taken_over.read()) == [1]
 
 
 async def test_a_disk_that_hangs_does_not_hold_up_the_closing_and_keeps_the_lock(
-    journal: Journal, syncs: Syncs, volume: Volume, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, syncs: Syncs, directory: JournalDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "CLOSE_SECONDS", 0.01)
     await journal.reserve(1)
@@ -993,7 +998,7 @@ async def test_a_disk_that_hangs_does_not_hold_up_the_closing_and_keeps_the_lock
         with capture_logs() as logs:
             await journal.close()
         assert [log["event"] for log in logs] == ["journal.not_closed"]
-        assert volume.adopt("me") == []
+        assert directory.take_over("me") == []
     await write
 
 
@@ -1007,21 +1012,21 @@ async def test_a_journal_whose_answers_are_past_leaves_nothing(
     journal: Journal, root: Path, clock: Clock
 ) -> None:
     await journal.write(answer(1))
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     clock.at += KEEP
     await journal.close()
     assert list(root.iterdir()) == []
 
 
 async def test_a_settled_answer_is_left_to_the_adopter_for_the_retention(
-    journal: Journal, volume: Volume
+    journal: Journal, directory: JournalDirectory
 ) -> None:
     await journal.write(answer(1))
-    journal.settled(answer(1))
+    journal.acknowledge(answer(1))
     await journal.close()
     await journal.close()
-    (adopted,) = volume.adopt("me")
-    assert fences(adopted.read()) == [1]
+    (taken_over,) = directory.take_over("me")
+    assert fences(taken_over.read()) == [1]
 
 
 async def test_a_closed_journal_takes_nothing_more(journal: Journal, root: Path) -> None:
@@ -1047,18 +1052,18 @@ async def test_a_journal_opened_again_keeps_what_was_in_it(
     assert [path.name for path in segments(home)][:2] == ["00000001.segment", "00000002.segment"]
 
 
-# Owners and adopters
+# Owners and new owners
 
 
 @pytest.fixture
 async def settled_before(journal: Journal, root: Path, home: Path, clock: Clock) -> Path:
-    """The journal of a dead process, settled by an adopter that is dead as well; what tells when."""
+    """The journal of a dead process, settled by an new_owner that is dead as well; what tells when."""
     await journal.write(answer(1))
     await journal.close()
-    first = Volume(root, KEEP, clock)
-    (adopted,) = first.adopt("another")
-    adopted.read()
-    adopted.settled(repaired=True)
+    first = JournalDirectory(root, KEEP, clock)
+    (taken_over,) = first.take_over("another")
+    taken_over.read()
+    taken_over.acknowledge(repaired=True)
     first.close()
     return home / "settled"
 
@@ -1072,204 +1077,208 @@ async def test_two_owners_of_one_directory_cannot_be(open_journal: Callable[...,
     await second.reserve(1)
 
 
-async def test_a_living_owners_journal_is_not_adopted(journal: Journal, volume: Volume, home: Path) -> None:
+async def test_a_living_owners_journal_is_not_adopted(
+    journal: Journal, directory: JournalDirectory, home: Path
+) -> None:
     await journal.reserve(1)
-    assert volume.adopt("me") == []
+    assert directory.take_over("me") == []
     await journal.write(answer(1))
-    assert volume.adopt("me") == []
+    assert directory.take_over("me") == []
     assert segments(home)
 
 
-def test_where_no_journal_ever_was_there_is_nothing_to_adopt(volume: Volume) -> None:
-    assert volume.adopt("me") == []
+def test_where_no_journal_ever_was_there_is_nothing_to_adopt(directory: JournalDirectory) -> None:
+    assert directory.take_over("me") == []
 
 
 async def test_a_dead_journal_is_adopted_once_and_held(
-    journal: Journal, volume: Volume, root: Path, clock: Clock
+    journal: Journal, directory: JournalDirectory, root: Path, clock: Clock
 ) -> None:
     await journal.write(answer(1))
     await journal.close()
-    other = Volume(root, KEEP, clock)
-    assert volume.adopt("host:1:a") == []
-    (adopted,) = volume.adopt("me")
-    assert adopted.owner == "host:1:a"
-    assert volume.adopt("me") == []
-    assert other.adopt("other") == []
-    volume.close()
-    assert [again.owner for again in other.adopt("other")] == ["host:1:a"]
+    other = JournalDirectory(root, KEEP, clock)
+    assert directory.take_over("host:1:a") == []
+    (taken_over,) = directory.take_over("me")
+    assert taken_over.owner == "host:1:a"
+    assert directory.take_over("me") == []
+    assert other.take_over("other") == []
+    directory.close()
+    assert [again.owner for again in other.take_over("other")] == ["host:1:a"]
     other.close()
 
 
 async def test_an_adopted_journal_stays_until_it_was_offered_and_for_the_retention_from_then(
-    journal: Journal, volume: Volume, root: Path, home: Path, clock: Clock
+    journal: Journal, directory: JournalDirectory, root: Path, home: Path, clock: Clock
 ) -> None:
     """However old it is: the machine may have been away, and the store have taken its answers just now."""
     await journal.write(answer(1))
     await journal.close()
     make_old(segments(home)[0])
-    (adopted,) = volume.adopt("me")
-    adopted.read()
+    (taken_over,) = directory.take_over("me")
+    taken_over.read()
     clock.at += KEEP
-    volume.sweep()
+    directory.sweep()
     assert segments(home)
-    adopted.settled(repaired=False)
+    taken_over.acknowledge(repaired=False)
     clock.at += KEEP - 1
-    volume.sweep()
-    assert fences(adopted.read()) == [1]
+    directory.sweep()
+    assert fences(taken_over.read()) == [1]
     clock.at += 1
-    volume.sweep()
+    directory.sweep()
     assert list(root.iterdir()) == []
-    assert volume.adopt("me") == []
+    assert directory.take_over("me") == []
 
 
 @pytest.mark.parametrize("repaired", [False, True])
 async def test_an_adopted_journal_that_is_offered_again_is_kept_longer_only_if_the_store_had_forgotten_it(
-    journal: Journal, volume: Volume, root: Path, clock: Clock, *, repaired: bool
+    journal: Journal, directory: JournalDirectory, root: Path, clock: Clock, *, repaired: bool
 ) -> None:
     await journal.write(answer(1))
     await journal.close()
-    (adopted,) = volume.adopt("me")
-    adopted.read()
-    adopted.settled(repaired=True)
+    (taken_over,) = directory.take_over("me")
+    taken_over.read()
+    taken_over.acknowledge(repaired=True)
     clock.at += KEEP - 1
-    adopted.read()
-    adopted.settled(repaired=repaired)
+    taken_over.read()
+    taken_over.acknowledge(repaired=repaired)
     clock.at += 1
-    volume.sweep()
+    directory.sweep()
     assert bool(list(root.iterdir())) == repaired
     clock.at += KEEP - 1
-    volume.sweep()
+    directory.sweep()
     assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize("repaired", [False, True])
 async def test_the_next_adopter_goes_on_with_a_retention_unless_the_store_had_forgotten_an_answer(
-    settled_before: Path, volume: Volume, root: Path, clock: Clock, *, repaired: bool
+    settled_before: Path, directory: JournalDirectory, root: Path, clock: Clock, *, repaired: bool
 ) -> None:
-    """Commands adopt as well, one a minute perhaps: if each began anew, nothing would ever go."""
+    """Commands take over as well, one a minute perhaps: if each began anew, nothing would ever go."""
     os.utime(settled_before, (time.time() - KEEP + 100,) * 2)
-    (adopted,) = volume.adopt("me")
-    adopted.read()
-    adopted.settled(repaired=repaired)
+    (taken_over,) = directory.take_over("me")
+    taken_over.read()
+    taken_over.acknowledge(repaired=repaired)
     clock.at += 50
-    volume.sweep()
+    directory.sweep()
     assert list(root.iterdir())
     clock.at += 51
-    volume.sweep()
+    directory.sweep()
     assert bool(list(root.iterdir())) == repaired
     clock.at += KEEP - 101
-    volume.sweep()
+    directory.sweep()
     assert list(root.iterdir()) == []
 
 
 async def test_the_adopter_after_a_repair_counts_from_the_repair(
-    settled_before: Path, volume: Volume, root: Path, clock: Clock
+    settled_before: Path, directory: JournalDirectory, root: Path, clock: Clock
 ) -> None:
     make_old(settled_before)
-    (adopted,) = volume.adopt("me")
-    adopted.read()
-    adopted.settled(repaired=True)
-    volume.close()
-    (again,) = volume.adopt("me")
+    (taken_over,) = directory.take_over("me")
+    taken_over.read()
+    taken_over.acknowledge(repaired=True)
+    directory.close()
+    (again,) = directory.take_over("me")
     again.read()
-    again.settled(repaired=False)
+    again.acknowledge(repaired=False)
     clock.at += KEEP - 50
-    volume.sweep()
+    directory.sweep()
     assert list(root.iterdir())
 
 
 async def test_a_wall_clock_that_was_wrong_does_not_keep_an_adopted_journal_for_ever(
-    settled_before: Path, volume: Volume, root: Path, clock: Clock
+    settled_before: Path, directory: JournalDirectory, root: Path, clock: Clock
 ) -> None:
     os.utime(settled_before, (time.time() + 10 * KEEP,) * 2)
-    (adopted,) = volume.adopt("me")
-    adopted.read()
-    adopted.settled(repaired=False)
+    (taken_over,) = directory.take_over("me")
+    taken_over.read()
+    taken_over.acknowledge(repaired=False)
     clock.at += KEEP - 1
-    volume.sweep()
+    directory.sweep()
     assert list(root.iterdir())
     clock.at += 1
-    volume.sweep()
+    directory.sweep()
     assert list(root.iterdir()) == []
 
 
 async def test_a_disk_on_which_nothing_can_be_noted_keeps_an_adopted_journal_no_longer(
-    journal: Journal, volume: Volume, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, directory: JournalDirectory, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     await journal.write(answer(1))
     await journal.close()
-    (adopted,) = volume.adopt("me")
-    adopted.read()
+    (taken_over,) = directory.take_over("me")
+    taken_over.read()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "touch", refuse)
-        adopted.settled(repaired=False)
+        taken_over.acknowledge(repaired=False)
     clock.at += KEEP
-    volume.sweep()
+    directory.sweep()
     assert list(root.iterdir()) == []
 
 
 async def test_a_journal_that_was_not_read_is_not_removed(
-    journal: Journal, volume: Volume, home: Path, clock: Clock
+    journal: Journal, directory: JournalDirectory, home: Path, clock: Clock
 ) -> None:
     await journal.write(answer(1))
     await journal.close()
-    (adopted,) = volume.adopt("me")
-    adopted.settled(repaired=False)
+    (taken_over,) = directory.take_over("me")
+    taken_over.acknowledge(repaired=False)
     clock.at += KEEP
-    volume.sweep()
+    directory.sweep()
     assert segments(home)
 
 
-def test_a_directory_in_which_nothing_came_to_be_is_removed(root: Path, volume: Volume) -> None:
+def test_a_directory_in_which_nothing_came_to_be_is_removed(root: Path, directory: JournalDirectory) -> None:
     (root / "without a lock").mkdir(parents=True)
     (root / "with a lock").mkdir()
     (root / "with a lock" / "lock").touch()
-    for directory in root.iterdir():
-        make_old(directory)
-    assert volume.adopt("me") == []
+    for sub in root.iterdir():
+        make_old(sub)
+    assert directory.take_over("me") == []
     assert list(root.iterdir()) == []
 
 
-def test_a_directory_that_may_be_an_owners_just_being_born_is_left_alone(root: Path, volume: Volume) -> None:
+def test_a_directory_that_may_be_an_owners_just_being_born_is_left_alone(
+    root: Path, directory: JournalDirectory
+) -> None:
     (root / "newborn").mkdir(parents=True)
-    assert volume.adopt("me") == []
+    assert directory.take_over("me") == []
     assert list((root / "newborn").iterdir()) == []
 
 
-def test_a_file_among_the_journals_is_left_alone(root: Path, volume: Volume) -> None:
+def test_a_file_among_the_journals_is_left_alone(root: Path, directory: JournalDirectory) -> None:
     root.mkdir(parents=True)
     (root / "notes").touch()
-    assert volume.adopt("me") == []
+    assert directory.take_over("me") == []
     assert (root / "notes").exists()
 
 
 def test_a_directory_that_cannot_be_adopted_is_told_and_does_not_hide_the_others(
-    root: Path, volume: Volume
+    root: Path, directory: JournalDirectory
 ) -> None:
     (root / "a" / "lock").mkdir(parents=True)
     make_old(root / "a")
     (root / "b").mkdir()
     (root / "b" / "00000001.segment").touch()
     with capture_logs() as logs:
-        assert [adopted.owner for adopted in volume.adopt("me")] == ["b"]
+        assert [taken_over.owner for taken_over in directory.take_over("me")] == ["b"]
     assert [log["problem"] for log in logs] == [f"journal: {root}/a: Is a directory"]
 
 
 async def test_an_owner_whose_directory_is_removed_while_it_is_being_born_starts_again(
-    journal: Journal, volume: Volume, home: Path, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, directory: JournalDirectory, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[Path] = []
     lock = fcntl.flock
 
     def after_an_adopter(descriptor: int, kind: int) -> None:
-        """The adopter finds the directory made and the lock not yet taken."""
+        """The new_owner finds the directory made and the lock not yet taken."""
         if not removed:
             removed.append(home)
             make_old(home)
-            assert volume.adopt("me") == []
+            assert directory.take_over("me") == []
             assert not home.exists()
         lock(descriptor, kind)
 
@@ -1277,21 +1286,21 @@ async def test_an_owner_whose_directory_is_removed_while_it_is_being_born_starts
     await journal.write(answer(1))
     assert removed
     assert fences(journal.read()) == [1]
-    assert volume.adopt("me") == []
+    assert directory.take_over("me") == []
 
 
 async def test_an_owner_waits_for_an_adopter_that_is_looking_into_its_new_directory(
     journal: Journal, home: Path
 ) -> None:
     home.mkdir(parents=True)
-    adopter = os.open(home / "lock", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(adopter, fcntl.LOCK_EX)
+    new_owner = os.open(home / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(new_owner, fcntl.LOCK_EX)
     reserve = asyncio.create_task(journal.reserve(1))
     try:
         done, _ = await asyncio.wait([reserve], timeout=0.02)
         assert not done
     finally:
-        os.close(adopter)
+        os.close(new_owner)
     await reserve
 
 
@@ -1302,23 +1311,23 @@ def test_of_many_adopters_one_gets_each_journal_and_when_it_dies_another_does(
     written = [line_of(writer) for _ in range(20)]
     writer.kill()
     writer.wait()
-    adopters = [spawn("adopt", root) for _ in range(4)]
-    assert [line_of(adopter) for adopter in adopters] == ["ready"] * 4
+    heirs = [spawn("take_over", root) for _ in range(4)]
+    assert [line_of(new_owner) for new_owner in heirs] == ["ready"] * 4
     for _ in range(3):
-        for adopter in adopters:
-            tell(adopter, "adopt")
-        got = [line_of(adopter).split() for adopter in adopters]
-        assert sorted(fence for adopted in got for fence in adopted) == sorted(written)
-        for adopter in [adopter for adopter, adopted in zip(adopters, got, strict=True) if adopted]:
-            adopter.kill()
-            adopter.wait()
-            adopters.remove(adopter)
-            if not adopters:
+        for new_owner in heirs:
+            tell(new_owner, "take over")
+        got = [line_of(new_owner).split() for new_owner in heirs]
+        assert sorted(fence for taken_over in got for fence in taken_over) == sorted(written)
+        for new_owner in [new_owner for new_owner, taken_over in zip(heirs, got, strict=True) if taken_over]:
+            new_owner.kill()
+            new_owner.wait()
+            heirs.remove(new_owner)
+            if not heirs:
                 return
 
 
 def test_newborn_owners_are_never_disturbed_by_adopters_that_keep_looking(
-    spawn: Callable[..., subprocess.Popen[str]], root: Path, volume: Volume
+    spawn: Callable[..., subprocess.Popen[str]], root: Path, directory: JournalDirectory
 ) -> None:
     newborns = spawn("be_born", root, 60)
     lookers = [spawn("keep_looking", root) for _ in range(2)]
@@ -1327,16 +1336,16 @@ def test_newborn_owners_are_never_disturbed_by_adopters_that_keep_looking(
     assert line_of(newborns) == "60 born"
     for looker in lookers:
         tell(looker, "stop")
-        assert line_of(looker) == "adopted 0"
+        assert line_of(looker) == "taken_over 0"
     newborns.kill()
     newborns.wait()
-    adopted = volume.adopt("me")
-    assert sorted(fence for journal in adopted for fence in fences(journal.read())) == list(range(60))
+    taken_over = directory.take_over("me")
+    assert sorted(fence for journal in taken_over for fence in fences(journal.read())) == list(range(60))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_a_killed_process_was_told_is_written_its_adopter_reads(
-    spawn: Callable[..., subprocess.Popen[str]], root: Path, volume: Volume, seed: int
+    spawn: Callable[..., subprocess.Popen[str]], root: Path, directory: JournalDirectory, seed: int
 ) -> None:
     writer = spawn("write_on_and_on", root)
     assert writer.stdout is not None
@@ -1345,9 +1354,9 @@ def test_whatever_a_killed_process_was_told_is_written_its_adopter_reads(
     lines = writer.stdout.read()
     # The last line may be torn as well.
     reported += lines[: lines.rfind("\n") + 1].split()
-    (adopted,) = volume.adopt("me")
+    (taken_over,) = directory.take_over("me")
     with capture_logs() as logs:
-        read = {commit.fence: commit for commit in adopted.read()}
+        read = {commit.fence: commit for commit in taken_over.read()}
     missing = {int(fence) for fence in reported} - set(read)
     assert missing == set()
     assert all(commit == answer(fence) for fence, commit in read.items())
@@ -1386,12 +1395,12 @@ async def write_on_and_on(root: str) -> None:
     await asyncio.gather(*(work() for _ in range(20)))
 
 
-async def adopt(root: str) -> None:
-    volume = Volume(Path(root), KEEP)
+async def take_over(root: str) -> None:
+    directory = JournalDirectory(Path(root), KEEP)
     say("ready")
-    while heard() == "adopt":
-        adopted = volume.adopt("me")
-        say(" ".join(str(fence) for journal in adopted for fence in fences(journal.read())))
+    while heard() == "take over":
+        taken_over = directory.take_over("me")
+        say(" ".join(str(fence) for journal in taken_over for fence in fences(journal.read())))
 
 
 async def be_born(root: str, number: str) -> None:
@@ -1405,8 +1414,8 @@ async def be_born(root: str, number: str) -> None:
 
 
 async def keep_looking(root: str) -> None:
-    volume = Volume(Path(root), KEEP)
-    adopted = 0
+    directory = JournalDirectory(Path(root), KEEP)
+    taken_over = 0
     stopped = threading.Event()
     say("ready")
 
@@ -1416,8 +1425,8 @@ async def keep_looking(root: str) -> None:
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     while not stopped.is_set():
-        adopted += len(volume.adopt("me"))
-    say(f"adopted {adopted}")
+        taken_over += len(directory.take_over("me"))
+    say(f"taken_over {taken_over}")
 
 
 async def on_a_full_disk(root: str) -> None:

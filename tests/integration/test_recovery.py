@@ -874,16 +874,16 @@ async def test_an_adopter_that_dies_is_followed_by_another(
 ) -> None:
     await seed_sealed()
     dying = await join()
-    adopter, next_one = await join(connection=behind_gate), await join()
+    new_owner, next_one = await join(connection=behind_gate), await join()
     (lease,) = await claim(dying)
     await dying.journal.write(sealed_answer(lease, "r1", by=dying))
     await dying.die()
     async with redis_away():
         with pytest.raises(StoreUnavailableError):
-            await adopter.presence.recover()
+            await new_owner.presence.recover()
     await _agree(next_one)
-    assert (await _find(registry)).version == 0  # the adopter holds it, and may be about to give it back
-    await adopter.die()
+    assert (await _find(registry)).version == 0  # the new_owner holds it, and may be about to give it back
+    await new_owner.die()
 
     await _agree(next_one)
 
@@ -901,15 +901,15 @@ async def test_an_adopter_that_lost_the_store_goes_on_when_it_is_back(
     registry: RedisRegistry,
 ) -> None:
     await seed_sealed()
-    dying, adopter = await join(), await join(connection=behind_gate)
+    dying, new_owner = await join(), await join(connection=behind_gate)
     (lease,) = await claim(dying)
     await dying.journal.write(sealed_answer(lease, "r1", by=dying))
     await dying.die()
     async with redis_away():
         with pytest.raises(StoreUnavailableError):
-            await adopter.presence.recover()
+            await new_owner.presence.recover()
 
-    await adopter.presence.recover()
+    await new_owner.presence.recover()
 
     assert (await _find(registry)).version == 1
 
@@ -918,14 +918,14 @@ async def test_the_dead_are_present_as_long_as_their_journal_may_know_more_than_
     join: Join, claim: Claim, seed_sealed: Seed, sealed_answer: SealedAnswer, journals: Path, present: Present
 ) -> None:
     await seed_sealed()
-    dying, adopter = await join(), await join()
+    dying, new_owner = await join(), await join()
     (lease,) = await claim(dying)
     await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
     await dying.die()
     (segment,) = (journals / dying.owner).glob("*.segment")
     segment.write_bytes(segment.read_bytes().replace(b"journal 1\n", b"journal 27\n"))
 
-    await _agree(adopter)
+    await _agree(new_owner)
 
     assert dying.owner in await present()
 
@@ -1007,7 +1007,7 @@ async def test_journals_that_were_removed_cost_a_new_epoch_nothing(
     journals: Path,
     silence: Step,
 ) -> None:
-    """Each process that ends leaves one, be it a command: a worker adopts thousands in its life."""
+    """Each process that ends leaves one, be it a command: a worker takes over thousands in its life."""
     one = await join(connection=behind_gate, keep_seconds=0)
     requests: list[int] = []
 

@@ -12,7 +12,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from tests.simulation.disk import Disk, SimulatedJournal, SimulatedVolume
+from tests.simulation.disk import Disk, SimulatedJournal, SimulatedJournalDirectory
 from tests.simulation.judge import Judge
 from tests.simulation.provider import URL, Bank, SimulatedEndpoint
 from tests.simulation.redis import PREFIX, Connection, Server
@@ -189,7 +189,7 @@ class SimulatedDeployment:
             store=store,
             answers=answers,
             journal=journal,
-            volume=SimulatedVolume(disk, process),
+            directory=SimulatedJournalDirectory(disk, process),
             held=refresher.held,
         )
         parts = Parts(process, disk, endpoint, store, journal, answers, refresher, presence)

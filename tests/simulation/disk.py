@@ -29,11 +29,11 @@ class JournalFile:
 
     owner: Process
     entries: list[Entry] = field(default_factory=list)
-    adopter: Process | None = None
+    new_owner: Process | None = None
 
     def is_free(self) -> bool:
         """Whether nobody holds its lock."""
-        return not self.owner.alive and (self.adopter is None or not self.adopter.alive)
+        return not self.owner.alive and (self.new_owner is None or not self.new_owner.alive)
 
     def last(self, *, synced: bool = False) -> list[Commit]:
         """The last answer of each grant, oldest first; of those that are `synced`, if that is asked."""
@@ -80,8 +80,8 @@ class Disk:
                 continue
             if file.owner.alive:
                 found.append(file.owner)
-            elif file.adopter is not None and file.adopter.alive:
-                found.append(file.adopter)
+            elif file.new_owner is not None and file.new_owner.alive:
+                found.append(file.new_owner)
             else:
                 found += [process for process in here if process.alive]
         return found
@@ -140,7 +140,7 @@ class SimulatedJournal:
             world.add(world.schedule.delay_us("disk"), "journal write", process, written)
         await world.arrival(process, future)
 
-    def settled(self, commit: Commit) -> None:
+    def acknowledge(self, commit: Commit) -> None:
         """Nothing is forgotten within a run: it is shorter than any retention."""
 
     def read(self) -> list[Commit]:
@@ -157,7 +157,7 @@ class SimulatedJournal:
         return self._file
 
 
-class SimulatedOrphan:
+class SimulatedAbandonedJournal:
     """A dead process's journal in the hands of a living one."""
 
     def __init__(self, file: JournalFile) -> None:
@@ -169,12 +169,12 @@ class SimulatedOrphan:
         return self._file.owner.name
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """No disk breaks within a run."""
         return True
 
     @property
-    def is_past(self) -> bool:
+    def is_expired(self) -> bool:
         """No retention ends within a run."""
         return False
 
@@ -182,24 +182,24 @@ class SimulatedOrphan:
         """What it holds."""
         return self._file.last()
 
-    def settled(self, *, repaired: bool) -> None:
+    def acknowledge(self, *, repaired: bool) -> None:
         """Nothing is removed within a run."""
 
 
-class SimulatedVolume:
+class SimulatedJournalDirectory:
     """The journals of a machine, as one process sees those of the dead."""
 
     def __init__(self, disk: Disk, process: Process) -> None:
         self._disk = disk
         self._process = process
 
-    def adopt(self, own: str) -> list[SimulatedOrphan]:
+    def take_over(self, own: str) -> list[SimulatedAbandonedJournal]:
         """Take over what is free."""
         free = [file for file in self._disk.files if file.is_free() and file.owner.name != own]
         for file in free:
-            file.adopter = self._process
-            self._disk.world.note(self._process, f"adopts the journal of {file.owner}")
-        return [SimulatedOrphan(file) for file in free]
+            file.new_owner = self._process
+            self._disk.world.note(self._process, f"takes over the journal of {file.owner}")
+        return [SimulatedAbandonedJournal(file) for file in free]
 
     def sweep(self) -> None:
         """Nothing is removed within a run."""

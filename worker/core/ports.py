@@ -243,7 +243,7 @@ class Journal(Protocol):
             JournalError: it may not be there.
         """
 
-    def settled(self, commit: Commit) -> None:
+    def acknowledge(self, commit: Commit) -> None:
         """The store has taken this answer, or another in its place: it may be forgotten after a while."""
 
     def read(self) -> list[Commit]:

@@ -5,13 +5,13 @@ Rules:
 - A store that restarted, failed over or was out of reach begins a new epoch, in which nobody claims before
   those present have confirmed it.
 - Before it confirms an epoch a process has given back whatever it knows: the leases it holds, the answers
-  that wait, and all that its journal and the journals it adopted hold. Lineage decides what of it is news.
+  that wait, and all that its journal and the journals it taken_over hold. Lineage decides what of it is news.
 - Each journal's newest answers are given back first: they are what a store forgets, and recovery ends after a
   time whether all has been given back or not.
 - A record at which the store breaks off holds up no other: what belongs to it stays in the journal.
 - Nothing is removed from a disk while the store is away or has yet to be given back what it forgot.
 - It gives back the same before it says that it is gone: nobody waits for it afterwards.
-- The journal of a process that died is adopted by whoever finds it on the same volume, room or none.
+- The journal of a process that died is taken_over by whoever finds it on the same directory, room or none.
 - A process whose journal cannot take another answer says so, and does not claim.
 - Nor does one to which the store is unfit. It looks once in each epoch, gives back what it knows all the
   same, and confirms no epoch, looking again at each step, until the store is fit.
@@ -47,7 +47,7 @@ LEAVE_SECONDS: Final = 5.0
 log = structlog.get_logger(__name__)
 
 
-class Orphan(Protocol):
+class AbandonedJournal(Protocol):
     """The journal of a process that died, held by this one."""
 
     @property
@@ -55,17 +55,17 @@ class Orphan(Protocol):
         """Whose it was."""
 
     @property
-    def is_past(self) -> bool:
+    def is_expired(self) -> bool:
         """Whether it has been kept long enough, and need not be offered again."""
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all that is in it could be read."""
 
     def read(self) -> list[Commit]:
         """What it holds, the last answer of each grant, oldest first."""
 
-    def settled(self, *, repaired: bool) -> None:
+    def acknowledge(self, *, repaired: bool) -> None:
         """The store has taken all of it, or others in their place: it may be forgotten after the retention.
 
         Args:
@@ -73,10 +73,10 @@ class Orphan(Protocol):
         """
 
 
-class Volume(Protocol):
+class JournalDirectory(Protocol):
     """The journals in one data directory."""
 
-    def adopt(self, own: str) -> Sequence[Orphan]:
+    def take_over(self, own: str) -> Sequence[AbandonedJournal]:
         """Take over journals whose owners are dead, but for `own`; each is returned once.
 
         Raises:
@@ -95,7 +95,7 @@ class Presence:
         store: where it is present.
         answers: those that wait.
         journal: its own.
-        volume: where those of the dead are found.
+        directory: where those of the dead are found.
         held: its leases.
         keep_running: brings the store's server back and tells of it; blocks, but not without end. `None`
             where the server is somebody else's.
@@ -109,7 +109,7 @@ class Presence:
         store: Store,
         answers: Answers,
         journal: Journal,
-        volume: Volume,
+        directory: JournalDirectory,
         held: Callable[[], Sequence[Lease]],
         keep_running: KeepRunning | None = None,
         examine: Callable[[], Awaitable[str]] | None = None,
@@ -118,12 +118,12 @@ class Presence:
         self._store = store
         self._answers = answers
         self._journal = journal
-        self._volume = volume
+        self._directory = directory
         self._held = held
         self._keep_running = keep_running
         self._examine = examine
-        self._adopted: list[Orphan] = []
-        self._unplayed: list[Orphan] = []
+        self._taken_over: list[AbandonedJournal] = []
+        self._unplayed: list[AbandonedJournal] = []
         self._epoch: Epoch | None = None
         self._given_back: int | None = None  # in which epoch
         self._confirmed: int | None = None
@@ -197,9 +197,9 @@ class Presence:
             await asyncio.gather(*(_apart(self._store.reassert(held), held.grant.id) for held in leases))
             off_disk = self._answers.off_disk
             await self._replay(lambda: [*self._journal.read(), *off_disk])
-            self._unplayed = list(self._adopted)
+            self._unplayed = list(self._taken_over)
         while self._unplayed:
-            await self._take_over(self._unplayed[-1])
+            await self._replay_abandoned(self._unplayed[-1])
             self._unplayed.pop()
         if epoch is not None and epoch.number != self._confirmed:
             self._given_back = epoch.number
@@ -231,11 +231,11 @@ class Presence:
                 news.clear()
 
     async def _look_at_the_disk(self) -> None:
-        """Find journals to adopt, and note what keeps this process from claiming."""
+        """Find journals to take over, and note what keeps this process from claiming."""
         trouble = self._refusal
         try:
-            found = await asyncio.to_thread(self._volume.adopt, self._owner)
-            self._adopted += found
+            found = await asyncio.to_thread(self._directory.take_over, self._owner)
+            self._taken_over += found
             self._unplayed += found
         except JournalError as problem:
             trouble = str(problem)
@@ -252,15 +252,17 @@ class Presence:
 
     async def _sweep(self) -> None:
         await self._journal.sweep()
-        await asyncio.to_thread(self._volume.sweep)
-        self._adopted = [orphan for orphan in self._adopted if not orphan.is_past]
+        await asyncio.to_thread(self._directory.sweep)
+        self._taken_over = [abandoned for abandoned in self._taken_over if not abandoned.is_expired]
 
-    async def _take_over(self, orphan: Orphan) -> None:
-        verdicts = await self._replay(orphan.read)
+    async def _replay_abandoned(self, abandoned: AbandonedJournal) -> None:
+        verdicts = await self._replay(abandoned.read)
         if None not in verdicts:
-            orphan.settled(repaired=Verdict.STORED in verdicts)
-        if orphan.is_whole:  # else the store waits for what it may have known, as long as for a living one
-            await self._store.leave(orphan.owner)  # only now: an epoch must not end its recovering before
+            abandoned.acknowledge(repaired=Verdict.STORED in verdicts)
+        if (
+            abandoned.is_complete
+        ):  # else the store waits for what it may have known, as long as for a living one
+            await self._store.leave(abandoned.owner)  # only now: an epoch must not end its recovering before
 
     async def _replay(self, read: Callable[[], list[Commit]]) -> list[Verdict | None]:
         """Offer what is read, the last of it first; returns what became of it, as `Answers.replay` has it."""

@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 @dataclass(slots=True)
 class _OffDisk:
     commit: Commit
-    settled: bool = False
+    acknowledged: bool = False
 
 
 class Answers:
@@ -90,8 +90,8 @@ class Answers:
         """
         for fence, each in list(self._off_disk.items()):
             await self._journal.write(each.commit)
-            if each.settled:
-                self._journal.settled(each.commit)
+            if each.acknowledged:
+                self._journal.acknowledge(each.commit)
             self._off_disk.pop(fence, None)
 
     async def offer_waiting(self) -> None:
@@ -131,7 +131,7 @@ class Answers:
                 log.error("answer.refused", grant=commit.change.grant.id, problem=str(problem))  # noqa: TRY400
                 return None
             if committed.verdict is not Verdict.REBASE or committed.status is None:
-                self._settled(commit)
+                self._acknowledge(commit)
                 return committed.verdict
             try:
                 offered = self._rebased(offered, committed.version, committed.status)
@@ -140,10 +140,10 @@ class Answers:
                 return None
         raise StoreUnavailableError(f"{commit.change.grant.id} moves on again and again")
 
-    def _settled(self, commit: Commit) -> None:
-        self._journal.settled(commit)
+    def _acknowledge(self, commit: Commit) -> None:
+        self._journal.acknowledge(commit)
         if commit.fence in self._off_disk:
-            self._off_disk[commit.fence].settled = True
+            self._off_disk[commit.fence].acknowledged = True
 
     def _rebased(self, commit: Commit, version: int, status: Status) -> Commit:
         pair = self._sealer.open(commit.change.grant)

@@ -29,7 +29,7 @@ from worker.adapters import key_file
 from worker.adapters.clock import RedisClock
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import Volume
+from worker.adapters.journal.volume import JournalDirectory
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.durability import (
     DurabilityWatch,
@@ -241,14 +241,14 @@ async def open_runtime(
     owner = _process_name()
     store = RedisStore(scripts, clock, limits, source=f"evergrant/{settings.namespace}", owner=owner)
     endpoint = HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds)
-    volume = Volume(deployment.journals, settings.journal_seconds)
+    directory = JournalDirectory(deployment.journals, settings.journal_seconds)
     journal = Journal(deployment.journals, owner, settings.journal_seconds)
     server = embedded_server(settings)
     watch = None if told is None else DurabilityWatch(redis, deployment.write_concern, told)
     async with redis, redis_for_groups, endpoint, AsyncExitStack() as opened:
         if server is not None:
             opened.callback(server.close)
-        opened.callback(volume.close)
+        opened.callback(directory.close)
         opened.push_async_callback(journal.close)
         answers = Answers(store=store, journal=journal, sealer=deployment.keys)
         refresher = Refresher(
@@ -268,7 +268,7 @@ async def open_runtime(
             store=store,
             answers=answers,
             journal=journal,
-            volume=volume,
+            directory=directory,
             held=refresher.held,
             keep_running=None if server is None else server.keep_running,
             examine=None if watch is None else watch.refusal,

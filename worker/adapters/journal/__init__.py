@@ -1,8 +1,8 @@
 """The redo log of answers: on this machine's disk before their commit, and a while after it.
 
-With strict rotation an answer that is lost costs a person's consent. So each is written and synced here
-first: a killed process's answers are committed by whoever adopts its journal, and a store that lost its last
-writes is given them back.
+With strict rotation a lost answer costs a person's consent. So each answer is written and synced here first.
+The answers of a killed process are committed by whoever takes its journal over, and a store that lost
+its last writes is given them back.
 
 A data directory holds one directory for each process, and in it a lock and numbered segments.
 
@@ -13,5 +13,5 @@ segment.py  one preallocated file, appended to until it is sealed
 home.py     one journal's directory, and the lock that says whether its owner lives
 chain.py    one process's segments: where the next answer goes
 journal.py  one process's journal: many writers, one sync
-volume.py   the journals of the dead: adopted, read, removed in time
+directory.py   the journals of the dead: taken_over, read, removed in time
 """

@@ -106,7 +106,7 @@ class Chain:
         self.segments = [segment for segment in self.segments if segment not in removed]
 
     def leave(self) -> None:
-        """Let the directory go: to whoever adopts what is in it, or altogether if nothing is."""
+        """Let the directory go: to whoever takes over what is in it, or altogether if nothing is."""
         self.seal()
         home, self._home = self._home, None
         if home is None:
@@ -143,7 +143,7 @@ class Chain:
         return segment
 
     def _create(self, size: int) -> Segment:
-        home = self._settle_in()
+        home = self._open()
         self._number += 1
         path = home.segment(self._number)
         try:
@@ -155,7 +155,7 @@ class Chain:
                 self._home = None
             raise disk.refused(path, error) from error
 
-    def _settle_in(self) -> Home:
+    def _open(self) -> Home:
         if self._home is not None:
             return self._home
         try:

@@ -87,7 +87,7 @@ class Home:
         """Where the file of that number is."""
         return self.path / f"{number:08}.segment"
 
-    def note_settled(self) -> None:
+    def note_acknowledged(self) -> None:
         """Note that the store has taken what is in it. Not synced: what forgets it is kept the longer.
 
         Raises:
@@ -95,7 +95,7 @@ class Home:
         """
         (self.path / SETTLED).touch(mode=0o600)
 
-    def seconds_settled(self) -> float | None:
+    def seconds_since_acknowledged(self) -> float | None:
         """How long ago that was noted last; `None` if never, or by a wall clock that was ahead.
 
         Raises:
@@ -109,7 +109,7 @@ class Home:
 
     def remove(self) -> None:
         """Remove the directory, which has no segments any more, and let the lock go."""
-        # What cannot be removed is empty, and the next adopter will try again.
+        # What cannot be removed is empty, and the next new_owner will try again.
         with contextlib.suppress(OSError):
             (self.path / SETTLED).unlink(missing_ok=True)
             (self.path / LOCK).unlink()
@@ -117,7 +117,7 @@ class Home:
         self.release()
 
     def release(self) -> None:
-        """Let the lock go: from now on the directory may be adopted."""
+        """Let the lock go: from now on the directory may be taken_over."""
         os.close(self._descriptor)
 
 

@@ -7,7 +7,7 @@ Rules:
 - Who is cancelled while waiting leaves the others and the answer itself alone: it is written all the same.
 - A segment is removed when it is no longer written to, every answer in it is settled, and the retention is
   over since the last one was: an answer may have waited longer than that, and a store that took it a moment
-  ago may forget it. Only unsettled answers are remembered one by one.
+  ago may forget it. Only unacknowledged answers are remembered one by one.
 - One that is offered and settled again is kept no longer for it: what is on the disk stays bounded.
 - Nobody waits for a disk that hangs. Until it answers again nothing more is taken; what it was given last is
   written all the same.
@@ -42,7 +42,7 @@ HANGS_SECONDS: Final = 10.0  # a lease leaves the commit more; a disk at work ta
 class _Answer:
     """One answer, from its writing until it is settled."""
 
-    __slots__ = ("fence", "frame", "grant_id", "segment", "settled", "written")
+    __slots__ = ("acknowledged", "fence", "frame", "grant_id", "segment", "written")
 
     def __init__(self, commit: Commit, frame: bytes, written: asyncio.Future[None]) -> None:
         self.grant_id = commit.change.grant.id
@@ -50,7 +50,7 @@ class _Answer:
         self.frame = frame
         self.written = written
         self.segment: Segment | None = None
-        self.settled = False
+        self.acknowledged = False
 
 
 class Journal:
@@ -74,7 +74,7 @@ class Journal:
         self._waiting: list[_Answer] = []
         self._queued_bytes = 0  # of what waits or is being written
         self._reserved_bytes = 0
-        self._unsettled: dict[str, list[_Answer]] = {}  # by grant
+        self._unacknowledged: dict[str, list[_Answer]] = {}  # by grant
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
         self._hangs = False
@@ -104,30 +104,30 @@ class Journal:
         self._refuse_if_unusable()
         loop = asyncio.get_running_loop()
         answer = _Answer(commit, self._frame(commit), loop.create_future())
-        self._unsettled.setdefault(answer.grant_id, []).append(answer)
+        self._unacknowledged.setdefault(answer.grant_id, []).append(answer)
         self._waiting.append(answer)
         self._queued_bytes += len(answer.frame)
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush())
         await answer.written
 
-    def settled(self, commit: Commit) -> None:
+    def acknowledge(self, commit: Commit) -> None:
         """The store has taken this answer, or another in its place: it may be forgotten after the retention.
 
         So are the grant's earlier ones, for this one came after them.
         """
         grant_id, now = commit.change.grant.id, self._now()
         later = []
-        for answer in self._unsettled.pop(grant_id, ()):
+        for answer in self._unacknowledged.pop(grant_id, ()):
             if answer.fence > commit.fence:
                 later.append(answer)
                 continue
-            answer.settled = True
+            answer.acknowledged = True
             if answer.segment is not None:
-                answer.segment.unsettled -= 1
-                answer.segment.settled_at = now
+                answer.segment.unacknowledged -= 1
+                answer.segment.acknowledged_at = now
         if later:
-            self._unsettled[grant_id] = later
+            self._unacknowledged[grant_id] = later
 
     def read(self) -> list[Commit]:
         """What this journal holds, the last answer of each grant, oldest first. For any thread."""
@@ -141,7 +141,7 @@ class Journal:
             await self._in_time(self._sweep())
 
     async def close(self) -> None:
-        """Finish what waits; leave the directory to the next adopter, or remove it if nothing is in it."""
+        """Finish what waits; leave the directory to the next new_owner, or remove it if nothing is in it."""
         if self._closed:
             return
         self._closed = True
@@ -227,9 +227,9 @@ class Journal:
                 if not answer.written.done():
                     answer.written.set_exception(JournalError(str(place)))
                 continue
-            if not answer.settled:
+            if not answer.acknowledged:
                 answer.segment = place
-                place.unsettled += 1
+                place.unacknowledged += 1
             if not answer.written.done():
                 answer.written.set_result(None)
 
@@ -250,8 +250,8 @@ class Journal:
             segment
             for segment in self._chain.segments
             if segment is not self._chain.current
-            and not segment.unsettled
-            and max(segment.written_at, segment.settled_at) <= last
+            and not segment.unacknowledged
+            and max(segment.written_at, segment.acknowledged_at) <= last
         ]
         if old:
             await self._in_thread(partial(self._chain.remove, old))

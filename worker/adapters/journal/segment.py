@@ -44,16 +44,16 @@ class Segment:
         path: where it is.
         begun_at: when the first answer was written, `None` before.
         written_at: when the last one was.
-        unsettled: how many of its answers are not known to be in the store.
-        settled_at: when the last of the others became so.
+        unacknowledged: how many of its answers are not known to be in the store.
+        acknowledged_at: when the last of the others became so.
     """
 
     def __init__(self, path: Path, descriptor: int | None, size: int, end: int | None) -> None:
         self.path = path
         self.begun_at: float | None = None
         self.written_at = 0.0
-        self.unsettled = 0
-        self.settled_at = 0.0
+        self.unacknowledged = 0
+        self.acknowledged_at = 0.0
         self._descriptor = descriptor
         self._size = size
         self._end = end  # of what is synced; `None` where another process wrote it
@@ -83,7 +83,7 @@ class Segment:
     def found(cls, path: Path) -> Self:
         """A file that an earlier use of the same directory left: it stays, for nobody here can settle it."""
         segment = cls(path, None, 0, None)
-        segment.unsettled = 1
+        segment.unacknowledged = 1
         return segment
 
     @property

@@ -1,12 +1,12 @@
 """The journals of the dead: found by their free locks, read, and removed when they are of no more use.
 
 Rules:
-- A journal is adopted by whoever gets its lock, once in a process. If the adopter dies, another adopts it:
-  its answers are then offered once more, which harms nothing.
+- Whoever gets a journal's lock takes it over, once in a process. If that process dies, another takes it over:
+  the answers are then offered once more, which harms nothing.
 - It stays for a retention after the store took the last of its answers, for a store that loses its last
   writes. When they were written says nothing of that: its machine may have been away, or the store. An offer
-  at which the store had all of them begins no new retention, not even another adopter's: a store that keeps
-  beginning epochs, or adopters that do not live long, would keep it for ever.
+  at which the store had all of them begins no new retention, not even by another owner: a store that keeps
+  beginning epochs, or new owners that do not live long, would keep it for ever.
 - What was not understood is kept for a release that does.
 - A young directory in which there is nothing yet is left to its owner, who may be about to lock it.
 - For one thread at a time.
@@ -29,7 +29,7 @@ CHILDHOOD_SECONDS: Final = 60.0
 log = structlog.get_logger(__name__)
 
 
-class Adopted:
+class AbandonedJournal:
     """A dead process's journal.
 
     Attributes:
@@ -50,11 +50,11 @@ class Adopted:
         return segment.last_of_each_grant(self._commits())
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all that is in it could be read the last time."""
         return self._complete
 
-    def settled(self, *, repaired: bool) -> None:
+    def acknowledge(self, *, repaired: bool) -> None:
         """The store was offered all that `read` returned: it may be forgotten after the retention.
 
         Args:
@@ -65,7 +65,7 @@ class Adopted:
             self._removable_at = self._now() + self._keep_seconds - kept
 
     @property
-    def is_past(self) -> bool:
+    def is_expired(self) -> bool:
         """Whether it is of no more use."""
         return self._removable_at is not None and self._now() >= self._removable_at
 
@@ -80,7 +80,7 @@ class Adopted:
         self._home.remove()
 
     def release(self) -> None:
-        """Let somebody else adopt it."""
+        """Let somebody else take over it."""
         self._home.release()
 
     def _commits(self) -> Iterator[Commit]:
@@ -97,15 +97,15 @@ class Adopted:
 
     def _seconds_kept(self, *, anew: bool) -> float:
         """How much of a retention is over that began before; where none did, it is noted that one begins."""
-        with contextlib.suppress(OSError):  # costs only room, for the next adopter keeps it longer
-            seconds = None if anew else self._home.seconds_settled()
+        with contextlib.suppress(OSError):  # costs only room, for the next new_owner keeps it longer
+            seconds = None if anew else self._home.seconds_since_acknowledged()
             if seconds is not None:
                 return seconds
-            self._home.note_settled()
+            self._home.note_acknowledged()
         return 0.0
 
 
-class Volume:
+class JournalDirectory:
     """All journals in a directory, as one process sees those of the dead.
 
     Args:
@@ -118,9 +118,9 @@ class Volume:
         self._root = root
         self._keep_seconds = keep_seconds
         self._now = now
-        self._adopted: dict[str, Adopted] = {}
+        self._taken_over: dict[str, AbandonedJournal] = {}
 
-    def adopt(self, own: str) -> list[Adopted]:
+    def take_over(self, own: str) -> list[AbandonedJournal]:
         """Take over the journals whose owners are dead; those that are empty are removed.
 
         Args:
@@ -137,30 +137,30 @@ class Volume:
             return []
         except OSError as error:
             raise disk.refused(self._root, error) from error
-        # What is adopted already is locked, to this process as well.
+        # What is taken_over already is locked, to this process as well.
         taken = [self._take(path) for path in paths if path.name != own]
-        new = [adopted for adopted in taken if adopted is not None]
-        self._adopted |= {adopted.owner: adopted for adopted in new}
+        new = [taken_over for taken_over in taken if taken_over is not None]
+        self._taken_over |= {taken_over.owner: taken_over for taken_over in new}
         return new
 
     def sweep(self) -> None:
-        """Remove the adopted journals that are of no more use; to be called every now and then."""
-        for owner, adopted in list(self._adopted.items()):
-            if not adopted.is_past:
+        """Remove the taken_over journals that are of no more use; to be called every now and then."""
+        for owner, taken_over in list(self._taken_over.items()):
+            if not taken_over.is_expired:
                 continue
             try:
-                adopted.remove()
+                taken_over.remove()
             except OSError as error:
                 log.warning("journal.not_removed", problem=str(disk.refused(self._root / owner, error)))
             else:
-                del self._adopted[owner]
+                del self._taken_over[owner]
 
     def close(self) -> None:
-        """Let others adopt what this process holds."""
-        while self._adopted:
-            self._adopted.popitem()[1].release()
+        """Let others take over what this process holds."""
+        while self._taken_over:
+            self._taken_over.popitem()[1].release()
 
-    def _take(self, path: Path) -> Adopted | None:
+    def _take(self, path: Path) -> AbandonedJournal | None:
         try:
             if _may_be_being_born(path):
                 return None
@@ -168,12 +168,12 @@ class Volume:
             if home is None:
                 return None
             if home.segments():
-                return Adopted(home, self._keep_seconds, self._now)
+                return AbandonedJournal(home, self._keep_seconds, self._now)
             home.remove()
         except FileNotFoundError:
-            pass  # another adopter removed it meanwhile
+            pass  # another new_owner removed it meanwhile
         except OSError as error:
-            log.warning("journal.not_adopted", problem=str(disk.refused(path, error)))
+            log.warning("journal.not_taken_over", problem=str(disk.refused(path, error)))
         return None
 
 
