@@ -58,11 +58,16 @@ bench: $(VENV)/.bench ## every measurement of docs/performance.md, side by side;
 	@$(BIN)/python -m bench $(if $(REPEATS),--repeats $(REPEATS)) $(ONLY)
 
 .PHONY: lint
-lint: $(VENV)/.dev ## style, types and the direction of imports
+lint: $(VENV)/.dev lint-lua ## style, types, the direction of imports, and Lua
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# luacheck comes with the system, not from the lock file: Debian's package is `lua-check`.
+.PHONY: lint-lua
+lint-lua: $(VENV)/.run ## the Lua scripts, as Redis is given them
+	@$(BIN)/python .ci/lint_lua.py
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code into the house style
