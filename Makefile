@@ -30,9 +30,20 @@ install: $(VENV)/.run ## the environment in .venv, with `evergrant` and `celery`
 demo: $(VENV)/.run ## a live fleet against a sandbox Buddy, for SECONDS=60 with GRANTS=200
 	@$(BIN)/evergrant demo --seconds $(SECONDS) --grants $(GRANTS)
 
+# Each of these answers within seconds, all of them within minutes.
+QUICK = $(BIN)/python -m pytest -n auto -m "not slow"
+
 .PHONY: test
-test: $(VENV)/.bench ## every test
+test: $(VENV)/.bench ## the quick tests
+	@$(QUICK)
+
+.PHONY: check
+check: lint $(VENV)/.bench ## what must pass before a change lands: lint and every test
 	@$(BIN)/python -m pytest
+
+.PHONY: coverage
+coverage: $(VENV)/.bench ## the quick tests, and the lines and branches of the product that they miss
+	@$(QUICK) --cov
 
 .PHONY: soak
 soak: $(VENV)/.dev ## 1,000 grants of one-minute tokens for SECONDS=300, two workers, two beats
@@ -81,5 +92,5 @@ lock: $(VENV)/.dev ## resolve the newest versions into the lock files
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements-dev.lock pyproject.toml -o requirements-bench.lock
 
 .PHONY: clean
-clean: ## remove the environment and what tools left behind
-	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove the environments and what tools left behind
+	@rm -rf $(VENV) dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
