@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS ?= 60
 GRANTS ?= 200
+PYTHONS ?= 3.11 3.12 3.13 3.14
 
 .PHONY: help
 help: ## this list
@@ -44,6 +45,10 @@ check: lint $(VENV)/.bench ## what must pass before a change lands: lint and eve
 .PHONY: coverage
 coverage: $(VENV)/.bench ## the quick tests, and the lines and branches of the product that they miss
 	@$(QUICK) --cov
+
+.PHONY: matrix
+matrix: ## the quick tests under each of PYTHONS="3.11 3.12 3.13 3.14" that is found, in .venv-3.X
+	@.ci/matrix $(PYTHONS)
 
 .PHONY: soak
 soak: $(VENV)/.dev ## 1,000 grants of one-minute tokens for SECONDS=300, two workers, two beats
@@ -93,4 +98,4 @@ lock: $(VENV)/.dev ## resolve the newest versions into the lock files
 
 .PHONY: clean
 clean: ## remove the environments and what tools left behind
-	@rm -rf $(VENV) dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-* dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
