@@ -90,11 +90,15 @@ format: $(VENV)/.dev ## put the code into the house style
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+# Renovate repeats the command that uv notes at the head of each file, and reads options only with `=`.
+UPGRADE ?= --upgrade
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes $(UPGRADE)
+
 .PHONY: lock
-lock: $(VENV)/.dev ## resolve the newest versions into the lock files
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate --group build pyproject.toml -o requirements.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements-dev.lock pyproject.toml -o requirements-bench.lock
+lock: $(VENV)/.dev ## resolve the newest versions into the lock files; UPGRADE= keeps those that still fit
+	@$(LOCK) --group=build --output-file=requirements.lock pyproject.toml
+	@$(LOCK) --group=build --group=dev --constraint=requirements.lock --output-file=requirements-dev.lock pyproject.toml
+	@$(LOCK) --group=bench --constraint=requirements-dev.lock --output-file=requirements-bench.lock pyproject.toml
 
 .PHONY: clean
 clean: ## remove the environments and what tools left behind
