@@ -29,6 +29,7 @@ from config import load_settings
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.volume import JournalDirectory
+from worker.adapters.log_observer import LogObserver
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.event_stream import RedisEventStream
@@ -477,7 +478,8 @@ async def open_member(
             store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
             journal = Journal(root, owner, keep_seconds, now)
             opened.push_async_callback(journal.close)
-            answers = Answers(store=store, journal=journal, sealer=sealer)
+            observer = LogObserver()
+            answers = Answers(store=store, journal=journal, sealer=sealer, observer=observer)
             refresher = Refresher(
                 store=store,
                 endpoint=await opened.enter_async_context(endpoint),
@@ -487,6 +489,7 @@ async def open_member(
                 clients=clients,
                 clock=clock,
                 rules=RULES,
+                observer=observer,
                 chance=lambda: chance,
                 effort=Effort(
                     in_flight=in_flight,

@@ -38,6 +38,7 @@ _GRANT_FIELDS = (
     "in_doubt",
     "noticed_at",
     "root",
+    "rejected_at",
 )
 _grant_values = attrgetter(*_GRANT_FIELDS)
 

@@ -8,10 +8,13 @@ raw bytes.
 """
 
 import json
+from collections.abc import Mapping
 
 import msgpack
 
+from worker.core import lifecycle
 from worker.core.grant import Grant, Status
+from worker.core.lifecycle import Trigger
 from worker.core.registry import UnreadableRecordError
 
 FIELDS = (
@@ -36,6 +39,7 @@ FIELDS = (
     "NOTICED_AT",
     "LAST",  # the fence whose outcome was stored last
     "IMPORTED",  # the lineage that came from outside last: what is stored now descends from it
+    "REJECTED_AT",
 )
 FRONT = FIELDS.index("CLIENT") + 1  # of a record: what leasing reads and writes, and nothing behind it
 
@@ -43,7 +47,24 @@ FRONT = FIELDS.index("CLIENT") + 1  # of a record: what leasing reads and writes
 def lua_positions() -> str:
     """The constants that every script starts with, on one line."""
     names, positions = ", ".join(FIELDS), ", ".join(str(i + 1) for i in range(len(FIELDS)))
-    return f"local {names}, FRONT = {positions}, {FRONT}\n"
+    return f"local {names}, FRONT = {positions}, {FRONT}; {_transitions()}\n"
+
+
+def _transitions() -> str:
+    """What the lifecycle's table says of a stored grant's status, as Lua tables."""
+    tables: dict[str, Mapping[Status, Status | bool]] = {
+        "PAUSED": lifecycle.next_statuses(Trigger.PAUSE),
+        "RESUMED": lifecycle.next_statuses(Trigger.RESUME),
+        "RESUMED_IN_BOUT": lifecycle.next_statuses(Trigger.RESUME_IN_BOUT),
+        "UNMOVED_BY_OUTCOMES": {status: True for status in lifecycle.unmoved_by_outcomes()},
+    }
+    names, values = ", ".join(tables), ", ".join(map(_lua_table, tables.values()))
+    return f"local {names} = {values}"
+
+
+def _lua_table(pairs: Mapping[Status, Status | bool]) -> str:
+    entries = (f"{key} = {'true' if value is True else repr(str(value))}" for key, value in pairs.items())
+    return "{" + ", ".join(entries) + "}"
 
 
 def pack(grant: Grant) -> bytes:
@@ -70,6 +91,7 @@ def pack(grant: Grant) -> bytes:
         _or_false(grant.noticed_at),
         0,
         grant.lineage,
+        _or_false(grant.rejected_at),
     ]
     # The old raw type for strings: the one that every cmsgpack reads.
     packed: bytes = msgpack.packb(values, use_bin_type=False)
@@ -117,7 +139,7 @@ def _unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None) -> tuple[Gra
         noticed_at,
         _last,
         imported,
-        *_,
+        *later,
     ) = msgpack.unpackb(packed, raw=True)
     grant = Grant(
         id=grant_id,
@@ -138,6 +160,7 @@ def _unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None) -> tuple[Gra
         in_doubt=bool(intent) if in_doubt is None else in_doubt,
         noticed_at=_or_none(noticed_at),
         root=imported,
+        rejected_at=_or_none(later[0]) if later else None,
     )
     return grant, fence, lease_until
 

@@ -181,6 +181,7 @@ class RedisStore:
             self._event(change.event),
             self._limits.events_kept,
             _instant(answered_at),
+            _instant(grant.rejected_at),
         )
         return Verdict(verdict.decode())
 

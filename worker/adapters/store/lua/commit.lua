@@ -63,6 +63,7 @@ r[REFRESH_EXPIRES_AT] = instant(ARGV[11])
 r[SCOPE] = ARGV[12] ~= '' and ARGV[12]
 r[STREAK] = 0
 r[REASON] = false
+r[REJECTED_AT] = false
 if ours then r[INTENT] = false end -- else it is a later lease's, which may be presenting
 r[LAST] = fence
 set_status(r, ARGV[13])

@@ -28,22 +28,20 @@ if verb == 'delete' then
 end
 
 if verb == 'pause' then
-  if r[STATUS] == 'paused' then return 'unchanged' end
-  set_status(r, 'paused')
+  local paused = PAUSED[r[STATUS]]
+  if not paused then return 'unchanged' end
+  set_status(r, paused)
   save(id, r)
   schedule(id, r, '')
   mark(id, '')
   return 'done'
 end
 
--- resume: a failed grant is given one more bout of tries.
-if r[STATUS] == 'failed' then
-  set_status(r, 'failing')
-elseif r[STATUS] == 'paused' then
-  set_status(r, r[STREAK] > 0 and 'failing' or 'active')
-else
-  return 'unchanged'
-end
+-- resume: a failed grant is given one more bout of tries; rejections before it do not count.
+local resumed = (r[STREAK] > 0 and RESUMED_IN_BOUT or RESUMED)[r[STATUS]]
+if not resumed then return 'unchanged' end
+set_status(r, resumed)
+r[REJECTED_AT] = false
 save(id, r)
 if r[STATUS] == 'failing' then mark(id, digits(r[ACCESS_EXPIRES_AT] or NO_END)) end
 schedule(id, r, digits(math.max(now_ms(), r[LEASE_UNTIL])))

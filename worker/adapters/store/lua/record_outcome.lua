@@ -23,7 +23,7 @@ if r[LINEAGE] ~= lineage then
 end
 
 r[INTENT] = ARGV[7] == '1'
-if r[STATUS] == 'paused' then
+if UNMOVED_BY_OUTCOMES[r[STATUS]] then
   save(id, r)
   return 'stored'
 end
@@ -38,6 +38,7 @@ end
 set_status(r, ARGV[4])
 r[STREAK] = tonumber(ARGV[5])
 r[REASON] = ARGV[6] ~= '' and ARGV[6]
+r[REJECTED_AT] = ARGV[14] ~= '' and tonumber(ARGV[14])
 r[NOTICED_AT] = ARGV[8] ~= '' and tonumber(ARGV[8])
 save(id, r)
 schedule(id, r, ARGV[9])
