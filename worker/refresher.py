@@ -2,11 +2,11 @@
 
 Rules:
 - A refresh token is presented only under its grant's lease. Taking the lease has also stored the intent.
-- After a reply that could not be read the same token is sent once more, soon, under the same lease: a server with a
-  grace period answers, and with a strict one nothing more can be lost.
+- After a reply that could not be read the same token is sent once more, soon, under the same lease: a
+  server with a grace period answers, and with a strict one nothing more can be lost.
 - An answer, once here, is on the disk before the store is asked to take it (refreshing/answers.py).
-- A fault of the client or of the provider is never held against a grant (refreshing/attribution.py). Once it is
-  known, what was claimed and has not been sent is given back.
+- A fault of the client or of the provider is never held against a grant (refreshing/attribution.py).
+  Once it is known, what was claimed and has not been sent is given back.
 - Decisions are the core's; this file only asks, sends and stores.
 """
 
@@ -134,8 +134,8 @@ class Refresher:
     async def refresh_one(self, lease: Lease) -> AttemptOutcome:
         """Refresh one leased grant now, due or not.
 
-        A success lets a rejected client work again. A refusal does not pause it, and a missing key is not held
-        against the grant: whoever asked may have other settings than the workers.
+        A success lets a rejected client work again. A refusal does not pause it, and a missing key is
+        not held against the grant: whoever asked may have other settings than the workers.
         """
         client = self._clients.reread(lease.grant.client)
         self._leases[lease.fence] = lease

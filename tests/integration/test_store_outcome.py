@@ -1,4 +1,4 @@
-"""settle.lua: outcomes that brought no tokens."""
+"""record_outcome.lua: outcomes that brought no tokens."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace

@@ -1,12 +1,13 @@
 """What becomes of a grant: one table from (phase, trigger) to the next phase and its event.
 
 Rules:
-- The table is the whole truth, for outcomes and operators, in Python and in Lua: the scripts' decisions are made from
-  it when they are loaded. A pair that is not in it cannot happen, and asking for it raises.
+- The table is the whole truth, for outcomes and operators, in Python and in Lua: the scripts' decisions
+  are made from it when they are loaded. A pair that is not in it cannot happen, and asking for it raises.
 - A fault of the client or of the provider is no trigger: it leaves its grants as they are.
-- A rejection is believed when a second, spaced try says the same. One that comes while an earlier reply is in doubt
-  is believed at once: asking again would present a token that may be superseded.
-- One `failing` event a bout, one `failed` or `recovered` at its end. Without an event the status stays as it was.
+- A rejection is believed when a second, spaced try says the same. One that comes while an earlier reply
+  is in doubt is believed at once: asking again would present a token that may be superseded.
+- One `failing` event a bout, one `failed` or `recovered` at its end. Without an event the status stays
+  as it was.
 """
 
 from dataclasses import dataclass, replace
@@ -168,7 +169,8 @@ def next_statuses(trigger: Trigger) -> dict[Status, Status]:
     """Where a trigger leads from each status; without those from which it cannot come.
 
     Raises:
-        ValueError: two phases of one status lead to different statuses, so that the status alone does not tell.
+        ValueError: two phases of one status lead to different statuses, so that the status alone does
+            not tell.
     """
     found: dict[Status, Status] = {}
     for (phase, each), step in TABLE.items():

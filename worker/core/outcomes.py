@@ -1,8 +1,8 @@
 """What one attempt to refresh a grant came to, and what that says of the grant.
 
-Every attempt ends as exactly one `AttemptOutcome`: as the `Outcome` of its request, or as one of those that a request
-cannot have. No outcome contains text that a server wrote, except for registered error codes: any other text could
-hold a secret.
+Every attempt ends as exactly one `AttemptOutcome`: as the `Outcome` of its request, or as one of those
+that a request cannot have. No outcome contains text that a server wrote, except for registered error
+codes: any other text could hold a secret.
 """
 
 from dataclasses import dataclass, field
@@ -107,7 +107,10 @@ class CannotUnseal:
 
 @dataclass(frozen=True, slots=True)
 class LeaseTooShort:
-    """Nothing was sent: the lease would have ended before the request's deadline. The process may have stood still."""
+    """Nothing was sent: the lease would have ended before the request's deadline.
+
+    This process may have stood still.
+    """
 
 
 @dataclass(frozen=True, slots=True)

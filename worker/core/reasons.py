@@ -1,12 +1,14 @@
 """Every reason that Evergrant gives: why a grant is due, why it is failing or failed, which end comes.
 
 Rules:
-- One word, one meaning, everywhere: stored records, events, `status`, `grants show`, logs and metrics use these.
-- What a reason means and what to do about it stands here, once. `docs/events.md` and `status` are made from it.
+- One word, one meaning, everywhere: stored records, events, `status`, `grants show`, logs and metrics
+  use these.
+- What a reason means and what to do about it stands here, once. `docs/events.md` and `status` are made
+  from it.
 - A reason is added, never renamed: consumers match on it.
 
-What a server or the wire said in its own words (`invalid_client`, `http_502`, `timeout`) is no reason of ours. It
-stands in an event's `detail`, and is the reason of a client's or a provider's event.
+What a server or the wire said in its own words (`invalid_client`, `http_502`, `timeout`) is no reason of
+ours. It stands in an event's `detail`, and is the reason of a client's or a provider's event.
 """
 
 from enum import StrEnum
@@ -24,7 +26,8 @@ class Reason(StrEnum):
     meaning: str
     advice: str
 
-    def __new__(cls, value: str, meaning: str, advice: str = "") -> Self:
+    # What stands behind each word below: its value, its meaning, its advice.
+    def __new__(cls, value: str, meaning: str, advice: str = "") -> Self:  # noqa: D102 it is the enum's own constructor
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -44,9 +47,11 @@ class Reason(StrEnum):
     REJECTED = "rejected", "the provider rejected the refresh token once; a second try is on its way"
     UNAVAILABLE = (
         "unavailable",
-        "no usable answer came, while the same endpoint answered others; or, with detail"
-        " `client_not_confirmed`, the provider refused in words that may mean the grant or the client, and"
-        " would not say which",
+        (
+            "no usable answer came, while the same endpoint answered others; or, with detail"
+            " `client_not_confirmed`, the provider refused in words that may mean the grant or the client,"
+            " and would not say which"
+        ),
     )
     REPLY_UNKNOWN = (
         "reply_unknown",

@@ -1,12 +1,12 @@
 """Find out whose failure it was: the grant's, the client's or the endpoint's.
 
 Rules:
-- A refusal that may mean the grant or the client is checked: a client-credentials request asks about the client
-  alone. One check serves every request that left before it, for a wrong secret is met by many at once.
-- A refused client is paused before its grant is put back, so nothing can claim the grant in between. Where the store
-  knows that the client is well, the refusal is the grant's own.
-- An attempt without a readable reply is compared with others at the same endpoint: it is the grant's only where they
-  were answered meanwhile.
+- A refusal that may mean the grant or the client is checked: a client-credentials request asks about the
+  client alone. One check serves every request that left before it, for a wrong secret is met by many at once.
+- A refused client is paused before its grant is put back, so nothing can claim the grant in between.
+  Where the store knows that the client is well, the refusal is the grant's own.
+- An attempt without a readable reply is compared with others at the same endpoint: it is the grant's
+  only where they were answered meanwhile.
 - On demand a refusal pauses nobody: whoever asked may have other settings than the workers.
 - What the server said to a half-open probe lets its client or its endpoint work again.
 """
@@ -158,8 +158,8 @@ class Attribution:
     async def _replies_are_lost(self, attempt: Attempt) -> bool:
         """Count a lost first reply against the endpoint, although the second one rejected the token.
 
-        The server used the token up and its reply could not be read. Where it does so with every grant, the breaker
-        has to open before all of them are lost.
+        The server used the token up and its reply could not be read. Where it does so with every grant,
+        the breaker has to open before all of them are lost.
         """
         if attempt.lost is None:
             return False
@@ -227,7 +227,10 @@ class Attribution:
                 return ClientNotConfirmed(refusal.code)
 
     async def _check(self, client: Client, sent_at: int) -> ClientCheck:
-        """Ask about the client, unless a check answers that left after this request: the secret may have changed."""
+        """Ask about the client, or share a check that left after this request.
+
+        An older check proves nothing: the secret may have changed since.
+        """
         known = self._checks.get(client.name)
         if known is None or known.client != client or known.at <= sent_at:
             now = self._clock.now()

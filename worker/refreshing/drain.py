@@ -1,7 +1,8 @@
 """Work off what one client has due: claim a chunk, keep requests in flight, claim again.
 
 Rules:
-- Nothing is claimed while an answer waits for the store, or while the disk has no room for the answers to come.
+- Nothing is claimed while an answer waits for the store, or while the disk has no room for the answers
+  to come.
 - What is in flight is always finished. What still awaits its turn when the drain ends is given back.
 """
 
@@ -79,7 +80,9 @@ class Drain:
         self._in_flight = in_flight
 
     async def run(self, client_name: str, runner: str, stop: Callable[[], bool], start: Start) -> int:
-        """Drain one client until nothing is due, `stop` says so, or an answer does; returns how many were claimed.
+        """Drain one client until nothing is due, `stop` says so, or an answer does.
+
+        Returns how many grants were claimed.
 
         Args:
             client_name: whose grants.

@@ -8,13 +8,10 @@ raw bytes.
 """
 
 import json
-from collections.abc import Mapping
 
 import msgpack
 
-from worker.core import lifecycle
 from worker.core.grant import Grant, Status
-from worker.core.lifecycle import Trigger
 from worker.core.registry import UnreadableRecordError
 
 FIELDS = (
@@ -47,24 +44,7 @@ FRONT = FIELDS.index("CLIENT") + 1  # of a record: what leasing reads and writes
 def lua_positions() -> str:
     """The constants that every script starts with, on one line."""
     names, positions = ", ".join(FIELDS), ", ".join(str(i + 1) for i in range(len(FIELDS)))
-    return f"local {names}, FRONT = {positions}, {FRONT}; {_transitions()}\n"
-
-
-def _transitions() -> str:
-    """What the lifecycle's table says of a stored grant's status, as Lua tables."""
-    tables: dict[str, Mapping[Status, Status | bool]] = {
-        "PAUSED": lifecycle.next_statuses(Trigger.PAUSE),
-        "RESUMED": lifecycle.next_statuses(Trigger.RESUME),
-        "RESUMED_IN_BOUT": lifecycle.next_statuses(Trigger.RESUME_IN_BOUT),
-        "UNMOVED_BY_OUTCOMES": {status: True for status in lifecycle.unmoved_by_outcomes()},
-    }
-    names, values = ", ".join(tables), ", ".join(map(_lua_table, tables.values()))
-    return f"local {names} = {values}"
-
-
-def _lua_table(pairs: Mapping[Status, Status | bool]) -> str:
-    entries = (f"{key} = {'true' if value is True else repr(str(value))}" for key, value in pairs.items())
-    return "{" + ", ".join(entries) + "}"
+    return f"local {names}, FRONT = {positions}, {FRONT}\n"
 
 
 def pack(grant: Grant) -> bytes:
