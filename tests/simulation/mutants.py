@@ -215,6 +215,6 @@ MUTANTS: Final = (
         "a commit has no event",
         "4",
         ["a crash"],
-        patch=_replacing("commit", {"emit(event, events_kept)\n": ""}),
+        patch=_replacing("commit", {"emit(event, events_kept)\nreturn {'stored'": "return {'stored'"}),
     ),
 )
