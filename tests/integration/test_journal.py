@@ -26,11 +26,11 @@ import msgpack
 import pytest
 from structlog.testing import capture_logs
 
-from worker.adapters.journal import frame
 from worker.adapters.journal import journal as journal_module
-from worker.adapters.journal.chain import ANSWER_BYTES, SEGMENT_BYTES
+from worker.adapters.journal.directory import AbandonedJournal, JournalDirectory
+from worker.adapters.journal.format import FIRST_LINE, entries_in, framed
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import AbandonedJournal, JournalDirectory
+from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
@@ -591,7 +591,7 @@ async def three(
     (taken_over,) = directory.take_over("me")
     (segment,) = segments(home)
     content = segment.read_bytes()
-    offsets = [offset for offset, _ in frame.payloads(content)]
+    offsets = [offset for offset, _ in entries_in(content)]
     return segment, content, [*offsets, len(content)], taken_over
 
 
@@ -723,7 +723,7 @@ async def test_what_a_newer_release_wrote_is_kept_for_it(
     three: tuple[Path, bytes, list[int], AbandonedJournal], directory: JournalDirectory, clock: Clock
 ) -> None:
     segment, content, _, taken_over = three
-    segment.write_bytes(content + frame.framed(msgpack.packb([2, "of a newer release"])))
+    segment.write_bytes(content + framed(msgpack.packb([2, "of a newer release"])))
     with capture_logs() as logs:
         assert fences(taken_over.read()) == [1, 2, 3]
     assert [(log["event"], log["offset"], log["entries"]) for log in logs] == [
@@ -767,7 +767,7 @@ async def test_a_file_that_cannot_be_opened_is_kept_and_the_others_read(
     assert segments(home)
 
 
-@pytest.mark.parametrize("content", [b"", bytes(100), frame.FIRST_LINE, frame.FIRST_LINE[:7] + bytes(100)])
+@pytest.mark.parametrize("content", [b"", bytes(100), FIRST_LINE, FIRST_LINE[:7] + bytes(100)])
 async def test_a_segment_that_was_never_written_to_holds_nothing(
     three: tuple[Path, bytes, list[int], AbandonedJournal], content: bytes
 ) -> None:
@@ -1065,7 +1065,7 @@ async def settled_before(journal: Journal, root: Path, home: Path, clock: Clock)
     taken_over.read()
     taken_over.acknowledge(repaired=True)
     first.close()
-    return home / "settled"
+    return home / "acknowledged"
 
 
 async def test_two_owners_of_one_directory_cannot_be(open_journal: Callable[..., Journal]) -> None:
