@@ -1,25 +1,26 @@
 """One process's directory and its lock; abandoned journals: taken over, read, removed in time.
 
-A journal's directory is named after the process that writes it. A journal is abandoned when that process is
-dead, which its free lock shows.
+A journal's directory is named after the process that writes it. A journal is abandoned when that
+process is dead, which its free lock shows.
 
 Rules of the lock:
 - Whoever holds the lock owns the directory. The kernel releases the lock of a process that dies.
-- A lock counts only while the locked file is the one in the directory: the file may have been removed after it
-  was opened. So a directory can be removed under the process that is just making it; that process notices, and
+- A lock counts only while the locked file is the one in the directory: it may have been removed after
+  it was opened. So a directory can be removed while its owner is just making it; the owner notices and
   makes it again.
 - Nobody removes anything from a directory without holding its lock.
-- The lock does not pass to a program that is executed. A forked child would keep it: open a journal after the
-  last fork.
+- The lock does not pass to a program that is executed. A forked child would keep it: open a journal
+  after the last fork.
 
 Rules of abandoned journals:
-- A process takes over every journal whose lock is free, once. If it dies too, another takes over and offers
-  the answers to the store again, which does no harm.
-- A journal stays for one retention after the store took the last of its answers, because a store may lose its
-  last writes. The age of the files says nothing of that: their machine may have been away, or the store.
-- An offer that brought the store nothing new begins no new retention, and a new owner goes on with the one
-  that has begun. Otherwise a store that keeps beginning epochs, or owners that live briefly, would keep a
-  journal for ever.
+- A process takes over every journal whose lock is free, once. If it dies too, another takes over and
+  offers the answers to the store again, which does no harm.
+- A journal stays for one retention after the store took the last of its answers, because a store may
+  lose its last writes. The age of the files says nothing of that: their machine may have been away, or
+  the store.
+- An offer that brought the store nothing new begins no new retention, and a new owner goes on with the
+  one that has begun. Otherwise a store that keeps beginning epochs, or owners that live briefly, would
+  keep a journal for ever.
 - What was not read completely is kept.
 - A new directory with nothing in it is left alone: its owner may be about to lock it.
 - For one thread at a time.
@@ -43,11 +44,7 @@ log = structlog.get_logger(__name__)
 
 LOCK: Final = "lock"
 ACKNOWLEDGED: Final = "acknowledged"  # its time is when the store had taken all that is in the directory
-FORMER_FILES: Final = (
-    "held",
-    "held.new",
-    "settled",
-)  # earlier releases wrote them; they go with the directory
+FORMER_FILES: Final = ("held", "held.new", "settled")  # written by earlier releases, of no use to this one
 LOOKING_SECONDS: Final = 0.5  # a process that looks into an empty directory releases its lock much sooner
 POLL_SECONDS: Final = 0.01
 NEW_SECONDS: Final = 60.0  # how long an empty directory is left alone

@@ -1,17 +1,17 @@
 """How answers stand in a file: one commit as bytes, framed, and found again where the file is damaged.
 
-A file is its first line, then frames, then the zeros of its unused room. A frame is a mark of 4 bytes, the
-length of the entry, the CRC-32 of length and entry (both numbers big-endian), and the entry. An entry is one
-commit as a msgpack list that begins with its version.
+A file is its first line, then frames, then the zeros of its unused room. A frame is a mark of 4 bytes,
+the length of the entry, the CRC-32 of length and entry (both numbers big-endian), and the entry. An
+entry is one commit as a msgpack list that begins with its version.
 
 Rules:
 - Values are read by their place in the list, so a change of the fields is a new version.
 - A commit is read back equal to what was written, lone surrogates in a server's strings included.
 - The only secret in a commit is the token pair, and that is sealed before it comes here.
-- The checksum covers the length too: a mark followed by zeros, as a lost sector leaves it, is not an empty
-  frame.
-- Where no sound frame stands, the next mark is searched for, behind zeros too: the pages of one write may
-  reach the disk in any order.
+- The checksum covers the length too: a mark followed by zeros, as a lost sector leaves it, is not an
+  empty frame.
+- Where no sound frame stands, the next mark is searched for, behind zeros too: the pages of one write
+  may reach the disk in any order.
 - One damaged place costs no other answer. It is logged without its content, and the rest is read.
 - What a newer release wrote is kept for it: such a file does not count as read completely.
 """

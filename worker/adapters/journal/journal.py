@@ -2,15 +2,17 @@
 
 Rules:
 - Nothing is made on the disk before the first `reserve` or `write`.
-- The disk is worked by one thread of the journal's own; the event loop only waits. What is written while a
-  sync runs goes together into the next one.
-- A writer that is cancelled while it waits changes nothing for the others, and its answer is written too.
-- A segment is removed when it is no longer written to, the store has every answer in it, and the retention has
-  passed since it took the last one. An answer may have waited for the store longer than the retention, and a
-  store that took it a moment ago may forget it.
-- Only unacknowledged answers are remembered one by one. An answer that is acknowledged again is kept no longer
-  for it, so that what is on the disk stays bounded.
-- Nobody waits for a disk that hangs. Nothing more is taken until it answers; what it was given is written.
+- The disk is worked by one thread of the journal's own; the event loop only waits. What is written
+  while a sync runs goes together into the next one.
+- A writer that is cancelled while it waits changes nothing for the others, and its answer is written
+  too.
+- A segment is removed when it is no longer written to, the store has all of its answers, and the
+  retention has passed since the store took the last of them: a store that took an answer a moment ago
+  may forget it, however long ago it was written.
+- An answer that is acknowledged again is kept no longer for it, so that the journal stays bounded on
+  the disk. Only unacknowledged answers are remembered one by one.
+- Nobody waits for a disk that hangs. Nothing more is taken until it answers; what it was given is
+  written.
 - For one event loop: every method but `read` is called in its thread.
 """
 

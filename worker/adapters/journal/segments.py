@@ -3,13 +3,14 @@
 Rules:
 - Room is on the disk before the first answer needs it.
 - What was synced survives the machine. macOS keeps that promise only when it is asked in its own way.
-- After a failed write or sync a segment is never written again: the system may have dropped pages that a later
-  sync would not miss. The segment is kept, for the answers may be in it nevertheless.
-- A new segment is complete before the present one is left: where there is no room for a new one, the present
-  one goes on.
-- Room is set aside for answers of a usual size. An oversized answer takes none of it unless the disk has no
-  room for another segment.
-- One thread at a time works here. `Segments.all` is replaced and never changed, so that others may read it.
+- After a failed write or sync a segment is never written again: the system may have dropped pages that
+  a later sync would not miss. The segment is kept, because the answers may be in it nevertheless.
+- A new segment is complete before the present one is left: where there is no room for a new one, the
+  present one goes on.
+- Room is set aside for answers of a usual size. An oversized answer takes none of it unless the disk
+  has no room for another segment.
+- One thread at a time works here. `Segments.all` is replaced and never changed, so that others may read
+  it.
 """
 
 import contextlib
