@@ -211,6 +211,22 @@ async def test_nobody_waits_for_a_disk_that_hangs_and_what_it_was_given_is_writt
     assert fences(journal.read()) == [1, 2, 3, 5]
 
 
+async def test_room_is_not_waited_for_on_a_disk_that_hangs(
+    journal: Journal, syncs: Syncs, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await journal.write(answer(1))
+    clock.at += KEEP
+    with monkeypatch.context() as impatient:
+        impatient.setattr(journal_module, "HANGS_SECONDS", 0.05)
+        larger = asyncio.create_task(journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES))
+        async with syncs.blocked_from(larger), asyncio.timeout(PATIENCE_SECONDS):
+            with pytest.raises(JournalError, match="did not answer"):
+                await larger
+            await journal.sweep()
+    await journal.write(answer(2))
+    assert fences(journal.read()) == [1, 2]
+
+
 async def _until_it_answers(journal: Journal) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:

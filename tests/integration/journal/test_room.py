@@ -1,11 +1,14 @@
 """Room is set aside before the answers come."""
 
 import asyncio
+import os
 from pathlib import Path
 
-from tests.integration.journal.files import Syncs, answer, fences, segments
+import pytest
+
+from tests.integration.journal.files import Clock, Syncs, answer, fences, segments
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
+from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES, Segments
 
 
 async def test_a_new_segment_is_begun_when_the_present_one_has_too_little_room(
@@ -54,6 +57,35 @@ async def test_an_oversized_answer_takes_none_of_the_room_reserved_for_others(
     await journal.write(answer(1))
     await journal.write(answer(2, size=SEGMENT_BYTES // 2))
     assert len(segments(journal_path)) == 2
+
+
+async def test_the_names_of_new_directories_and_segments_are_on_the_disk(
+    journal: Journal, journal_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose name was not synced may be gone when the machine is back, whatever was synced in it."""
+    real, synced = os.fsync, set()
+
+    def sync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    await journal.reserve(1)
+    with_new_names = [journal_path, *journal_path.parents[:4]]
+    assert {directory.stat().st_ino for directory in with_new_names} <= synced
+
+
+def test_a_list_of_segments_that_was_taken_is_never_changed(journal_path: Path, clock: Clock) -> None:
+    """Another thread may be reading the segments in it."""
+    present = Segments(journal_path, clock)
+    present.reserve(1)
+    taken = [present.all]
+    present.append([b"frame"], 0)
+    present.roll(1)
+    taken.append(present.all)
+    present.remove(present.all[:1])
+    present.close()
+    assert [len(segments_then) for segments_then in taken] == [1, 2]
 
 
 async def test_a_segment_left_behind_keeps_no_more_room_than_it_uses(

@@ -18,6 +18,7 @@ from tests.integration.journal.files import KEEP, Clock, answer, fences, make_ol
 from tests.integration.journal.processes import line_of, tell
 from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
+from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 from worker.core.ports import JournalError
 
 
@@ -184,6 +185,66 @@ async def test_a_disk_on_which_nothing_can_be_noted_keeps_a_journal_no_longer(
     assert list(root.iterdir()) == []
 
 
+async def test_a_removal_that_is_refused_leaves_the_newest_answers_and_is_tried_again(
+    journal: Journal,
+    directory: JournalDirectory,
+    root: Path,
+    journal_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for fence in (1, 2, 3):
+        await journal.write(answer(fence))
+        await journal.reserve(2 * fence * SEGMENT_BYTES // ANSWER_BYTES)
+    await journal.close()
+    (abandoned,) = directory.take_over("me")
+    abandoned.read()
+    abandoned.acknowledge(repaired=False)
+    clock.at += KEEP
+
+    unlink = Path.unlink
+    outcomes: list[OSError | None] = [None, OSError(errno.EROFS, "Read-only file system")]
+
+    def unlink_or_fail(path: Path, *, missing_ok: bool = False) -> None:
+        outcome = outcomes.pop(0) if outcomes else None
+        if outcome is not None:
+            raise outcome
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_or_fail)
+    with capture_logs() as logs:
+        directory.sweep()
+    assert [(log["event"], log["problem"]) for log in logs] == [
+        ("journal.not_removed", f"journal: {journal_path}: Read-only file system")
+    ]
+    assert fences(abandoned.read()) == [2, 3]
+    directory.sweep()
+    assert list(root.iterdir()) == []
+
+
+async def test_a_journal_whose_directory_cannot_be_listed_is_kept(
+    journal: Journal,
+    directory: JournalDirectory,
+    journal_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: Path) -> Iterator[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    await journal.write(answer(1))
+    await journal.close()
+    (abandoned,) = directory.take_over("me")
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(Path, "iterdir", refuse)
+        assert abandoned.read() == []
+    assert [log["event"] for log in logs] == ["journal.unreadable"]
+    abandoned.acknowledge(repaired=False)
+    clock.at += KEEP
+    directory.sweep()
+    assert segments(journal_path)
+
+
 async def test_a_journal_that_was_not_read_is_not_removed(
     journal: Journal, directory: JournalDirectory, journal_path: Path, clock: Clock
 ) -> None:
@@ -204,6 +265,33 @@ def test_an_old_directory_without_answers_is_removed(root: Path, directory: Jour
         make_old(sub)
     assert directory.take_over("me") == []
     assert list(root.iterdir()) == []
+
+
+def test_an_empty_directory_from_a_wall_clock_that_was_ahead_is_removed(
+    root: Path, directory: JournalDirectory
+) -> None:
+    (root / "host:1:a").mkdir(parents=True)
+    tomorrow = time.time() + 86_400
+    os.utime(root / "host:1:a", (tomorrow, tomorrow))
+    assert directory.take_over("me") == []
+    assert list(root.iterdir()) == []
+
+
+def test_a_directory_that_another_process_removes_meanwhile_is_no_problem(
+    root: Path, directory: JournalDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "host:1:a").mkdir(parents=True)
+    is_dir = Path.is_dir
+
+    def removed_then(path: Path) -> bool:
+        it_was = is_dir(path)
+        path.rmdir()
+        return it_was
+
+    monkeypatch.setattr(Path, "is_dir", removed_then)
+    with capture_logs() as logs:
+        assert directory.take_over("me") == []
+    assert (list(root.iterdir()), logs) == ([], [])
 
 
 def test_files_of_earlier_releases_go_with_their_directory(root: Path, directory: JournalDirectory) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.journal.files import Syncs, answer, fences, segments
+from tests.integration.journal.files import PATIENCE_SECONDS, Syncs, answer, fences, segments
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.segments import ANSWER_BYTES
+from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 from worker.core.ports import Journal as JournalPort
 from worker.core.ports import JournalError
 
@@ -153,3 +153,25 @@ async def test_an_answer_that_has_no_bytes_is_refused_without_being_quoted(journ
     assert caught.value.__cause__ is None
     await journal.write(answer(2))
     assert fences(journal.read()) == [2]
+
+
+async def test_writers_that_never_pause_leave_the_others_their_turn(journal: Journal) -> None:
+    """While one group is written the next one already waits, so there is always something to write."""
+    stopped = False
+
+    async def write_on_and_on(grant_id: str) -> None:
+        fence = 0
+        while not stopped:
+            fence += 1
+            await journal.write(answer(fence, grant_id))
+
+    await journal.reserve(1)
+    writers = [asyncio.create_task(write_on_and_on("one"))]
+    await asyncio.sleep(0.01)
+    writers.append(asyncio.create_task(write_on_and_on("another")))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES)
+    finally:
+        stopped = True
+        await asyncio.gather(*writers)
