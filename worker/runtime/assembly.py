@@ -28,8 +28,8 @@ from config.settings import decode_key
 from worker.adapters import key_file
 from worker.adapters.clock import RedisClock
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
+from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import JournalDirectory
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.durability import (
