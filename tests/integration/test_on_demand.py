@@ -54,8 +54,8 @@ def clients(configure: Callable[..., Any], sandbox: Sandbox) -> Any:
 
 
 async def _agree(member: Member) -> None:
-    await member.presence.heartbeat()
-    await member.presence.recover()
+    await member.membership.beat()
+    await member.membership.recover()
 
 
 async def test_it_waits_while_the_store_settles(

@@ -475,12 +475,12 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     async with asyncio.timeout(PATIENCE_SECONDS):
         await dead.wait()
     one = await open_member(settled_in)
-    await one.presence.heartbeat()
+    await one.membership.beat()
     stored = await registry.find(grant.id)
     assert stored is not None
     assert stored.grant.version == 0
 
-    await one.presence.recover()
+    await one.membership.recover()
 
     stored = await registry.find(grant.id)
     assert stored is not None

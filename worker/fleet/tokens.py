@@ -64,7 +64,7 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> StoredGrant:
 @asynccontextmanager
 async def _present(runtime: Runtime, grant_id: str) -> AsyncIterator[None]:
     try:
-        async with runtime.presence.kept():
+        async with runtime.membership.kept():
             yield
     finally:  # also where an interrupt cut short the last offers
         if runtime.answers.waiting:

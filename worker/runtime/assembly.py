@@ -11,7 +11,7 @@ import random
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,11 +47,15 @@ from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import GROUP_SECONDS, Scripts
 from worker.adapters.store.write_concern import WriteConcern
 from worker.adapters.token_endpoint import HttpTokenEndpoint
-from worker.core import providers
+from worker.core import ports, providers
 from worker.core.policy import Rules
 from worker.core.ports import StoreUnavailableError
 from worker.core.providers import Client, ClientAuthentication, GrantType, Provider
-from worker.recovery.presence import Presence
+from worker.recovery.disk_watch import DiskWatch
+from worker.recovery.heartbeat import Heartbeat, KeepRunning
+from worker.recovery.membership import Membership
+from worker.recovery.recovery import Recovery
+from worker.recovery.takeover import Takeover
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort, Refresher
 from worker.refreshing.answers import Answers
 
@@ -125,9 +129,81 @@ class Runtime:
     endpoint: HttpTokenEndpoint
     journal: Journal
     answers: Answers
-    presence: Presence
+    membership: Membership
     refresher: Refresher
     rules: Rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """What one process needs of the world, as it differs between production, the tests and the simulation.
+
+    Attributes:
+        owner: names the process.
+        chance: a random number from 0 to 1, for jitter.
+        keep_running: starts the store's server again if it is away; `None` where somebody else runs it.
+        examine: says why nothing may be claimed of the store; `None` where nobody examines it.
+    """
+
+    owner: str
+    store: ports.Store
+    endpoint: ports.TokenEndpoint
+    sealer: ports.Sealer
+    journal: ports.Journal
+    directory: ports.JournalDirectory
+    clients: ports.Clients
+    clock: ports.Clock
+    rules: Rules
+    chance: Callable[[], float]
+    effort: Effort
+    keep_running: KeepRunning | None = None
+    examine: Callable[[], Awaitable[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The objects of one process."""
+
+    answers: Answers
+    refresher: Refresher
+    recovery: Recovery
+    takeover: Takeover
+    membership: Membership
+
+
+def assemble(given: Ports) -> Assembly:
+    """Put one process together; nothing is asked of the world yet."""
+    store, journal = given.store, given.journal
+    answers = Answers(store=store, journal=journal, sealer=given.sealer)
+    refresher = Refresher(
+        store=store,
+        endpoint=given.endpoint,
+        sealer=given.sealer,
+        journal=journal,
+        answers=answers,
+        clients=given.clients,
+        clock=given.clock,
+        rules=given.rules,
+        chance=given.chance,
+        effort=given.effort,
+    )
+    takeover = Takeover(owner=given.owner, store=store, answers=answers, directory=given.directory)
+    recovery = Recovery(
+        store=store,
+        answers=answers,
+        journal=journal,
+        takeover=takeover,
+        held=refresher.held,
+        examine=given.examine,
+    )
+    membership = Membership(
+        heartbeat=Heartbeat(store=store, keep_running=given.keep_running),
+        recovery=recovery,
+        takeover=takeover,
+        disk_watch=DiskWatch(answers=answers, journal=journal, held=refresher.held),
+        answers=answers,
+    )
+    return Assembly(answers, refresher, recovery, takeover, membership)
 
 
 def embedded_server(settings: Settings) -> EmbeddedServer | None:
@@ -250,28 +326,22 @@ async def open_runtime(
             opened.callback(server.close)
         opened.callback(directory.close)
         opened.push_async_callback(journal.close)
-        answers = Answers(store=store, journal=journal, sealer=deployment.keys)
-        refresher = Refresher(
-            store=store,
-            endpoint=endpoint,
-            sealer=deployment.keys,
-            journal=journal,
-            answers=answers,
-            clients=clients,
-            clock=clock,
-            rules=rules,
-            chance=random.random,
-            effort=_effort(settings),
-        )
-        presence = Presence(
-            owner=owner,
-            store=store,
-            answers=answers,
-            journal=journal,
-            directory=directory,
-            held=refresher.held,
-            keep_running=None if server is None else server.keep_running,
-            examine=None if watch is None else watch.refusal,
+        process = assemble(
+            Ports(
+                owner=owner,
+                store=store,
+                endpoint=endpoint,
+                sealer=deployment.keys,
+                journal=journal,
+                directory=directory,
+                clients=clients,
+                clock=clock,
+                rules=rules,
+                chance=random.random,
+                effort=_effort(settings),
+                keep_running=None if server is None else server.keep_running,
+                examine=None if watch is None else watch.refusal,
+            )
         )
         yield Runtime(
             deployment,
@@ -283,9 +353,9 @@ async def open_runtime(
             clients,
             endpoint,
             journal,
-            answers,
-            presence,
-            refresher,
+            process.answers,
+            process.membership,
+            process.refresher,
             rules,
         )
 

@@ -122,5 +122,5 @@ class Process:
 
 @asynccontextmanager
 async def _present(deployment: Deployment, told: Collection[str]) -> AsyncIterator[Runtime]:
-    async with open_runtime(deployment, told=told) as runtime, runtime.presence.kept():
+    async with open_runtime(deployment, told=told) as runtime, runtime.membership.kept():
         yield runtime
