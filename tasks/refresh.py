@@ -7,8 +7,8 @@ from celery import shared_task
 
 from worker.celery import this_process
 from worker.fleet.sweeping import run_refresher
-from worker.runtime.assembly import RUN_SECONDS
 from worker.runtime.process import should_stop
+from worker.runtime.timing import RUN_SECONDS
 
 
 @shared_task(name="tasks.refresh", bind=True)

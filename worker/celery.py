@@ -13,19 +13,20 @@ from celery.beat import Scheduler
 
 from config import SettingsError, load_settings
 from config.logging import configure_logging
-from worker.runtime import assembly, process
+from worker.runtime import connections, deployment, process, timing
+from worker.runtime.store_checks import check_store
 
 MOST_QUEUED = 100  # messages; beat adds none beyond them
 
 try:
     settings = load_settings()
-    broker_url = assembly.broker_url(settings)
+    broker_url = connections.broker_url(settings)
 except SettingsError as problem:
     sys.stderr.write(f"{problem}\n")
     raise SystemExit(2) from None
 
-server = assembly.embedded_server(settings)
-hard_limit_seconds = assembly.longest_run_seconds(settings) + 30
+server = deployment.embedded_server(settings)
+hard_limit_seconds = timing.longest_run_seconds(settings) + 30
 
 app = Celery("evergrant", broker=broker_url, include=["tasks.sweep", "tasks.refresh"])
 app.conf.update(
@@ -40,7 +41,7 @@ app.conf.update(
     # to claim nothing more (see tasks/refresh.py), and the hard one is beyond everything a task waits for.
     task_soft_time_limit=hard_limit_seconds - 30,
     task_time_limit=hard_limit_seconds,
-    worker_soft_shutdown_timeout=assembly.in_flight_seconds(settings),
+    worker_soft_shutdown_timeout=timing.in_flight_seconds(settings),
     worker_prefetch_multiplier=1,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=False,
@@ -60,7 +61,7 @@ app.conf.update(
         "unacked_restore_throttle": 1,
     },
     # kombu's default for rediss:// is to believe any certificate.
-    broker_use_ssl=assembly.broker_tls(broker_url),
+    broker_use_ssl=connections.broker_tls(broker_url),
     timezone="UTC",
     beat_scheduler="worker.celery:BoundedScheduler",
     beat_max_loop_interval=min(settings.sweep_seconds, 5),
@@ -90,9 +91,9 @@ class BoundedScheduler(Scheduler):
         return super().apply_async(entry, producer, advance, **options)
 
 
-def deploy() -> assembly.Deployment:
+def deploy() -> deployment.Deployment:
     """Where this worker's things are."""
-    return assembly.deploy(settings, _tell)
+    return deployment.deploy(settings, _tell)
 
 
 def _tell(line: str) -> None:
@@ -113,14 +114,14 @@ def _configure_logging(**_: Any) -> None:
 def _prepare(**_: Any) -> None:
     """Before anything connects: the server must run, and the settings and the store must do."""
     try:
-        deployment = deploy()
+        there = deploy()
         if server is not None:
             server.open()
             atexit.register(server.close)
-        warnings.extend(assembly.check_store(deployment))
+        warnings.extend(check_store(there))
         for warning in warnings:
             _tell(warning)
-    except (SettingsError, assembly.EmbeddedServerError) as problem:
+    except (SettingsError, deployment.EmbeddedServerError) as problem:
         _tell(str(problem))
         raise SystemExit(2) from None
 

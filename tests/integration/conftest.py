@@ -48,7 +48,8 @@ from worker.core.registry import ImportVerdict
 from worker.recovery.membership import Membership
 from worker.refresher import Effort, Refresher
 from worker.refreshing.answers import Answers
-from worker.runtime.assembly import ConfiguredClients, Ports, assemble
+from worker.runtime.assembly import Ports, assemble
+from worker.runtime.clients import ConfiguredClients
 from worker.sandbox.client import Sandbox
 
 SECRET = "sandbox-secret"

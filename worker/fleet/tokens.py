@@ -23,7 +23,8 @@ from worker.core.lifecycle import Phase
 from worker.core.outcomes import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.ports import JournalError, Lease, LeasedElsewhere, Paused, Recovering
 from worker.core.registry import StoredGrant
-from worker.runtime.assembly import Runtime, lease_ms
+from worker.runtime.assembly import Runtime
+from worker.runtime.timing import lease_ms
 
 T = TypeVar("T")
 

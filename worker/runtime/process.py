@@ -22,7 +22,9 @@ from typing import Any, Final, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from worker.runtime.assembly import Deployment, Runtime, longest_run_seconds, open_runtime
+from worker.runtime.assembly import Runtime, open_runtime
+from worker.runtime.deployment import Deployment
+from worker.runtime.timing import longest_run_seconds
 
 T = TypeVar("T")
 
