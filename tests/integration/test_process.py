@@ -526,7 +526,7 @@ def drain_with_a_child() -> None:
 def refresh_as_a_task(task_id: str) -> None:
     """What a worker's child does with a message."""
     from tasks.refresh import refresh  # noqa: PLC0415 it reads the settings
-    from worker.celery import this_process  # noqa: PLC0415 the same
+    from worker.runtime.celery_worker import this_process  # noqa: PLC0415 the same
 
     refresh.apply(args=("acme",), task_id=task_id, throw=True)
     this_process.close()
