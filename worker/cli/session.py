@@ -73,11 +73,11 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
 
     from config import SettingsError
     from config.logging import configure_logging
-    from worker.adapters.store.write_concern import ShortfallError
     from worker.core.ports import StoreUnavailableError
     from worker.fleet.tokens import AnswerLeftError
     from worker.runtime.assembly import open_runtime
     from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
+    from worker.runtime.store_checks import ShortfallError
 
     configure_logging("error", "console")
     try:

@@ -14,11 +14,12 @@ from worker.adapters.store.durability import (
     refusal_of,
     warnings_of,
 )
+from worker.adapters.store.write_concern import ShortfallError
 from worker.core.ports import StoreUnavailableError
 from worker.runtime.connections import connect
 from worker.runtime.deployment import Deployment
 
-__all__ = ["Finding", "Level", "check_store", "inspect_servers", "reach_store"]
+__all__ = ["Finding", "Level", "ShortfallError", "check_store", "inspect_servers", "reach_store"]
 
 
 def check_store(deployment: Deployment) -> list[str]:
