@@ -46,10 +46,11 @@ from worker.core.policy import Rules
 from worker.core.ports import Clients, Commit, Committed, Lease
 from worker.core.providers import OAUTH2, Client
 from worker.core.registry import ImportVerdict
-from worker.recovery.presence import Presence
+from worker.recovery.membership import Membership
 from worker.refresher import Effort, Refresher
 from worker.refreshing.answers import Answers
-from worker.runtime.assembly import ConfiguredClients
+from worker.runtime.assembly import Ports, assemble
+from worker.runtime.clients import ConfiguredClients
 from worker.sandbox.client import Sandbox
 
 SECRET = "sandbox-secret"
@@ -424,7 +425,7 @@ class Member:
     directory: JournalDirectory
     answers: Answers
     refresher: Refresher
-    presence: Presence
+    membership: Membership
 
     async def die(self) -> None:
         """Let the journal go as the end of the process would: nothing is given back, nobody is told."""
@@ -478,36 +479,38 @@ async def open_member(
             store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
             journal = Journal(root, owner, keep_seconds, now)
             opened.push_async_callback(journal.close)
-            observer = LogObserver()
-            answers = Answers(store=store, journal=journal, sealer=sealer, observer=observer)
-            refresher = Refresher(
-                store=store,
-                endpoint=await opened.enter_async_context(endpoint),
-                sealer=sealer,
-                journal=journal,
-                answers=answers,
-                clients=clients,
-                clock=clock,
-                rules=RULES,
-                observer=observer,
-                chance=lambda: chance,
-                effort=Effort(
-                    in_flight=in_flight,
-                    request_ms=int(timeout_seconds * 1000) if request_ms is None else request_ms,
-                ),
-            )
             directory = JournalDirectory(root, keep_seconds, now)
             opened.callback(directory.close)
-            presence = Presence(
-                owner=owner,
-                store=store,
-                answers=answers,
-                journal=journal,
-                directory=directory,
-                held=refresher.held,
-                examine=examine,
+            process = assemble(
+                Ports(
+                    owner=owner,
+                    store=store,
+                    endpoint=await opened.enter_async_context(endpoint),
+                    sealer=sealer,
+                    journal=journal,
+                    directory=directory,
+                    clients=clients,
+                    clock=clock,
+                    rules=RULES,
+                    chance=lambda: chance,
+                    observer=LogObserver(),
+                    effort=Effort(
+                        in_flight=in_flight,
+                        request_ms=int(timeout_seconds * 1000) if request_ms is None else request_ms,
+                    ),
+                    examine=examine,
+                )
             )
-            return Member(owner, store, clock, journal, directory, answers, refresher, presence)
+            return Member(
+                owner,
+                store,
+                clock,
+                journal,
+                directory,
+                process.answers,
+                process.refresher,
+                process.membership,
+            )
 
         yield build
 
@@ -519,9 +522,9 @@ async def open_refresher(open_member: Callable[..., Awaitable[Member]]) -> Async
 
         async def build(clients: ConfiguredClients, **options: Any) -> Refresher:
             member = await open_member(clients, **options)
-            await member.presence.heartbeat()
-            assert await member.presence.recover()
-            await opened.enter_async_context(member.presence.kept())
+            await member.membership.beat()
+            assert await member.membership.recover()
+            await opened.enter_async_context(member.membership.kept())
             return member.refresher
 
         yield build

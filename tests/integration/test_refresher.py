@@ -25,7 +25,7 @@ from worker.core.outcomes import Refreshed, Unavailable
 from worker.core.ports import Lease, StoreUnavailableError
 from worker.core.registry import ImportVerdict, StoredGrant
 from worker.refresher import NO_ANSWER_PAUSE_MS, Refresher
-from worker.runtime.assembly import ConfiguredClients
+from worker.runtime.clients import ConfiguredClients
 from worker.sandbox.client import Sandbox
 
 Gate = Any  # conftest.py has it; test modules cannot import one another
