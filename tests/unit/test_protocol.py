@@ -1,6 +1,5 @@
 """The token request as RFC 6749 has it, and what each reply of a token endpoint means."""
 
-import base64
 import json
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import pytest
 
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.protocol import Reply, client_credentials_request, read_reply, refresh_request
-from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client, ClientAuthentication
+from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client
 
 NOW = 1_700_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
 TOKENS: dict[str, Any] = {"access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600}
@@ -48,48 +47,35 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # The request
 
 
-def test_a_refresh_sends_the_token_and_the_credentials_in_the_body_and_no_scope(buddy: Client) -> None:
-    request = refresh_request(replace(buddy, scopes=("WORKSPACE",)), "hunter2", "refresh-1")
+def test_a_refresh_sends_the_token_and_no_scope(buddy: Client) -> None:
+    request = refresh_request(replace(buddy, scopes=("WORKSPACE",)), "refresh-1")
     assert request.url == "https://api.buddy.works/oauth2/token"
-    assert request.form == {
-        "grant_type": "refresh_token",
-        "refresh_token": "refresh-1",
-        "client_id": "id of ours",
-        "client_secret": "hunter2",
-    }
-    assert "Authorization" not in request.headers
+    assert request.form == {"grant_type": "refresh_token", "refresh_token": "refresh-1"}
 
 
-def test_basic_authentication_encodes_id_and_secret_before_it_joins_them(oauth2: Client) -> None:
-    basic = replace(oauth2, authentication=ClientAuthentication.BASIC)
-    request = refresh_request(basic, "s:ecret/+ä", "refresh-1")
-    scheme, _, credentials = request.headers["Authorization"].partition(" ")
-    assert scheme == "Basic"
-    assert base64.b64decode(credentials) == b"id+of+ours:s%3Aecret%2F%2B%C3%A4"
-    assert set(request.form) == {"grant_type", "refresh_token"}
+def test_a_request_holds_nothing_that_authenticates_the_client(oauth2: Client, app: Client) -> None:
+    for request in (refresh_request(oauth2, "refresh-1"), client_credentials_request(app)):
+        assert "Authorization" not in request.headers
+        assert not {"client_id", "client_secret"} & request.form.keys()
 
 
 def test_a_client_credentials_request_divides_scopes_by_spaces(app: Client) -> None:
-    form = client_credentials_request(app, "hunter2").form
+    form = client_credentials_request(app).form
     assert form["grant_type"] == "client_credentials"
     assert form["scope"] == "as_account-us.acme incidents.read"
     assert "refresh_token" not in form
 
 
 def test_a_client_credentials_request_can_be_made_once_more_without_scope(app: Client) -> None:
-    assert "scope" not in client_credentials_request(app, "hunter2", with_scope=False).form
+    assert "scope" not in client_credentials_request(app, with_scope=False).form
 
 
 def test_a_client_without_scopes_asks_for_none(oauth2: Client) -> None:
-    assert "scope" not in client_credentials_request(oauth2, "hunter2").form
+    assert "scope" not in client_credentials_request(oauth2).form
 
 
-@pytest.mark.parametrize("authentication", list(ClientAuthentication))
-def test_the_repr_of_a_request_shows_neither_token_nor_secret(
-    oauth2: Client, authentication: ClientAuthentication
-) -> None:
-    client = replace(oauth2, authentication=authentication)
-    text = repr(refresh_request(client, "hunter2", "refresh-1"))
+def test_the_repr_of_a_request_shows_no_token(oauth2: Client) -> None:
+    text = repr(refresh_request(oauth2, "refresh-1"))
     assert text == "TokenRequest(url='https://id.example.com/token')"
 
 

@@ -31,7 +31,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from worker.core.grant import TokenPair
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
-from worker.core.ports import ClientCheck
+from worker.core.ports import ClientCheck, ClientCredentials
 from worker.core.protocol import Reply, TokenRequest, client_credentials_request, read_reply, refresh_request
 from worker.core.providers import Client, GrantType, Provider
 
@@ -55,7 +55,7 @@ class HttpTokenEndpoint:
     """Asks token endpoints; keeps connections and TLS sessions between requests.
 
     Args:
-        timeout_seconds: the total deadline of one call, a second secret and all.
+        timeout_seconds: the total deadline of one call, however many credentials it tries.
     """
 
     def __init__(self, *, timeout_seconds: float) -> None:
@@ -71,13 +71,13 @@ class HttpTokenEndpoint:
         await self._transport.aclose()
 
     async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:
-        """Ask once for new tokens; the second secret is tried only where the first was refused."""
+        """Ask once for new tokens, with the next credentials only where the ones before were refused."""
         outcome: Outcome = Unknown("timeout")
         with suppress(TimeoutError):
             async with _Deadline(self._timeout_seconds) as due:
-                for secret in _secrets(client):
+                for credentials in client.credentials:
                     outcome = Unknown("timeout")
-                    outcome = await self._ask_for_tokens(client, secret, pair, now, due)
+                    outcome = await self._ask_for_tokens(client, credentials, pair, now, due)
                     if not _refuses_client(outcome):
                         break
         return outcome
@@ -90,9 +90,9 @@ class HttpTokenEndpoint:
         check = ClientCheck.UNKNOWN
         with suppress(TimeoutError):
             async with _Deadline(self._timeout_seconds) as due:
-                for secret in _secrets(client):
+                for credentials in client.credentials:
                     check = ClientCheck.UNKNOWN
-                    request = client_credentials_request(client, secret)
+                    request = credentials.authenticate(client_credentials_request(client), client.client_id)
                     check = _check_of(await self._ask(request, client.provider, now, due))
                     if check is not ClientCheck.REJECTED:
                         break
@@ -113,15 +113,18 @@ class HttpTokenEndpoint:
         return None
 
     async def _ask_for_tokens(
-        self, client: Client, secret: str, pair: TokenPair, now: int, due: float
+        self, client: Client, credentials: ClientCredentials, pair: TokenPair, now: int, due: float
     ) -> Outcome:
         if client.grant_type is GrantType.REFRESH_TOKEN:
-            request = refresh_request(client, secret, pair.refresh_token or "")
-            return await self._ask(request, client.provider, now, due)
-        request = client_credentials_request(client, secret)
-        outcome = await self._ask(request, client.provider, now, due)
-        if outcome == ClientRejected("invalid_scope"):
-            bare = client_credentials_request(client, secret, with_scope=False)
+            request = refresh_request(client, pair.refresh_token or "")
+        else:
+            request = client_credentials_request(client)
+        authenticated = credentials.authenticate(request, client.client_id)
+        outcome = await self._ask(authenticated, client.provider, now, due)
+        if client.grant_type is GrantType.CLIENT_CREDENTIALS and outcome == ClientRejected("invalid_scope"):
+            bare = credentials.authenticate(
+                client_credentials_request(client, with_scope=False), client.client_id
+            )
             return await self._ask(bare, client.provider, now, due)
         return outcome
 
@@ -212,14 +215,8 @@ def _open_session() -> aiohttp.ClientSession:
     )
 
 
-def _secrets(client: Client) -> list[str]:
-    """The secrets to try, the present one first."""
-    previous = client.previous_client_secret
-    return [client.client_secret] if previous is None else [client.client_secret, previous]
-
-
 def _refuses_client(outcome: Outcome) -> bool:
-    """Whether another secret might change the answer; a server that refuses the client has not acted."""
+    """Whether other credentials might change the answer; a server that refuses the client has not acted."""
     return isinstance(outcome, ClientRejected) or (isinstance(outcome, Rejected) and outcome.ambiguous)
 
 

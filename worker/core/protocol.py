@@ -8,7 +8,6 @@ RFC 6749 sections 2.3.1, 4.4, 5 and 6, plus what real servers do beside it. Rule
 - What a server wrote is repeated only when it is a registered code: anything else could hold a secret.
 """
 
-import base64
 import json
 import math
 import re
@@ -17,10 +16,9 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote_plus
 
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
-from worker.core.providers import DAY_MS, SECOND_MS, Client, ClientAuthentication, Provider
+from worker.core.providers import DAY_MS, SECOND_MS, Client, Provider
 
 MAX_LIFETIME_MS = 10 * 365 * DAY_MS
 FALLBACK_LIFETIME_MS = 60 * 60 * SECOND_MS
@@ -33,6 +31,8 @@ CLIENT_REJECTED = frozenset(
     {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 )
 TRANSIENT = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
+
+_HEADERS: Mapping[str, str] = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,18 @@ class Reply:
     body: bytes = field(repr=False)
 
 
-def refresh_request(client: Client, secret: str, refresh_token: str) -> TokenRequest:
-    """RFC 6749 section 6; no `scope`, which leaves it as granted."""
+def refresh_request(client: Client, refresh_token: str) -> TokenRequest:
+    """RFC 6749 section 6, not yet authenticated; without `scope`, which leaves the scope as granted."""
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
-    return _authenticated(client, secret, form)
+    return TokenRequest(client.token_url, form, _HEADERS)
 
 
-def client_credentials_request(client: Client, secret: str, *, with_scope: bool = True) -> TokenRequest:
-    """RFC 6749 section 4.4; scopes are divided by spaces."""
+def client_credentials_request(client: Client, *, with_scope: bool = True) -> TokenRequest:
+    """RFC 6749 section 4.4, not yet authenticated; scopes are divided by spaces."""
     form = {"grant_type": "client_credentials"}
     if client.scopes and with_scope:
         form["scope"] = " ".join(client.scopes)
-    return _authenticated(client, secret, form)
+    return TokenRequest(client.token_url, form, _HEADERS)
 
 
 def read_reply(reply: Reply, provider: Provider, now: int) -> Outcome:
@@ -91,17 +91,6 @@ def read_reply(reply: Reply, provider: Provider, now: int) -> Outcome:
     if status == 401:
         return ClientRejected("http_401")
     return Unavailable(f"http_{status}", _retry_after_ms(reply.headers, now))
-
-
-def _authenticated(client: Client, secret: str, form: dict[str, str]) -> TokenRequest:
-    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-    if client.authentication is ClientAuthentication.BASIC:
-        # Section 2.3.1: id and secret are form-encoded before they are joined.
-        pair = f"{quote_plus(client.client_id)}:{quote_plus(secret)}"
-        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-    else:
-        form |= {"client_id": client.client_id, "client_secret": secret}
-    return TokenRequest(client.token_url, form, headers)
 
 
 def _read_server_fault(reply: Reply, code: str | None, now: int) -> Outcome:

@@ -6,17 +6,14 @@ claim. A server is odd by a field here, never by a branch elsewhere.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.core.ports import ClientCredentials
 
 SECOND_MS = 1_000
 MINUTE_MS = 60 * SECOND_MS
 DAY_MS = 24 * 60 * MINUTE_MS
-
-
-class ClientAuthentication(StrEnum):
-    """How the client proves itself at the token endpoint (RFC 6749 section 2.3.1)."""
-
-    POST = "client_secret_post"
-    BASIC = "client_secret_basic"
 
 
 class GrantType(StrEnum):
@@ -98,15 +95,20 @@ OAUTH2 = Provider(name="oauth2")
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Our registration at a provider: everything a token request needs but the grant's own token."""
+    """Our registration at a provider: everything a token request needs but the grant's own token.
+
+    Attributes:
+        credentials: at least one. A request is tried with each in turn until one is not refused: the new
+            secret first, then the one that it replaces.
+        scopes: asked for by client-credentials requests only.
+        rate_per_second: refreshes at most; `None` for no limit.
+    """
 
     name: str
     provider: Provider
     token_url: str
     client_id: str
-    client_secret: str = field(repr=False)
-    previous_client_secret: str | None = field(default=None, repr=False)
-    authentication: ClientAuthentication = ClientAuthentication.POST
+    credentials: tuple["ClientCredentials", ...] = field(repr=False)
     grant_type: GrantType = GrantType.REFRESH_TOKEN
     scopes: tuple[str, ...] = ()
     rate_per_second: float | None = None
