@@ -10,7 +10,7 @@ import pytest
 
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.protocol import Reply, client_credentials_request, read_reply, refresh_request
-from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client
+from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client, ResetHeader, ResetUnit
 
 NOW = 1_700_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
 TOKENS: dict[str, Any] = {"access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600}
@@ -253,6 +253,13 @@ def test_what_github_and_slack_say_of_a_dead_refresh_token_in_a_200_rejects_the_
     assert _read(200, {"error": code}) == Rejected(code)
 
 
+def test_a_provider_with_another_word_for_a_dead_refresh_token_is_a_line_of_data() -> None:
+    odd = replace(OAUTH2, rejected_codes=frozenset({"grant_gone"}))
+    reply = _reply(400, {"error": "grant_gone"})
+    assert read_reply(reply, odd, NOW) == Rejected("grant_gone")
+    assert read_reply(reply, OAUTH2, NOW) == Unavailable("unrecognized_error_code")
+
+
 def test_a_429_with_retry_after_in_seconds_waits_that_long() -> None:
     assert _read(429, None, retry_after="120") == Unavailable("http_429", 120_000)
 
@@ -304,6 +311,17 @@ def test_a_429_prefers_retry_after_to_the_reset_header() -> None:
 
 def test_a_429_is_told_to_wait_whatever_its_body_says() -> None:
     assert _read(429, {"error": "invalid_grant"}) == Unavailable("http_429", None)
+
+
+def test_a_reset_header_with_more_digits_than_a_wait_in_seconds_is_not_read_as_one() -> None:
+    outcome = _read(429, None, ratelimit_reset=str(NOW // 1000 + 30), x_rate_limit_reset=str(NOW // 1000 + 5))
+    assert outcome == Unavailable("http_429", 5_000)
+
+
+def test_a_provider_with_another_reset_header_is_a_line_of_data() -> None:
+    odd = replace(OAUTH2, reset_headers=(ResetHeader("x-come-back-at", ResetUnit.UNIX_SECONDS),))
+    reply = _reply(429, None, x_come_back_at=str(NOW // 1000 + 7), ratelimit_reset="60")
+    assert read_reply(reply, odd, NOW) == Unavailable("http_429", 7_000)
 
 
 def test_reset_headers_of_replies_other_than_a_429_ask_for_nothing() -> None:
