@@ -59,15 +59,15 @@ class Provider:
     Attributes:
         base_url: used when the client names none; `None` where there is no default.
         token_path: appended to the base URL; `None` where the client has to name a whole token URL.
-        refresh_lifetime_ms: a refresh token's lifetime where the reply states none; `None` for no end.
+        refresh_lifetime_ms: a refresh token's lifetime where the reply states none; `None` if unknown.
         refresh_lifetime_cap_ms: the longest refresh lifetime that is believed of a reply.
         absolute_lifetime_ms: of the grant, from the person's consent; no refresh extends it.
         resend_after_unknown: whether the same refresh token is sent once more after an unreadable reply.
         rejected_codes: error codes that mean `invalid_grant` (RFC 6749 section 5.2) in other words.
         ambiguous_message: what the server says both of a dead refresh token and of a wrong client secret,
             without an error code; a bare 401 is then ambiguous too. A client-credentials request tells which.
-        reset_headers: headers of a 429 that say when to come back, by preference. The first readable one
-            counts, if there is no `Retry-After`.
+        reset_headers: headers that say when to come back after a 408 or 429 without `Retry-After`, by
+            preference.
         known_scopes: the documented ones; empty where the server's owner defines them. Others may exist.
     """
 
