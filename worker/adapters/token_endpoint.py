@@ -158,9 +158,7 @@ class HttpTokenEndpoint:
         try:
             return Reply(response.status_code, response.headers, await _read(response))
         finally:
-            with suppress(
-                Exception
-            ):  # the reply is read; a failure to release its connection does not matter
+            with suppress(Exception):  # the reply is read; failing to release its connection costs nothing
                 await response.aclose()
 
 
