@@ -13,7 +13,7 @@ from worker.adapters.credentials import ClientSecretBasic, ClientSecretPost
 from worker.core.ports import ClientCredentials
 from worker.core.protocol import refresh_request
 from worker.core.providers import Client
-from worker.runtime.assembly import client_of
+from worker.runtime.clients import client_of
 
 each_method = pytest.mark.parametrize("make", [ClientSecretPost, ClientSecretBasic])
 Make = Callable[[str], ClientCredentials]
