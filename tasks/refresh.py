@@ -6,7 +6,6 @@ from typing import Any
 from celery import shared_task
 
 from worker.celery import this_process
-from worker.fleet.sweeping import run_refresher
 from worker.runtime.assembly import RUN_SECONDS
 from worker.runtime.process import should_stop
 
@@ -17,7 +16,7 @@ def refresh(self: Any, client: str) -> None:
     end = time.monotonic() + RUN_SECONDS
     runner = self.request.id  # here, for Celery keeps the request in this thread
     this_process.run(
-        lambda runtime: run_refresher(
-            runtime, client, runner, lambda: should_stop() or time.monotonic() > end
+        lambda runtime: runtime.sweeping.run_refresher(
+            client, runner, stop=lambda: should_stop() or time.monotonic() > end
         )
     )

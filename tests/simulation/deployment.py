@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 from tests.simulation.disk import Disk, SimulatedJournal, SimulatedJournalDirectory
@@ -146,7 +145,6 @@ class SimulatedDeployment:
         lifetime_s: int,
     ) -> list[str]:
         """What `evergrant import` does; returns why it was refused, if it was."""
-        registry = self.registry(process)
         line = {
             "id": grant_id,
             "client": client,
@@ -155,13 +153,13 @@ class SimulatedDeployment:
             "issued_at": self.world.redis_us / 1e6 - age_s,
             "expires_in": lifetime_s,
         }
-        runtime: Any = SimpleNamespace(
-            registry=registry,
+        importer = Importer(
+            registry=self.registry(process),
+            sealer=SimulatedSealer(),
             clients=self.clients,
             rules=RULES,
-            deployment=SimpleNamespace(keys=SimulatedSealer()),
+            replace_existing=replace,
         )
-        importer = Importer(runtime, replace_existing=replace)
         lines: Iterator[NumberedLine] = iter([(1, json.dumps(line).encode())])
         return [refusal.reason async for taken in importer.take_all(lines) for refusal in taken.refusals]
 

@@ -149,7 +149,8 @@ def _event_line(stream_id: str, event: "Mapping[str, Any]") -> str:
 async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
     from worker.fleet.report import report_on
 
-    report = await report_on(runtime)
+    configured = {client.name for client in runtime.clients}
+    report = await report_on(runtime.registry, runtime.fleet_state, configured)
     if as_json:
         for document in report.documents():
             write_json(document)

@@ -128,7 +128,13 @@ async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> t
 
     # Reading blocks: a Ctrl-C must interrupt the read itself, not wait for the loop to come round.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    importer = Importer(runtime, replace_existing=replace_existing)
+    importer = Importer(
+        registry=runtime.registry,
+        sealer=runtime.deployment.keys,
+        clients=runtime.clients,
+        rules=runtime.rules,
+        replace_existing=replace_existing,
+    )
     stored = refused = 0
     with _open(name) as file, _Progress(file) as progress:
         async for taken in importer.take_all(numbered_lines(file)):

@@ -52,6 +52,7 @@ from worker.core import providers
 from worker.core.policy import Rules
 from worker.core.ports import StoreUnavailableError
 from worker.core.providers import Client, ClientAuthentication, GrantType, Provider
+from worker.fleet.sweeping import Sweeping
 from worker.recovery.presence import Presence
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort, Refresher
 from worker.refreshing.answers import Answers
@@ -129,6 +130,7 @@ class Runtime:
     presence: Presence
     refresher: Refresher
     rules: Rules
+    sweeping: Sweeping
 
 
 def embedded_server(settings: Settings) -> EmbeddedServer | None:
@@ -290,6 +292,13 @@ async def open_runtime(
             presence,
             refresher,
             rules,
+            Sweeping(
+                places=store,
+                refresher=refresher,
+                clients=clients,
+                in_flight=settings.in_flight,
+                place_ms=lease_ms(settings),
+            ),
         )
 
 
