@@ -53,6 +53,7 @@ from worker.core.policy import Rules
 from worker.core.ports import StoreUnavailableError
 from worker.core.providers import Client, ClientAuthentication, GrantType, Provider
 from worker.fleet.sweeping import Sweeping
+from worker.fleet.tokens import Tokens
 from worker.recovery.presence import Presence
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort, Refresher
 from worker.refreshing.answers import Answers
@@ -130,6 +131,7 @@ class Runtime:
     presence: Presence
     refresher: Refresher
     rules: Rules
+    tokens: Tokens
     sweeping: Sweeping
 
 
@@ -268,6 +270,7 @@ async def open_runtime(
             chance=random.random,
             effort=_effort(settings),
         )
+        registry = RedisRegistry(redis, scripts, deployment.prefix)
         presence = Presence(
             owner=owner,
             store=store,
@@ -282,7 +285,7 @@ async def open_runtime(
             deployment,
             redis,
             store,
-            RedisRegistry(redis, scripts, deployment.prefix),
+            registry,
             RedisFleetState(redis, deployment.prefix),
             RedisEventStream(redis, deployment.prefix),
             clients,
@@ -292,12 +295,23 @@ async def open_runtime(
             presence,
             refresher,
             rules,
+            Tokens(
+                registry=registry,
+                store=store,
+                journal=journal,
+                answers=answers,
+                refresher=refresher,
+                clients=clients,
+                sealer=deployment.keys,
+                rules=rules,
+                lease_ms=limits.lease_ms,
+            ),
             Sweeping(
                 places=store,
                 refresher=refresher,
                 clients=clients,
                 in_flight=settings.in_flight,
-                place_ms=lease_ms(settings),
+                place_ms=limits.lease_ms,
             ),
         )
 
