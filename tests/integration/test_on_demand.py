@@ -331,6 +331,21 @@ async def test_a_lease_that_it_gets_just_after_anothers_rejection_is_given_back_
 # A store that goes away
 
 
+async def test_a_read_that_the_store_does_not_answer_fails_as_a_script_would(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, gate: Gate
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    await gate.shut()
+
+    for read in (
+        runtime.tokens.check(grant.id),
+        runtime.fleet_state.client_names(),
+        runtime.event_stream.last_id(),
+    ):
+        with pytest.raises(StoreUnavailableError):
+            await read
+
+
 @pytest.fixture
 def shut_at_the_answer(runtime: Runtime, gate: Gate) -> None:
     """Let the store be away from the moment that an answer is on the disk."""

@@ -1,7 +1,8 @@
 """What the use cases see of the store: the grants, the state of the fleet, and the event stream.
 
 The refresher changes grants under leases (`ports.py`). Operators, importers and reports use these ports
-instead: changes are atomic like the refresher's, reads may be a moment old.
+instead: changes are atomic like the refresher's, reads may be a moment old. Where the store does not answer,
+each method raises `StoreUnavailableError`.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
