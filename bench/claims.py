@@ -30,7 +30,6 @@ from worker.core.grant import Grant
 from worker.core.interchange import read_line
 from worker.core.ports import Claim
 from worker.core.providers import Client
-from worker.fleet.sweeping import reserve_runners
 from worker.refreshing.drain import CHUNK
 from worker.runtime.assembly import Runtime, open_runtime
 from worker.runtime.deployment import deploy
@@ -111,7 +110,7 @@ async def _import_grant(runtime: Runtime, grant: Grant, now: int) -> None:
 
 async def _sweep(store: Store) -> Taken:
     """Look for what is due where nothing is."""
-    started, taken = await _timed(store.bed, reserve_runners(store.runtime))
+    started, taken = await _timed(store.bed, store.runtime.sweeping.reserve_runners())
     if started:
         raise RuntimeError("a sweep found something due")
     return taken
