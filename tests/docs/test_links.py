@@ -49,3 +49,14 @@ def test_the_map_and_the_scripts_list_the_same_keys() -> None:
     )
 
     assert on_the_map == in_the_scripts
+
+
+def test_every_name_that_the_map_finds_in_a_file_is_in_it() -> None:
+    missing = [
+        (path, name)
+        for path, names in re.findall(r"`(worker/[\w/.]+)` \(((?:`\w+`(?:, )?)+)\)", ARCHITECTURE)
+        for name in re.findall(r"\w+", names)
+        if not re.search(rf"\b{name}\b", (ROOT / path).read_text())
+    ]
+
+    assert missing == []
