@@ -5,14 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from config import ClientSettings
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.interchange import LineError, read_line, write_line
-from worker.core.providers import BUDDY, Client
+from worker.runtime.clients import client_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
 NOW = 1_795_000_000_000
-CLIENTS = {"buddy": Client("buddy", BUDDY, "https://buddy.test/oauth2/token", "id", client_secret="secret")}
+SETTINGS = ClientSettings(provider="buddy", client_id="id", client_secret=SecretStr("secret"))
+CLIENTS = {"buddy": client_of("buddy", SETTINGS)}
 FIELDS = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
 
 
