@@ -112,6 +112,7 @@ class SimulatedDeployment:
         self.judge = judge
         self.clients = SimulatedClients(clients)
         self.parts: dict[Process, Parts] = {}
+        self.sweeps = True  # workers look for due grants by themselves
         self._rng = rng
         self._mutate = mutate
         self._terms = terms
@@ -219,11 +220,15 @@ class SimulatedDeployment:
         parts = self.parts[process] = self._build(process, disk)
         async with parts.membership.kept():
             while not process.leaving:
-                names = [client.name for client in self.clients for _ in range(1 + self._twice(process))]
-                await asyncio.gather(*(self.drain(parts, name) for name in names))
+                if self.sweeps:
+                    await self._sweep(parts)
                 await asyncio.sleep(SWEEP_SECONDS)
         process.alive = False
         self.world.note(process, "has left")
+
+    async def _sweep(self, parts: Parts) -> None:
+        names = [client.name for client in self.clients for _ in range(1 + self._twice(parts.process))]
+        await asyncio.gather(*(self.drain(parts, name) for name in names))
 
     def _twice(self, process: Process) -> int:
         return int(process.rng.random() < self._terms.drains_twice)

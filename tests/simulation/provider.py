@@ -61,6 +61,8 @@ class Weather:
     is_slow: bool = False
     lose_requests: int = 0
     lose_replies: int = 0
+    never_answers: frozenset[str] = frozenset()  # grants that alone get 503
+    refuses_as_client: frozenset[str] = frozenset()  # grants that alone are answered `invalid_client`
 
 
 class Bank:
@@ -113,6 +115,11 @@ class Bank:
             return Unavailable("http_503", None, may_have_acted=True)
         if weather.refuses_client:
             return self._refusal_of_client()
+        grant_id = self.families[token].grant_id
+        if grant_id in weather.never_answers:
+            return Unavailable("http_503", None, may_have_acted=True)
+        if grant_id in weather.refuses_as_client:
+            return ClientRejected("invalid_client")
         outcome = self._act(token)
         if weather.breaks_off:
             return Unknown("http_500")
