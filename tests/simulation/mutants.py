@@ -143,6 +143,7 @@ if r[FENCE] ~= fence or not is_leased(r, now) then
 end
 """
 
+
 def _oldest_first(parts: Parts) -> None:
     """Journals are offered from their oldest answer on."""
     replay = parts.answers.replay
@@ -181,7 +182,9 @@ LOSSES: Final = (
         stories.FROZEN_HOLDER,
         patch=_replacing(
             EVERY,
-            {"return r[LEASE_UNTIL] + math.min(PATIENCE_MS": "return r[LEASE_UNTIL] + 0 * math.min(PATIENCE_MS"},
+            {
+                "return r[LEASE_UNTIL] + math.min(PATIENCE_MS": "return r[LEASE_UNTIL] + 0 * math.min(PATIENCE_MS"
+            },
         ),
     ),
     _loss(
@@ -201,6 +204,12 @@ LOSSES: Final = (
         "57",
         stories.NEW_PROCESS,
         patch=_replacing("claim", {"recovering or number ~= confirmed": "recovering"}),
+    ),
+    _loss(
+        "a process leases on demand before it has itself recovered",
+        "57",
+        stories.NEW_PROCESS,
+        patch=_replacing("lease", {"recovering or number ~= confirmed": "recovering"}),
     ),
     _loss(
         "an answer does not jump over rotations that the store forgot",
