@@ -31,9 +31,9 @@ The exceptions, each listed here and nowhere else; most are double faults:
 - forgotten doubt: no reply was heard, the store was told so, and then Redis forgot that. Outcomes without
   tokens are in no journal, so the next refusal reads as `revoked` (5).
 - late answer: whoever held the answer was out of reach (frozen, or cut off from the store) for longer than
-  its lease and the patience after it, or Redis forgot that lease. The retry then revoked the family at a server that does that, and the
-  late answer, stored because its lineage was undisputed, is dead. Its grant is active until its next
-  refresh, which says `revoked` (5).
+  its lease and the patience after it, or Redis forgot that lease. The retry then revoked the family at a
+  server that does that, and the late answer, stored because its lineage was undisputed, is dead. Its grant is
+  active until its next refresh, which says `revoked` (5).
 - forgotten import: Redis forgot that an operator had put another consent in the place of one. It goes on
   with the old one; imports are not journaled.
 - deleted and brought back: an operator deleted a grant and imported an old pair of the same consent, perhaps
@@ -246,7 +246,7 @@ class Judge(Witness):
             self.on_unknown(presentation.process)
 
     def _check_reuse(self, family: Family, retry: Presentation) -> None:
-        """A retry revoked a family: who held its live pair was out of reach, and was waited for long enough."""
+        """A retry revoked a family: whoever held its live pair was out of reach, and was waited for."""
         lineage = self.lineage(family.live)
         holders = self._holders(lineage)
         on_its_way = [
@@ -349,16 +349,11 @@ class Judge(Witness):
             return
         if name == "reassert" and reply == b"restored":
             self.books.forgotten.pop(self.books.leases[call.fence].lineage, None)
-        if name == "claim":
-            found = reply[5]
-            for packed, in_doubt, _ in zip(found[::3], found[1::3], found[2::3], strict=True):
-                self._lease(process, packed, in_doubt=bool(in_doubt))
-            if not reply[6]:
-                self._check_repeated(call.claim_id, found[::3], after)
+        if name == "claim" and not reply[6]:
+            self._claimed(process, call, reply[5], after)
         elif name == "lease" and reply[0] in {b"leased", b"held"}:
-            if reply[0] == b"leased":
-                self._lease(process, reply[2], in_doubt=bool(reply[3]))
-            self._check_repeated(call.claim_id, reply[2:3], after)
+            found = [*reply[2:4], call.id] if reply[0] == b"leased" else []
+            self._claimed(process, call, found, after)
         elif name == "commit" and reply[0] == b"stored":
             self._committed(process, call)
         elif name == "record_outcome" and reply == b"stored" and call.in_doubt:
@@ -391,7 +386,7 @@ class Judge(Witness):
         self._last_word_us = self.world.now_us
 
     def _begin_epoch(self, last_word_us: int) -> None:
-        """Nobody may claim until those that were present then have confirmed it, or a lease's time has passed."""
+        """Nobody may claim until those present then have confirmed it, or a lease's time has passed."""
         self._expected = {
             name for name, at_us in self._present.items() if last_word_us - at_us < self._lease_us
         }
@@ -425,6 +420,11 @@ class Judge(Witness):
             if reply[0] == call.known_epoch:
                 self._confirmed.add(process.name)
                 self.agreed[process.name] = reply[0]
+
+    def _claimed(self, process: Process, call: Any, found: Sequence[Any], after: Look) -> None:
+        for packed, in_doubt in zip(found[::3], found[1::3], strict=True):
+            self._lease(process, packed, in_doubt=bool(in_doubt))
+        self._check_repeated(call.claim_id, found[::3], after)
 
     def _lease(self, process: Process, packed: bytes, *, in_doubt: bool) -> None:
         r = msgpack.unpackb(packed, raw=True)
@@ -676,7 +676,7 @@ class Judge(Witness):
 
 
 def _patience_ms(access_expires_at: int | None, until: int) -> int:
-    """How long the holder of a lease that ended then is waited for: half of what the access token has left."""
+    """How long the holder of a lease that ended is waited for: half of the access token's rest."""
     if not access_expires_at:
         return PATIENCE_MS
     return min(PATIENCE_MS, max((access_expires_at - until) // 2, 0))

@@ -180,12 +180,7 @@ LOSSES: Final = (
         "nobody is waited for once its lease has ended",
         "5",
         stories.FROZEN_HOLDER,
-        patch=_replacing(
-            EVERY,
-            {
-                "return r[LEASE_UNTIL] + math.min(PATIENCE_MS": "return r[LEASE_UNTIL] + 0 * math.min(PATIENCE_MS"
-            },
-        ),
+        patch=_replacing(EVERY, {"return r[LEASE_UNTIL] + math.min": "return r[LEASE_UNTIL] + 0 * math.min"}),
     ),
     _loss(
         "a silence begins no epoch",
@@ -203,13 +198,13 @@ LOSSES: Final = (
         "a process claims before it has itself recovered",
         "57",
         stories.NEW_PROCESS,
-        patch=_replacing("claim", {"recovering or number ~= confirmed": "recovering"}),
+        patch=_replacing("claim", {"recovering or number ~= recovered_epoch": "recovering"}),
     ),
     _loss(
         "a process leases on demand before it has itself recovered",
         "57",
         stories.NEW_PROCESS,
-        patch=_replacing("lease", {"recovering or number ~= confirmed": "recovering"}),
+        patch=_replacing("lease", {"recovering or number ~= recovered_epoch": "recovering"}),
     ),
     _loss(
         "an answer does not jump over rotations that the store forgot",
@@ -234,14 +229,16 @@ LOSSES: Final = (
         "a client is paused for the same grant again",
         "6",
         stories.REFUSED_ALONE,
-        patch=_replacing("client", {"if suspect == grant then return 'grant' end": ""}),
+        patch=_replacing(
+            "reject_client", {"if redis.call('HGET', state, 'suspect') == grant then return 'grant' end": ""}
+        ),
     ),
     _loss(
         "an endpoint is left alone for the same grant again",
         "6",
         stories.UNANSWERED_ALONE,
         patch=_replacing(
-            "endpoint",
+            "record_failure",
             {"if redis.call('HGET', endpoint, 'suspect') == grant then return true end": ""},
         ),
     ),

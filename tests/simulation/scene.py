@@ -224,7 +224,7 @@ class Scene:
         if self.world.now_us < self._lifted_at_us + HEARTBEATS_US:
             busy.append("heartbeats are to come")
         for disk in self.disks:
-            busy += [f"{file.owner} is not taken_over" for file in disk.files if file.is_free()]
+            busy += [f"{file.owner} is not taken over" for file in disk.files if file.is_free()]
         now = self.world.redis_ms
         in_doubt_yet = (
             self.world.now_us < self._lifted_at_us + DOUBT_US

@@ -1,11 +1,11 @@
 """Stories: each provokes one mechanism whose loss random runs would hardly ever notice.
 
-A story says in code what happens, and nothing in it is left to chance but how long each step takes. It is told
-in several orders, and holds in each. Without its mechanism the judge finds a violation in every one of them:
-`mutants.py` names the words that are taken away, `test_stories.py` tells both.
+A story says in code what happens; only how long each step takes is drawn. It is told in several orders, and
+holds in each. Without its mechanism the judge finds a violation in every order. `mutants.py` names the words
+that are taken away, and `test_stories.py` tells each story with them and without.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -150,8 +150,8 @@ class Story(Scene):
         observe = self.server.observe
         assert observe is not None
 
-        def lose(who: Process, name: str, args: Sequence[Any], reply: Any, before: Look, after: Look) -> None:
-            observe(who, name, args, reply, before, after)
+        def lose(who: Process, name: str, call: Any, reply: Any, before: Look, after: Look) -> None:
+            observe(who, name, call, reply, before, after)
             if who is process and name == script:
                 self.server.observe = observe
                 self.server.faults.lose_replies[who.name] = 1
@@ -190,7 +190,7 @@ def _frozen_holder(story: Story) -> None:
 
 
 def _silence(story: Story) -> None:
-    """The store is away for longer than a lease; the holder of an answer finds it two seconds after the others."""
+    """The store is away for longer than a lease; the holder of an answer reaches it later than the others."""
     story.bring([0.9])
     holder, other = story.worker(), story.worker()
     story.drain(holder)
@@ -225,7 +225,7 @@ def _forgotten_process(story: Story) -> None:
 
 
 def _new_process(story: Story) -> None:
-    """A process dies with an answer on its disk; another starts there, and would claim before it has looked."""
+    """A process dies with an answer on its disk; another starts there and claims before it has looked."""
     story.bring([0.9])
     story.worker(machine=1)  # keeps the store's epoch going
     holder = story.worker()
@@ -257,16 +257,16 @@ def _two_rotations(story: Story) -> None:
 
 
 def _long_journal(story: Story) -> None:
-    """Redis forgets the last answer of a long journal, whose owner reaches the store too slowly for all of it."""
-    *others, last = story.grants
-    story.bring([*([0.9] * len(others)), 0.6])
+    """Redis forgets the last answer of a long journal; its owner is too slow to offer all of it in time."""
+    others = len(story.grants) - 1
+    story.bring([0.9] * others + [0.6])
     owner, other = story.worker(machine=0), story.worker(machine=1)
     story.drain(owner)
-    story.until_stored(len(others))
+    story.until_stored(others)
     story.wait(0.1 * story.terms.lifetime_s)
     early = story.snapshot()
     story.drain(owner)
-    story.until_stored(len(others) + 1)
+    story.until_stored(others + 1)
     story.server.faults.slow_us[owner.name] = SLOW_US
     story.restart(early)
     for _ in range(int(2 * story.lease_s)):
@@ -305,7 +305,7 @@ def _unanswered_alone(story: Story) -> None:
 
 
 def _trouble_alone(story: Story) -> None:
-    story.bring([0.9, *([0.1] * (len(story.grants) - 1))])
+    story.bring([0.9] + [0.1] * (len(story.grants) - 1))
     story.worker()
     story.deployment.sweeps = True
     story.wait(0.95 * story.terms.lifetime_s)
