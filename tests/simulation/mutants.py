@@ -275,7 +275,7 @@ MUTANTS: Final = (
         mutate=_outages_are_blamed_on_grants,
     ),
     _mutant(
-        "claims do not wait for the store to settle",
+        "claims do not wait for the store to recover",
         "257",
         ["restart without the last writes"],
         patch=_replacing("claim", {"if recovering or number ~= recovered_epoch then": "if false then"}),

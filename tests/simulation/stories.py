@@ -173,7 +173,7 @@ class Tale:
     name: str
     terms: Terms
     happens: Callable[[Story], None]
-    orders: int = 6
+    orders: int = 5
 
 
 def _frozen_holder(story: Story) -> None:
@@ -332,7 +332,7 @@ LONG_JOURNAL: Final = Tale(
     "a long journal is offered slowly",
     Terms(Mode.STRICT, grants=206, disks=2, lifetime_s=600),
     _long_journal,
-    orders=2,
+    orders=1,
 )
 LOST_CLAIM: Final = Tale("the reply of a claim is lost", Terms(Mode.STRICT, grants=2), _lost_claim)
 LOST_LEASE: Final = Tale("the reply of a lease is lost", Terms(Mode.STRICT, grants=1), _lost_lease)
