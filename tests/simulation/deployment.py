@@ -1,4 +1,4 @@
-"""A deployment of ours in the simulated world: the real product on simulated ports.
+"""A deployment in the simulated world: the real product on simulated ports.
 
 Each worker process is assembled as in production, on ports that are simulated or lead to the simulated world.
 In place of Celery a loop starts a drain for each client every second, now and then twice at once.
@@ -68,7 +68,7 @@ class SimulatedClients:
 
 @dataclass(eq=False)
 class Parts:
-    """What a process is made of; a mutant replaces some of it."""
+    """The parts of one process; a mutant replaces some of them."""
 
     process: Process
     disk: Disk
@@ -84,7 +84,7 @@ class Parts:
 
     @staticmethod
     def replace(part: object, method: str, other: Callable[..., Any]) -> None:
-        """Put another method in one's place, in this process alone."""
+        """Replace a method of one part, in this process alone."""
         setattr(part, method, other)
 
 
@@ -129,7 +129,7 @@ class SimulatedDeployment:
         return self.world.start(f"w{self._started}", rng, lambda process: self._work(process, disk))
 
     def begin(self, name: str, life: Callable[[Process], Coroutine[Any, Any, None]]) -> Process:
-        """Start a process of the operator's."""
+        """Start a process that an operator runs."""
         return self.world.start(name, dice(self._rng.random()), life)
 
     def crash(self, process: Process, *, loses_unsynced: bool) -> None:

@@ -12,7 +12,7 @@ The invariants, by number; a violation names one:
 3. One successor per version. A stored pair is only ever replaced by one that the server made from it,
    directly or over pairs that the store has forgotten; its version counts the server's rotations.
 4. Every change of status or version has exactly one event in the same step, no event is without its change,
-   and no id is told twice or means two things. What an operator does has no event.
+   and no event id is used twice or means two things. What an operator does has no event.
 5. No live pair is lost while a process that lives, or a disk, holds it. In the end every grant is active
    with the live pair, or failed for the right reason: `reply_lost` where the only holder died with it, and
    where no holder had it; `revoked` only where a person revoked it.

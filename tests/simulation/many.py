@@ -19,7 +19,7 @@ CHUNK = 100
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of some runs."""
+    """The results of some runs."""
 
     what: str
     runs: int = 0

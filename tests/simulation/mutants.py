@@ -103,7 +103,7 @@ def _outages_count(parts: Parts) -> None:
 
 
 def _outages_are_blamed_on_grants(parts: Parts) -> None:
-    """Whoever had no answer is failing, whether others had one or not."""
+    """A grant without an answer is failing, whether others had one or not."""
 
     async def record_failure(*_: Any, **__: Any) -> FailureVerdict:
         return FailureVerdict(FailureOf.GRANT, claims_stop=False)

@@ -1,4 +1,4 @@
-"""The simulated authorization server, and its books.
+"""The simulated authorization server, and what it knows of each grant.
 
 Rules:
 - It knows of each grant which refresh token lives, what it was made from, and whether the family is
@@ -130,7 +130,7 @@ class Bank:
         return self._rng.uniform(0.3, 0.55)
 
     def check(self) -> ClientCheck:
-        """What it makes of the client alone."""
+        """Its answer to a question about the client alone."""
         if self.weather.answers_429 or self.weather.answers_503 or self.weather.breaks_off:
             return ClientCheck.UNKNOWN
         return ClientCheck.REJECTED if self.weather.refuses_client else ClientCheck.ACCEPTED
@@ -285,7 +285,7 @@ class Witness:
         raise NotImplementedError
 
     def never_acts(self, number: int) -> None:
-        """It never will."""
+        """The server will never act on it."""
         raise NotImplementedError
 
     def heard(self, number: int, outcome: Outcome) -> None:

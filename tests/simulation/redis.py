@@ -126,7 +126,7 @@ def _connected(kind: type[Valkey], path: Path) -> Valkey:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What stands in the store."""
+    """What the store holds."""
 
     records: Mapping[str, bytes | None]
     clients: Mapping[str, bytes | None]  # state by client
@@ -136,7 +136,7 @@ class Look:
 
 @dataclass(slots=True)
 class Snapshot:
-    """What Redis would come back with."""
+    """A state that Redis may come back with."""
 
     dumps: dict[bytes, bytes]
     look: Look
@@ -243,7 +243,7 @@ class Server:
         return reply
 
     def look(self) -> Look:
-        """What stands in the store now."""
+        """Read what the store holds now."""
         return self._seen(self._valkey.ask(*self._looking()))
 
     def read(self, *command: bytes | str | float) -> Any:
@@ -373,7 +373,7 @@ class Connection:
                 world.add(self._leg_us(), f"reply {name}", process, arrive)
 
         def arrive() -> None:
-            """Who thaws finds the reply and the timeout, and takes the timeout."""
+            """A process that thaws finds both reply and timeout, and takes the timeout."""
             is_late = world.now_us - sent_at_us >= TIMEOUT_US
             give(future, RedisConnectionError("the simulated connection timed out") if is_late else replies)
 

@@ -27,7 +27,7 @@ HEARTBEATS_US: Final = 2_000_000
 
 @dataclass(slots=True)
 class Report:
-    """What came of a run."""
+    """The result of a run."""
 
     seed: int
     violation: ViolationError | None

@@ -99,8 +99,8 @@ class Story(Scene):
         """When the store last heard of a process, in microseconds."""
         return self.judge.memory().present[process.name]
 
-    def until_settled(self) -> None:
-        """Wait until claims pass after an epoch began."""
+    def until_claims_pass(self) -> None:
+        """Wait until claims pass again, after an epoch began."""
         self.wait(self.lease_s)
 
     def drain(self, process: Process) -> None:
@@ -116,9 +116,9 @@ class Story(Scene):
         process.context.run(self.world.loop.create_task, task)
         self.world.loop.run_ready()
 
-    def until_answered(self, process: Process, answers: int = 1) -> None:
-        """Wait until a process has read so many answers; it has done nothing with the last one yet."""
-        self.until(lambda: sum(held.process is process for held in self.judge.books.held) >= answers)
+    def until_answered(self, process: Process) -> None:
+        """Wait until a process has read an answer; it has done nothing with it yet."""
+        self.until(lambda: any(held.process is process for held in self.judge.books.held))
 
     def until_stored(self, answers: int) -> None:
         """Wait until the store has taken so many answers in all."""
@@ -221,7 +221,7 @@ def _forgotten_process(story: Story) -> None:
     story.until(lambda: story.judge.epoch != epoch)
     story.until_recovered(known)
     story.drain(known)
-    story.until_settled()
+    story.until_claims_pass()
 
 
 def _new_process(story: Story) -> None:
@@ -251,7 +251,7 @@ def _two_rotations(story: Story) -> None:
         story.until_stored(refreshed)
         story.wait(0.8 * story.terms.lifetime_s)
     story.restart(early)
-    story.until_settled()
+    story.until_claims_pass()
     story.drain(worker)
     story.wait(2)
 
