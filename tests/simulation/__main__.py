@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 from tests.simulation.explore import FAULTS
-from tests.simulation.logs import heard
+from tests.simulation.logs import product_errors_noticed
 from tests.simulation.many import Small, run_all
 from tests.simulation.provider import Mode
 from tests.simulation.redis import Valkey
@@ -27,7 +27,7 @@ def main() -> int:
 
 def replay(seed: int) -> int:
     """One seed, effect by effect."""
-    with heard(), Valkey.started() as valkey:
+    with product_errors_noticed(), Valkey.started() as valkey:
         report = Run(valkey, seed).simulate()
     sys.stdout.write(report.story() + "\n")
     return int(report.violation is not None)

@@ -1,10 +1,10 @@
-"""One Valkey for the session, and the product's errors heard."""
+"""One Valkey for the session, and the product's errors noticed."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.logs import heard
+from tests.simulation.logs import product_errors_noticed
 from tests.simulation.redis import Valkey
 
 
@@ -15,6 +15,6 @@ def valkey() -> Iterator[Valkey]:
 
 
 @pytest.fixture(autouse=True)
-def _heard() -> Iterator[None]:
-    with heard():
+def _errors_are_noticed() -> Iterator[None]:
+    with product_errors_noticed():
         yield

@@ -1,4 +1,4 @@
-"""A deployment of ours in the simulated world: the real product on simulated ports.
+"""A deployment in the simulated world: the real product on simulated ports.
 
 Each worker process is assembled as in production, on ports that are simulated or lead to the simulated world.
 In place of Celery a loop starts a drain for each client every second, now and then twice at once.
@@ -68,7 +68,7 @@ class SimulatedClients:
 
 @dataclass(eq=False)
 class Parts:
-    """What a process is made of; a mutant replaces some of it."""
+    """The parts of one process; a mutant replaces some of them."""
 
     process: Process
     disk: Disk
@@ -84,7 +84,7 @@ class Parts:
 
     @staticmethod
     def replace(part: object, method: str, other: Callable[..., Any]) -> None:
-        """Put another method in one's place, in this process alone."""
+        """Replace a method of one part, in this process alone."""
         setattr(part, method, other)
 
 
@@ -112,6 +112,7 @@ class SimulatedDeployment:
         self.judge = judge
         self.clients = SimulatedClients(clients)
         self.parts: dict[Process, Parts] = {}
+        self.sweeps = True  # workers look for due grants by themselves
         self._rng = rng
         self._mutate = mutate
         self._terms = terms
@@ -128,7 +129,7 @@ class SimulatedDeployment:
         return self.world.start(f"w{self._started}", rng, lambda process: self._work(process, disk))
 
     def begin(self, name: str, life: Callable[[Process], Coroutine[Any, Any, None]]) -> Process:
-        """Start a process of the operator's."""
+        """Start a process that an operator runs."""
         return self.world.start(name, dice(self._rng.random()), life)
 
     def crash(self, process: Process, *, loses_unsynced: bool) -> None:
@@ -219,11 +220,15 @@ class SimulatedDeployment:
         parts = self.parts[process] = self._build(process, disk)
         async with parts.membership.kept():
             while not process.leaving:
-                names = [client.name for client in self.clients for _ in range(1 + self._twice(process))]
-                await asyncio.gather(*(self.drain(parts, name) for name in names))
+                if self.sweeps:
+                    await self._sweep(parts)
                 await asyncio.sleep(SWEEP_SECONDS)
         process.alive = False
         self.world.note(process, "has left")
+
+    async def _sweep(self, parts: Parts) -> None:
+        names = [client.name for client in self.clients for _ in range(1 + self._twice(parts.process))]
+        await asyncio.gather(*(self.drain(parts, name) for name in names))
 
     def _twice(self, process: Process) -> int:
         return int(process.rng.random() < self._terms.drains_twice)

@@ -71,7 +71,7 @@ class Disk:
         )
 
     def readers(self, lineage: bytes, here: Sequence[Process]) -> list[Process]:
-        """Who of the living could read an answer with this refresh token; `here` are this machine's."""
+        """The living processes that could read an answer with this refresh token, of those `here`."""
         found: list[Process] = []
         for file in self.files:
             if not any(

@@ -31,7 +31,7 @@ AFTER_US: Final = 1_200_000  # in which every process has sent a heartbeat once
 
 
 class RedundantError(Exception):
-    """Whatever could come next has been tried in another order that nothing can tell apart."""
+    """Every step that could be next was tried before, in an order that makes no difference."""
 
 
 @dataclass(slots=True)
@@ -235,7 +235,7 @@ class Case(Scene):
         self._struck_at_us = self.world.now_us
 
     def _is_over(self) -> bool:
-        """Whether all that the case is about has happened, but for what the end of a run sees to."""
+        """Whether the fault and its effects are over; the end of a run does the rest."""
         return self.schedule.is_spent() or self.world.now_us > self._struck_at_us + AFTER_US
 
 

@@ -12,25 +12,28 @@ The invariants, by number; a violation names one:
 3. One successor per version. A stored pair is only ever replaced by one that the server made from it,
    directly or over pairs that the store has forgotten; its version counts the server's rotations.
 4. Every change of status or version has exactly one event in the same step, no event is without its change,
-   and no id is told twice or means two things. What an operator does has no event.
+   and no event id is used twice or means two things. What an operator does has no event.
 5. No live pair is lost while a process that lives, or a disk, holds it. In the end every grant is active
    with the live pair, or failed for the right reason: `reply_lost` where the only holder died with it, and
    where no holder had it; `revoked` only where a person revoked it.
 6. An outage or a refused client fails nothing: who is `failed` was refused by name, or its answer was lost;
-   and who is `failing` for want of an answer saw the server answer another since its own first failure.
-7. No claim passes while the store settles; an answer is on a disk before it is committed.
+   and who is `failing` for want of an answer saw the server answer another since its own first failure. One
+   grant's own trouble stops its client, or its endpoint, once at most.
+7. No claim passes while the store recovers, after a restart and after a silence, and none by a process that
+   has not itself recovered in the store's epoch. An answer is on a disk before it is committed.
+8. A claim that is asked again, because its reply was lost, gives the same leases again.
 
-The exceptions, each told here and nowhere else; most are double faults:
+The exceptions, each listed here and nowhere else; most are double faults:
 
 - forgotten intent: Redis forgot the intent, and whoever had sent it died with the answer before it could
-  take its lease back, or was out of reach while the store settled. Nobody is there who could know: the next
+  take its lease back, or was out of reach while the store recovered. Nobody is there who could know: the next
   presentation is not known to be a retry (2), and its refusal reads as `revoked` (5).
 - forgotten doubt: no reply was heard, the store was told so, and then Redis forgot that. Outcomes without
   tokens are in no journal, so the next refusal reads as `revoked` (5).
 - late answer: whoever held the answer was out of reach (frozen, or cut off from the store) for longer than
-  its lease and the patience after it. The retry then revoked the family at a server that does that, and the
-  late answer, stored because its lineage was undisputed, is dead. Its grant is active until its next
-  refresh, which says `revoked` (5).
+  its lease and the patience after it, or Redis forgot that lease. The retry then revoked the family at a
+  server that does that, and the late answer, stored because its lineage was undisputed, is dead. Its grant is
+  active until its next refresh, which says `revoked` (5).
 - forgotten import: Redis forgot that an operator had put another consent in the place of one. It goes on
   with the old one; imports are not journaled.
 - deleted and brought back: an operator deleted a grant and imported an old pair of the same consent, perhaps
@@ -49,6 +52,7 @@ from tests.simulation.provider import Bank, Family, Mode, Witness
 from tests.simulation.redis import Look, Snapshot
 from tests.simulation.world import Process, World
 from worker.adapters.store.record import FIELDS
+from worker.core.events import EventType
 from worker.core.grant import lineage_of
 from worker.core.outcomes import Outcome, Refreshed, Rejected, Unavailable, Unknown
 
@@ -58,6 +62,9 @@ NOT_CONFIRMED = "client_not_confirmed"
 BY_OPERATORS = {"import_grant", "pause_grant", "resume_grant", "delete_grant"}
 MEMORY_US = 305_000_000  # so long the store remembers failures, and some more for the clocks
 BACK_US = 2_500_000  # who is back in reach offers what it holds within this
+SILENCE_US = 3_000_000  # without a word from any process: the next one begins an epoch
+PATIENCE_MS = 900_000  # the longest that the holder of an ended lease is waited for
+SPEAKS = {"heartbeat", "finish_recovery", "claim", "lease"}  # what ends a silence
 
 
 class ViolationError(Exception):
@@ -78,6 +85,8 @@ class Granted:
     fence: int
     until: int
     in_doubt: bool
+    claimable_at: int  # not before then by another, unless the holder is known to be gone
+    given_at: int
 
 
 @dataclass(slots=True)
@@ -109,7 +118,9 @@ class Books:
     leases: dict[int, Granted] = field(default_factory=dict)
     presentations: list[Presentation] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
-    told: dict[str, tuple[str, str]] = field(default_factory=dict)  # event id: its type and subject
+    events: dict[str, tuple[str, str]] = field(default_factory=dict)  # by event id: its type and subject
+    claims: dict[bytes, list[int]] = field(default_factory=dict)  # by claim id: the fences it gave
+    incidents: dict[str, "Incident"] = field(default_factory=dict)  # by client or URL: the last one
     refused: set[bytes] = field(default_factory=set)  # lineages that the server refused
     forgotten: dict[bytes, Granted] = field(default_factory=dict)  # lineages whose intents Redis forgot
     doubts: dict[bytes, int] = field(default_factory=dict)  # lineages, and when the store was told
@@ -118,6 +129,14 @@ class Books:
         default_factory=set
     )  # tokens whose holders were out of reach when a retry revoked them
     notes: set[str] = field(default_factory=set)  # exceptions that were made
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One grant's answer stopped its client, or its endpoint."""
+
+    grant_id: str
+    at_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +163,12 @@ class Judge(Witness):
         self._lease_us = lease_us
         self._consents: dict[str, Family] = {}  # the last one that was brought, of each grant
         self.under_way = 0  # presentations that the server may yet act on
-        self.epoch = 0  # the present one, as the last heartbeat was told
+        self.epoch = 0  # the present one, as the store last said
         self.agreed: dict[str, int] = {}  # the last epoch that each process confirmed
         self._by_lineage: dict[bytes, str] = {}
         self._present: dict[str, int] = {}  # when each process was last heard of by the store
-        self._epoch_began_us: int | None = None  # of the last restart
+        self._last_word_us = 0  # when any process last spoke to the store
+        self._epoch_began_us: int | None = None  # by a restart or a silence
         self._expected: set[str] = set()  # who must confirm it
         self._confirmed: set[str] = set()
 
@@ -203,11 +223,12 @@ class Judge(Witness):
         family = self.bank.families[presentation.token]
         is_new = family.revoked_by == "reuse" and family.revoked_at_us == self.world.now_us
         if is_new and self.families.get(family.grant_id) is family:
-            self._check_reuse(family)
+            self._check_reuse(family, presentation)
         lineage = self.lineage(presentation.token)
         if presentation.lease is not None and self.world.redis_ms > presentation.lease.until:
             self.fail(1, f"{presentation.token} of {presentation.process} is acted on after its lease")
-        if isinstance(outcome, Rejected):
+        alone_refused = presentation.grant_id in self.bank.weather.refuses_as_client
+        if isinstance(outcome, Rejected) or alone_refused:
             self.books.refused.add(lineage)
 
     def never_acts(self, number: int) -> None:
@@ -224,8 +245,8 @@ class Judge(Witness):
         if isinstance(outcome, Unknown):
             self.on_unknown(presentation.process)
 
-    def _check_reuse(self, family: Family) -> None:
-        """A retry revoked a family: whoever held its live pair must have been out of reach."""
+    def _check_reuse(self, family: Family, retry: Presentation) -> None:
+        """A retry revoked a family: whoever held its live pair was out of reach, and was waited for."""
         lineage = self.lineage(family.live)
         holders = self._holders(lineage)
         on_its_way = [
@@ -239,7 +260,21 @@ class Judge(Witness):
         if any(map(self._can_act, holders)):
             self.fail(5, f"a retry revoked {family.grant_id}, whose live pair {family.live} is held")
         elif holders or on_its_way or any(disk.holds(lineage) for disk in self._all_disks()):
+            self._check_patience(family, retry)
             self.books.late.add(family.live)
+
+    def _check_patience(self, family: Family, retry: Presentation) -> None:
+        """Who has the live pair was waited for: for as long as its lease, and the patience after it."""
+        lease = next(
+            each.lease
+            for each in self.books.presentations
+            if isinstance(each.outcome, Refreshed) and each.outcome.refresh_token == family.live
+        )
+        is_gone = lease is None or lease.process.name not in self._present
+        if is_gone or lease is None or retry.lease is None or lease.lineage in self.books.forgotten:
+            return
+        if retry.lease.given_at < lease.claimable_at:
+            self.fail(5, f"a retry revoked {family.grant_id} while {lease.process} was to be waited for")
 
     def _all_disks(self) -> list[Disk]:
         return list({id(disk): disk for disk in map(self._disks, self.world.processes)}.values())
@@ -307,17 +342,18 @@ class Judge(Witness):
     def observe(self, process: Process, name: str, call: Any, reply: Any, before: Look, after: Look) -> None:
         """A script ran; `call` is its signature with bytes for text."""
         self.world.note(process, f"store {name}{_said(name, call, reply)}")
+        if name in SPEAKS:
+            self._listen()
         if name in {"heartbeat", "finish_recovery", "leave"}:
             self._hear_of(process, name, call, reply)
             return
         if name == "reassert" and reply == b"restored":
             self.books.forgotten.pop(self.books.leases[call.fence].lineage, None)
-        if name == "claim":
-            found = reply[5]
-            for packed, in_doubt, _ in zip(found[::3], found[1::3], found[2::3], strict=True):
-                self._lease(process, packed, in_doubt=bool(in_doubt))
-        elif name == "lease" and reply[0] == b"leased":
-            self._lease(process, reply[2], in_doubt=bool(reply[3]))
+        if name == "claim" and not reply[6]:
+            self._claimed(process, call, reply[5], after)
+        elif name == "lease" and reply[0] in {b"leased", b"held"}:
+            found = [*reply[2:4], call.id] if reply[0] == b"leased" else []
+            self._claimed(process, call, found, after)
         elif name == "commit" and reply[0] == b"stored":
             self._committed(process, call)
         elif name == "record_outcome" and reply == b"stored" and call.in_doubt:
@@ -340,10 +376,22 @@ class Judge(Witness):
             }
             self.families, self._present = dict(memory.families), dict(memory.present)
             self._consents = dict(memory.families)
-        now = self.world.now_us
-        self._expected = {name for name, at_us in self._present.items() if now - at_us < self._lease_us}
+            self.books.incidents.clear()
+        self._begin_epoch(self.world.now_us)
+
+    def _listen(self) -> None:
+        """A process speaks to the store; after a silence, its word begins an epoch."""
+        if self.world.now_us - self._last_word_us > SILENCE_US + 1_000:
+            self._begin_epoch(self._last_word_us)
+        self._last_word_us = self.world.now_us
+
+    def _begin_epoch(self, last_word_us: int) -> None:
+        """Nobody may claim until those present then have confirmed it, or a lease's time has passed."""
+        self._expected = {
+            name for name, at_us in self._present.items() if last_word_us - at_us < self._lease_us
+        }
         self._confirmed = set()
-        self._epoch_began_us = now
+        self._epoch_began_us = self.world.now_us // 1000 * 1000
 
     def _forget(self, before: Look, after: Look) -> None:
         for grant_id, packed in before.records.items():
@@ -367,9 +415,16 @@ class Judge(Witness):
         elif name == "leave":
             self._present.pop(call.owner.decode(), None)
             self._expected.discard(call.owner.decode())
-        elif reply[0] == call.known_epoch:
-            self._confirmed.add(process.name)
-            self.agreed[process.name] = reply[0]
+        else:
+            self.epoch = reply[0]
+            if reply[0] == call.known_epoch:
+                self._confirmed.add(process.name)
+                self.agreed[process.name] = reply[0]
+
+    def _claimed(self, process: Process, call: Any, found: Sequence[Any], after: Look) -> None:
+        for packed, in_doubt in zip(found[::3], found[1::3], strict=True):
+            self._lease(process, packed, in_doubt=bool(in_doubt))
+        self._check_repeated(call.claim_id, found[::3], after)
 
     def _lease(self, process: Process, packed: bytes, *, in_doubt: bool) -> None:
         r = msgpack.unpackb(packed, raw=True)
@@ -377,13 +432,33 @@ class Judge(Witness):
         if fence in self.books.leases:
             return  # the same claim again
         grant_id = self.bank.families[self.token(lineage)].grant_id
+        until = r[FIELD["LEASE_UNTIL"]]
         self.books.leases[fence] = Granted(
-            process, grant_id, lineage, fence, r[FIELD["LEASE_UNTIL"]], in_doubt
+            process,
+            grant_id,
+            lineage,
+            fence,
+            until,
+            in_doubt,
+            claimable_at=until + _patience_ms(r[FIELD["ACCESS_EXPIRES_AT"]], until),
+            given_at=self.world.redis_ms,
         )
         self.count("leases")
-        self._check_settled(process)
+        self._check_recovered(process)
 
-    def _check_settled(self, process: Process) -> None:
+    def _check_repeated(self, claim_id: bytes, leases: Sequence[bytes], after: Look) -> None:
+        given = [msgpack.unpackb(packed, raw=True)[FIELD["FENCE"]] for packed in leases]
+        for fence in self.books.claims.setdefault(claim_id, given):
+            packed = after.records[self.books.leases[fence].grant_id]
+            if packed is None or fence in given:
+                continue
+            r = msgpack.unpackb(packed, raw=True)
+            if r[FIELD["FENCE"]] == fence and r[FIELD["LEASE_UNTIL"]] > self.world.redis_ms:
+                self.fail(8, f"a claim that is asked again does not give {_short(fence)} again")
+
+    def _check_recovered(self, process: Process) -> None:
+        if self.agreed.get(process.name) != self.epoch:
+            self.fail(7, f"{process} claims, and has not recovered in the store's epoch")
         if self._epoch_began_us is None or self.world.now_us - self._epoch_began_us >= self._lease_us:
             return
         missing = self._expected - self._confirmed
@@ -423,10 +498,25 @@ class Judge(Witness):
                 self.fail(4, f"{name} tells of {grant_id}, which did not change")
         self._compare_states(name, before.clients, after.clients, events)
         self._compare_states(name, before.endpoints, after.endpoints, events)
+        for event in events:
+            if event["type"] in {EventType.CLIENT_REJECTED, EventType.PROVIDER_UNAVAILABLE}:
+                self._check_incident(event["subject"], call.grant.decode())
+
+    def _check_incident(self, subject: str, grant_id: str) -> None:
+        """The same grant stopped everybody before; then others were answered, and it never was."""
+        last = self.books.incidents.get(subject)
+        self.books.incidents[subject] = Incident(grant_id, self.world.now_us)
+        if last is None or last.grant_id != grant_id:
+            return
+        since = [each for each in self.books.presentations if each.at_us > last.at_us]
+        answered = {each.grant_id for each in since if _is_readable(each.heard)}
+        unanswered = {each.grant_id for each in since if each.heard and not _is_readable(each.heard)}
+        if answered and grant_id not in answered and unanswered == {grant_id}:
+            self.fail(6, f"{grant_id} alone is in trouble, and stops {subject} a second time")
 
     def _read_event(self, event: dict[str, Any]) -> None:
         meaning = event["type"], event["subject"]
-        if self.books.told.setdefault(event["id"], meaning) != meaning:
+        if self.books.events.setdefault(event["id"], meaning) != meaning:
             self.fail(4, f"the id {event['id']} means two events: {meaning}")
         self.world.note(
             "store", f"tells {event['type']} of {event['subject']} ({event['data'].get('reason')})"
@@ -583,6 +673,13 @@ class Judge(Witness):
             return False
         self.books.notes.add("forgotten intent")
         return True
+
+
+def _patience_ms(access_expires_at: int | None, until: int) -> int:
+    """How long the holder of a lease that ended is waited for: half of the access token's rest."""
+    if not access_expires_at:
+        return PATIENCE_MS
+    return min(PATIENCE_MS, max((access_expires_at - until) // 2, 0))
 
 
 def _is_readable(heard: Outcome | None) -> bool:

@@ -17,15 +17,15 @@ from worker.core.ports import StoreUnavailableError
 Listener = Callable[[str], None]
 
 
-class Ears:
-    """Who listens at the moment."""
+class ProductErrors:
+    """Whom the product's errors are given to at the moment."""
 
     listener: Listener | None = None
 
 
 @contextmanager
-def heard() -> Iterator[None]:
-    """Listen to the product's errors for as long as the block lasts."""
+def product_errors_noticed() -> Iterator[None]:
+    """Give the product's errors to the listener for as long as the block lasts."""
     before = structlog.get_config()
     structlog.configure(
         processors=[_listen],
@@ -45,6 +45,6 @@ def _listen(logger: Any, method: str, event: MutableMapping[str, Any]) -> NoRetu
         problem = sys.exc_info()[1]
     if isinstance(problem, BaseException) and not isinstance(problem, StoreUnavailableError):
         text = "".join(traceback.format_exception(problem))
-        if Ears.listener is not None:
-            Ears.listener(f"{event['event']}: {text}")
+        if ProductErrors.listener is not None:
+            ProductErrors.listener(f"{event['event']}: {text}")
     raise structlog.DropEvent

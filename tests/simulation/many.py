@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from tests.simulation.explore import explore
-from tests.simulation.logs import heard
+from tests.simulation.logs import product_errors_noticed
 from tests.simulation.provider import Mode
 from tests.simulation.redis import Valkey
 from tests.simulation.scene import Report
@@ -19,7 +19,7 @@ CHUNK = 100
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of some runs."""
+    """The results of some runs."""
 
     what: str
     runs: int = 0
@@ -51,7 +51,7 @@ class Small:
 def run_seeds(seeds: Sequence[int]) -> Outcome:
     """Random runs, one after the other."""
     outcome = Outcome(f"seeds {seeds[0]} to {seeds[-1]}")
-    with heard(), Valkey.started() as valkey:
+    with product_errors_noticed(), Valkey.started() as valkey:
         for seed in seeds:
             outcome.add(Run(valkey, seed).simulate())
     return outcome
@@ -60,7 +60,7 @@ def run_seeds(seeds: Sequence[int]) -> Outcome:
 def run_small(case: Small) -> Outcome:
     """Every interleaving of a small case."""
     outcome = Outcome(str(case))
-    with heard(), Valkey.started() as valkey:
+    with product_errors_noticed(), Valkey.started() as valkey:
         for report in explore(
             valkey, case.mode, case.kind, depth=case.depth, ticks=case.ticks, most=case.most
         ):

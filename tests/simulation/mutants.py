@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from tests.simulation import stories
 from tests.simulation.deployment import Parts
 from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
+from tests.simulation.stories import Tale
 from worker.core.grant import Status
 from worker.core.ports import Commit, FailureOf, FailureVerdict, Lease
 
@@ -101,7 +103,7 @@ def _outages_count(parts: Parts) -> None:
 
 
 def _outages_are_blamed_on_grants(parts: Parts) -> None:
-    """Whoever had no answer is failing, whether others had one or not."""
+    """A grant without an answer is failing, whether others had one or not."""
 
     async def record_failure(*_: Any, **__: Any) -> FailureVerdict:
         return FailureVerdict(FailureOf.GRANT, claims_stop=False)
@@ -141,6 +143,107 @@ if r[FENCE] ~= fence or not is_leased(r, now) then
 end
 """
 
+
+def _oldest_first(parts: Parts) -> None:
+    """Journals are offered from their oldest answer on."""
+    replay = parts.answers.replay
+
+    async def backwards(commits: Sequence[Commit]) -> Any:
+        return await replay(commits[::-1])
+
+    parts.replace(parts.answers, "replay", backwards)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One mechanism taken away.
+
+    Attributes:
+        name: what is wrong, as the end of a sentence.
+        broken: how.
+        breaks: the invariants that may be the first to tell.
+        tale: what brings it out, every time.
+    """
+
+    name: str
+    broken: Break
+    breaks: frozenset[int]
+    tale: Tale
+
+
+def _loss(name: str, breaks: str, tale: Tale, **how: Any) -> Loss:
+    return Loss(name, Break(**how), frozenset(map(int, breaks)), tale)
+
+
+LOSSES: Final = (
+    _loss(
+        "nobody is waited for once its lease has ended",
+        "5",
+        stories.FROZEN_HOLDER,
+        patch=_replacing(EVERY, {"return r[LEASE_UNTIL] + math.min": "return r[LEASE_UNTIL] + 0 * math.min"}),
+    ),
+    _loss(
+        "a silence begins no epoch",
+        "57",
+        stories.SILENCE,
+        patch=_replacing(EVERY, {"local SILENCE_MS = 3000": "local SILENCE_MS = 2^53"}),
+    ),
+    _loss(
+        "recovery does not wait for processes that the store forgot",
+        "2",
+        stories.FORGOTTEN_PROCESS,
+        patch=_replacing(EVERY, {"local LEAST_RECOVERY_MS = 2000": "local LEAST_RECOVERY_MS = 0"}),
+    ),
+    _loss(
+        "a process claims before it has itself recovered",
+        "57",
+        stories.NEW_PROCESS,
+        patch=_replacing("claim", {"recovering or number ~= recovered_epoch": "recovering"}),
+    ),
+    _loss(
+        "a process leases on demand before it has itself recovered",
+        "57",
+        stories.NEW_PROCESS,
+        patch=_replacing("lease", {"recovering or number ~= recovered_epoch": "recovering"}),
+    ),
+    _loss(
+        "an answer does not jump over rotations that the store forgot",
+        "25",
+        stories.TWO_ROTATIONS,
+        patch=_replacing("commit", {"local forgot = ": "local forgot = false and "}),
+    ),
+    _loss("a journal is offered from its oldest answer on", "2", stories.LONG_JOURNAL, mutate=_oldest_first),
+    _loss(
+        "a claim that is asked again gives other leases",
+        "8",
+        stories.LOST_CLAIM,
+        patch=_replacing("claim", {"if before then return repeated_claim(before) end": ""}),
+    ),
+    _loss(
+        "a lease that is asked for again is refused",
+        "8",
+        stories.LOST_LEASE,
+        patch=_replacing("lease", {"if before then": "if false then"}),
+    ),
+    _loss(
+        "a client is paused for the same grant again",
+        "6",
+        stories.REFUSED_ALONE,
+        patch=_replacing(
+            "reject_client", {"if redis.call('HGET', state, 'suspect') == grant then return 'grant' end": ""}
+        ),
+    ),
+    _loss(
+        "an endpoint is left alone for the same grant again",
+        "6",
+        stories.UNANSWERED_ALONE,
+        patch=_replacing(
+            "record_failure",
+            {"if redis.call('HGET', endpoint, 'suspect') == grant then return true end": ""},
+        ),
+    ),
+)
+
 MUTANTS: Final = (
     _mutant(
         "a commit is taken whatever its lineage",
@@ -172,7 +275,7 @@ MUTANTS: Final = (
         mutate=_outages_are_blamed_on_grants,
     ),
     _mutant(
-        "claims do not wait for the store to settle",
+        "claims do not wait for the store to recover",
         "257",
         ["restart without the last writes"],
         patch=_replacing("claim", {"if recovering or number ~= recovered_epoch then": "if false then"}),

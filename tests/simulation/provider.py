@@ -1,4 +1,4 @@
-"""The simulated authorization server, and its books.
+"""The simulated authorization server, and what it knows of each grant.
 
 Rules:
 - It knows of each grant which refresh token lives, what it was made from, and whether the family is
@@ -61,6 +61,8 @@ class Weather:
     is_slow: bool = False
     lose_requests: int = 0
     lose_replies: int = 0
+    never_answers: frozenset[str] = frozenset()  # grants that alone get 503
+    refuses_as_client: frozenset[str] = frozenset()  # grants that alone are answered `invalid_client`
 
 
 class Bank:
@@ -113,6 +115,11 @@ class Bank:
             return Unavailable("http_503", None, may_have_acted=True)
         if weather.refuses_client:
             return self._refusal_of_client()
+        grant_id = self.families[token].grant_id
+        if grant_id in weather.never_answers:
+            return Unavailable("http_503", None, may_have_acted=True)
+        if grant_id in weather.refuses_as_client:
+            return ClientRejected("invalid_client")
         outcome = self._act(token)
         if weather.breaks_off:
             return Unknown("http_500")
@@ -123,7 +130,7 @@ class Bank:
         return self._rng.uniform(0.3, 0.55)
 
     def check(self) -> ClientCheck:
-        """What it makes of the client alone."""
+        """Its answer to a question about the client alone."""
         if self.weather.answers_429 or self.weather.answers_503 or self.weather.breaks_off:
             return ClientCheck.UNKNOWN
         return ClientCheck.REJECTED if self.weather.refuses_client else ClientCheck.ACCEPTED
@@ -278,7 +285,7 @@ class Witness:
         raise NotImplementedError
 
     def never_acts(self, number: int) -> None:
-        """It never will."""
+        """The server will never act on it."""
         raise NotImplementedError
 
     def heard(self, number: int, outcome: Outcome) -> None:

@@ -126,7 +126,7 @@ def _connected(kind: type[Valkey], path: Path) -> Valkey:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What stands in the store."""
+    """What the store holds."""
 
     records: Mapping[str, bytes | None]
     clients: Mapping[str, bytes | None]  # state by client
@@ -136,7 +136,7 @@ class Look:
 
 @dataclass(slots=True)
 class Snapshot:
-    """What Redis would come back with."""
+    """A state that Redis may come back with."""
 
     dumps: dict[bytes, bytes]
     look: Look
@@ -152,6 +152,7 @@ class Faults:
     lose_requests: dict[str, int] = field(default_factory=dict)  # by process: how many more
     lose_replies: dict[str, int] = field(default_factory=dict)
     late_requests: dict[str, int] = field(default_factory=dict)
+    slow_us: dict[str, int] = field(default_factory=dict)  # by process: how long each leg takes
 
 
 # Sees a script: who ran it, its name, its call (texts are bytes), its reply, and the store before and after.
@@ -242,7 +243,7 @@ class Server:
         return reply
 
     def look(self) -> Look:
-        """What stands in the store now."""
+        """Read what the store holds now."""
         return self._seen(self._valkey.ask(*self._looking()))
 
     def read(self, *command: bytes | str | float) -> Any:
@@ -360,7 +361,7 @@ class Connection:
             cut_off = world.now_us < process.cut_off_until_us
             if server.is_away() or cut_off or is_lost or server.incarnation != incarnation:
                 world.note(process, f"store {name}: LOST on its way")
-                give_up(world.schedule.delay_us("store"))
+                give_up(self._leg_us())
                 return
             replies.append(commands[i]())
             if i + 1 < len(commands):
@@ -369,14 +370,14 @@ class Connection:
                 world.note(process, f"store {name}: the REPLY IS LOST")
                 give_up(world.schedule.delay_us("lost reply"))
             else:
-                world.add(world.schedule.delay_us("store"), f"reply {name}", process, arrive)
+                world.add(self._leg_us(), f"reply {name}", process, arrive)
 
         def arrive() -> None:
-            """Who thaws finds the reply and the timeout, and takes the timeout."""
+            """A process that thaws finds both reply and timeout, and takes the timeout."""
             is_late = world.now_us - sent_at_us >= TIMEOUT_US
             give(future, RedisConnectionError("the simulated connection timed out") if is_late else replies)
 
-        delay_us = world.schedule.delay_us("store")
+        delay_us = self._leg_us()
         if is_late:
             world.note(process, f"store {name}: IS LATE")
             give_up(TIMEOUT_US)
@@ -384,6 +385,10 @@ class Connection:
         # It leaves its process at once: whatever happens to that, the server acts on it.
         world.add(delay_us, f"store {name}", None, lambda: act(0), owner=process)
         return await world.arrival(process, future)
+
+    def _leg_us(self) -> int:
+        slow_us = self._server.faults.slow_us.get(self._process.name)
+        return self._world.schedule.delay_us("store") if slow_us is None else slow_us
 
     def run(self, sha: str, args: Sequence[Any]) -> Any:
         """Act on one EVALSHA."""

@@ -13,7 +13,7 @@ import msgpack
 from tests.simulation.deployment import Mutation, SimulatedDeployment, clients_of
 from tests.simulation.disk import Disk
 from tests.simulation.judge import FIELD, Judge, ViolationError
-from tests.simulation.logs import Ears
+from tests.simulation.logs import ProductErrors
 from tests.simulation.provider import URL, Bank, Weather
 from tests.simulation.redis import Patch, Server, Valkey
 from tests.simulation.terms import Terms
@@ -27,7 +27,7 @@ HEARTBEATS_US: Final = 2_000_000
 
 @dataclass(slots=True)
 class Report:
-    """What came of a run."""
+    """The result of a run."""
 
     seed: int
     violation: ViolationError | None
@@ -128,7 +128,7 @@ class Scene:
     def go(self, seed: int, setup: str) -> Report:
         """Run it to its end."""
         report = Report(seed, None, self.world.trace, setup)
-        Ears.listener = lambda text: self.judge.fail(0, f"the product is surprised: {text}")
+        ProductErrors.listener = lambda text: self.judge.fail(0, f"the product is surprised: {text}")
         try:
             self.play()
             self._recover()
@@ -137,7 +137,7 @@ class Scene:
         except RanAwayError:
             report.violation = ViolationError(0, "the run does not end")
         finally:
-            Ears.listener = None
+            ProductErrors.listener = None
             self._end()
         report.counts, report.notes, report.steps = (
             self.judge.counts,
@@ -224,7 +224,7 @@ class Scene:
         if self.world.now_us < self._lifted_at_us + HEARTBEATS_US:
             busy.append("heartbeats are to come")
         for disk in self.disks:
-            busy += [f"{file.owner} is not taken_over" for file in disk.files if file.is_free()]
+            busy += [f"{file.owner} is not taken over" for file in disk.files if file.is_free()]
         now = self.world.redis_ms
         in_doubt_yet = (
             self.world.now_us < self._lifted_at_us + DOUBT_US

@@ -42,10 +42,10 @@ def test_a_seed_gives_the_same_run_again(valkey: Valkey) -> None:
 
 def test_a_seed_does_not_depend_on_how_python_hashes() -> None:
     program = (
-        "from tests.simulation.logs import heard\n"
+        "from tests.simulation.logs import product_errors_noticed\n"
         "from tests.simulation.redis import Valkey\n"
         "from tests.simulation.seeds import Run\n"
-        "with heard(), Valkey.started() as valkey:\n"
+        "with product_errors_noticed(), Valkey.started() as valkey:\n"
         "    print([Run(valkey, seed).simulate().trace for seed in range(5)])\n"
     )
     told = [

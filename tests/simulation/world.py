@@ -23,7 +23,7 @@ BEGAN_AT_US = 1_800_000_000_000_000  # Redis's clock when a run begins
 
 
 class ProcessDiedError(BaseException):
-    """Ends whatever a dead process still does. No product code may catch it."""
+    """Ends the tasks of a dead process. No product code may catch it."""
 
 
 class RanAwayError(Exception):
@@ -47,16 +47,16 @@ class Step:
 
 
 class Schedule(Protocol):
-    """Who goes on."""
+    """Decides which step is next."""
 
     def delay_us(self, kind: str) -> int:
         """How long a leg of an effect takes."""
 
     def put(self, step: Step) -> None:
-        """One more thing can happen."""
+        """Add a step."""
 
     def take(self) -> Step | None:
-        """What happens next; `None` where nothing can."""
+        """Take the next step; `None` where there is none."""
 
 
 @dataclass(eq=False)
@@ -73,7 +73,7 @@ class Process:
     cut_off_until_us: int = 0
 
     def out_of_reach_until_us(self) -> int:
-        """When it could last neither run nor reach the store."""
+        """Until when it could not run, or not reach the store."""
         return max(self.thaws_at_us, self.cut_off_until_us)
 
     def __repr__(self) -> str:
@@ -100,7 +100,7 @@ class World:
 
     @property
     def redis_ms(self) -> int:
-        """The same in the product's unit."""
+        """The same in milliseconds, as the product counts."""
         return self.redis_us // 1000
 
     def note(self, who: object, what: str) -> None:
@@ -226,7 +226,7 @@ def give(future: "asyncio.Future[Any]", value: Any) -> None:
 
 
 def dice(seed: float) -> Random:
-    """Chance that a seed decides."""
+    """A random generator that a seed decides."""
     return Random(seed)  # noqa: S311 nothing here is secret
 
 

@@ -1,0 +1,349 @@
+"""Stories: each provokes one mechanism whose loss random runs would hardly ever notice.
+
+A story says in code what happens; only how long each step takes is drawn. It is told in several orders, and
+holds in each. Without its mechanism the judge finds a violation in every order. `mutants.py` names the words
+that are taken away, and `test_stories.py` tells each story with them and without.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from tests.simulation.judge import FIELD
+from tests.simulation.provider import Mode
+from tests.simulation.redis import Look, Snapshot, Valkey
+from tests.simulation.scene import UNBROKEN, Break, Report, Scene
+from tests.simulation.seeds import RandomSchedule
+from tests.simulation.terms import Terms
+from tests.simulation.world import Process, dice
+
+LONG_ENOUGH_S: Final = 60.0
+SLOW_SHARE: Final = 0.25  # of the legs take up to 20 or 30 ms in place of half a millisecond
+REPLY_S: Final = 0.05  # in which the store's reply arrives
+
+
+class StuckError(Exception):
+    """A story does not go on: what it waits for does not happen."""
+
+
+class Pace(RandomSchedule):
+    """Each leg to the store and the disk takes another time in each order; the provider is steady."""
+
+    def delay_us(self, kind: str) -> int:
+        self.slow_share = SLOW_SHARE if kind in {"store", "disk"} else 0.0
+        return super().delay_us(kind)
+
+
+class Story(Scene):
+    """One story in one order.
+
+    Workers claim when the story says so, and by themselves once it has ended.
+
+    Args:
+        valkey: where the scripts run.
+        tale: what happens.
+        order: decides how long each step takes.
+        broken: a rule broken on purpose.
+    """
+
+    def __init__(self, valkey: Valkey, tale: "Tale", order: int, broken: Break = UNBROKEN) -> None:
+        super().__init__(valkey, tale.terms, Pace(dice(order)), dice(order), broken)
+        self.tale = tale
+        self.order = order
+        self.deployment.sweeps = False
+
+    def tell(self) -> Report:
+        """Tell it to its end."""
+        return self.go(self.order, f"{self.tale.name}; {self.terms}")
+
+    def play(self) -> None:
+        self.tale.happens(self)
+        self.deployment.sweeps = True
+
+    @property
+    def lease_s(self) -> float:
+        """How long a lease lasts."""
+        return self.terms.lease_ms / 1000
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Let the world go on until something has happened.
+
+        Raises:
+            StuckError: it does not.
+        """
+        limit_us = self.world.now_us + int(LONG_ENOUGH_S * 1e6)
+        self.world.run(lambda: happened() or self.world.now_us > limit_us)
+        if not happened():
+            raise StuckError(self.tale.name)
+
+    def wait(self, seconds: float) -> None:
+        """Let the world go on for so long."""
+        until_us = self.world.now_us + int(seconds * 1e6)
+        self.world.add(int(seconds * 1e6), "wait", None, lambda: None, timer=True)
+        self.world.run(lambda: self.world.now_us >= until_us)
+
+    def worker(self, machine: int = 0) -> Process:
+        """Start a worker process, and wait until it may claim."""
+        process = self.deployment.start_worker(self.disks[machine])
+        self.until_recovered(process)
+        return process
+
+    def until_recovered(self, process: Process) -> None:
+        """Wait until a process has recovered in the store's present epoch."""
+        self.until(lambda: self.judge.agreed.get(process.name) == self.judge.epoch)
+        self.wait(REPLY_S)
+
+    def last_heartbeat(self, process: Process) -> int:
+        """When the store last heard of a process, in microseconds."""
+        return self.judge.memory().present[process.name]
+
+    def until_claims_pass(self) -> None:
+        """Wait until claims pass again, after an epoch began."""
+        self.wait(self.lease_s)
+
+    def drain(self, process: Process) -> None:
+        """Let a process refresh what is due."""
+        self.world.loop.run_ready()  # it may have started just now
+        parts = self.deployment.parts[process]
+        process.context.run(self.world.loop.create_task, self.deployment.drain(parts, "c0"))
+        self.world.loop.run_ready()
+
+    def refresh_on_demand(self, process: Process, grant_id: str) -> None:
+        """Let a process refresh one grant, due or not."""
+        task = self.deployment.refresh_on_demand(process, grant_id)
+        process.context.run(self.world.loop.create_task, task)
+        self.world.loop.run_ready()
+
+    def until_answered(self, process: Process) -> None:
+        """Wait until a process has read an answer; it has done nothing with it yet."""
+        self.until(lambda: any(held.process is process for held in self.judge.books.held))
+
+    def until_stored(self, answers: int) -> None:
+        """Wait until the store has taken so many answers in all."""
+        self.until(lambda: self.judge.counts.get("commits", 0) >= answers)
+
+    def store_is_away(self, seconds: float) -> None:
+        """Nobody reaches the store for a while."""
+        self.server.faults.away_until_us = self.world.now_us + int(seconds * 1e6)
+        self.world.note("redis", f"is AWAY for {seconds} s")
+
+    def cut_off(self, process: Process, seconds: float) -> None:
+        """One process does not reach the store for a while."""
+        process.cut_off_until_us = self.world.now_us + int(seconds * 1e6)
+        self.world.note(process, f"is CUT OFF from the store for {seconds} s")
+
+    def snapshot(self) -> tuple[Snapshot, Any]:
+        """What the store could come back with, and what the judge knows with it."""
+        return self.server.snapshot(), self.judge.memory()
+
+    def restart(self, kept: tuple[Snapshot, Any]) -> None:
+        """Redis restarts, and comes back with what it had then."""
+        snapshot, memory = kept
+        self.judge.restarted(snapshot, self.server.seen, memory)
+        self.server.restart(snapshot, 0)
+        self.world.note("redis", "RESTARTS WITHOUT its last writes")
+
+    def lose_next_reply(self, process: Process, script: str) -> None:
+        """The next time a process runs this script, it is acted on and the reply is lost."""
+        observe = self.server.observe
+        assert observe is not None
+
+        def lose(who: Process, name: str, call: Any, reply: Any, before: Look, after: Look) -> None:
+            observe(who, name, call, reply, before, after)
+            if who is process and name == script:
+                self.server.observe = observe
+                self.server.faults.lose_replies[who.name] = 1
+
+        self.server.observe = lose
+
+
+@dataclass(frozen=True, slots=True)
+class Tale:
+    """What happens in a story.
+
+    Attributes:
+        name: in a few words.
+        terms: what the deployment looks like.
+        happens: tells it.
+        orders: in how many orders.
+    """
+
+    name: str
+    terms: Terms
+    happens: Callable[[Story], None]
+    orders: int = 5
+
+
+def _frozen_holder(story: Story) -> None:
+    """A process stands still with an answer in its hands, for much longer than its lease."""
+    story.bring([0.9])
+    holder, other = story.worker(), story.worker()
+    story.drain(holder)
+    story.until_answered(holder)
+    story.world.freeze(holder, int(2 * story.lease_s * 1e6))
+    for _ in range(int(1.5 * story.lease_s)):
+        story.wait(1)
+        story.drain(other)
+    story.wait(story.lease_s)
+
+
+def _silence(story: Story) -> None:
+    """The store is away for longer than a lease; the holder of an answer reaches it later than the others."""
+    story.bring([0.9])
+    holder, other = story.worker(), story.worker()
+    story.drain(holder)
+    story.until_answered(holder)
+    story.store_is_away(story.lease_s + 2)
+    story.cut_off(holder, story.lease_s + 4)
+    story.wait(story.lease_s + 2.5)
+    for _ in range(3):
+        story.drain(other)
+        story.wait(0.4)
+    story.until_stored(1)
+
+
+def _forgotten_process(story: Story) -> None:
+    """Redis comes back from before a process registered, and that process has the only answer."""
+    story.bring([0.9])
+    known = story.worker()
+    early = story.snapshot()
+    story.wait(0.5)
+    unknown = story.worker()
+    story.drain(unknown)
+    story.until_stored(1)
+    story.wait(1)
+    heartbeat = story.last_heartbeat(unknown)
+    story.until(lambda: story.last_heartbeat(unknown) != heartbeat)
+    story.restart(early)  # the known process looks up half a second before the other
+    epoch = story.judge.epoch
+    story.until(lambda: story.judge.epoch != epoch)
+    story.until_recovered(known)
+    story.drain(known)
+    story.until_claims_pass()
+
+
+def _new_process(story: Story) -> None:
+    """A process dies with an answer on its disk; another starts there and claims before it has looked."""
+    story.bring([0.9])
+    story.worker(machine=1)  # keeps the store's epoch going
+    holder = story.worker()
+    story.drain(holder)
+    story.until_answered(holder)
+    story.cut_off(holder, 5)
+    story.until(lambda: any(entry.synced for file in story.disks[0].files for entry in file.entries))
+    story.deployment.crash(holder, loses_unsynced=True)
+    story.wait(story.lease_s + 1)
+    new = story.deployment.start_worker(story.disks[0])
+    story.drain(new)
+    story.refresh_on_demand(new, "g0")
+    story.until_stored(1)
+
+
+def _two_rotations(story: Story) -> None:
+    """Redis forgets two rotations of one grant; a journal offers the last of them."""
+    story.bring([0.9])
+    worker = story.worker()
+    early = story.snapshot()
+    for refreshed in (1, 2):
+        story.drain(worker)
+        story.until_stored(refreshed)
+        story.wait(0.8 * story.terms.lifetime_s)
+    story.restart(early)
+    story.until_claims_pass()
+    story.drain(worker)
+    story.wait(2)
+
+
+def _long_journal(story: Story) -> None:
+    """Redis forgets the last answer of a long journal; its owner is too slow to offer all of it in time."""
+    others = len(story.grants) - 1
+    story.bring([0.9] * others + [0.6])
+    owner, other = story.worker(machine=0), story.worker(machine=1)
+    story.drain(owner)
+    story.until_stored(others)
+    story.wait(0.1 * story.terms.lifetime_s)
+    early = story.snapshot()
+    story.drain(owner)
+    story.until_stored(others + 1)
+    story.server.faults.slow_us[owner.name] = SLOW_US
+    story.restart(early)
+    for _ in range(int(2 * story.lease_s)):
+        story.wait(1)
+        story.drain(other)
+
+
+def _lost_claim(story: Story) -> None:
+    """The reply of a claim is lost, and redis-py asks again."""
+    story.bring([0.9, 0.9])
+    worker = story.worker()
+    story.lose_next_reply(worker, "claim")
+    story.drain(worker)
+    story.until_stored(2)
+
+
+def _lost_lease(story: Story) -> None:
+    """The same on demand."""
+    story.bring([0.9])
+    worker = story.worker()
+    story.lose_next_reply(worker, "lease")
+    story.refresh_on_demand(worker, "g0")
+    story.until_stored(1)
+
+
+def _refused_alone(story: Story) -> None:
+    """One grant alone is answered that the client is wrong, again and again."""
+    story.bank.weather.refuses_as_client = frozenset({"g0"})
+    _trouble_alone(story)
+
+
+def _unanswered_alone(story: Story) -> None:
+    """One grant alone is never answered."""
+    story.bank.weather.never_answers = frozenset({"g0"})
+    _trouble_alone(story)
+
+
+def _trouble_alone(story: Story) -> None:
+    story.bring([0.9] + [0.1] * (len(story.grants) - 1))
+    story.worker()
+    story.deployment.sweeps = True
+    story.wait(0.95 * story.terms.lifetime_s)
+    for grant_id, packed in story.server.look().records.items():
+        ends_at = msgpack.unpackb(packed or b"", raw=True)[FIELD["ACCESS_EXPIRES_AT"]]
+        if grant_id != "g0" and ends_at < story.world.redis_ms:
+            story.judge.fail(6, f"{grant_id} had to wait for g0 until its token ended")
+
+
+SLOW_US: Final = 1_700_000  # a group of a hundred answers takes twice this
+
+FROZEN_HOLDER: Final = Tale(
+    "a holder is frozen", Terms(Mode.FAMILY, grants=1, lifetime_s=600), _frozen_holder
+)
+SILENCE: Final = Tale("the store is away from all", Terms(Mode.FAMILY, grants=1), _silence)
+FORGOTTEN_PROCESS: Final = Tale(
+    "a process is forgotten", Terms(Mode.STRICT, grants=1, disks=2), _forgotten_process
+)
+NEW_PROCESS: Final = Tale(
+    "a process starts beside a journal", Terms(Mode.FAMILY, grants=1, disks=2), _new_process
+)
+TWO_ROTATIONS: Final = Tale("two rotations are forgotten", Terms(Mode.STRICT, grants=1), _two_rotations)
+LONG_JOURNAL: Final = Tale(
+    "a long journal is offered slowly",
+    Terms(Mode.STRICT, grants=206, disks=2, lifetime_s=600),
+    _long_journal,
+    orders=1,
+)
+LOST_CLAIM: Final = Tale("the reply of a claim is lost", Terms(Mode.STRICT, grants=2), _lost_claim)
+LOST_LEASE: Final = Tale("the reply of a lease is lost", Terms(Mode.STRICT, grants=1), _lost_lease)
+REFUSED_ALONE: Final = Tale(
+    "one grant alone is refused as a client", Terms(Mode.STRICT, grants=4, lifetime_s=60), _refused_alone
+)
+UNANSWERED_ALONE: Final = Tale(
+    "one grant alone is never answered", Terms(Mode.STRICT, grants=4, lifetime_s=60), _unanswered_alone
+)
+
+STORIES: Final = (
+    *(FROZEN_HOLDER, SILENCE, FORGOTTEN_PROCESS, NEW_PROCESS, TWO_ROTATIONS, LONG_JOURNAL),
+    *(LOST_CLAIM, LOST_LEASE, REFUSED_ALONE, UNANSWERED_ALONE),
+)
