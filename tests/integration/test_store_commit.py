@@ -332,13 +332,14 @@ async def test_an_answer_takes_the_grant_off_the_list_of_those_that_need_attenti
 async def test_the_event_stream_is_kept_to_about_its_length(
     store: RedisStore, seed: Seed, claim_one: Claim, answer: Answer, redis: Redis, prefix: str
 ) -> None:
+    await seed("one")
+    lease = await claim_one()
     pipeline = redis.pipeline(transaction=False)
     for number in range(10_400):
         pipeline.xadd(f"{prefix}events", {"event": f'{{"id": "old {number}"}}'})
     await pipeline.execute()
-    await seed("one")
 
-    await store.commit(answer(await claim_one()))
+    await store.commit(answer(lease))
 
     assert 10_000 <= await redis.xlen(f"{prefix}events") < 10_200
 

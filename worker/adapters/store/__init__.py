@@ -3,6 +3,7 @@
 record.py         one grant as one packed record: the schema
 lua/              each change is one atomic script; prelude.lua, with the table of all keys, precedes each
 signatures.py     the typed arguments of each script
+transitions.py    the lifecycle's table, for the scripts
 scripts.py        loads the scripts and runs their calls in groups
 write_concern.py  what a write needs to count as stored
 redis_store.py    what the refresher does: claim, commit, record outcomes

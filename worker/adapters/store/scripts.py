@@ -35,7 +35,21 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.adapters.store.record import lua_positions
-from worker.adapters.store.signatures import SIGNATURES, Call, lua_arguments, name_of, pack
+from worker.adapters.store.signatures import (
+    SIGNATURES,
+    Call,
+    Claim,
+    FinishRecovery,
+    Heartbeat,
+    Lease,
+    Leave,
+    NoteUnreadable,
+    ReleaseRunner,
+    ReserveRunners,
+    lua_arguments,
+    name_of,
+    pack,
+)
 from worker.adapters.store.transitions import lua_transitions
 from worker.adapters.store.write_concern import ShortfallError, WriteConcern
 from worker.core.ports import StoreRefusedError, StoreUnavailableError
@@ -46,10 +60,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NAMES: Final = tuple(SIGNATURES)
-TAKE_LEASES: Final = frozenset({"claim", "lease"})
+TAKE_LEASES: Final = frozenset[type[Call]]({Claim, Lease})
 # What these write is repeated soon, or comes right by itself. Every other script's writes must be kept.
-NEED_NO_REPLICA: Final = frozenset(
-    {"finish_recovery", "heartbeat", "leave", "note_unreadable", "release_runner", "reserve_runners"}
+NEED_NO_REPLICA: Final = frozenset[type[Call]](
+    {FinishRecovery, Heartbeat, Leave, NoteUnreadable, ReleaseRunner, ReserveRunners}
 )
 BESIDE: Final = TAKE_LEASES | NEED_NO_REPLICA
 BARRIER: Final = "barrier"  # no script: a write to be waited for
@@ -100,10 +114,10 @@ class Scripts:
             StoreRefusedError: the script stopped at a record that it cannot read, or at a mistake in it.
             UnicodeEncodeError: an argument holds what UTF-8 cannot, a lone surrogate.
         """
-        name, packed = name_of(call), pack(call)
-        if name in self._leave_beside:
+        name, packed, kind = name_of(call), pack(call), type(call)
+        if kind in self._leave_beside:
             return await self._beside.call(name, packed)
-        if name in TAKE_LEASES and not self._kept.is_met:
+        if kind in TAKE_LEASES and not self._kept.is_met:
             await self._kept.call(BARRIER, b"")
         return await self._kept.call(name, packed)
 

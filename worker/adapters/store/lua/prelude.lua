@@ -1,7 +1,8 @@
 -- What every script begins with: the keys, the clock, the packed record, and the rules that scripts share.
 --
 -- Loading a script (scripts.py) puts together: the positions of the record's fields (CLIENT, STATUS, ...; from
--- record.py), this file, the names of the script's arguments (from signatures.py), and the script itself.
+-- record.py), this file, the lifecycle's tables that the script uses (PAUSED, ...; from transitions.py), the names of
+-- the script's arguments (from signatures.py), and the script itself.
 --
 -- KEYS
 --
