@@ -65,3 +65,15 @@ def test_a_grant_with_other_fields_is_not_guessed_at(values: list[object]) -> No
     entry = msgpack.packb([*VERSION_1[:7], values, EVENT_VALUES])
     with pytest.raises(UnknownEntryError):
         unpack(entry)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_an_entry_of_another_version_is_not_guessed_at(version: object) -> None:
+    with pytest.raises(UnknownEntryError):
+        unpack(msgpack.packb([version, *VERSION_1[1:]]))
+
+
+def test_what_cannot_be_read_is_not_quoted() -> None:
+    with pytest.raises(UnknownEntryError) as caught:
+        unpack(msgpack.packb([VERSION, "a secret"]))
+    assert caught.value.__suppress_context__

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.integration.journal.files import KEEP, SEALED, Clock, answer, fences, segments
 from worker.adapters.journal.directory import AbandonedJournal, JournalDirectory
-from worker.adapters.journal.format import FIRST_LINE, entries_in, framed
+from worker.adapters.journal.format import FIRST_LINE, VERSION, entries_in, framed
 from worker.adapters.journal.journal import Journal
 
 
@@ -134,7 +134,7 @@ async def test_what_a_newer_release_wrote_is_kept_for_it(
     three: Three, directory: JournalDirectory, clock: Clock
 ) -> None:
     segment, content, _, abandoned = three
-    segment.write_bytes(content + framed(msgpack.packb([2, "of a newer release"])))
+    segment.write_bytes(content + framed(msgpack.packb([VERSION + 1, "of a newer release"])))
     with capture_logs() as logs:
         assert fences(abandoned.read()) == [1, 2, 3]
     assert [(log["event"], log["offset"], log["entries"]) for log in logs] == [

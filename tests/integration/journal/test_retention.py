@@ -195,3 +195,13 @@ async def test_a_segment_that_cannot_be_removed_is_tried_again(
     assert fences(journal.read()) == [1]
     await journal.sweep()
     assert journal.read() == []
+
+
+async def test_a_segment_that_is_removed_while_the_journal_is_read_is_no_problem(
+    journal: Journal, journal_path: Path
+) -> None:
+    await journal.write(answer(1))
+    segments(journal_path)[0].unlink()
+    with capture_logs() as logs:
+        assert journal.read() == []
+    assert logs == []

@@ -267,6 +267,21 @@ def test_an_old_directory_without_answers_is_removed(root: Path, directory: Jour
     assert list(root.iterdir()) == []
 
 
+def test_an_old_directory_without_answers_stays_while_another_process_holds_its_lock(
+    root: Path, directory: JournalDirectory
+) -> None:
+    path = root / "host:1:a"
+    path.mkdir(parents=True)
+    other = os.open(path / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    make_old(path)
+    try:
+        assert directory.take_over("me") == []
+        assert (path / "lock").exists()
+    finally:
+        os.close(other)
+
+
 def test_an_empty_directory_from_a_wall_clock_that_was_ahead_is_removed(
     root: Path, directory: JournalDirectory
 ) -> None:
