@@ -115,6 +115,16 @@ def restart(redis: Any, prefix: str) -> Step:
 
 
 @pytest.fixture
+def epoch_now(redis: Any, prefix: str) -> Callable[[], Awaitable[int]]:
+    """The number of the epoch that the store is in."""
+
+    async def read() -> int:
+        return int(await redis.hget(f"{prefix}epoch", "number"))
+
+    return read
+
+
+@pytest.fixture
 def silence(redis: Any, prefix: str) -> Step:
     """Let nobody have been heard of for longer than is allowed."""
 
@@ -463,6 +473,31 @@ async def test_a_grant_that_was_imported_anew_since_is_left_alone(
 
     assert keys.open(await _find(registry)) == TokenPair("a", "consent")
     assert _types(await told()) == ["grant.refreshed"]
+
+
+async def test_what_a_recovery_repaired_is_told_once(
+    join: Join,
+    claim: Claim,
+    seed_sealed: Seed,
+    sealed_answer: SealedAnswer,
+    remember: Remember,
+    epoch_now: Callable[[], Awaitable[int]],
+) -> None:
+    for grant in ("one", "two"):
+        await seed_sealed(grant)
+    one = await join()
+    first, second = await claim(one)
+    await one.answers.keep(sealed_answer(first, "r1", by=one))
+    go_back = await remember()
+    await one.answers.keep(sealed_answer(second, "r1", by=one))
+    await go_back()
+
+    with capture_logs() as logs:
+        for _ in range(2):
+            await _agree(one)
+
+    (told,) = (log for log in logs if log["event"] == "journal.repaired_the_store")
+    assert (told["answers"], told["repaired"], told["epoch"]) == (2, 1, await epoch_now())
 
 
 async def test_what_needs_no_repair_is_told_to_nobody(

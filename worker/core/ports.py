@@ -223,7 +223,13 @@ class Observer(Protocol):
         """The store decided about an answer."""
 
     def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
-        """This process has given back what it knows: so many answers, of which the store had lost some."""
+        """This process has given back what it knows in an epoch, or a journal that it took over since.
+
+        Args:
+            epoch: its number.
+            offered: the answers that were given back.
+            repaired: those among them that the store had lost.
+        """
 
 
 class Clock(Protocol):

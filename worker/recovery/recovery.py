@@ -5,8 +5,6 @@ Rules:
   processes that the store knows have finished their recovery.
 - A process finishes its recovery only after it has given back its leases, and the answers of its own journal
   and of the journals that it took over. The store decides by lineage which of them are news.
-- The newest answers are given back first: a store that lost writes lost its last ones, and it does not wait
-  for ever until all are given back.
 - One unreadable record never blocks the rest: what belongs to it stays in the journal.
 - The store's durability is examined once in each epoch. An unfit store is given back everything all the
   same, but recovery is not finished: the store is examined again at each step until it is fit.
@@ -14,13 +12,13 @@ Rules:
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from worker.core.ports import Epoch, Journal, Lease, Observer, Store, StoreRefusedError, Verdict
-from worker.recovery.takeover import Takeover, replay
+from worker.core.ports import Epoch, Journal, Lease, Observer, Store, StoreRefusedError
+from worker.recovery.replay import Replay
+from worker.recovery.takeover import Takeover
 from worker.refreshing.answers import Answers
 
 log = structlog.get_logger(__name__)
@@ -31,11 +29,12 @@ class Recovery:
 
     Args:
         store: what may have forgotten.
-        answers: those that no journal has, and what offers the others to the store.
+        answers: those that no journal has.
         journal: this process's own.
+        replay: offers journals to the store.
         takeover: the journals of dead processes.
         held: the leases of this process.
-        observer: hears of each recovery that is finished.
+        observer: hears what was given back.
         examine: says why nothing may be claimed of the store, empty where something may. `None` where nobody
             examines it.
 
@@ -50,6 +49,7 @@ class Recovery:
         store: Store,
         answers: Answers,
         journal: Journal,
+        replay: Replay,
         takeover: Takeover,
         held: Callable[[], Sequence[Lease]],
         observer: Observer,
@@ -58,13 +58,13 @@ class Recovery:
         self._store = store
         self._answers = answers
         self._journal = journal
+        self._replay = replay
         self._takeover = takeover
         self._held = held
         self._observer = observer
         self._examine = examine
         self._given_back_in: int | None = None  # an epoch's number, as the next one
         self._finished_in: int | None = None
-        self._verdicts = Counter[Verdict | None]()  # on the answers given back in this epoch
         self.epoch: Epoch | None = None
         self.refusal = ""
 
@@ -85,9 +85,10 @@ class Recovery:
             StoreUnavailableError: the store went away; the next step gives everything back again.
         """
         if epoch.number != self._given_back_in:
-            self._verdicts = Counter(await self._give_back_own())
+            await self._give_back_own()
             self._takeover.start_over()
-        self._verdicts.update(await self._takeover.replay())
+        await self._takeover.replay_all()
+        self._report(epoch)
         if epoch.number == self._finished_in:
             return
         self._given_back_in = epoch.number
@@ -95,18 +96,21 @@ class Recovery:
         if not self.refusal:
             self.epoch = await self._store.finish_recovery(epoch)
             self._finished_in = epoch.number
-            offered, repaired = self._verdicts.total(), self._verdicts[Verdict.STORED]
-            self._observer.recovered(epoch.number, offered=offered, repaired=repaired)
 
     async def sweep(self) -> None:
         """Remove answers that have been kept long enough."""
         await self._journal.sweep()
         await self._takeover.sweep()
 
-    async def _give_back_own(self) -> list[Verdict | None]:
+    async def _give_back_own(self) -> None:
         await asyncio.gather(*map(self._reassert, self._held()))
         off_disk = self._answers.off_disk
-        return await replay(lambda: [*self._journal.read(), *off_disk], self._answers)
+        await self._replay.offer(lambda: [*self._journal.read(), *off_disk])
+
+    def _report(self, epoch: Epoch) -> None:
+        offered, repaired = self._replay.take_counts()
+        if offered or epoch.number != self._given_back_in:
+            self._observer.recovered(epoch.number, offered=offered, repaired=repaired)
 
     async def _reassert(self, lease: Lease) -> None:
         try:

@@ -37,6 +37,7 @@ from worker.recovery.disk_watch import DiskWatch
 from worker.recovery.heartbeat import Heartbeat, KeepRunning
 from worker.recovery.membership import Membership
 from worker.recovery.recovery import Recovery
+from worker.recovery.replay import Replay
 from worker.recovery.takeover import Takeover
 from worker.refresher import Effort, Refresher
 from worker.refreshing.answers import Answers
@@ -108,11 +109,13 @@ def assemble(given: Ports) -> Assembly:
         effort=given.effort,
         observer=given.observer,
     )
-    takeover = Takeover(owner=given.owner, store=store, answers=answers, directory=given.directory)
+    replay = Replay(answers)
+    takeover = Takeover(owner=given.owner, store=store, replay=replay, directory=given.directory)
     recovery = Recovery(
         store=store,
         answers=answers,
         journal=journal,
+        replay=replay,
         takeover=takeover,
         held=refresher.held,
         observer=given.observer,
