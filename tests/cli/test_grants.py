@@ -58,9 +58,11 @@ def test_show_says_all_of_a_grant_but_its_tokens(cli: Cli, line: Line) -> None:
     assert document.items() >= (expected | {"failures": 0, "reason": None}).items()
     assert document["labels"] == {"tenant": "acme"}
     assert {"expires_at", "issued_at", "refresh_token_expires_at", "next_due_at"} <= document.keys()
+    assert document["next_due_reason"] == "access_token_share"
     rows = dict(row.split(maxsplit=1) for row in text.out.splitlines())
     assert rows.keys() == document.keys()
     assert rows["labels"] == "tenant=acme"
+    assert rows["next_due_reason"] == "about 2/3 of its access token's life is over then"
     assert "access-one" not in shown.out + text.out
 
 
@@ -97,7 +99,7 @@ def test_pausing_takes_a_grant_out_of_work_and_resuming_puts_it_back_however_oft
         (0, "resumed one\n"),
         (0, "one is active already\n"),
     ]
-    assert (paused["status"], paused["next_due_at"]) == ("paused", None)
+    assert (paused["status"], paused["next_due_at"], paused["next_due_reason"]) == ("paused", None, None)
     assert resumed["status"] == "active"
     assert resumed["next_due_at"] is not None
 
@@ -106,7 +108,8 @@ def test_resuming_a_failed_grant_gives_it_another_bout_of_tries(cli: Cli, line: 
     cli.take_in(line("one", status="failed"))
 
     assert cli("grants", "resume", "one").code == 0
-    assert cli.grants()["one"]["status"] == "failing"
+    resumed = cli.grants()["one"]
+    assert (resumed["status"], resumed["next_due_reason"]) == ("failing", "retry")
 
 
 def test_a_deleted_grant_is_gone_and_cannot_be_deleted_again(cli: Cli, line: Line) -> None:

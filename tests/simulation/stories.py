@@ -18,6 +18,7 @@ from tests.simulation.scene import UNBROKEN, Break, Report, Scene
 from tests.simulation.seeds import RandomSchedule
 from tests.simulation.terms import Terms
 from tests.simulation.world import Process, dice
+from worker.core.ports import Lease
 
 LONG_ENOUGH_S: Final = 60.0
 SLOW_SHARE: Final = 0.25  # of the legs take up to 20 or 30 ms in place of half a millisecond
@@ -114,6 +115,18 @@ class Story(Scene):
         """Let a process refresh one grant, due or not."""
         task = self.deployment.refresh_on_demand(process, grant_id)
         process.context.run(self.world.loop.create_task, task)
+        self.world.loop.run_ready()
+
+    def lease_at_once(self, process: Process, grant_id: str) -> None:
+        """Let a process refresh one grant, due or not, before it has looked at anything else."""
+        parts = self.deployment.parts[process]
+
+        async def act() -> None:
+            lease = await parts.store.lease(grant_id)
+            if isinstance(lease, Lease):
+                await parts.refresher.refresh_one(lease)
+
+        process.context.run(self.world.loop.create_task, act())
         self.world.loop.run_ready()
 
     def until_answered(self, process: Process) -> None:
@@ -237,7 +250,7 @@ def _new_process(story: Story) -> None:
     story.wait(story.lease_s + 1)
     new = story.deployment.start_worker(story.disks[0])
     story.drain(new)
-    story.refresh_on_demand(new, "g0")
+    story.lease_at_once(new, "g0")
     story.until_stored(1)
 
 

@@ -17,6 +17,7 @@ from worker.core.registry import Operation, OperationResult, StoredGrant, Unread
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from worker.core.reasons import Reason
     from worker.runtime.assembly import Runtime
 
 app = typer.Typer(help="The stored grants.", no_args_is_help=True)
@@ -205,7 +206,7 @@ async def _list(runtime: "Runtime", status: str | None, client: str | None, *, a
         if status is not None and stored.grant.status != status:
             continue
         if as_json:
-            write_json(_document(stored))
+            write_json(_document(stored, _reason_of_due(runtime, stored, now)))
         else:
             write_line(_summary(stored, now))
     return _name_unreadable(unreadable)
@@ -235,7 +236,15 @@ def _row(*cells: str) -> str:
     return columns(zip(cells, (32, 12, 8, 8, 14, 10, 0), strict=True))
 
 
-def _document(stored: "StoredGrant") -> dict[str, Any]:
+def _reason_of_due(runtime: "Runtime", stored: "StoredGrant", now: int) -> "Reason | None":
+    from worker.fleet.forecast import reason_of_due
+
+    name = stored.grant.client
+    client = runtime.clients.get(name, 0) if name in runtime.clients else None
+    return reason_of_due(stored, client, runtime.rules, now)
+
+
+def _document(stored: "StoredGrant", reason_of_due: "Reason | None") -> dict[str, Any]:
     """A grant as `show` and `list` write it: the export line and where it stands."""
     from worker.core.events import rfc3339
     from worker.core.interchange import write_line as export_line
@@ -246,6 +255,7 @@ def _document(stored: "StoredGrant") -> dict[str, Any]:
         "reason": grant.reason,
         "failures": grant.streak,
         "next_due_at": rfc3339(stored.due_at),
+        "next_due_reason": None if reason_of_due is None else reason_of_due.value,
     }
 
 
@@ -258,15 +268,34 @@ async def _find(runtime: "Runtime", grant_id: str) -> "StoredGrant":
 
 async def _show(runtime: "Runtime", grant_id: str, *, as_json: bool) -> None:
     stored = await _find(runtime, grant_id)
-    document = _document(stored)
+    reason = _reason_of_due(runtime, stored, await runtime.registry.now())
+    document = _document(stored, reason)
     if as_json:
         write_json(document)
         return
+    if reason is not None:
+        document["next_due_reason"] = _why_due(reason, runtime.rules.refresh_at)
     for name, value in document.items():
         text = "-" if value is None else value
         if isinstance(value, dict):
             text = " ".join(f"{key}={each}" for key, each in value.items()) or "-"
         write_line(f"{name:26}{text}")
+
+
+def _why_due(reason: "Reason", refresh_at: float) -> str:
+    """The reason of a due time in words; 'about', because each grant's share is moved a little."""
+    from fractions import Fraction
+
+    from worker.core.reasons import Reason
+
+    share = Fraction(refresh_at).limit_denominator(20)
+    match reason:
+        case Reason.ACCESS_TOKEN_SHARE:
+            return f"about {share} of its access token's life is over then"
+        case Reason.REFRESH_TOKEN_SHARE:
+            return f"about {share} of its refresh token's life is over then"
+        case _:
+            return reason.meaning
 
 
 async def _export(runtime: "Runtime", client: str | None, *, with_tokens: bool) -> int:

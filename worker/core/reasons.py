@@ -42,6 +42,7 @@ class Reason(StrEnum):
     REFRESH_TOKEN_SHARE = "refresh_token_share", "this share of its refresh token's life is over"
     ACCESS_TOKEN_END = "access_token_end", "its access token ends, and it cannot be refreshed"
     NOTHING_EXPIRES = "nothing_expires", "nothing of it ends"
+    LEASED = "leased", "it is being refreshed, and is looked at again when that lease ends"
 
     # Why it is failing: an attempt brought no tokens, and another follows.
     REJECTED = "rejected", "the provider rejected the refresh token once; a second try follows"
