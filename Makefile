@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS ?= 60
 GRANTS ?= 200
+PYTHONS ?= 3.11 3.12 3.13 3.14
 
 .PHONY: help
 help: ## this list
@@ -30,9 +31,24 @@ install: $(VENV)/.run ## the environment in .venv, with `evergrant` and `celery`
 demo: $(VENV)/.run ## a live fleet against a sandbox Buddy, for SECONDS=60 with GRANTS=200
 	@$(BIN)/evergrant demo --seconds $(SECONDS) --grants $(GRANTS)
 
+# Each of these answers within seconds, all of them within minutes.
+QUICK = $(BIN)/python -m pytest -n auto -m "not slow"
+
 .PHONY: test
-test: $(VENV)/.bench ## every test
+test: $(VENV)/.bench ## the quick tests
+	@$(QUICK)
+
+.PHONY: check
+check: lint $(VENV)/.bench ## what must pass before a change lands: lint and every test
 	@$(BIN)/python -m pytest
+
+.PHONY: coverage
+coverage: $(VENV)/.bench ## the quick tests, and the lines and branches of the product that they miss
+	@$(QUICK) --cov
+
+.PHONY: matrix
+matrix: ## the quick tests under each of PYTHONS="3.11 3.12 3.13 3.14" that is found, in .venv-3.X
+	@.ci/matrix $(PYTHONS)
 
 .PHONY: soak
 soak: $(VENV)/.dev ## 1,000 grants of one-minute tokens for SECONDS=300, two workers, two beats
@@ -58,23 +74,32 @@ bench: $(VENV)/.bench ## every measurement of docs/performance.md, side by side;
 	@$(BIN)/python -m bench $(if $(REPEATS),--repeats $(REPEATS)) $(ONLY)
 
 .PHONY: lint
-lint: $(VENV)/.dev ## style, types and the direction of imports
+lint: $(VENV)/.dev lint-lua ## style, types, the direction of imports, and Lua
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# luacheck comes with the system, not from the lock file: Debian's package is `lua-check`.
+.PHONY: lint-lua
+lint-lua: $(VENV)/.run ## the Lua scripts, as Redis is given them
+	@$(BIN)/python .ci/lint_lua.py
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code into the house style
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+# Renovate repeats the command that uv notes at the head of each file, and reads options only with `=`.
+UPGRADE ?= --upgrade
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes $(UPGRADE)
+
 .PHONY: lock
-lock: $(VENV)/.dev ## resolve the newest versions into the lock files
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate --group build pyproject.toml -o requirements.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group bench -c requirements-dev.lock pyproject.toml -o requirements-bench.lock
+lock: $(VENV)/.dev ## resolve the newest versions into the lock files; UPGRADE= keeps those that still fit
+	@$(LOCK) --group=build --output-file=requirements.lock pyproject.toml
+	@$(LOCK) --group=build --group=dev --constraint=requirements.lock --output-file=requirements-dev.lock pyproject.toml
+	@$(LOCK) --group=bench --constraint=requirements-dev.lock --output-file=requirements-bench.lock pyproject.toml
 
 .PHONY: clean
-clean: ## remove the environment and what tools left behind
-	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove the environments and what tools left behind
+	@rm -rf $(VENV) .venv-* dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,71 @@
+"""Check the Lua scripts with luacheck, in the form in which Redis runs them.
+
+A script is loaded as the record's field positions, the prelude and its own text. That whole text is checked,
+so a name that neither the script nor the prelude defines is found. No script uses all of the prelude: there a
+finding counts only if luacheck repeats it for every script.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from worker.adapters.store import scripts
+
+LUA = Path(os.path.relpath(Path(scripts.__file__).parent / "lua"))
+FINDING = re.compile(r".*/(?P<name>\w+)\.lua:(?P<line>\d+):(?P<column>\d+): (?P<message>.*)")
+
+
+def findings(luacheck: str) -> list[str]:
+    """Return what luacheck says, each finding at its place in the file that has it.
+
+    Raises:
+        RuntimeError: luacheck did not run.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        for name in scripts.NAMES:
+            (Path(directory) / f"{name}.lua").write_text(scripts.source(name))
+        command = [luacheck, "--config", str(Path(__file__).with_name("luacheckrc"))]
+        command += ["--formatter", "plain", "--codes", directory]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 found on the path
+    found = [match for line in done.stdout.splitlines() if (match := FINDING.fullmatch(line))]
+    if bool(found) != bool(done.returncode):
+        raise RuntimeError(done.stdout + done.stderr)
+    return _placed(found)
+
+
+def _placed(found: list[re.Match[str]]) -> list[str]:
+    prelude = (LUA / "prelude.lua").read_text()
+    own: list[str] = []
+    shared: Counter[str] = Counter()
+    for match in found:
+        body = (LUA / f"{match['name']}.lua").read_text()
+        before = scripts.source(match["name"]).removesuffix(body)
+        line = int(match["line"]) - before.count("\n")
+        if line > 0:
+            own.append(f"{LUA / match['name']}.lua:{line}:{match['column']}: {match['message']}")
+            continue
+        line = int(match["line"]) - before.removesuffix(prelude).count("\n")
+        if line > 0:  # the positions before it are generated
+            shared[f"{LUA / 'prelude.lua'}:{line}:{match['column']}: {match['message']}"] += 1
+    return [text for text, times in shared.items() if times == len(scripts.NAMES)] + own
+
+
+def main() -> int:
+    """Print the findings; return 1 if there are any."""
+    luacheck = shutil.which("luacheck")
+    if luacheck is None:
+        print("Lua was not checked: luacheck is not installed. Debian: apt-get install lua-check")
+        return 0
+    found = findings(luacheck)
+    print(*found, sep="\n", end="\n" if found else "")
+    print(f"luacheck: {len(scripts.NAMES)} scripts, findings: {len(found)}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
