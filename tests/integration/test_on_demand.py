@@ -5,17 +5,19 @@ import hashlib
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config import load_settings
+from tests.support.callables import Configure, Enroll, OnGrant, OpenMember
+from tests.support.gate import Gate
+from tests.support.member import Member
 from worker.adapters.journal import segment
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import source
-from worker.core.grant import Grant
 from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
 from worker.fleet import tokens
 from worker.fleet.tokens import AnswerLeftError, RefreshFailedError, refresh_now
@@ -26,11 +28,6 @@ from worker.sandbox.client import Sandbox
 
 PATIENCE_SECONDS = 60.0
 SILENCE_MS = 3_001
-
-Gate = Any  # conftest.py has these two; test modules cannot import one another
-Member = Any
-OpenMember = Callable[..., Awaitable[Member]]
-Enroll = Callable[..., Awaitable[list[Grant]]]
 
 
 @pytest.fixture
@@ -49,7 +46,7 @@ async def runtime(
 
 
 @pytest.fixture
-def clients(configure: Callable[..., Any], sandbox: Sandbox) -> Any:
+def clients(configure: Configure, sandbox: Sandbox) -> Any:
     return configure(sandbox.token_url)
 
 
@@ -96,6 +93,7 @@ async def test_it_waits_for_another_process_and_returns_what_that_one_got(
     worker = await open_member(clients)
     await _agree(worker)
     lease = await worker.store.lease(grant.id)
+    assert isinstance(lease, Lease)
 
     refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
     done, _ = await asyncio.wait({refreshing}, timeout=0.3)
@@ -189,7 +187,7 @@ async def test_nothing_is_leased_once_the_disk_has_no_room_for_the_answer(
     sandbox: Sandbox,
     enroll: Enroll,
     open_member: OpenMember,
-    end_lease: Callable[..., Awaitable[None]],
+    end_lease: OnGrant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (grant,) = await enroll(sandbox, clients)

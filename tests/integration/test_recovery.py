@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -22,6 +22,19 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from tests.support.callables import (
+    Away,
+    Configure,
+    Enroll,
+    OnGrant,
+    OpenMember,
+    Remember,
+    SealedAnswer,
+    Seed,
+    Told,
+)
+from tests.support.gate import Gate
+from tests.support.member import Member
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.chain import ANSWER_BYTES, SEGMENT_BYTES
 from worker.adapters.sealing import KeyRing
@@ -30,20 +43,11 @@ from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, TokenPair, lineage_of
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, Lease, Recovering, StoreUnavailableError
+from worker.core.ports import Lease, Recovering, StoreUnavailableError
 from worker.core.providers import Client
 from worker.core.registry import ImportVerdict, Operation
 from worker.sandbox.client import Sandbox
 
-Gate = Any  # conftest.py has these two; test modules cannot import one another
-Member = Any
-OpenMember = Callable[..., Awaitable[Member]]
-Seed = Callable[..., Awaitable[Grant]]
-SealedAnswer = Callable[..., Commit]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
-Away = Callable[[], AbstractAsyncContextManager[None]]
-Remember = Callable[[], Awaitable[Callable[[], Awaitable[None]]]]
-OnGrant = Callable[..., Awaitable[None]]
 Step = Callable[[], Awaitable[None]]
 Join = Callable[..., Awaitable[Member]]
 Claim = Callable[[Member], Awaitable[list[Lease]]]
@@ -682,8 +686,8 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
     join: Join,
     sandbox: Sandbox,
     held_back: tuple[str, asyncio.Event],
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     remember: Remember,
     let_the_least_pass: Step,
     present: Present,
@@ -734,8 +738,8 @@ async def test_a_lease_is_taken_back_before_its_holder_confirms(
     gate: Gate,
     sandbox: Sandbox,
     held_back: tuple[str, asyncio.Event],
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     remember: Remember,
     redis: Any,
     prefix: str,
@@ -1099,8 +1103,8 @@ async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_
     join: Join,
     sandbox: Sandbox,
     held_back: tuple[str, asyncio.Event],
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     redis: Any,
     prefix: str,
     silence: Step,
@@ -1149,8 +1153,8 @@ async def test_journals_are_adopted_where_the_disk_has_no_room_for_answers_too(
 async def test_nothing_is_claimed_while_the_disk_has_no_room_and_everybody_can_see_why(
     open_member: OpenMember,
     sandbox: Sandbox,
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     journals: Path,
     redis: Any,
     prefix: str,
@@ -1296,8 +1300,8 @@ async def test_the_room_for_what_is_in_flight_stays_reserved(
     claim: Claim,
     sandbox: Sandbox,
     held_back: tuple[str, asyncio.Event],
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     journals: Path,

@@ -7,17 +7,28 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from tests.support.callables import (
+    Away,
+    Configure,
+    Enroll,
+    LetProbeBeDue,
+    OnGrant,
+    OpenRefresher,
+    OpenStore,
+    Seed,
+    Told,
+)
+from tests.support.gate import Gate
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.fleet_state import RedisFleetState
-from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
@@ -25,16 +36,8 @@ from worker.core.ports import Lease, StoreUnavailableError
 from worker.core.protocol import Refreshed, Unavailable
 from worker.core.registry import ImportVerdict, StoredGrant
 from worker.refresher import NO_ANSWER_PAUSE_MS, Refresher
-from worker.runtime.assembly import ConfiguredClients
 from worker.sandbox.client import Sandbox
 
-Gate = Any  # conftest.py has it; test modules cannot import one another
-
-Configure = Callable[..., ConfiguredClients]
-Enroll = Callable[..., Awaitable[list[Grant]]]
-Open = Callable[..., Awaitable[Refresher]]
-OnGrant = Callable[..., Awaitable[None]]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
 HoldOf = Callable[..., Awaitable[int]]
 Answer = tuple[int, str, str]
 Reply = Callable[[], Awaitable[Answer]]
@@ -178,7 +181,7 @@ async def test_many_drains_at_once_refresh_each_grant_exactly_once(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -197,7 +200,7 @@ async def test_many_drains_at_once_refresh_each_grant_exactly_once(
 
 
 async def test_a_drain_of_nothing_due_asks_nobody(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients, age=0.1)
@@ -210,7 +213,7 @@ async def test_a_grant_claimed_before_its_time_is_put_back_until_then(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -231,8 +234,8 @@ async def test_a_refresh_somebody_asks_for_goes_the_same_way(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_store: Callable[..., Awaitable[RedisStore]],
-    open_refresher: Open,
+    open_store: OpenStore,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
@@ -255,7 +258,7 @@ async def test_after_an_unknown_reply_the_same_token_is_sent_once_more_under_the
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -275,7 +278,7 @@ async def test_two_unknown_replies_leave_a_grant_as_it_is_but_in_doubt_while_no_
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -300,7 +303,7 @@ async def test_a_grant_that_gets_no_reply_while_another_is_answered_is_failing_u
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -330,7 +333,7 @@ async def test_an_answer_lost_on_a_strict_server_fails_the_grant_as_reply_lost_w
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -353,7 +356,7 @@ async def test_a_worker_that_died_before_its_answer_leaves_a_doubt_that_names_th
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     end_lease: OnGrant,
     registry: RedisRegistry,
 ) -> None:
@@ -381,7 +384,7 @@ async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_acce
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -417,7 +420,7 @@ async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_blamed
     buddy: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -441,7 +444,7 @@ async def test_an_ambiguous_refusal_whose_client_cannot_be_checked_is_no_rejecti
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -461,7 +464,7 @@ async def test_a_rejection_that_is_not_confirmed_ends_in_a_recovery(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -492,7 +495,7 @@ async def test_a_server_that_asks_to_be_left_alone_is_left_alone_by_the_whole_cl
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
     throttled_until_of: HoldOf,
@@ -522,7 +525,7 @@ async def test_a_client_waits_as_long_as_it_was_told_however_soon_the_token_ends
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     throttled_until_of: HoldOf,
     asked_seconds: int,
@@ -543,9 +546,9 @@ async def test_an_outage_is_the_providers_two_events_and_no_grants(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
-    let_the_endpoint_probe_be_due: OnGrant,
+    let_the_endpoint_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -596,7 +599,7 @@ async def test_a_client_that_is_told_to_wait_sends_nothing_more_of_what_awaits_i
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     redis: Redis,
     prefix: str,
@@ -626,8 +629,8 @@ async def test_a_client_that_is_rejected_sends_nothing_more_of_what_awaits_its_t
     request: pytest.FixtureRequest,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     keys: KeyRing,
     provider: str,
@@ -654,7 +657,7 @@ async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awa
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -681,7 +684,11 @@ async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awa
     ],
 )
 async def test_a_drain_goes_on_after_an_answer_that_does_not_keep_its_client_from_claiming(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fault: dict[str, Any]
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: OpenRefresher,
+    fault: dict[str, Any],
 ) -> None:
     clients = configure(sandbox.token_url)
     grants = await enroll(sandbox, clients, 30)
@@ -698,7 +705,7 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Redis,
     prefix: str,
     registry: RedisRegistry,
@@ -725,7 +732,7 @@ async def test_a_trial_is_sent_though_what_awaited_its_turn_before_it_is_given_b
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Redis,
     prefix: str,
     registry: RedisRegistry,
@@ -758,8 +765,8 @@ async def test_a_refresh_somebody_asks_for_is_sent_whatever_another_one_was_told
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_store: Callable[..., Awaitable[RedisStore]],
-    open_refresher: Open,
+    open_store: OpenStore,
+    open_refresher: OpenRefresher,
 ) -> None:
     clients = configure(await scripted((429, "", "Retry-After: 600"), TOKENS))
     refresher, store = await open_refresher(clients), await open_store()
@@ -775,8 +782,8 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
     scripted: Script,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_endpoint_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_endpoint_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -808,7 +815,7 @@ async def test_nothing_is_claimed_while_an_answer_is_on_no_disk(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -834,8 +841,8 @@ async def test_a_wrong_secret_is_one_incident_and_the_right_one_put_back_lets_ev
     request: pytest.FixtureRequest,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
     keys: KeyRing,
@@ -871,7 +878,7 @@ async def test_a_wrong_secret_is_one_incident_and_the_right_one_put_back_lets_ev
 
 
 async def test_a_wrong_secret_met_by_many_at_once_is_checked_once(
-    buddy: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+    buddy: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(buddy.token_url, provider="buddy")
     await enroll(buddy, clients, 20)
@@ -889,8 +896,8 @@ async def test_a_probe_with_the_secret_still_wrong_tells_nothing_and_waits_twice
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
     told: Told,
@@ -917,8 +924,8 @@ async def test_a_probe_that_finds_its_grant_dead_lets_the_client_work_again(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -941,8 +948,8 @@ async def test_a_probe_does_no_harm_to_a_grant_that_cannot_be_refreshed(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -970,8 +977,8 @@ async def test_a_client_is_probed_with_the_next_grant_where_the_first_in_line_ca
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     make_due: OnGrant,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
@@ -998,8 +1005,8 @@ async def test_a_second_process_reads_its_secret_anew_when_another_found_the_cli
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -1025,7 +1032,7 @@ async def test_each_clients_secret_is_read_anew_however_often_anothers_was(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Redis,
     prefix: str,
     registry: RedisRegistry,
@@ -1067,7 +1074,7 @@ async def test_an_answer_that_comes_after_its_lease_ran_out_is_still_stored(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -1092,7 +1099,7 @@ async def test_a_late_answer_wins_over_whoever_took_the_lease_meanwhile(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     end_lease: OnGrant,
     registry: RedisRegistry,
     keys: KeyRing,
@@ -1118,7 +1125,7 @@ async def test_an_answer_made_while_the_same_pair_was_imported_anew_is_sealed_fo
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
@@ -1143,9 +1150,9 @@ async def test_answers_that_come_while_redis_is_away_hold_up_no_task_and_are_sto
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     behind_gate: Redis,
-    redis_away: Callable[[], AbstractAsyncContextManager[None]],
+    redis_away: Away,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -1171,9 +1178,9 @@ async def test_a_drain_that_loses_redis_finishes_what_is_in_flight_before_it_end
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     behind_gate: Redis,
-    redis_away: Callable[[], AbstractAsyncContextManager[None]],
+    redis_away: Away,
     registry: RedisRegistry,
 ) -> None:
     # The budget lets one grant through a claim, so that claims go on while requests are in flight.
@@ -1200,7 +1207,7 @@ async def test_a_grant_without_a_refresh_token_fails_when_its_access_token_has_e
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -1218,7 +1225,7 @@ async def test_the_coming_end_of_a_grant_without_a_refresh_token_is_announced_on
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -1246,7 +1253,7 @@ async def test_an_absolute_end_is_announced_though_the_grant_is_well(
     pagerduty: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -1273,7 +1280,7 @@ async def test_clients_credentials_are_used_again_for_each_next_access_token(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
@@ -1299,7 +1306,7 @@ async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_w
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     keys: KeyRing,
@@ -1330,7 +1337,7 @@ async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_wh
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     rate: str,
     claimed: int,
@@ -1357,7 +1364,7 @@ async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_wh
 
 
 async def test_no_more_requests_are_in_flight_than_asked_for_and_a_free_slot_is_taken_at_once(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(sandbox.token_url)
     grants = await enroll(sandbox, clients, 24)
@@ -1375,7 +1382,7 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     behind_gate: Redis,
     gate: Gate,
 ) -> None:
@@ -1399,7 +1406,7 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
 
 
 async def test_a_drain_told_to_stop_does_not_wait_for_the_rate_budget(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(sandbox.token_url, rate_per_second="0.001")
     grants = await enroll(sandbox, clients, 2)
@@ -1417,7 +1424,7 @@ async def test_one_grants_surprise_does_not_stop_the_others(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Redis,
     prefix: str,
     registry: RedisRegistry,
@@ -1436,7 +1443,11 @@ async def test_one_grants_surprise_does_not_stop_the_others(
 
 
 async def test_a_client_that_is_not_configured_is_an_error_before_anything_is_claimed(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, registry: RedisRegistry
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: OpenRefresher,
+    registry: RedisRegistry,
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
@@ -1450,7 +1461,7 @@ async def test_no_token_or_secret_stands_in_an_event_or_unsealed_in_the_store(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Any,
     prefix: str,
 ) -> None:
@@ -1482,7 +1493,7 @@ async def test_a_lease_that_does_not_outlast_a_request_presents_nothing(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -1507,7 +1518,7 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     redis: Redis,
@@ -1551,9 +1562,9 @@ async def _refuses_the_bad(reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_up_the_others(
     configure: Configure,
-    seed: Callable[..., Awaitable[Grant]],
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    seed: Seed,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     make_due: OnGrant,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
@@ -1587,7 +1598,7 @@ async def test_a_check_that_is_older_than_a_request_proves_nothing_for_it(
     buddy: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:

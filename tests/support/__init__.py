@@ -1,0 +1,12 @@
+"""What tests of every kind share: servers, deployments, and the types of what fixtures hand out.
+
+servers.py      a Valkey of the wheel, and the sandbox as authorization server
+waiting.py      waiting for something to come about
+callables.py    the types of the functions that fixtures hand out
+store.py        reading and checking what stands in a Redis store
+member.py       one process of ours, put together for a test
+gate.py         a gate between our processes and Redis, which can be shut
+command.py      `evergrant`, run as an operator runs it
+live.py         one real deployment: the Procfile's processes on the embedded server
+in_memory_store.py    the store port without Redis, held to the contract in `tests/contract`
+"""
