@@ -19,8 +19,8 @@ from bench.bed import CLIENT, Bed, cpu_seconds, made_up
 from config import load_settings
 from worker.core import lifecycle
 from worker.core.grant import TokenPair
+from worker.core.outcomes import Refreshed
 from worker.core.ports import Commit, Lease
-from worker.core.protocol import Refreshed
 from worker.refresher import CHUNK
 from worker.runtime.assembly import Runtime, deploy, open_runtime
 from worker.runtime.process import spare_the_collector

@@ -23,6 +23,7 @@ import structlog
 from worker.core import lifecycle, policy
 from worker.core.events import EventType, client_event, provider_event
 from worker.core.grant import Grant, TokenPair
+from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.policy import Action, Rules
 from worker.core.ports import (
     ClientCheck,
@@ -40,7 +41,6 @@ from worker.core.ports import (
     TokenEndpoint,
     UnsealError,
 )
-from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import Client
 from worker.refreshing.answers import Answers
 from worker.refreshing.in_flight import InFlight

@@ -60,9 +60,9 @@ from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.core import lifecycle
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.interchange import read_line
+from worker.core.outcomes import Outcome, Refreshed
 from worker.core.policy import Rules
 from worker.core.ports import Clients, Commit, Committed, Lease
-from worker.core.protocol import Outcome, Refreshed
 from worker.core.providers import OAUTH2, Client
 from worker.core.registry import ImportVerdict
 from worker.recovery.presence import Presence

@@ -30,8 +30,8 @@ from worker.adapters.sealing import KeyRing
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
+from worker.core.outcomes import Rejected
 from worker.core.ports import Commit, Lease, StoreUnavailableError, Verdict
-from worker.core.protocol import Rejected
 from worker.core.providers import Client
 from worker.core.registry import ImportVerdict, Operation
 from worker.refreshing.answers import OFFERED_AT_ONCE

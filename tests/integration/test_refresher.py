@@ -32,8 +32,8 @@ from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
+from worker.core.outcomes import Refreshed, Unavailable
 from worker.core.ports import Lease, StoreUnavailableError
-from worker.core.protocol import Refreshed, Unavailable
 from worker.core.registry import ImportVerdict, StoredGrant
 from worker.refresher import NO_ANSWER_PAUSE_MS, Refresher
 from worker.sandbox.client import Sandbox

@@ -9,8 +9,8 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, lineage_of
 from worker.core.lifecycle import Change
+from worker.core.outcomes import Rejected
 from worker.core.ports import Verdict
-from worker.core.protocol import Rejected
 from worker.core.providers import Client
 from worker.core.registry import ImportResult, ImportVerdict, Operation
 

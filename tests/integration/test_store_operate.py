@@ -9,7 +9,7 @@ from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Status
-from worker.core.protocol import Unavailable
+from worker.core.outcomes import Unavailable
 from worker.core.providers import Client
 from worker.core.registry import Operation, OperationResult
 

@@ -12,8 +12,8 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Status
 from worker.core.lifecycle import NO_END, Change
+from worker.core.outcomes import Rejected, Unavailable, Unknown
 from worker.core.ports import Lease, Verdict
-from worker.core.protocol import Rejected, Unavailable, Unknown
 from worker.core.providers import Client
 from worker.core.registry import Operation
 

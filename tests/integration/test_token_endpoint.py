@@ -25,8 +25,8 @@ from cryptography.x509.oid import NameOID
 
 from worker.adapters.token_endpoint import MAX_REPLY_BYTES, HttpTokenEndpoint
 from worker.core.grant import TokenPair
+from worker.core.outcomes import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.ports import ClientCheck
-from worker.core.protocol import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import BUDDY, OAUTH2, Client, ClientAuthentication, GrantType
 from worker.sandbox.client import Sandbox
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from worker.core import lifecycle, policy
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.lifecycle import TABLE, Finding, Phase
+from worker.core.outcomes import Refreshed, Rejected, Unavailable, Unknown
 from worker.core.policy import Action, Rules
-from worker.core.protocol import Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import (
     BUDDY,
     DAY_MS,

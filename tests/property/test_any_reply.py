@@ -8,17 +8,14 @@ from typing import get_args
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from worker.core.outcomes import Outcome, Refreshed, Rejected, Unavailable
 from worker.core.policy import RETRY_AFTER_CAP_MS, retry_after_ms
 from worker.core.protocol import (
     CLIENT_REJECTED,
     GRANT_REJECTED,
     MAX_LIFETIME_MS,
     TRANSIENT,
-    Outcome,
-    Refreshed,
-    Rejected,
     Reply,
-    Unavailable,
     read_reply,
 )
 from worker.core.providers import BUDDY, OAUTH2, PAGERDUTY_SCOPED, Provider

@@ -50,7 +50,7 @@ from tests.simulation.redis import Look, Snapshot
 from tests.simulation.world import Process, World
 from worker.adapters.store.record import FIELDS
 from worker.core.grant import lineage_of
-from worker.core.protocol import Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.outcomes import Outcome, Refreshed, Rejected, Unavailable, Unknown
 
 FIELD = {name: i for i, name in enumerate(FIELDS)}
 NO_ANSWER = {"unavailable", "reply_unknown"}  # reasons of `grant.failing`

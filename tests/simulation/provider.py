@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.world import Process, World, current
 from worker.core.grant import TokenPair
+from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.ports import ClientCheck
-from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import Client
 
 if TYPE_CHECKING:

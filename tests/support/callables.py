@@ -19,8 +19,8 @@ from worker.adapters.sealing import KeyRing
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.grant import Grant
 from worker.core.lifecycle import Change
+from worker.core.outcomes import Outcome
 from worker.core.ports import Clients, Commit, Committed, Lease
-from worker.core.protocol import Outcome
 from worker.refresher import Refresher
 from worker.runtime.assembly import ConfiguredClients
 from worker.sandbox.client import Sandbox

@@ -11,8 +11,8 @@ from worker.core import lifecycle, policy
 from worker.core.events import EventType
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.lifecycle import NO_END, TABLE, Change, Finding, Phase, Successor
+from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.policy import Action, Due, Reason, Rules
-from worker.core.protocol import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import DAY_MS, Client
 
 FAILING, FAILED = EventType.GRANT_FAILING, EventType.GRANT_FAILED

@@ -9,18 +9,8 @@ from typing import Any
 
 import pytest
 
-from worker.core.protocol import (
-    ClientRejected,
-    Outcome,
-    Refreshed,
-    Rejected,
-    Reply,
-    Unavailable,
-    Unknown,
-    client_credentials_request,
-    read_reply,
-    refresh_request,
-)
+from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.protocol import Reply, client_credentials_request, read_reply, refresh_request
 from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client, ClientAuthentication
 
 NOW = 1_700_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT

@@ -30,20 +30,9 @@ from aiohttp.client_proto import ResponseHandler
 from httpx_aiohttp import AiohttpTransport
 
 from worker.core.grant import TokenPair
+from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.ports import ClientCheck
-from worker.core.protocol import (
-    ClientRejected,
-    Outcome,
-    Refreshed,
-    Rejected,
-    Reply,
-    TokenRequest,
-    Unavailable,
-    Unknown,
-    client_credentials_request,
-    read_reply,
-    refresh_request,
-)
+from worker.core.protocol import Reply, TokenRequest, client_credentials_request, read_reply, refresh_request
 from worker.core.providers import Client, GrantType, Provider
 
 MAX_REPLY_BYTES: Final = 64 * 1024

@@ -14,8 +14,8 @@ from enum import Enum, auto
 from worker.core import policy
 from worker.core.events import Event, EventType, grant_event, retold
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
+from worker.core.outcomes import Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.policy import Due, Reason, Rules
-from worker.core.protocol import Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import Client, GrantType
 
 

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 from worker.core.events import Event
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
-from worker.core.protocol import Outcome
+from worker.core.outcomes import Outcome
 from worker.core.providers import Client
 
 

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote_plus
 
+from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.providers import DAY_MS, SECOND_MS, Client, ClientAuthentication, Provider
 
 MAX_LIFETIME_MS = 10 * 365 * DAY_MS
@@ -31,7 +32,6 @@ GRANT_REJECTED = frozenset(
 CLIENT_REJECTED = frozenset(
     {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 )
-THROTTLED = frozenset({"http_429", "slow_down"})
 TRANSIENT = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 
 
@@ -51,67 +51,6 @@ class Reply:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Refreshed:
-    """The server issued tokens.
-
-    Attributes:
-        refresh_token: `None` where none came: the old one stays good (RFC 6749 section 6).
-        expires_in_ms: `None` where the access token never expires.
-        refresh_expires_in_ms: `None` where the reply states nothing that can be believed.
-    """
-
-    access_token: str = field(repr=False)
-    refresh_token: str | None = field(repr=False)
-    expires_in_ms: int | None
-    refresh_expires_in_ms: int | None
-    scope: str | None = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The server says this grant is dead; `ambiguous` where it may as well mean the client."""
-
-    code: str
-    ambiguous: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ClientRejected:
-    """The server refuses our registration; it says nothing of the grant."""
-
-    code: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unavailable:
-    """Certainly not acted on, or told to wait.
-
-    Attributes:
-        retry_after_ms: how long the server asked to be left alone.
-        may_have_acted: told to wait by a fault that may have come after the rotation.
-    """
-
-    detail: str
-    retry_after_ms: int | None = None
-    may_have_acted: bool = False
-
-    @property
-    def throttled(self) -> bool:
-        """Whether the server asked to be asked less, rather than could not answer."""
-        return self.retry_after_ms is not None or self.detail in THROTTLED
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Sent, and no readable reply: the server may have rotated the tokens all the same."""
-
-    detail: str
-
-
-Outcome = Refreshed | Rejected | ClientRejected | Unavailable | Unknown
 
 
 def refresh_request(client: Client, secret: str, refresh_token: str) -> TokenRequest:

@@ -20,8 +20,8 @@ from typing import Final, TypeVar
 from worker.core import lifecycle, policy
 from worker.core.grant import Status
 from worker.core.lifecycle import Phase
+from worker.core.outcomes import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.ports import JournalError, Lease, LeasedElsewhere, Paused, Recovering
-from worker.core.protocol import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.registry import StoredGrant
 from worker.runtime.assembly import Runtime, lease_ms
 

@@ -18,6 +18,7 @@ from worker.adapters.store.scripts import Scripts
 from worker.core.events import Event
 from worker.core.grant import Status
 from worker.core.lifecycle import Change
+from worker.core.outcomes import THROTTLED
 from worker.core.ports import (
     Claim,
     Commit,
@@ -33,7 +34,6 @@ from worker.core.ports import (
     StoreUnavailableError,
     Verdict,
 )
-from worker.core.protocol import THROTTLED
 from worker.core.providers import Client
 from worker.core.registry import UnreadableRecordError
 
