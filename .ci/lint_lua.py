@@ -1,8 +1,8 @@
 """Check the Lua scripts with luacheck, in the form in which Redis runs them.
 
-A script is loaded as the record's field positions, the prelude and its own text. That whole text is checked,
-so a name that neither the script nor the prelude defines is found. No script uses all of the prelude: there a
-finding counts only if luacheck repeats it for every script.
+A script is loaded as the record's field positions, the prelude, the names of its arguments and its own text.
+That whole text is checked, so a name that none of them defines is found. No script uses all of the prelude:
+there a finding counts only if luacheck repeats it for every script. The two generated lines may be long.
 """
 
 import os
@@ -17,6 +17,8 @@ from pathlib import Path
 from worker.adapters.store import scripts
 
 LUA = Path(os.path.relpath(Path(scripts.__file__).parent / "lua"))
+SIGNATURES = LUA.with_name("signatures.py")
+TOO_LONG = "(W631)"
 FINDING = re.compile(r".*/(?P<name>\w+)\.lua:(?P<line>\d+):(?P<column>\d+): (?P<message>.*)")
 
 
@@ -43,15 +45,17 @@ def _placed(found: list[re.Match[str]]) -> list[str]:
     own: list[str] = []
     shared: Counter[str] = Counter()
     for match in found:
-        body = (LUA / f"{match['name']}.lua").read_text()
-        before = scripts.source(match["name"]).removesuffix(body)
-        line = int(match["line"]) - before.count("\n")
-        if line > 0:
-            own.append(f"{LUA / match['name']}.lua:{line}:{match['column']}: {match['message']}")
-            continue
-        line = int(match["line"]) - before.removesuffix(prelude).count("\n")
-        if line > 0:  # the positions before it are generated
-            shared[f"{LUA / 'prelude.lua'}:{line}:{match['column']}: {match['message']}"] += 1
+        name, column, message = match["name"], match["column"], match["message"]
+        positions, _, rest = scripts.source(name).partition(prelude)
+        in_prelude = int(match["line"]) - positions.count("\n")
+        in_arguments = in_prelude - prelude.count("\n")
+        in_script = in_arguments - rest.removesuffix((LUA / f"{name}.lua").read_text()).count("\n")
+        if in_script > 0:
+            own.append(f"{LUA / name}.lua:{in_script}:{column}: {message}")
+        elif in_arguments > 0 and TOO_LONG not in message:
+            own.append(f"{SIGNATURES}: {name}: {message}")
+        elif in_arguments <= 0 < in_prelude:
+            shared[f"{LUA / 'prelude.lua'}:{in_prelude}:{column}: {message}"] += 1
     return [text for text, times in shared.items() if times == len(scripts.NAMES)] + own
 
 

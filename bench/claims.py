@@ -31,7 +31,7 @@ from worker.core.interchange import read_line
 from worker.core.ports import Claim
 from worker.core.providers import Client
 from worker.fleet.sweeping import reserve_runners
-from worker.refresher import CHUNK
+from worker.refreshing.drain import CHUNK
 from worker.runtime.assembly import Runtime, deploy, open_runtime
 
 SIZES: Final = (50, CHUNK)  # of a claim in a fleet that is in step, and of one that works off a backlog

@@ -21,7 +21,7 @@ from worker.core import lifecycle
 from worker.core.grant import TokenPair
 from worker.core.outcomes import Refreshed
 from worker.core.ports import Commit, Lease
-from worker.refresher import CHUNK
+from worker.refreshing.drain import CHUNK
 from worker.runtime.assembly import Runtime, deploy, open_runtime
 from worker.runtime.process import spare_the_collector
 

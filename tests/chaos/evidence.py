@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.chaos.driver import Driver, Struck
 from tests.support.live import KEY, SECRET, LiveDeployment
-from worker.adapters.journal.segment import read
+from worker.adapters.journal.format import read_file
 from worker.core.grant import TokenPair, lineage_of
 from worker.core.registry import StoredGrant
 
@@ -138,7 +138,7 @@ def _expired(live: LiveDeployment, grant_ids: Iterable[str]) -> Iterator[str]:
 
 def _journaled(live: LiveDeployment) -> Iterator[bytes]:
     for path in (live.directory / "data" / "journal").rglob("*.segment"):
-        for commit in read(path).commits:
+        for commit in read_file(path).commits:
             yield commit.change.grant.lineage
 
 

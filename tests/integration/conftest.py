@@ -47,8 +47,9 @@ from tests.support.member import Member, NoClients
 from tests.support.servers import SECRET, lent
 from tests.support.store import assert_sound
 from worker.adapters.clock import RedisClock
+from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import JournalDirectory
+from worker.adapters.log_observer import LogObserver
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.event_stream import RedisEventStream
@@ -437,7 +438,8 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
             store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
             journal = Journal(root, owner, keep_seconds, now)
             opened.push_async_callback(journal.close)
-            answers = Answers(store=store, journal=journal, sealer=sealer)
+            observer = LogObserver()
+            answers = Answers(store=store, journal=journal, sealer=sealer, observer=observer)
             refresher = Refresher(
                 store=store,
                 endpoint=await opened.enter_async_context(endpoint),
@@ -447,6 +449,7 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
                 clients=NoClients() if isinstance(clients, list) else clients,
                 clock=clock,
                 rules=RULES,
+                observer=observer,
                 chance=lambda: chance,
                 effort=Effort(
                     in_flight=in_flight,

@@ -25,7 +25,7 @@ from tests.support.callables import (
 from tests.support.gate import Gate
 from tests.support.member import Member
 from worker.adapters.clock import RedisClock
-from worker.adapters.journal import segment
+from worker.adapters.journal.format import read_file
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
@@ -62,7 +62,7 @@ def _types(events: list[dict[str, Any]]) -> list[str]:
 
 def _on_disk(journals: Path, member: Member) -> list[Commit]:
     files = sorted((journals / member.owner).glob("*.segment"))
-    return [commit for file in files for commit in segment.read(file).commits]
+    return [commit for file in files for commit in read_file(file).commits]
 
 
 # On the disk, then in the store

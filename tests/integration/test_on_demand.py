@@ -15,7 +15,7 @@ from config import load_settings
 from tests.support.callables import Configure, Enroll, OnGrant, OpenMember
 from tests.support.gate import Gate
 from tests.support.member import Member
-from worker.adapters.journal import segment
+from worker.adapters.journal.format import read_file
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import source
 from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
@@ -331,4 +331,4 @@ async def _until(holds: Callable[[], bool]) -> None:
 
 def _on_disk(runtime: Runtime) -> list[Commit]:
     files = runtime.deployment.journals.glob("*/*.segment")
-    return [commit for file in files for commit in segment.read(file).commits]
+    return [commit for file in files for commit in read_file(file).commits]

@@ -26,7 +26,7 @@ from tests.support.callables import Configure, Enroll, OpenMember
 from tests.support.gate import Gate
 from tests.support.servers import directory_for_sockets, start_valkey
 from tests.support.waiting import eventually
-from worker.adapters.journal import segment
+from worker.adapters.journal.format import read_file
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.registry import RedisRegistry
@@ -473,7 +473,7 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
 
 
 def _on_disk(journals: Path) -> list[Commit]:
-    return [commit for file in journals.glob("*/*.segment") for commit in segment.read(file).commits]
+    return [commit for file in journals.glob("*/*.segment") for commit in read_file(file).commits]
 
 
 # The parts that other processes play

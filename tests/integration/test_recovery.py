@@ -36,7 +36,7 @@ from tests.support.callables import (
 from tests.support.gate import Gate
 from tests.support.member import Member
 from worker.adapters.clock import RedisClock
-from worker.adapters.journal.chain import ANSWER_BYTES, SEGMENT_BYTES
+from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry

@@ -24,9 +24,11 @@ from tests.support.callables import Answer, RecordOf, Seed, Told
 from tests.support.servers import Valkey, directory_for_sockets, start_valkey
 from tests.support.waiting import eventually, until
 from worker.adapters.clock import RedisClock
+from worker.adapters.store import signatures
 from worker.adapters.store.durability import Level, inspect_durability
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import BARRIER, Scripts
+from worker.adapters.store.signatures import Heartbeat, PauseGrant
 from worker.adapters.store.write_concern import ShortfallError, WriteConcern
 from worker.core.ports import Commit, StoreUnavailableError, Verdict
 from worker.core.providers import Client
@@ -186,10 +188,10 @@ async def test_with_fewer_replicas_than_demanded_the_number_is_told(redis: Redis
     scripts = Scripts(redis, prefix, WriteConcern(2, wait_ms=50))
 
     with pytest.raises(ShortfallError):  # the first wait may be over before the replica has answered
-        await scripts.run("operate", "nobody", "pause")
+        await scripts.run(PauseGrant("nobody"))
     await redis.wait(1, 20_000)
     with pytest.raises(ShortfallError, match=r"^[01] of 2 replicas have the write$"):
-        await scripts.run("operate", "nobody", "pause")
+        await scripts.run(PauseGrant("nobody"))
 
 
 # Leases
@@ -225,7 +227,7 @@ async def test_a_lease_that_the_replica_does_not_have_is_in_nobodys_hands_and_on
     with pair.paused():
         for name in ("one", "two"):
             with pytest.raises(ShortfallError):
-                await scripts.run("lease", name, f"claim-{name}", "this", 60_000, epoch.number)
+                await scripts.run(signatures.Lease(name, f"claim-{name}", "this", 60_000, epoch.number))
 
     assert bool((await record_of("one"))["LEASE_OWNER"])
     assert not (await record_of("two"))["LEASE_OWNER"]
@@ -248,9 +250,9 @@ async def test_a_pulse_does_not_queue_behind_a_write_that_waits(
 ) -> None:
     scripts = Scripts(redis, prefix, PATIENT)
     with pair.paused() as resume:
-        operating = asyncio.create_task(scripts.run("operate", "nobody", "pause"))
+        operating = asyncio.create_task(scripts.run(PauseGrant("nobody")))
         await until(lambda: _is_waited_for(redis))
-        assert await scripts.run("heartbeat", "this", 60_000, "")
+        assert await scripts.run(Heartbeat("this", 60_000, None))
         assert not operating.done()
         resume()
         assert await operating == b"gone"
@@ -260,7 +262,7 @@ async def test_of_calls_in_one_group_each_hears_that_too_few_replicas_have_it(
     redis: Redis, prefix: str, pair: Pair
 ) -> None:
     scripts = Scripts(redis, prefix, BRIEF)
-    calls = [scripts.run("operate", name, "pause") for name in ("a", "b")]
+    calls = [scripts.run(PauseGrant(name)) for name in ("a", "b")]
     with pair.paused():
         answers = await asyncio.gather(*calls, return_exceptions=True)
 
@@ -274,7 +276,7 @@ async def test_a_call_that_failed_by_itself_says_why_and_not_that_replicas_are_m
     await redis.rpush(f"{prefix}grant:list", "not a record")
     scripts = Scripts(redis, prefix, BRIEF)
     with pair.paused(), pytest.raises(StoreUnavailableError, match="WRONGTYPE"):
-        await scripts.run("operate", "list", "pause")
+        await scripts.run(PauseGrant("list"))
     await redis.delete(f"{prefix}grant:list")
 
 
@@ -285,11 +287,11 @@ async def test_a_primary_that_lost_its_scripts_is_given_them_and_the_second_try_
     await redis.script_flush()
     with pair.paused():
         with pytest.raises(ShortfallError):
-            await Scripts(redis, prefix, BRIEF).run("operate", "one", "pause")
+            await Scripts(redis, prefix, BRIEF).run(PauseGrant("one"))
         assert (await record_of("one"))["STATUS"] == b"paused"
     await redis.script_flush()
 
-    assert await Scripts(redis, prefix, PATIENT).run("operate", "one", "pause") == b"unchanged"
+    assert await Scripts(redis, prefix, PATIENT).run(PauseGrant("one")) == b"unchanged"
 
 
 async def test_where_nothing_is_demanded_nothing_is_waited_for_and_nothing_more_is_written(
@@ -298,7 +300,7 @@ async def test_where_nothing_is_demanded_nothing_is_waited_for_and_nothing_more_
     before = await _waits(redis)
     with pair.paused():
         await seed("one")
-        assert await Scripts(redis, prefix).run("operate", "one", "pause") == b"done"
+        assert await Scripts(redis, prefix).run(PauseGrant("one")) == b"done"
 
     assert await _waits(redis) == before
     assert not await redis.exists(prefix + BARRIER)
@@ -313,7 +315,7 @@ async def test_a_server_that_does_not_let_us_wait_is_a_store_unavailable_with_it
     await redis.execute_command("ACL", "SETUSER", "managed", "on", ">pw", "~*", "+@all", "-wait")
     async with Redis(unix_socket_path=str(pair.primary), username="managed", password="pw") as managed:
         with pytest.raises(StoreUnavailableError, match="'wait' command"):
-            await Scripts(managed, prefix, PATIENT).run("operate", "nobody", "pause")
+            await Scripts(managed, prefix, PATIENT).run(PauseGrant("nobody"))
 
 
 async def test_a_wait_proves_nothing_where_the_write_that_it_is_for_was_refused(
@@ -322,7 +324,7 @@ async def test_a_wait_proves_nothing_where_the_write_that_it_is_for_was_refused(
     await redis.config_set("maxmemory", "1")
     try:
         with pytest.raises(StoreUnavailableError, match="maxmemory"):
-            await Scripts(redis, prefix, PATIENT).run("operate", "nobody", "pause")
+            await Scripts(redis, prefix, PATIENT).run(PauseGrant("nobody"))
     finally:
         await redis.config_set("maxmemory", "0")
 
@@ -340,10 +342,8 @@ async def test_a_write_that_must_be_on_disk_is_stored_once_it_is_there_on_both_s
     pair = start_pair(files, files)
     async with Redis(unix_socket_path=str(pair.primary)) as redis:
         with pair.paused(), pytest.raises(ShortfallError, match=r"on disk|primary's disk"):
-            await Scripts(redis, prefix, WriteConcern(1, fsync=True, wait_ms=50)).run(
-                "operate", "nobody", "pause"
-            )
-        assert await Scripts(redis, prefix, ON_DISK).run("operate", "nobody", "pause") == b"gone"
+            await Scripts(redis, prefix, WriteConcern(1, fsync=True, wait_ms=50)).run(PauseGrant("nobody"))
+        assert await Scripts(redis, prefix, ON_DISK).run(PauseGrant("nobody")) == b"gone"
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ async def test_without_a_file_or_without_fsync_no_write_is_on_disk(
     async with Redis(unix_socket_path=str(pair.primary)) as redis:
         scripts = Scripts(redis, prefix, WriteConcern(1, fsync=True, wait_ms=50))
         with pytest.raises(StoreUnavailableError, match=words):
-            await scripts.run("operate", "nobody", "pause")
+            await scripts.run(PauseGrant("nobody"))
 
 
 def test_a_wait_ends_before_its_connection_is_given_up() -> None:
@@ -454,7 +454,7 @@ async def _is_waited_for(redis: Redis) -> bool:
 
 async def _is_done(scripts: Scripts) -> bool:
     try:
-        return bool(await scripts.run("operate", "nobody", "pause"))
+        return bool(await scripts.run(PauseGrant("nobody")))
     except ShortfallError:
         return False
 
@@ -475,13 +475,13 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_one_that_its_name
         Redis(unix_socket_path=str(pair.replica)) as new,
     ):
         scripts = Scripts(connection, prefix)
-        await scripts.run("operate", "nobody", "pause")
+        await scripts.run(PauseGrant("nobody"))
         await new.replicaof("NO", "ONE")
         await old.replicaof("127.0.0.1", "1")
         name.unlink()
         name.symlink_to(pair.replica)
 
         with pytest.raises(StoreUnavailableError, match="read only"):
-            await scripts.run("heartbeat", "this", 60_000, "")
+            await scripts.run(Heartbeat("this", 60_000, None))
 
-        assert await scripts.run("heartbeat", "this", 60_000, "")
+        assert await scripts.run(Heartbeat("this", 60_000, None))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,22 @@ from tests.support.gate import Gate
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import scripts as scripts_module
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
-from worker.adapters.store.scripts import MOST_IN_A_GROUP, Scripts
+from worker.adapters.store.scripts import MOST_IN_A_GROUP, NAMES, Scripts
+from worker.adapters.store.signatures import (
+    Call,
+    Claim,
+    Heartbeat,
+    PauseGrant,
+    RecordOutcome,
+    ReleaseRunner,
+    ReserveRunners,
+    lua_arguments,
+    pack,
+)
 from worker.core.ports import StoreRefusedError, StoreUnavailableError, Verdict
 from worker.core.providers import Client
+
+FENCE = 9_007_199_254_740_991  # the largest integer that a Lua number holds with all below it
 
 
 class CountingRedis(Redis):
@@ -42,11 +56,11 @@ async def test_calls_made_together_leave_in_one_pipeline_and_each_gets_its_own_a
 ) -> None:
     scripts = Scripts(counting, prefix)
     await seed("one")
-    await scripts.run("operate", "nobody", "pause")  # Redis knows the scripts from here on
+    await scripts.run(PauseGrant("nobody"))  # Redis knows the scripts from here on
     before = counting.pipelines
 
     answers = await asyncio.gather(
-        *(scripts.run("operate", grant_id, "pause") for grant_id in ["one", "nobody", "one", *["x"] * 40])
+        *(scripts.run(PauseGrant(grant_id)) for grant_id in ["one", "nobody", "one", *["x"] * 40])
     )
 
     assert counting.pipelines == before + 1
@@ -57,12 +71,12 @@ async def test_calls_made_while_a_group_is_on_its_way_leave_together_after_it(
     counting: CountingRedis, prefix: str
 ) -> None:
     scripts = Scripts(counting, prefix)
-    await scripts.run("operate", "nobody", "pause")
+    await scripts.run(PauseGrant("nobody"))
     before, counting.left = counting.pipelines, asyncio.Event()
 
-    first = asyncio.create_task(scripts.run("operate", "nobody", "pause"))
+    first = asyncio.create_task(scripts.run(PauseGrant("nobody")))
     await counting.left.wait()
-    rest = [asyncio.create_task(scripts.run("operate", "nobody", "pause")) for _ in range(30)]
+    rest = [asyncio.create_task(scripts.run(PauseGrant("nobody"))) for _ in range(30)]
     assert not first.done()
     await asyncio.gather(first, *rest)
 
@@ -71,24 +85,28 @@ async def test_calls_made_while_a_group_is_on_its_way_leave_together_after_it(
 
 async def test_a_crowd_leaves_in_groups_of_limited_size(counting: CountingRedis, prefix: str) -> None:
     scripts = Scripts(counting, prefix)
-    await scripts.run("operate", "nobody", "pause")
+    await scripts.run(PauseGrant("nobody"))
     before = counting.pipelines
 
-    calls = (scripts.run("operate", "nobody", "pause") for _ in range(2 * MOST_IN_A_GROUP + 1))
+    calls = (scripts.run(PauseGrant("nobody")) for _ in range(2 * MOST_IN_A_GROUP + 1))
     answers = await asyncio.gather(*calls)
 
     assert len(answers) == 2 * MOST_IN_A_GROUP + 1
     assert counting.pipelines == before + 3
 
 
-@pytest.mark.parametrize("script", ["claim", "heartbeat"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(Claim("acme", "id", "this", 10, 60_000, None, None, 0, ""), id="claim"),
+        pytest.param(Heartbeat("this", 60_000, None), id="heartbeat"),
+    ],
+)
 async def test_what_a_worker_would_stand_still_for_does_not_wait_behind_a_group_of_answers(
-    behind_gate: Redis, gate: Gate, prefix: str, script: str
+    behind_gate: Redis, gate: Gate, prefix: str, call: Call
 ) -> None:
     run = Scripts(behind_gate, prefix).run
-    calls = {"claim": ("acme", "id", "this", 10, 60_000, "", "", 0, ""), "heartbeat": ("this", 60_000, "")}
-    for name, arguments in calls.items():
-        await run(name, *arguments)
+    await run(call)
     let_pass, held = asyncio.Event(), asyncio.Event()
 
     async def hold_the_group(request: bytes) -> None:
@@ -97,10 +115,10 @@ async def test_what_a_worker_would_stand_still_for_does_not_wait_behind_a_group_
             await let_pass.wait()
 
     gate.watch = hold_the_group
-    group = asyncio.create_task(run("operate", "nobody", "pause"))
+    group = asyncio.create_task(run(PauseGrant("nobody")))
     await held.wait()
 
-    await run(script, *calls[script])
+    await run(call)
 
     assert not group.done()
     let_pass.set()
@@ -111,7 +129,7 @@ async def test_a_group_that_is_not_answered_in_time_is_sent_once_more_and_then_g
     behind_gate: Redis, gate: Gate, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Scripts(behind_gate, prefix).run
-    assert await run("operate", "nobody", "pause") == b"gone"
+    assert await run(PauseGrant("nobody")) == b"gone"
     held: list[bytes] = []
 
     async def let_nothing_pass(request: bytes) -> None:
@@ -122,18 +140,18 @@ async def test_a_group_that_is_not_answered_in_time_is_sent_once_more_and_then_g
         impatient.setattr(scripts_module, "GROUP_SECONDS", 0.2)
         gate.watch = let_nothing_pass
         with pytest.raises(StoreUnavailableError, match=r"no answer within 0\.2 s, twice"):
-            await run("operate", "nobody", "pause")
+            await run(PauseGrant("nobody"))
     gate.watch = None
 
     assert 1 <= sum(b"nobody" in request for request in held) <= 2
-    assert await run("operate", "nobody", "pause") == b"gone"
+    assert await run(PauseGrant("nobody")) == b"gone"
 
 
 async def test_a_redis_that_lost_its_scripts_is_given_them_again(scripts: Scripts, redis: Redis) -> None:
-    await scripts.run("operate", "nobody", "pause")
+    await scripts.run(PauseGrant("nobody"))
     await redis.script_flush()
 
-    answers = await asyncio.gather(*(scripts.run("operate", "nobody", "pause") for _ in range(10)))
+    answers = await asyncio.gather(*(scripts.run(PauseGrant("nobody")) for _ in range(10)))
 
     assert answers == [b"gone"] * 10
 
@@ -144,11 +162,11 @@ async def test_of_a_group_only_the_calls_whose_script_was_missing_run_again(
     await seed("one")
     await redis.script_flush()
     # Only this one is known now: it must not run a second time when the others are sent again.
-    await Scripts(redis, prefix).run("release_runner", "acme", "nobody")
+    await Scripts(redis, prefix).run(ReleaseRunner("acme", "nobody"))
     await redis.zadd(f"{prefix}runners:acme", {"runner": 1})
 
     released, paused = await asyncio.gather(
-        scripts.run("release_runner", "acme", "runner"), scripts.run("operate", "one", "pause")
+        scripts.run(ReleaseRunner("acme", "runner")), scripts.run(PauseGrant("one"))
     )
 
     assert (released, paused) == (1, b"done")
@@ -159,14 +177,14 @@ async def test_a_redis_that_is_away_is_a_store_unavailable_and_is_used_again_onc
 ) -> None:
     scripts = Scripts(behind_gate, prefix)
     await seed("one")
-    assert await scripts.run("operate", "nobody", "pause") == b"gone"
+    assert await scripts.run(PauseGrant("nobody")) == b"gone"
 
     async with redis_away():
-        calls = [scripts.run("operate", "one", "pause") for _ in range(3)]
+        calls = [scripts.run(PauseGrant("one")) for _ in range(3)]
         answers = await _answers_of(calls)
         assert [type(answer) for answer in answers] == [StoreUnavailableError] * 3
 
-    assert await scripts.run("operate", "one", "pause") == b"done"
+    assert await scripts.run(PauseGrant("one")) == b"done"
 
 
 async def test_a_redis_that_cannot_take_a_write_now_is_a_store_unavailable_so_that_answers_are_kept(
@@ -176,11 +194,11 @@ async def test_a_redis_that_cannot_take_a_write_now_is_a_store_unavailable_so_th
     await redis.config_set("maxmemory", "1")
     try:
         with pytest.raises(StoreUnavailableError):
-            await scripts.run("operate", "one", "pause")
+            await scripts.run(PauseGrant("one"))
     finally:
         await redis.config_set("maxmemory", "0")
 
-    assert await scripts.run("operate", "one", "pause") == b"done"
+    assert await scripts.run(PauseGrant("one")) == b"done"
 
 
 async def _answers_of(calls: Iterable[Awaitable[Any]]) -> list[Any]:
@@ -191,7 +209,7 @@ async def _answers_of(calls: Iterable[Awaitable[Any]]) -> list[Any]:
 
 async def test_a_caller_that_gave_up_waiting_does_not_break_the_others(scripts: Scripts, seed: Seed) -> None:
     await seed("one")
-    calls = [asyncio.create_task(scripts.run("operate", name, "pause")) for name in ("a", "one", "b")]
+    calls = [asyncio.create_task(scripts.run(PauseGrant(name))) for name in ("a", "one", "b")]
     await asyncio.sleep(0)
     calls[0].cancel()
 
@@ -199,7 +217,7 @@ async def test_a_caller_that_gave_up_waiting_does_not_break_the_others(scripts: 
 
     assert isinstance(answers[0], asyncio.CancelledError)
     assert answers[1:] == [b"done", b"gone"]
-    assert await _answers_of([scripts.run("operate", "one", "pause")]) == [b"unchanged"]
+    assert await _answers_of([scripts.run(PauseGrant("one"))]) == [b"unchanged"]
 
 
 async def test_a_caller_that_gave_up_while_redis_was_away_does_not_break_the_others(
@@ -207,13 +225,13 @@ async def test_a_caller_that_gave_up_while_redis_was_away_does_not_break_the_oth
 ) -> None:
     scripts = Scripts(behind_gate, prefix)
     async with redis_away():
-        calls = [asyncio.create_task(scripts.run("operate", name, "pause")) for name in ("a", "b")]
+        calls = [asyncio.create_task(scripts.run(PauseGrant(name))) for name in ("a", "b")]
         await asyncio.sleep(0)
         calls[0].cancel()
         answers = await _answers_of(calls)
 
     assert [type(answer) for answer in answers] == [asyncio.CancelledError, StoreUnavailableError]
-    assert await _answers_of([scripts.run("operate", "a", "pause")]) == [b"gone"]
+    assert await _answers_of([scripts.run(PauseGrant("a"))]) == [b"gone"]
 
 
 async def test_a_script_error_reaches_only_its_caller(
@@ -223,7 +241,7 @@ async def test_a_script_error_reaches_only_its_caller(
     await redis.rpush(f"{prefix}grant:list", "not a record")
     names = ("one", "list", "nobody")
 
-    calls = [scripts.run("operate", name, "pause") for name in names]
+    calls = [scripts.run(PauseGrant(name)) for name in names]
     answers = await _answers_of(calls)
 
     await redis.delete(f"{prefix}grant:list")
@@ -240,8 +258,45 @@ async def test_a_script_that_breaks_off_at_what_it_finds_is_refused_and_not_away
     await redis.hset(*counter, "not a number")
 
     with pytest.raises(StoreRefusedError, match="not an integer"):
-        await scripts.run("operate", "one", "pause")
+        await scripts.run(PauseGrant("one"))
     await redis.hset(*counter, 1)
+
+
+async def test_arguments_arrive_in_lua_under_their_names_and_with_their_types(redis: Any) -> None:
+    call = Heartbeat("this", 60_000, None)
+    body = "return {owner, type(recovery_ms), type(trouble)}"
+    assert await redis.eval(lua_arguments("heartbeat") + body, 0, pack(call)) == [b"this", b"number", b"nil"]
+
+    outcome = RecordOutcome(
+        id="one",
+        fence=FENCE,
+        lineage=b"\xff",
+        status="failing",
+        streak=0,
+        reason=None,
+        in_doubt=True,
+        noticed_at=None,
+        due_at=None,
+        attention_at=None,
+        event=None,
+        events_kept=1,
+        answered_at=None,
+        rejected_at=None,
+    )
+    body = "return {string.format('%.0f', fence), lineage, type(reason), type(in_doubt), events_kept}"
+    reply = await redis.eval(lua_arguments("record_outcome") + body, 0, pack(outcome))
+    assert reply == [b"%d" % FENCE, b"\xff", b"nil", b"boolean", 1]
+
+    places = ReserveRunners("acme", 1, 1_000, ("a", "b"))
+    assert await redis.eval(lua_arguments("reserve_runners") + "return candidates", 0, pack(places)) == [
+        b"a",
+        b"b",
+    ]
+
+
+def test_every_script_has_a_signature() -> None:
+    lua = files("worker.adapters.store") / "lua"
+    assert {f"{name}.lua" for name in NAMES} == {file.name for file in lua.iterdir()} - {"prelude.lua"}
 
 
 class ResetRedis(CountingRedis):
@@ -262,7 +317,7 @@ async def test_a_connection_that_the_event_loop_finds_closed_is_a_store_that_is_
 ) -> None:
     async with ResetRedis(unix_socket_path=str(valkey_socket)) as connection:
         with pytest.raises(StoreUnavailableError, match="unable to perform"):
-            await Scripts(connection, prefix).run("operate", "one", "pause")
+            await Scripts(connection, prefix).run(PauseGrant("one"))
 
 
 async def test_an_argument_that_cannot_be_sent_is_its_callers_problem_alone(
@@ -271,7 +326,7 @@ async def test_an_argument_that_cannot_be_sent_is_its_callers_problem_alone(
     await seed("one")
     names = ("one", "\udcff", "nobody")
 
-    calls = [scripts.run("operate", name, "pause") for name in names]
+    calls = [scripts.run(PauseGrant(name)) for name in names]
     answers = await _answers_of(calls)
 
     assert answers[0] == b"done"

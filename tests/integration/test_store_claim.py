@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.support.callables import Answer, DueOf, OnGrant, OpenStore, RecordOf, Seed, Under
 from worker.adapters.clock import RedisClock
+from worker.adapters.store import signatures
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
@@ -29,11 +30,11 @@ def claim_as(
     """The bare script, under a claim id of the test's choice."""
 
     async def run(
-        claim_id: str, *, limit: int = 10, lease_ms: int = 60_000, rate: float | str = ""
+        claim_id: str, *, limit: int = 10, lease_ms: int = 60_000, rate: float | None = None
     ) -> list[Any]:
-        confirmed = await epoch_number()
+        epoch = await epoch_number()
         reply: list[Any] = await scripts.run(
-            "claim", "acme", claim_id, "this", limit, lease_ms, rate, "", confirmed, client.token_url
+            signatures.Claim("acme", claim_id, "this", limit, lease_ms, rate, None, epoch, client.token_url)
         )
         return reply
 

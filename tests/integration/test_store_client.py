@@ -1,4 +1,4 @@
-"""client.lua: a client that is refused is paused, probed, and let back."""
+"""reject_client.lua and accept_client.lua: a client that is refused is paused, probed, and let back."""
 
 from collections.abc import Awaitable, Callable
 

@@ -1,4 +1,4 @@
-"""endpoint.lua: whose trouble it is that no usable answer came, and what becomes of the token endpoint."""
+"""record_failure.lua and record_recovery.lua: whose failure it is, and what becomes of the endpoint."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace

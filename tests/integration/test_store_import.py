@@ -1,4 +1,4 @@
-"""import.lua: grants from outside, new or in the place of others."""
+"""import_grant.lua: grants from outside, new or in the place of others."""
 
 from dataclasses import replace
 from typing import Any

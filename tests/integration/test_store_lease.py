@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.callables import DueOf, OnGrant, Seed
+from worker.adapters.store import signatures
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Status
@@ -20,8 +21,8 @@ def lease_as(
     """The bare script, under a claim id of the test's choice."""
 
     async def run(grant_id: str, claim_id: str) -> list[Any]:
-        confirmed = await epoch_number()
-        reply: list[Any] = await scripts.run("lease", grant_id, claim_id, "this", 60_000, confirmed)
+        epoch = await epoch_number()
+        reply: list[Any] = await scripts.run(signatures.Lease(grant_id, claim_id, "this", 60_000, epoch))
         return reply
 
     return run

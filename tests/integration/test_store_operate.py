@@ -1,4 +1,4 @@
-"""operate.lua: what an operator asks of one grant."""
+"""pause_grant.lua, resume_grant.lua and delete_grant.lua: what an operator asks of one grant."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""settle.lua: outcomes that brought no tokens."""
+"""record_outcome.lua: outcomes that brought no tokens."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -67,7 +67,7 @@ async def test_a_failed_grant_leaves_the_schedule_and_is_counted(
     due_of: DueOf,
     told: Told,
 ) -> None:
-    await seed("one", status=Status.FAILING, streak=1, reason="rejected")
+    await seed("one", status=Status.FAILING, streak=1, reason="rejected", rejected_at=1)
     lease = await claim_one()
 
     await store.record_outcome(lease, failure(lease, Rejected("invalid_grant")))

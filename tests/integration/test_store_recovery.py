@@ -1,4 +1,4 @@
-"""heartbeat.lua, confirm.lua, leave.lua, reassert.lua, and the gate in front of every claim.
+"""heartbeat.lua, finish_recovery.lua, leave.lua, reassert.lua, and the gate in front of every claim.
 
 A store that may have forgotten something gives out nothing until it was given back.
 """

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worker.adapters.journal import entry, frame
+from worker.adapters.journal.format import (
+    FIRST_LINE,
+    VERSION,
+    UnknownEntryError,
+    entries_in,
+    framed,
+    pack,
+    unpack,
+)
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
@@ -58,7 +66,7 @@ whole_commits = settings(deadline=None, suppress_health_check=[HealthCheck.too_s
 @whole_commits
 @given(commits)
 def test_any_commit_comes_back_as_it_was(commit: Commit) -> None:
-    read = entry.unpack(entry.pack(commit))
+    read = unpack(pack(commit))
     assert read == commit
     assert type(read.base_status) is type(read.change.grant.status) is Status
     assert read.change.event is None or type(read.change.event.type) is EventType
@@ -67,32 +75,32 @@ def test_any_commit_comes_back_as_it_was(commit: Commit) -> None:
 @whole_commits
 @given(commits, st.integers() | st.text() | st.none())
 def test_a_commit_of_another_version_is_not_guessed_at(commit: Commit, version: object) -> None:
-    values = msgpack.unpackb(entry.pack(commit), unicode_errors="surrogatepass", strict_map_key=False)
-    if version == entry.VERSION or (isinstance(version, int) and not -(2**63) <= version < 2**64):
+    values = msgpack.unpackb(pack(commit), unicode_errors="surrogatepass", strict_map_key=False)
+    if version == VERSION or (isinstance(version, int) and not -(2**63) <= version < 2**64):
         return
     other = msgpack.packb([version, *values[1:]], unicode_errors="surrogatepass")
-    with pytest.raises(entry.UnknownEntryError):
-        entry.unpack(other)
+    with pytest.raises(UnknownEntryError):
+        unpack(other)
 
 
 @given(st.binary() | plain.map(partial(msgpack.packb, unicode_errors="surrogatepass")))
 def test_any_bytes_that_are_no_commit_are_refused_as_such(packed: bytes) -> None:
-    with pytest.raises(entry.UnknownEntryError):
-        entry.unpack(packed)
+    with pytest.raises(UnknownEntryError):
+        unpack(packed)
 
 
 @given(st.lists(st.binary(), max_size=5), st.integers(0, 50))
 def test_any_payloads_come_back_from_their_frames(payloads: list[bytes], room: int) -> None:
-    content = frame.FIRST_LINE + b"".join(map(frame.framed, payloads)) + bytes(room)
-    assert [payload for _, payload in frame.payloads(content)] == payloads
+    content = FIRST_LINE + b"".join(map(framed, payloads)) + bytes(room)
+    assert [payload for _, payload in entries_in(content)] == payloads
 
 
 @given(st.lists(st.binary(min_size=1), min_size=1, max_size=5), st.binary(max_size=40), st.data())
 def test_whatever_stands_between_two_frames_costs_neither(
     payloads: list[bytes], between: bytes, data: st.DataObject
 ) -> None:
-    frames = [frame.framed(payload) for payload in payloads]
+    frames = [framed(payload) for payload in payloads]
     at = data.draw(st.integers(0, len(frames)))
-    content = frame.FIRST_LINE + b"".join(frames[:at]) + between + b"".join(frames[at:])
-    found = [payload for _, payload in frame.payloads(content) if payload is not None]
+    content = FIRST_LINE + b"".join(frames[:at]) + between + b"".join(frames[at:])
+    found = [payload for _, payload in entries_in(content) if payload is not None]
     assert found == payloads

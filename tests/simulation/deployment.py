@@ -19,6 +19,7 @@ from tests.simulation.redis import PREFIX, Connection, Server
 from tests.simulation.terms import RULES, SWEEP_SECONDS, Terms
 from tests.simulation.world import Process, World, dice
 from worker.adapters.clock import RedisClock
+from worker.adapters.log_observer import LogObserver
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
@@ -171,7 +172,8 @@ class SimulatedDeployment:
         store = RedisStore(scripts, clock, self._terms.limits, source="evergrant/sim", owner=process.name)
         journal, sealer = SimulatedJournal(disk, process), SimulatedSealer()
         endpoint = SimulatedEndpoint(self.bank, self.judge, self._terms.request_ms * 1000)
-        answers = Answers(store=store, journal=journal, sealer=sealer)
+        observer = LogObserver()
+        answers = Answers(store=store, journal=journal, sealer=sealer, observer=observer)
         refresher = Refresher(
             store=store,
             endpoint=endpoint,
@@ -181,6 +183,7 @@ class SimulatedDeployment:
             clients=self.clients,
             clock=clock,
             rules=RULES,
+            observer=observer,
             chance=process.rng.random,
             effort=Effort(in_flight=10, request_ms=self._terms.request_ms),
         )

@@ -55,6 +55,7 @@ from worker.core.outcomes import Outcome, Refreshed, Rejected, Unavailable, Unkn
 FIELD = {name: i for i, name in enumerate(FIELDS)}
 NO_ANSWER = {"unavailable", "reply_unknown"}  # reasons of `grant.failing`
 NOT_CONFIRMED = "client_not_confirmed"
+BY_OPERATORS = {"import_grant", "pause_grant", "resume_grant", "delete_grant"}
 MEMORY_US = 305_000_000  # so long the store remembers failures, and some more for the clocks
 BACK_US = 2_500_000  # who is back in reach offers what it holds within this
 
@@ -303,16 +304,14 @@ class Judge(Witness):
 
     # The store's side
 
-    def observe(
-        self, process: Process, name: str, args: Sequence[Any], reply: Any, before: Look, after: Look
-    ) -> None:
-        """A script ran."""
-        self.world.note(process, f"store {name}{_said(name, args, reply)}")
+    def observe(self, process: Process, name: str, call: Any, reply: Any, before: Look, after: Look) -> None:
+        """A script ran; `call` is its signature with bytes for text."""
+        self.world.note(process, f"store {name}{_said(name, call, reply)}")
         if name in {"heartbeat", "finish_recovery", "leave"}:
-            self._hear_of(process, name, args, reply)
+            self._hear_of(process, name, call, reply)
             return
         if name == "reassert" and reply == b"restored":
-            self.books.forgotten.pop(self.books.leases[int(args[1])].lineage, None)
+            self.books.forgotten.pop(self.books.leases[call.fence].lineage, None)
         if name == "claim":
             found = reply[5]
             for packed, in_doubt, _ in zip(found[::3], found[1::3], found[2::3], strict=True):
@@ -320,12 +319,13 @@ class Judge(Witness):
         elif name == "lease" and reply[0] == b"leased":
             self._lease(process, reply[2], in_doubt=bool(reply[3]))
         elif name == "commit" and reply[0] == b"stored":
-            self._committed(process, args)
-        elif name == "record_outcome" and reply == b"stored" and args[6] == b"1":
-            self.books.doubts[args[2]] = self.world.now_us
-        elif name == "import" and reply[0] == b"stored":
-            self._imported(args[0].decode(), reply[2], is_new=before.records[args[0].decode()] is None)
-        self._compare(process, name, args, before, after)
+            self._committed(process, call)
+        elif name == "record_outcome" and reply == b"stored" and call.in_doubt:
+            self.books.doubts[call.lineage] = self.world.now_us
+        elif name == "import_grant" and reply[0] == b"stored":
+            grant_id = call.id.decode()
+            self._imported(grant_id, reply[2], is_new=before.records[grant_id] is None)
+        self._compare(process, name, call, before, after)
 
     def memory(self) -> "Memory":
         """What the store knows now, as far as it matters if it comes back with this."""
@@ -360,14 +360,14 @@ class Judge(Witness):
                 if any(each.lease is lease and each.open for each in self.books.presentations):
                     self.count("leases forgotten under a request")
 
-    def _hear_of(self, process: Process, name: str, args: Sequence[Any], reply: Any) -> None:
+    def _hear_of(self, process: Process, name: str, call: Any, reply: Any) -> None:
         if name == "heartbeat":
             self._present[process.name] = self.world.now_us
             self.epoch = reply[1]
         elif name == "leave":
-            self._present.pop(args[0].decode(), None)
-            self._expected.discard(args[0].decode())
-        elif reply[0] == int(args[2]):
+            self._present.pop(call.owner.decode(), None)
+            self._expected.discard(call.owner.decode())
+        elif reply[0] == call.known_epoch:
             self._confirmed.add(process.name)
             self.agreed[process.name] = reply[0]
 
@@ -401,8 +401,8 @@ class Judge(Witness):
         elif was is None or was.root != family.root:
             self.families[grant_id] = self._consents[grant_id] = family
 
-    def _committed(self, process: Process, args: Sequence[Any]) -> None:
-        grant_id, fence = args[0].decode(), int(args[1])
+    def _committed(self, process: Process, call: Any) -> None:
+        grant_id, fence = call.id.decode(), call.fence
         self.count("commits")
         lease = self.books.leases.get(fence)
         owner = process if lease is None else lease.process
@@ -411,14 +411,14 @@ class Judge(Witness):
         if not journal_refused and not any(disk.has(grant_id, fence) for disk in self._all_disks()):
             self.fail(7, f"{process} commits an answer for {grant_id} that is on no disk")
 
-    def _compare(self, process: Process, name: str, args: Sequence[Any], before: Look, after: Look) -> None:
+    def _compare(self, process: Process, name: str, call: Any, before: Look, after: Look) -> None:
         events = [json.loads(event) for event in after.events]
         for event in events:
             self._read_event(event)
         for grant_id, packed in after.records.items():
             if packed != before.records[grant_id]:
                 mine = [event for event in events if event["subject"] == grant_id]
-                self._compare_grant(process, name, args, grant_id, before.records[grant_id], packed, mine)
+                self._compare_grant(process, name, call, grant_id, before.records[grant_id], packed, mine)
             elif any(event["subject"] == grant_id for event in events):
                 self.fail(4, f"{name} tells of {grant_id}, which did not change")
         self._compare_states(name, before.clients, after.clients, events)
@@ -448,7 +448,7 @@ class Judge(Witness):
         self,
         process: Process,
         name: str,
-        args: Sequence[Any],
+        call: Any,
         grant_id: str,
         was: bytes | None,
         now: bytes | None,
@@ -459,12 +459,12 @@ class Judge(Witness):
                 self.fail(4, f"{name} tells of {grant_id}, which came or went")
             return
         old, new = msgpack.unpackb(was, raw=True), msgpack.unpackb(now, raw=True)
-        self._compare_lease(process, name, args, grant_id, old, new)
+        self._compare_lease(process, name, call, grant_id, old, new)
         version_changed = old[FIELD["VERSION"]] != new[FIELD["VERSION"]]
         status = new[FIELD["STATUS"]].decode()
         status_changed = old[FIELD["STATUS"]] != new[FIELD["STATUS"]]
         noticed = old[FIELD["NOTICED_AT"]] != new[FIELD["NOTICED_AT"]]
-        is_ours = name not in {"import", "operate"}
+        is_ours = name not in BY_OPERATORS
         expected = int(is_ours and (version_changed or status_changed or noticed))
         if len(events) != expected:
             change = f"{_state(old)} to {_state(new)}"
@@ -486,13 +486,13 @@ class Judge(Witness):
             self._check_comparison(grant_id)
 
     def _compare_lease(
-        self, process: Process, name: str, args: Sequence[Any], grant_id: str, old: Any, new: Any
+        self, process: Process, name: str, call: Any, grant_id: str, old: Any, new: Any
     ) -> None:
         """Only the lease's own outcome ends it before its time."""
         owner, until, fence = old[FIELD["LEASE_OWNER"]], old[FIELD["LEASE_UNTIL"]], old[FIELD["FENCE"]]
         if name not in {"commit", "record_outcome"} or not owner or until <= self.world.redis_ms:
             return
-        if new[FIELD["LEASE_OWNER"]] != owner and int(args[1]) < fence:
+        if new[FIELD["LEASE_OWNER"]] != owner and call.fence < fence:
             self.fail(1, f"{name} of {process} ends the lease of {owner.decode()} on {grant_id}")
 
     def _check_descent(self, name: str, grant_id: str, old: Any, new: Any) -> None:
@@ -606,12 +606,12 @@ def _short(fence: int) -> int:
     return fence % 1_000_000_000
 
 
-def _said(name: str, args: Sequence[Any], reply: Any) -> str:
+def _said(name: str, call: Any, reply: Any) -> str:
     """A script's reply, for the trace."""
     if name == "claim":
         return ": recovering" if reply[6] else f": {_leases_of(reply[5])}"
-    if name in {"commit", "record_outcome", "lease", "reassert", "import", "operate"}:
+    if name in {"commit", "record_outcome", "lease", "reassert"} | BY_OPERATORS:
         said = reply[0] if isinstance(reply, list) else reply
-        fence = f" {_short(int(args[1]))}" if name in {"commit", "record_outcome", "reassert"} else ""
-        return f" {args[0].decode()}{fence}: {said.decode()}"
+        fence = f" {_short(call.fence)}" if name in {"commit", "record_outcome", "reassert"} else ""
+        return f" {call.id.decode()}{fence}: {said.decode()}"
     return f": {reply}"

@@ -134,7 +134,7 @@ def _leases_never_end(parts: Parts) -> None:
 
 _LINEAGE: Final = "if not forgot and (not same_token or"
 _ONLY_UNDER_ITS_LEASE: Final = """local now = now_ms()
-if r[FENCE] ~= fence or not leased(r, now) then
+if r[FENCE] ~= fence or not is_leased(r, now) then
   release_ours()
   save(id, r)
   return {'superseded', r[VERSION], r[STATUS]}
@@ -162,7 +162,7 @@ MUTANTS: Final = (
         "an outcome releases another's lease",
         "1",
         ["a freeze", "cut off"],
-        patch=_replacing("commit", {"local ours = r[FENCE] <= fence": "local ours = true"}),
+        patch=_replacing("commit", {"local is_ours = r[FENCE] <= fence": "local is_ours = true"}),
     ),
     _mutant("an outage counts against the grant", "46", ["provider answers 503"], mutate=_outages_count),
     _mutant(
@@ -175,7 +175,7 @@ MUTANTS: Final = (
         "claims do not wait for the store to settle",
         "257",
         ["restart without the last writes"],
-        patch=_replacing("claim", {"if recovering or number ~= confirmed then": "if false then"}),
+        patch=_replacing("claim", {"if recovering or number ~= recovered_epoch then": "if false then"}),
     ),
     _mutant(
         "leases are not taken back",
@@ -199,7 +199,10 @@ MUTANTS: Final = (
         ["on demand", "provider slow"],
         patch=_replacing(
             "lease",
-            {"if leased(r, now) then": "if false then", "if claimable_from(r) > now then": "if false then"},
+            {
+                "if is_leased(r, now) then": "if false then",
+                "if claimable_from(r) > now then": "if false then",
+            },
         ),
     ),
     _mutant(
@@ -212,6 +215,6 @@ MUTANTS: Final = (
         "a commit has no event",
         "4",
         ["a crash"],
-        patch=_replacing("commit", {"tell(ARGV[16], ARGV[17])": ""}),
+        patch=_replacing("commit", {"emit(event, events_kept)\nreturn {'stored'": "return {'stored'"}),
     ),
 )

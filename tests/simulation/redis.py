@@ -25,6 +25,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from tests.simulation.world import Process, World, give
 from tests.support.servers import running_valkey
 from worker.adapters.store.scripts import NAMES, source
+from worker.adapters.store.signatures import SIGNATURES
 
 if TYPE_CHECKING:
     import asyncio
@@ -126,7 +127,8 @@ class Faults:
     late_requests: dict[str, int] = field(default_factory=dict)
 
 
-Observer = Callable[[Process, str, Sequence[Any], Any, Look, Look], None]
+# Sees a script: who ran it, its name, its call (texts are bytes), its reply, and the store before and after.
+Observer = Callable[[Process, str, Any, Any, Look, Look], None]
 
 _READ_ONLY = frozenset({"heartbeat", "finish_recovery", "leave", "release_runner", "reserve_runners"})
 
@@ -208,7 +210,8 @@ class Server:
         if self._note is not None and after is not before:
             self.kept = [*self.kept[-KEPT:], (self.snapshot(), self._note())]
         if self.observe is not None:
-            self.observe(process, name, msgpack.unpackb(args[0], raw=True), reply, before, after)
+            call = SIGNATURES[name](*msgpack.unpackb(args[0], raw=True))
+            self.observe(process, name, call, reply, before, after)
         return reply
 
     def look(self) -> Look:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from worker.adapters.clock import RedisClock
+from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import JournalDirectory
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.providers import Client
 from worker.recovery.presence import Presence

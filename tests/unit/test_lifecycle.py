@@ -10,10 +10,11 @@ import pytest
 from worker.core import lifecycle, policy
 from worker.core.events import EventType
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
-from worker.core.lifecycle import NO_END, TABLE, Change, Finding, Phase, Successor
+from worker.core.lifecycle import NO_END, STATUS_OF, TABLE, Change, Phase, Step, Successor, Trigger
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
-from worker.core.policy import Action, Due, Reason, Rules
+from worker.core.policy import Action, Due, Rules
 from worker.core.providers import DAY_MS, Client
+from worker.core.reasons import Reason
 
 FAILING, FAILED = EventType.GRANT_FAILING, EventType.GRANT_FAILED
 NO_ANSWER = Unavailable("http_503")
@@ -23,8 +24,9 @@ ANSWER = Refreshed("access-2", "refresh-2", 3_600_000, None, None)
 IN_PHASE: dict[Phase, dict[str, Any]] = {
     Phase.ACTIVE: {"status": Status.ACTIVE},
     Phase.RETRYING: {"status": Status.FAILING, "reason": "unavailable", "streak": 2},
-    Phase.CONFIRMING: {"status": Status.FAILING, "reason": "rejected", "streak": 1},
+    Phase.CONFIRMING: {"status": Status.FAILING, "reason": "rejected", "streak": 1, "rejected_at": 5},
     Phase.FAILED: {"status": Status.FAILED, "reason": "revoked", "streak": 4},
+    Phase.PAUSED: {"status": Status.PAUSED},
 }
 
 Fail = Callable[..., Change]
@@ -69,35 +71,82 @@ def succeed(grant: Grant, pair: TokenPair, oauth2: Client, rules: Rules, now: in
 
 
 @pytest.mark.parametrize(
-    ("phase", "finding", "next_phase", "event"),
+    ("phase", "trigger", "next_phase", "event"),
     [
-        (Phase.ACTIVE, Finding.NO_ANSWER, Phase.RETRYING, FAILING),
-        (Phase.ACTIVE, Finding.REJECTED, Phase.CONFIRMING, FAILING),
-        (Phase.ACTIVE, Finding.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
-        (Phase.ACTIVE, Finding.EXPIRED, Phase.FAILED, FAILED),
-        (Phase.RETRYING, Finding.NO_ANSWER, Phase.RETRYING, None),
-        (Phase.RETRYING, Finding.REJECTED, Phase.CONFIRMING, None),
-        (Phase.RETRYING, Finding.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
-        (Phase.RETRYING, Finding.EXPIRED, Phase.FAILED, FAILED),
-        (Phase.CONFIRMING, Finding.NO_ANSWER, Phase.CONFIRMING, None),
-        (Phase.CONFIRMING, Finding.REJECTED, Phase.FAILED, FAILED),
-        (Phase.CONFIRMING, Finding.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
-        (Phase.CONFIRMING, Finding.EXPIRED, Phase.FAILED, FAILED),
-        (Phase.FAILED, Finding.NO_ANSWER, Phase.FAILED, None),
-        (Phase.FAILED, Finding.REJECTED, Phase.FAILED, None),
-        (Phase.FAILED, Finding.REJECTED_IN_DOUBT, Phase.FAILED, None),
+        (Phase.ACTIVE, Trigger.NO_ANSWER, Phase.RETRYING, FAILING),
+        (Phase.ACTIVE, Trigger.REJECTED, Phase.CONFIRMING, FAILING),
+        (Phase.ACTIVE, Trigger.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.ACTIVE, Trigger.EXPIRED, Phase.FAILED, FAILED),
+        (Phase.RETRYING, Trigger.NO_ANSWER, Phase.RETRYING, None),
+        (Phase.RETRYING, Trigger.REJECTED, Phase.CONFIRMING, None),
+        (Phase.RETRYING, Trigger.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.RETRYING, Trigger.EXPIRED, Phase.FAILED, FAILED),
+        (Phase.CONFIRMING, Trigger.NO_ANSWER, Phase.CONFIRMING, None),
+        (Phase.CONFIRMING, Trigger.REJECTED, Phase.FAILED, FAILED),
+        (Phase.CONFIRMING, Trigger.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.CONFIRMING, Trigger.EXPIRED, Phase.FAILED, FAILED),
+        (Phase.FAILED, Trigger.NO_ANSWER, Phase.FAILED, None),
+        (Phase.FAILED, Trigger.REJECTED, Phase.FAILED, None),
+        (Phase.FAILED, Trigger.REJECTED_IN_DOUBT, Phase.FAILED, None),
     ],
-    ids=lambda each: each.name.lower() if isinstance(each, Phase | Finding) else None,
+    ids=lambda each: each.name.lower() if isinstance(each, Phase | Trigger) else None,
 )
-def test_a_finding_leads_to_the_phase_and_the_event_of_the_table(
-    phase: Phase, finding: Finding, next_phase: Phase, event: EventType | None
+def test_a_trigger_leads_to_the_phase_and_the_event_of_the_table(
+    phase: Phase, trigger: Trigger, next_phase: Phase, event: EventType | None
 ) -> None:
-    step = TABLE[phase, finding]
+    step = TABLE[phase, trigger]
     assert (step.phase, step.event) == (next_phase, event)
 
 
-def test_a_failed_grant_expiring_is_the_only_pair_that_cannot_happen() -> None:
-    assert set(product(Phase, Finding)) - set(TABLE) == {(Phase.FAILED, Finding.EXPIRED)}
+def test_whatever_an_attempt_brings_has_its_step_but_for_a_failed_grant_that_expires() -> None:
+    operators = {Trigger.PAUSE, Trigger.RESUME, Trigger.RESUME_IN_BOUT}
+    assert set(product(Phase, set(Trigger) - operators)) - set(TABLE) == {(Phase.FAILED, Trigger.EXPIRED)}
+
+
+def test_an_outcome_that_tells_nothing_leaves_the_status_as_it_was() -> None:
+    for (phase, trigger), step in TABLE.items():
+        if trigger in {*lifecycle.OUTCOMES, Trigger.REFRESHED} and step.event is None:
+            assert STATUS_OF[step.phase] is STATUS_OF[phase], (phase, trigger)
+
+
+def test_what_operators_do_tells_nothing() -> None:
+    assert not [
+        step
+        for (_, trigger), step in TABLE.items()
+        if trigger in {Trigger.PAUSE, Trigger.RESUME, Trigger.RESUME_IN_BOUT} and step.event is not None
+    ]
+
+
+def test_tokens_bring_a_failing_and_a_failed_grant_back_and_leave_a_paused_one_paused() -> None:
+    refreshed, recovered = EventType.GRANT_REFRESHED, EventType.GRANT_RECOVERED
+    assert {phase: TABLE[phase, Trigger.REFRESHED] for phase in Phase} == {
+        Phase.ACTIVE: Step(Phase.ACTIVE, refreshed),
+        Phase.RETRYING: Step(Phase.ACTIVE, recovered),
+        Phase.CONFIRMING: Step(Phase.ACTIVE, recovered),
+        Phase.FAILED: Step(Phase.ACTIVE, recovered),
+        Phase.PAUSED: Step(Phase.PAUSED, refreshed),
+    }
+
+
+def test_an_operator_pauses_anything_and_resumes_what_is_paused_or_failed() -> None:
+    paused = Status.PAUSED
+    assert lifecycle.next_statuses(Trigger.PAUSE) == dict.fromkeys(set(Status) - {paused}, paused)
+    assert lifecycle.next_statuses(Trigger.RESUME) == {
+        Status.FAILED: Status.FAILING,
+        Status.PAUSED: Status.ACTIVE,
+    }
+    assert lifecycle.next_statuses(Trigger.RESUME_IN_BOUT) == dict.fromkeys(
+        (Status.FAILED, paused), Status.FAILING
+    )
+
+
+def test_a_status_whose_phases_go_apart_tells_no_next_status() -> None:
+    with pytest.raises(ValueError, match="leads from failing to two statuses"):
+        lifecycle.next_statuses(Trigger.REJECTED)
+
+
+def test_a_paused_grant_alone_is_unmoved_by_outcomes() -> None:
+    assert lifecycle.unmoved_by_outcomes() == [Status.PAUSED]
 
 
 def test_asking_for_a_pair_that_cannot_happen_raises(
@@ -109,12 +158,15 @@ def test_asking_for_a_pair_that_cannot_happen_raises(
 
 
 @pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.name.lower())
-def test_a_grant_s_phase_is_read_from_its_status_and_reason(grant: Grant, phase: Phase) -> None:
+def test_a_grant_s_phase_is_read_from_its_status_and_whether_it_was_rejected(
+    grant: Grant, phase: Phase
+) -> None:
     assert lifecycle.phase_of(replace(grant, **IN_PHASE[phase])) is phase
 
 
-def test_a_paused_grant_is_judged_as_if_it_were_resumed(grant: Grant) -> None:
-    assert lifecycle.phase_of(replace(grant, status=Status.PAUSED)) is Phase.ACTIVE
+def test_a_grant_s_phase_does_not_depend_on_its_reason(grant: Grant) -> None:
+    resumed = replace(grant, status=Status.FAILING, reason="rejected", streak=1)
+    assert lifecycle.phase_of(resumed) is Phase.RETRYING
 
 
 # Outcomes without tokens

@@ -7,8 +7,9 @@ import pytest
 
 from worker.core import policy
 from worker.core.grant import Grant, Status
-from worker.core.policy import NEVER, Action, Due, Reason, Rules
+from worker.core.policy import NEVER, Action, Due, Rules
 from worker.core.providers import DAY_MS, MINUTE_MS, SECOND_MS, Client
+from worker.core.reasons import Reason
 
 HOUR_MS = 60 * MINUTE_MS
 YEAR_MS = 365 * DAY_MS

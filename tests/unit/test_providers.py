@@ -9,9 +9,10 @@ from worker.core import lifecycle, policy
 from worker.core.grant import Grant, TokenPair
 from worker.core.lifecycle import Successor, refresh_lifetime_ms
 from worker.core.outcomes import Refreshed, Rejected
-from worker.core.policy import Reason, Rules
+from worker.core.policy import Rules
 from worker.core.protocol import Reply, read_reply
 from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_CLASSIC, PAGERDUTY_SCOPED, Client, Provider
+from worker.core.reasons import Reason
 
 HOUR_MS = 3_600_000
 BUDDY_REPLY = (

@@ -50,7 +50,10 @@ class Grant:
         refresh_expires_at: `None` means no end is known.
         authorized_at: when the person consented; an absolute limit counts from here.
         streak: attempts in a row that brought no tokens.
-        reason: why the last of them failed.
+        reason: why the last of them failed, a `Reason`; a newer release may have written one that is
+            unknown here.
+        rejected_at: when the provider rejected it for the first time in this bout; a second rejection is
+            believed.
         in_doubt: a refresh was sent, or may have been, whose reply nobody knows.
         noticed_at: when its coming end was last announced.
     """
@@ -73,6 +76,7 @@ class Grant:
     in_doubt: bool = False
     noticed_at: int | None = None
     root: bytes = b""
+    rejected_at: int | None = None
 
     @property
     def has_refresh_token(self) -> bool:

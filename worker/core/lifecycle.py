@@ -1,11 +1,13 @@
-"""What an outcome makes of a grant: a table from (phase, finding) to the next status and its event.
+"""What becomes of a grant: one table from (phase, trigger) to the next phase and its event.
 
 Rules:
-- The table is the whole truth; a pair that is not in it cannot happen, and asking for it raises.
-- A fault of the client is no finding about a grant: it is not in the table.
-- A rejection is believed when a second, spaced try says the same; one that comes while an earlier reply
-  is in doubt is believed at once, for asking again would present a token that may be superseded.
-- One `failing` event a bout, one `failed` or `recovered` at its end.
+- The table is the whole truth, for outcomes and operators, in Python and in Lua: the scripts' decisions
+  are made from it when they are loaded. A pair that is not in it cannot happen, and asking for it raises.
+- A fault of the client or of the provider is no trigger: it leaves its grants as they are.
+- A rejection is believed when a second, spaced try says the same. One that comes while an earlier reply
+  is in doubt is believed at once: asking again would present a token that may be superseded.
+- One `failing` event a bout, one `failed` or `recovered` at its end. Without an event the status stays
+  as it was.
 """
 
 from dataclasses import dataclass, replace
@@ -14,74 +16,110 @@ from enum import Enum, auto
 from worker.core import policy
 from worker.core.events import Event, EventType, grant_event, retold
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
-from worker.core.outcomes import Outcome, Refreshed, Rejected, Unavailable, Unknown
-from worker.core.policy import Due, Reason, Rules
+from worker.core.outcomes import (
+    AttemptOutcome,
+    CannotUnseal,
+    ClientNotConfirmed,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Unavailable,
+    Unknown,
+)
+from worker.core.policy import Due, Rules
 from worker.core.providers import Client, GrantType
+from worker.core.reasons import Reason
 
 
 class Phase(Enum):
-    """The status, with a failing grant's two kinds told apart."""
+    """Where a grant stands: its status, with a failing grant's two kinds told apart."""
 
     ACTIVE = auto()
     RETRYING = auto()  # failing: no usable answer yet
     CONFIRMING = auto()  # failing: rejected once
     FAILED = auto()
+    PAUSED = auto()
 
 
-class Finding(Enum):
-    """What one attempt says of one grant."""
+class Trigger(Enum):
+    """What happens to one grant."""
 
+    REFRESHED = auto()
     NO_ANSWER = auto()
     REJECTED = auto()
-    REJECTED_IN_DOUBT = auto()
-    EXPIRED = auto()
+    REJECTED_IN_DOUBT = auto()  # an earlier request with this refresh token may have been acted on
+    EXPIRED = auto()  # its access token ended, and it cannot be refreshed
+    PAUSE = auto()
+    RESUME = auto()
+    RESUME_IN_BOUT = auto()  # attempts had failed before it was paused or failed
+
+
+OUTCOMES = (Trigger.NO_ANSWER, Trigger.REJECTED, Trigger.REJECTED_IN_DOUBT, Trigger.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a finding leads."""
+    """Where a trigger leads."""
 
     phase: Phase
-    event: EventType | None
+    event: EventType | None = None
 
 
-_FAILING = EventType.GRANT_FAILING
+_ACTIVE, _RETRYING, _CONFIRMING, _PAUSED = map(
+    Step, (Phase.ACTIVE, Phase.RETRYING, Phase.CONFIRMING, Phase.PAUSED)
+)
+_STAYS_FAILED = Step(Phase.FAILED)
+_REFRESHED = Step(Phase.ACTIVE, EventType.GRANT_REFRESHED)
+_RECOVERED = Step(Phase.ACTIVE, EventType.GRANT_RECOVERED)
 _FAILED = Step(Phase.FAILED, EventType.GRANT_FAILED)
 
-TABLE: dict[tuple[Phase, Finding], Step] = {
-    (Phase.ACTIVE, Finding.NO_ANSWER): Step(Phase.RETRYING, _FAILING),
-    (Phase.RETRYING, Finding.NO_ANSWER): Step(Phase.RETRYING, None),
-    (Phase.CONFIRMING, Finding.NO_ANSWER): Step(Phase.CONFIRMING, None),
-    (Phase.ACTIVE, Finding.REJECTED): Step(Phase.CONFIRMING, _FAILING),
-    (Phase.RETRYING, Finding.REJECTED): Step(Phase.CONFIRMING, None),
-    (Phase.CONFIRMING, Finding.REJECTED): _FAILED,
-    (Phase.ACTIVE, Finding.REJECTED_IN_DOUBT): _FAILED,
-    (Phase.RETRYING, Finding.REJECTED_IN_DOUBT): _FAILED,
-    (Phase.CONFIRMING, Finding.REJECTED_IN_DOUBT): _FAILED,
-    (Phase.ACTIVE, Finding.EXPIRED): _FAILED,
-    (Phase.RETRYING, Finding.EXPIRED): _FAILED,
-    (Phase.CONFIRMING, Finding.EXPIRED): _FAILED,
-    # An operator asked for one more try.
-    (Phase.FAILED, Finding.NO_ANSWER): Step(Phase.FAILED, None),
-    (Phase.FAILED, Finding.REJECTED): Step(Phase.FAILED, None),
-    (Phase.FAILED, Finding.REJECTED_IN_DOUBT): Step(Phase.FAILED, None),
+TABLE: dict[tuple[Phase, Trigger], Step] = {
+    (Phase.ACTIVE, Trigger.REFRESHED): _REFRESHED,
+    (Phase.ACTIVE, Trigger.NO_ANSWER): Step(Phase.RETRYING, EventType.GRANT_FAILING),
+    (Phase.ACTIVE, Trigger.REJECTED): Step(Phase.CONFIRMING, EventType.GRANT_FAILING),
+    (Phase.ACTIVE, Trigger.REJECTED_IN_DOUBT): _FAILED,
+    (Phase.ACTIVE, Trigger.EXPIRED): _FAILED,
+    (Phase.ACTIVE, Trigger.PAUSE): _PAUSED,
+    (Phase.RETRYING, Trigger.REFRESHED): _RECOVERED,
+    (Phase.RETRYING, Trigger.NO_ANSWER): _RETRYING,
+    (Phase.RETRYING, Trigger.REJECTED): _CONFIRMING,
+    (Phase.RETRYING, Trigger.REJECTED_IN_DOUBT): _FAILED,
+    (Phase.RETRYING, Trigger.EXPIRED): _FAILED,
+    (Phase.RETRYING, Trigger.PAUSE): _PAUSED,
+    (Phase.CONFIRMING, Trigger.REFRESHED): _RECOVERED,
+    (Phase.CONFIRMING, Trigger.NO_ANSWER): _CONFIRMING,
+    (Phase.CONFIRMING, Trigger.REJECTED): _FAILED,
+    (Phase.CONFIRMING, Trigger.REJECTED_IN_DOUBT): _FAILED,
+    (Phase.CONFIRMING, Trigger.EXPIRED): _FAILED,
+    (Phase.CONFIRMING, Trigger.PAUSE): _PAUSED,
+    # A person may ask for a try of a failed grant; nothing but tokens or `resume` brings it back.
+    (Phase.FAILED, Trigger.REFRESHED): _RECOVERED,
+    (Phase.FAILED, Trigger.NO_ANSWER): _STAYS_FAILED,
+    (Phase.FAILED, Trigger.REJECTED): _STAYS_FAILED,
+    (Phase.FAILED, Trigger.REJECTED_IN_DOUBT): _STAYS_FAILED,
+    (Phase.FAILED, Trigger.PAUSE): _PAUSED,
+    (Phase.FAILED, Trigger.RESUME): _RETRYING,
+    (Phase.FAILED, Trigger.RESUME_IN_BOUT): _RETRYING,
+    # What was under way when a grant was paused changes nothing but its tokens.
+    (Phase.PAUSED, Trigger.REFRESHED): Step(Phase.PAUSED, EventType.GRANT_REFRESHED),
+    (Phase.PAUSED, Trigger.NO_ANSWER): _PAUSED,
+    (Phase.PAUSED, Trigger.REJECTED): _PAUSED,
+    (Phase.PAUSED, Trigger.REJECTED_IN_DOUBT): _PAUSED,
+    (Phase.PAUSED, Trigger.EXPIRED): _PAUSED,
+    (Phase.PAUSED, Trigger.RESUME): _ACTIVE,
+    (Phase.PAUSED, Trigger.RESUME_IN_BOUT): _RETRYING,
 }
 
-REJECTED_ONCE = "rejected"
-UNAVAILABLE = "unavailable"
-REPLY_UNKNOWN = "reply_unknown"
-REPLY_LOST = "reply_lost"
-CANNOT_UNSEAL = "cannot_unseal"  # no key in the ring opens its tokens
-
-SAME_END_MS = 2_000  # servers state whole seconds
-NO_END = 2**53 - 1  # later than any instant, and still exact in Redis's doubles
-
-_STATUS = {
+STATUS_OF = {
     Phase.ACTIVE: Status.ACTIVE,
     Phase.RETRYING: Status.FAILING,
     Phase.CONFIRMING: Status.FAILING,
     Phase.FAILED: Status.FAILED,
+    Phase.PAUSED: Status.PAUSED,
 }
+
+SAME_END_MS = 2_000  # servers state whole seconds
+NO_END = 2**53 - 1  # later than any instant, and still exact in Redis's doubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +153,41 @@ class Successor:
 
 
 def phase_of(grant: Grant) -> Phase:
-    """Read a grant's phase; a paused one is judged as what it would be if it were resumed."""
-    if grant.status is Status.FAILED:
-        return Phase.FAILED
-    if grant.status is Status.FAILING:
-        return Phase.CONFIRMING if grant.reason == REJECTED_ONCE else Phase.RETRYING
-    return Phase.ACTIVE
+    """Where a grant stands."""
+    match grant.status:
+        case Status.ACTIVE:
+            return Phase.ACTIVE
+        case Status.FAILING:
+            return Phase.RETRYING if grant.rejected_at is None else Phase.CONFIRMING
+        case Status.FAILED:
+            return Phase.FAILED
+        case Status.PAUSED:
+            return Phase.PAUSED
+
+
+def next_statuses(trigger: Trigger) -> dict[Status, Status]:
+    """Where a trigger leads from each status; without those from which it cannot come.
+
+    Raises:
+        ValueError: two phases of one status lead to different statuses, so that the status alone does
+            not tell.
+    """
+    found: dict[Status, Status] = {}
+    for (phase, each), step in TABLE.items():
+        if each is trigger:
+            status = STATUS_OF[step.phase]
+            if found.setdefault(STATUS_OF[phase], status) is not status:
+                raise ValueError(f"{trigger.name} leads from {STATUS_OF[phase]} to two statuses")
+    return found
+
+
+def unmoved_by_outcomes() -> list[Status]:
+    """The statuses of which an outcome without tokens changes nothing."""
+    return [
+        STATUS_OF[phase]
+        for phase in Phase
+        if all(TABLE.get((phase, trigger)) == Step(phase) for trigger in OUTCOMES)
+    ]
 
 
 def succeed(
@@ -152,9 +219,10 @@ def succeed(
         grant, refreshed, client, rotated=rotated, sent_at=sent_at
     )
     expires_in_ms = refreshed.expires_in_ms
+    step = TABLE[phase_of(grant), Trigger.REFRESHED]
     successor = replace(
         grant,
-        status=_status_after_success(grant.status),
+        status=STATUS_OF[step.phase],
         version=grant.version + 1,
         lineage=lineage_of(grant.id, refresh_token),
         issued_at=sent_at,
@@ -165,9 +233,10 @@ def succeed(
         streak=0,
         reason=None,
         in_doubt=False,
+        rejected_at=None,
     )
     event = grant_event(
-        _told_of_success(grant.status),
+        _event_of(step),
         successor,
         client,
         attempt=attempt,
@@ -196,15 +265,15 @@ def rebase(change: Change, version: int, status: Status, *, attempt: int) -> Cha
     """
     if change.event is None:
         raise ValueError("an answer without its event cannot be rebased")
-    grant = replace(change.grant, version=version + 1, status=_status_after_success(status))
-    return replace(
-        change, grant=grant, event=retold(change.event, _told_of_success(status), grant, attempt=attempt)
-    )
+    # Which kind of failing it is makes no difference to an answer.
+    step = TABLE[phase_of(replace(change.grant, status=status)), Trigger.REFRESHED]
+    grant = replace(change.grant, version=version + 1, status=STATUS_OF[step.phase])
+    return replace(change, grant=grant, event=retold(change.event, _event_of(step), grant, attempt=attempt))
 
 
 def fail(
     grant: Grant,
-    outcome: Outcome,
+    outcome: AttemptOutcome,
     client: Client,
     rules: Rules,
     *,
@@ -217,7 +286,7 @@ def fail(
 
     Args:
         grant: the record as it was claimed.
-        outcome: `Rejected`, `Unavailable` or `Unknown`; a client's fault is none of the grant's.
+        outcome: what is held against the grant; a fault of the client or of the provider is not.
         client: whose grant it is.
         rules: the deployment's.
         in_doubt: an earlier request with this refresh token may have been acted on.
@@ -225,23 +294,24 @@ def fail(
         now: when the outcome was read.
         chance: 0 to 1, for the backoff.
     """
-    finding, detail = _finding(outcome, in_doubt=in_doubt)
-    step = TABLE[phase_of(grant), finding]
+    trigger, detail = _read(outcome, in_doubt=in_doubt)
+    step = TABLE[phase_of(grant), trigger]
     streak = grant.streak + 1
-    failed = step.phase is Phase.FAILED
+    is_confirming = step.phase is Phase.CONFIRMING
     changed = replace(
         grant,
-        status=_STATUS[step.phase],
+        status=STATUS_OF[step.phase],
         streak=streak,
-        reason=_reason(grant, client, step.phase, finding, outcome, detail, now),
+        reason=_reason(grant, client, step.phase, trigger, outcome, now),
         in_doubt=still_in_doubt(outcome, in_doubt=in_doubt),
+        rejected_at=(grant.rejected_at or now) if is_confirming else None,
     )
     wait_ms = _wait_ms(outcome, step.phase, _life_left_ms(grant, now), streak, chance)
     return _changed(
         changed,
         client,
         rules,
-        due_at=None if failed else now + wait_ms,
+        due_at=None if step.phase is Phase.FAILED else now + wait_ms,
         event=step.event,
         attempt=attempt,
         now=now,
@@ -249,7 +319,7 @@ def fail(
     )
 
 
-def still_in_doubt(outcome: Outcome, *, in_doubt: bool) -> bool:
+def still_in_doubt(outcome: AttemptOutcome, *, in_doubt: bool) -> bool:
     """Whether a request with the stored refresh token may have been acted on, after this outcome too."""
     match outcome:
         case Unknown() | Unavailable(may_have_acted=True):
@@ -267,8 +337,10 @@ def throttle_ms(outcome: Outcome) -> int | None:
 
 def expire(grant: Grant, client: Client, rules: Rules, *, attempt: int, now: int) -> Change:
     """The access token of a grant that cannot be refreshed has ended."""
-    step = TABLE[phase_of(grant), Finding.EXPIRED]
-    changed = replace(grant, status=_STATUS[step.phase], reason="access_token_expired")
+    step = TABLE[phase_of(grant), Trigger.EXPIRED]
+    changed = replace(
+        grant, status=STATUS_OF[step.phase], reason=Reason.ACCESS_TOKEN_EXPIRED, rejected_at=None
+    )
     return _changed(changed, client, rules, due_at=None, event=step.event, attempt=attempt, now=now)
 
 
@@ -369,58 +441,61 @@ def refresh_lifetime_ms(client: Client, stated_ms: int | None) -> int | None:
     return min(lifetime_ms, cap_ms)
 
 
-def _status_after_success(status: Status) -> Status:
-    return Status.PAUSED if status is Status.PAUSED else Status.ACTIVE
+def _event_of(step: Step) -> EventType:
+    if step.event is None:
+        raise ValueError("tokens that are stored without an event")
+    return step.event
 
 
-def _told_of_success(status: Status) -> EventType:
-    was_failing = status in {Status.FAILING, Status.FAILED}
-    return EventType.GRANT_RECOVERED if was_failing else EventType.GRANT_REFRESHED
-
-
-def _finding(outcome: Outcome, *, in_doubt: bool) -> tuple[Finding, str]:
+def _read(outcome: AttemptOutcome, *, in_doubt: bool) -> tuple[Trigger, str]:
+    """What an outcome says of its grant, and the event's `detail`."""
     match outcome:
         case Rejected(code=code):
-            return (Finding.REJECTED_IN_DOUBT if in_doubt else Finding.REJECTED), code
+            return (Trigger.REJECTED_IN_DOUBT if in_doubt else Trigger.REJECTED), code
         case Unavailable(detail=detail) | Unknown(detail=detail):
-            return Finding.NO_ANSWER, detail
+            return Trigger.NO_ANSWER, detail
+        case ClientNotConfirmed():
+            return Trigger.NO_ANSWER, "client_not_confirmed"
+        case CannotUnseal():
+            return Trigger.NO_ANSWER, Reason.CANNOT_UNSEAL.value
         case _:
             raise ValueError(f"{type(outcome).__name__} is no failure of a grant")
 
 
 def _reason(
-    grant: Grant,
-    client: Client,
-    phase: Phase,
-    finding: Finding,
-    outcome: Outcome,
-    code: str,
-    now: int,
+    grant: Grant, client: Client, phase: Phase, trigger: Trigger, outcome: AttemptOutcome, now: int
 ) -> str:
-    if grant.status is Status.FAILED and finding is Finding.NO_ANSWER and grant.reason is not None:
+    if grant.status is Status.FAILED and trigger is Trigger.NO_ANSWER and grant.reason is not None:
         return grant.reason
     if phase is Phase.FAILED:
-        return _cause(grant, client, finding, code, now)
+        return _cause(grant, client, trigger, outcome, now)
     if phase is Phase.CONFIRMING:
-        return REJECTED_ONCE
-    if code == CANNOT_UNSEAL:
-        return CANNOT_UNSEAL
-    return REPLY_UNKNOWN if isinstance(outcome, Unknown) else UNAVAILABLE
+        return Reason.REJECTED
+    match outcome:
+        case CannotUnseal():
+            return Reason.CANNOT_UNSEAL
+        case Unknown():
+            return Reason.REPLY_UNKNOWN
+        case _:
+            return Reason.UNAVAILABLE
 
 
-def _cause(grant: Grant, client: Client, finding: Finding, code: str, now: int) -> str:
+def _cause(grant: Grant, client: Client, trigger: Trigger, outcome: AttemptOutcome, now: int) -> Reason:
     """Why a grant is dead, the most telling cause first."""
-    if finding is Finding.REJECTED_IN_DOUBT:
-        return REPLY_LOST
+    if trigger is Trigger.REJECTED_IN_DOUBT:
+        return Reason.REPLY_LOST
     limit_at = policy.absolute_limit_at(grant, client)
     if limit_at is not None and now >= limit_at:
-        return Reason.ABSOLUTE_LIMIT.value
+        return Reason.ABSOLUTE_LIMIT
     if grant.refresh_expires_at is not None and now >= grant.refresh_expires_at:
-        return "refresh_token_expired"
-    return "invalid_request" if code == "invalid_request" else "revoked"
+        return Reason.REFRESH_TOKEN_EXPIRED
+    is_invalid = isinstance(outcome, Rejected) and outcome.code == Reason.INVALID_REQUEST
+    return Reason.INVALID_REQUEST if is_invalid else Reason.REVOKED
 
 
-def _wait_ms(outcome: Outcome, phase: Phase, life_left_ms: int | None, streak: int, chance: float) -> int:
+def _wait_ms(
+    outcome: AttemptOutcome, phase: Phase, life_left_ms: int | None, streak: int, chance: float
+) -> int:
     if phase is Phase.CONFIRMING and isinstance(outcome, Rejected):
         return policy.confirm_ms(life_left_ms)
     return policy.backoff_ms(streak, chance, life_left_ms)

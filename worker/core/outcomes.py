@@ -1,7 +1,8 @@
 """What one attempt to refresh a grant came to, and what that says of the grant.
 
-Every attempt ends as exactly one `Outcome`. An outcome never contains text that a server wrote, except for
-registered error codes: any other text could hold a secret.
+Every attempt ends as exactly one `AttemptOutcome`: as the `Outcome` of its request, or as one of those
+that a request cannot have. No outcome contains text that a server wrote, except for registered error
+codes: any other text could hold a secret.
 """
 
 from dataclasses import dataclass, field
@@ -84,3 +85,37 @@ class Unknown:
 
 
 Outcome = Refreshed | Rejected | ClientRejected | Unavailable | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class ClientNotConfirmed:
+    """The server refused the grant or the client, and asking about the client alone told nothing.
+
+    Nobody knows whose refusal it is. The grant is tried again; the client is not paused.
+
+    Attributes:
+        code: of the refusal.
+    """
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class CannotUnseal:
+    """Nothing was sent: no key of the ring opens the grant's tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTooShort:
+    """Nothing was sent: the lease would have ended before the request's deadline.
+
+    This process may have stood still.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Nothing was sent: the drain ended, or its client is to be left alone for now."""
+
+
+AttemptOutcome = Outcome | ClientNotConfirmed | CannotUnseal | LeaseTooShort | Stopped

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from worker.core.grant import Grant, Status
 from worker.core.providers import DAY_MS, MINUTE_MS, SECOND_MS, Client, GrantType
+from worker.core.reasons import Reason
 
 JITTER = 0.05  # of the lifetime, either way
 MARGIN_SHARE = 0.25  # of a short lifetime: what the floor may take at most
@@ -23,21 +24,6 @@ BACKOFF_CAP_MS = 15 * MINUTE_MS
 RETRY_AFTER_CAP_MS = 60 * MINUTE_MS
 CONFIRM_MIN_MS = 1 * SECOND_MS
 CONFIRM_MAX_MS = 60 * SECOND_MS
-
-
-class Reason(StrEnum):
-    """Why a grant is due when it is."""
-
-    NO_ACCESS_TOKEN = "no_access_token"
-    RETRY = "retry"
-    ACCESS_TOKEN_SHARE = "access_token_share"
-    ACCESS_TOKEN_FLOOR = "access_token_floor"
-    REFRESH_TOKEN_SHARE = "refresh_token_share"
-    NO_REFRESH_TOKEN = "no_refresh_token"
-    REFRESH_TOKEN_LIMIT = "refresh_token_limit"
-    ABSOLUTE_LIMIT = "absolute_limit"
-    ACCESS_TOKEN_END = "access_token_end"
-    NOTHING_EXPIRES = "nothing_expires"
 
 
 class Action(StrEnum):

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 from worker.core.events import Event
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
-from worker.core.outcomes import Outcome
+from worker.core.outcomes import AttemptOutcome, Outcome
 from worker.core.providers import Client
 
 
@@ -186,6 +186,43 @@ class ClientCheck(StrEnum):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshReport:
+    """One refresh, from its claim to what was stored of it.
+
+    Attributes:
+        began_at: when it was taken up, Unix ms.
+        ended_at: when its outcome was stored, Unix ms.
+        grant: as it stands afterwards, as far as this process knows.
+    """
+
+    lease: Lease
+    client: Client
+    outcome: AttemptOutcome
+    began_at: int
+    ended_at: int
+    grant: Grant
+
+
+class Observer(Protocol):
+    """Hears what happens, once each, in the process where it happens. The log is one; metrics are another.
+
+    Its methods are on the path of every refresh: they return at once and raise nothing.
+    """
+
+    def claimed(self, client: Client, claim: Claim) -> None:
+        """A claim was answered; it may hold no lease."""
+
+    def refreshed(self, report: RefreshReport) -> None:
+        """A refresh ended, whatever its outcome; nothing is heard of one that the store broke off."""
+
+    def committed(self, commit: Commit, verdict: Verdict) -> None:
+        """The store decided about an answer."""
+
+    def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
+        """This process has given back what it knows: so many answers, of which the store had lost some."""
 
 
 class Clock(Protocol):

@@ -6,22 +6,13 @@ from typing import Any, Final
 
 from worker.core.events import rfc3339
 from worker.core.grant import Status
-from worker.core.lifecycle import CANNOT_UNSEAL
+from worker.core.reasons import FAILED, Reason
 from worker.core.registry import UNREADABLE, WAY_OUT, ClientState, StoredGrant
 from worker.runtime.assembly import Runtime
 
 MOST_NAMED: Final = 20
 OVERDUE_MS: Final = 60_000  # past this a due grant means that nobody claims
 CLOSE_MS: Final = 1_800_000  # so near to an expiry a person must know of an outage
-
-ADVICE: Final = {
-    "revoked": "The person must connect again.",
-    "refresh_token_expired": "The person must connect again.",
-    "absolute_limit": "The person must connect again: the provider ends every consent after this time.",
-    "reply_lost": "The person must connect again: the provider's reply was lost on the way.",
-    "access_token_expired": "The person must connect again: this grant has no refresh token.",
-    "invalid_request": "Compare the client's settings with the provider's documentation.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +197,13 @@ def _of_unreadable(grant_id: str) -> Incident:
 def _of_grant(stored: StoredGrant, ends_at: int | None) -> Incident:
     grant = stored.grant
     if grant.status is Status.FAILED:
-        advice = ADVICE.get(grant.reason or "", "The person must connect again.")
+        advice = next((reason.advice for reason in FAILED if reason == grant.reason), Reason.REVOKED.advice)
         return Incident(
             "grant_failed", grant.id, _said("failed", grant.reason), ends_at, advice, needs_a_person=True
         )
-    if grant.status is Status.FAILING and grant.reason == CANNOT_UNSEAL:
+    if grant.status is Status.FAILING and grant.reason == Reason.CANNOT_UNSEAL:
         problem = "its tokens cannot be read: the key that sealed them is not in EVERGRANT_KEYS"
-        advice = "Put that key back into EVERGRANT_KEYS and restart the workers."
+        advice = Reason.CANNOT_UNSEAL.advice
         return Incident("key_missing", grant.id, problem, ends_at, advice, needs_a_person=True)
     if grant.status is Status.FAILING:
         problem = _said("failing", grant.reason, f"tries: {grant.streak}")

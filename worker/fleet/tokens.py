@@ -20,7 +20,18 @@ from typing import Final, TypeVar
 from worker.core import lifecycle, policy
 from worker.core.grant import Status
 from worker.core.lifecycle import Phase
-from worker.core.outcomes import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.outcomes import (
+    AttemptOutcome,
+    CannotUnseal,
+    ClientNotConfirmed,
+    ClientRejected,
+    LeaseTooShort,
+    Refreshed,
+    Rejected,
+    Stopped,
+    Unavailable,
+    Unknown,
+)
 from worker.core.ports import JournalError, Lease, LeasedElsewhere, Paused, Recovering
 from worker.core.registry import StoredGrant
 from worker.runtime.assembly import Runtime, lease_ms
@@ -163,16 +174,20 @@ async def _find(runtime: Runtime, grant_id: str) -> StoredGrant:
     return stored
 
 
-def _why(outcome: Rejected | ClientRejected | Unavailable | Unknown | None) -> str:
+def _why(outcome: AttemptOutcome) -> str:
     match outcome:
         case Rejected(code=code):
             return f"the provider rejected its refresh token ({code})"
         case ClientRejected(code=code):
             return f"the provider rejected the client's credentials ({code})"
-        case None:
+        case CannotUnseal():
             return "its tokens cannot be unsealed with the keys in EVERGRANT_KEYS"
         case Unavailable() | Unknown():
             return f"no usable answer from the provider ({outcome.detail})"
+        case ClientNotConfirmed():
+            return "no usable answer from the provider (client_not_confirmed)"
+        case LeaseTooShort() | Stopped() | Refreshed():
+            return "no usable answer from the provider (lease_too_short)"
 
 
 def _what_is_left(runtime: Runtime) -> str:

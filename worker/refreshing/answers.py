@@ -24,6 +24,7 @@ from worker.core.ports import (
     Commit,
     Journal,
     JournalError,
+    Observer,
     Sealer,
     Store,
     StoreRefusedError,
@@ -50,8 +51,9 @@ class _OffDisk:
 class Answers:
     """What one process has been answered and the store may not have yet."""
 
-    def __init__(self, *, store: Store, journal: Journal, sealer: Sealer) -> None:
+    def __init__(self, *, store: Store, journal: Journal, sealer: Sealer, observer: Observer) -> None:
         self._store = store
+        self._observer = observer
         self._journal = journal
         self._sealer = sealer
         self._waiting: dict[int, Commit] = {}  # by fence
@@ -116,11 +118,8 @@ class Answers:
     async def _take_home(self, commit: Commit) -> None:
         verdict = await self._offer(commit)
         self._waiting.pop(commit.fence, None)
-        grant = commit.change.grant
-        if verdict in {Verdict.STORED, Verdict.KNOWN}:
-            log.debug("grant.refreshed", grant=grant.id, client=grant.client, version=grant.version)
-        elif verdict is not None:
-            log.warning("grant.answer_not_used", grant=grant.id, client=grant.client, verdict=verdict.value)
+        if verdict is not None:
+            self._observer.committed(commit, verdict)
 
     async def _offer(self, commit: Commit) -> Verdict | None:
         offered = commit

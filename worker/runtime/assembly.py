@@ -28,8 +28,9 @@ from config.settings import decode_key
 from worker.adapters import key_file
 from worker.adapters.clock import RedisClock
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
+from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
-from worker.adapters.journal.volume import JournalDirectory
+from worker.adapters.log_observer import LogObserver
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.durability import (
     DurabilityWatch,
@@ -250,7 +251,8 @@ async def open_runtime(
             opened.callback(server.close)
         opened.callback(directory.close)
         opened.push_async_callback(journal.close)
-        answers = Answers(store=store, journal=journal, sealer=deployment.keys)
+        observer = LogObserver()
+        answers = Answers(store=store, journal=journal, sealer=deployment.keys, observer=observer)
         refresher = Refresher(
             store=store,
             endpoint=endpoint,
@@ -260,6 +262,7 @@ async def open_runtime(
             clients=clients,
             clock=clock,
             rules=rules,
+            observer=observer,
             chance=random.random,
             effort=_effort(settings),
         )

@@ -2,15 +2,17 @@
 
 Rules:
 - Nothing is made on the disk before the first `reserve` or `write`.
-- The disk is worked by one thread of the journal's own; the event loop only waits. What is written while a
-  sync runs goes together into the next one.
-- Who is cancelled while waiting leaves the others and the answer itself alone: it is written all the same.
-- A segment is removed when it is no longer written to, every answer in it is settled, and the retention is
-  over since the last one was: an answer may have waited longer than that, and a store that took it a moment
-  ago may forget it. Only unacknowledged answers are remembered one by one.
-- One that is offered and settled again is kept no longer for it: what is on the disk stays bounded.
-- Nobody waits for a disk that hangs. Until it answers again nothing more is taken; what it was given last is
-  written all the same.
+- The disk is worked by one thread of the journal's own; the event loop only waits. What is written
+  while a sync runs goes together into the next one.
+- A writer that is cancelled while it waits changes nothing for the others, and its answer is written
+  too.
+- A segment is removed when it is no longer written to, the store has all of its answers, and the
+  retention has passed since the store took the last of them: a store that took an answer a moment ago
+  may forget it, however long ago it was written.
+- An answer that is acknowledged again is kept no longer for it, so that the journal stays bounded on
+  the disk. Only unacknowledged answers are remembered one by one.
+- Nobody waits for a disk that hangs. Nothing more is taken until it answers; what it was given is
+  written.
 - For one event loop: every method but `read` is called in its thread.
 """
 
@@ -25,10 +27,8 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from worker.adapters.journal import entry
-from worker.adapters.journal.chain import ANSWER_BYTES, Chain
-from worker.adapters.journal.frame import framed
-from worker.adapters.journal.segment import Segment, last_of_each_grant
+from worker.adapters.journal.format import framed, last_of_each_grant, pack
+from worker.adapters.journal.segments import ANSWER_BYTES, Segment, Segments
 from worker.core.ports import Commit, JournalError
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ HANGS_SECONDS: Final = 10.0  # a lease leaves the commit more; a disk at work ta
 
 
 class _Answer:
-    """One answer, from its writing until it is settled."""
+    """One answer, from when it is to be written until the store has it."""
 
     __slots__ = ("acknowledged", "fence", "frame", "grant_id", "segment", "written")
 
@@ -59,7 +59,7 @@ class Journal:
     Args:
         root: where the journals of all processes are.
         owner: this process, and no other start of it.
-        keep_seconds: the retention after the last answer of a segment was settled.
+        keep_seconds: the retention after the store took the last answer of a segment.
         now: seconds of a monotonic clock.
     """
 
@@ -68,9 +68,9 @@ class Journal:
     ) -> None:
         self._keep_seconds = keep_seconds
         self._now = now
-        self._chain = Chain(root / owner, now)
+        self._segments = Segments(root / owner, now)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        self._disk = asyncio.Lock()  # nothing is removed until it is noted which answers were written where
+        self._disk = asyncio.Lock()  # held until it is noted which answers are where, so that none is removed
         self._waiting: list[_Answer] = []
         self._queued_bytes = 0  # of what waits or is being written
         self._reserved_bytes = 0
@@ -80,23 +80,23 @@ class Journal:
         self._hangs = False
 
     async def reserve(self, answers: int) -> None:
-        """Make sure that so many answers can be written, whatever becomes of the disk meanwhile.
+        """Make sure that so many answers can be written, whatever happens to the disk meanwhile.
 
         Args:
-            answers: all that may come, those in flight included.
+            answers: all that may come, including those in flight.
 
         Raises:
-            JournalError: there is no room for them, the directory cannot be used, or the disk hangs.
+            JournalError: the disk has no room for them or hangs, or the directory cannot be used.
         """
         self._refuse_if_unusable()
         reserved = answers * ANSWER_BYTES
         room = self._queued_bytes + reserved
-        if self._chain.room < room:
+        if self._segments.room < room:
             await self._in_time(self._make_room(room))
         self._reserved_bytes = reserved
 
     async def write(self, commit: Commit) -> None:
-        """Put an answer on the disk; it is there when this returns.
+        """Put an answer on the disk and return when it is there.
 
         Raises:
             JournalError: it may not be there.
@@ -112,9 +112,9 @@ class Journal:
         await answer.written
 
     def acknowledge(self, commit: Commit) -> None:
-        """The store has taken this answer, or another in its place: it may be forgotten after the retention.
+        """The store has this answer or another in its place: it may be forgotten after the retention.
 
-        So are the grant's earlier ones, for this one came after them.
+        So may the grant's earlier answers, which this one replaces.
         """
         grant_id, now = commit.change.grant.id, self._now()
         later = []
@@ -130,18 +130,18 @@ class Journal:
             self._unacknowledged[grant_id] = later
 
     def read(self) -> list[Commit]:
-        """What this journal holds, the last answer of each grant, oldest first. For any thread."""
-        return last_of_each_grant(commit for segment in self._chain.segments for commit in segment.read())
+        """The last answer of each grant in this journal, oldest first. For any thread."""
+        return last_of_each_grant(commit for segment in self._segments.all for commit in segment.read())
 
     async def sweep(self) -> None:
-        """Remove what is past its retention; to be called every now and then."""
+        """Remove what is past its retention; call it every now and then."""
         if self._closed or self._hangs:
             return
-        with suppress(JournalError):  # it hangs; the next one will tell
+        with suppress(JournalError):  # it hangs; the next caller is told
             await self._in_time(self._sweep())
 
     async def close(self) -> None:
-        """Finish what waits; leave the directory to the next new_owner, or remove it if nothing is in it."""
+        """Write what waits; leave the directory to its next owner, or remove it if nothing is in it."""
         if self._closed:
             return
         self._closed = True
@@ -149,39 +149,41 @@ class Journal:
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._flusher is not None:
                     await asyncio.shield(self._flusher)
-                await self._leave()
+                await self._finish()
         except TimeoutError:
-            # Its thread may still be at work, so the lock has to go with the process.
-            log.warning("journal.not_closed", journal=str(self._chain.path))
+            # The thread may still be at work, so the lock is released only when the process ends.
+            log.warning("journal.not_closed", journal=str(self._segments.path))
         self._thread.shutdown(wait=False)
 
     async def _sweep(self) -> None:
         async with self._disk:
-            current = self._chain.current
+            current = self._segments.current
             begun_at = None if current is None else current.begun_at
             if begun_at is not None and self._now() - begun_at >= self._keep_seconds / 2:
                 try:
-                    await self._in_thread(partial(self._chain.roll, self._reserved_bytes))
+                    await self._in_thread(partial(self._segments.roll, self._reserved_bytes))
                 except JournalError as error:
                     log.warning("journal.not_rolled", problem=str(error))
             await self._remove_old()
 
     def _frame(self, commit: Commit) -> bytes:
         try:
-            return framed(entry.pack(commit))
+            return framed(pack(commit))
         except (TypeError, ValueError, OverflowError) as error:
             # Without the cause, which might quote the answer.
             kind = type(error).__name__
-            raise JournalError(f"journal: {self._chain.path}: an answer has no bytes: {kind}") from None
+            raise JournalError(f"journal: {self._segments.path}: an answer has no bytes: {kind}") from None
 
     def _refuse_if_unusable(self) -> None:
         if self._closed:
-            raise JournalError(f"journal: {self._chain.path}: closed")
+            raise JournalError(f"journal: {self._segments.path}: closed")
         if self._hangs:
             raise self._hanging()
 
     def _hanging(self) -> JournalError:
-        return JournalError(f"journal: {self._chain.path}: the disk did not answer for {HANGS_SECONDS:g} s")
+        return JournalError(
+            f"journal: {self._segments.path}: the disk did not answer for {HANGS_SECONDS:g} s"
+        )
 
     async def _in_time(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -194,7 +196,7 @@ class Journal:
         """Write what waits, until nothing does."""
         try:
             while self._waiting:
-                async with self._disk:  # anew for each group: who makes room or sweeps gets a turn
+                async with self._disk:  # taken for each group, so that `reserve` and `sweep` get a turn
                     answers, self._waiting = self._waiting, []
                     await self._write_together(answers)
         finally:
@@ -202,19 +204,19 @@ class Journal:
 
     async def _write_together(self, answers: list[_Answer]) -> None:
         frames = [answer.frame for answer in answers]
-        putting = asyncio.ensure_future(
-            self._in_thread(partial(self._chain.put, frames, self._reserved_bytes))
+        writing = asyncio.ensure_future(
+            self._in_thread(partial(self._segments.append, frames, self._reserved_bytes))
         )
-        done, _ = await asyncio.wait({putting}, timeout=HANGS_SECONDS)
+        done, _ = await asyncio.wait({writing}, timeout=HANGS_SECONDS)
         if not done:
             self._hangs = True
             for answer in (*answers, *self._waiting):
                 if not answer.written.done():
                     answer.written.set_exception(self._hanging())
         try:
-            places = await putting
-        except Exception as error:  # noqa: BLE001 whatever it is, nobody is left waiting for ever
-            problem = JournalError(f"journal: {self._chain.path}: {type(error).__name__}")
+            places = await writing
+        except Exception as error:  # noqa: BLE001 whatever it is, no writer may be left waiting
+            problem = JournalError(f"journal: {self._segments.path}: {type(error).__name__}")
             places = [problem] * len(answers)
         self._hangs = False
         self._note(answers, places)
@@ -235,26 +237,26 @@ class Journal:
 
     async def _make_room(self, room: int) -> None:
         async with self._disk:
-            await self._in_thread(partial(self._chain.reserve, room))
+            await self._in_thread(partial(self._segments.reserve, room))
             await self._remove_old()
 
-    async def _leave(self) -> None:
+    async def _finish(self) -> None:
         async with self._disk:
-            await self._in_thread(self._chain.seal)
+            await self._in_thread(self._segments.seal)
             await self._remove_old()
-            await self._in_thread(self._chain.leave)
+            await self._in_thread(self._segments.close)
 
     async def _remove_old(self) -> None:
         last = self._now() - self._keep_seconds
         old = [
             segment
-            for segment in self._chain.segments
-            if segment is not self._chain.current
+            for segment in self._segments.all
+            if segment is not self._segments.current
             and not segment.unacknowledged
             and max(segment.written_at, segment.acknowledged_at) <= last
         ]
         if old:
-            await self._in_thread(partial(self._chain.remove, old))
+            await self._in_thread(partial(self._segments.remove, old))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -36,6 +36,7 @@ FIELDS = (
     "NOTICED_AT",
     "LAST",  # the fence whose outcome was stored last
     "IMPORTED",  # the lineage that came from outside last: what is stored now descends from it
+    "REJECTED_AT",
 )
 FRONT = FIELDS.index("CLIENT") + 1  # of a record: what leasing reads and writes, and nothing behind it
 
@@ -70,6 +71,7 @@ def pack(grant: Grant) -> bytes:
         _or_false(grant.noticed_at),
         0,
         grant.lineage,
+        _or_false(grant.rejected_at),
     ]
     # The old raw type for strings: the one that every cmsgpack reads.
     packed: bytes = msgpack.packb(values, use_bin_type=False)
@@ -117,7 +119,7 @@ def _unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None) -> tuple[Gra
         noticed_at,
         _last,
         imported,
-        *_,
+        *later,
     ) = msgpack.unpackb(packed, raw=True)
     grant = Grant(
         id=grant_id,
@@ -138,6 +140,7 @@ def _unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None) -> tuple[Gra
         in_doubt=bool(intent) if in_doubt is None else in_doubt,
         noticed_at=_or_none(noticed_at),
         root=imported,
+        rejected_at=_or_none(later[0]) if later else None,
     )
     return grant, fence, lease_until
 

@@ -1,6 +1,6 @@
 """Grants, leases, schedule and events in Redis: what the refresher sees of them.
 
-Every method is one call of one script in `lua/`, which holds the rules; this file only packs and unpacks.
+Each method is one call of one script in `lua/`, which holds the rules. This file only packs and unpacks.
 """
 
 import secrets
@@ -13,7 +13,7 @@ import structlog
 
 from worker.adapters.clock import RedisClock
 from worker.adapters.cloud_events import to_json
-from worker.adapters.store import record
+from worker.adapters.store import record, signatures
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import Event
 from worker.core.grant import Status
@@ -39,13 +39,13 @@ from worker.core.registry import UnreadableRecordError
 
 log = structlog.get_logger(__name__)
 
-# How claim.lua says what a grant was let through for; it may be both.
+# What claim.lua says a grant probes; it may be both.
 CLIENT_PROBE, ENDPOINT_PROBE = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """How long things last at the store.
+    """How long leases and waits last, and how many events are kept.
 
     Attributes:
         lease_ms: longer than one whole refresh can take.
@@ -69,9 +69,9 @@ class RedisStore:
 
     Args:
         scripts: the deployment's scripts.
-        clock: set from every reply that tells the time.
+        clock: set from every reply with the time in it.
         limits: how long things last.
-        source: the `source` of its events.
+        source: of the events that this process emits.
         owner: names this process in its leases.
     """
 
@@ -83,46 +83,53 @@ class RedisStore:
         self._limits = limits
         self._source = source
         self._owner = owner
-        self._confirmed = 0  # the epoch in which this process may claim
+        self._recovered_epoch = 0  # where this process may claim
 
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
         """Lease up to `limit` due grants of a client, each with its intent.
 
-        One whose record cannot be read here costs the others nothing. Its lease runs out by itself: another
-        release may be able to read it, or this one when it was put right.
+        A record that cannot be read never costs the other leases. Its own lease runs out by itself: another
+        release may be able to read it, or this one once it is put right.
         """
         asked_at = self._clock.stopwatch()
-        now, generation, drained, wait_ms, let_through, found, recovering = await self._scripts.run(
-            "claim",
-            client.name,
-            _claim_id(),
-            self._owner,
-            limit,
-            self._limits.lease_ms,
-            "" if client.rate_per_second is None else client.rate_per_second,
-            runner,
-            self._confirmed,
-            client.token_url,
+        now, generation, drained, wait_ms, probe, found, recovering = await self._scripts.run(
+            signatures.Claim(
+                client=client.name,
+                claim_id=_claim_id(),
+                owner=self._owner,
+                limit=limit,
+                lease_ms=self._limits.lease_ms,
+                rate=client.rate_per_second,
+                runner=runner or None,
+                recovered_epoch=self._recovered_epoch,
+                token_url=client.token_url,
+            )
         )
         self._clock.set(now, asked_at=asked_at)
         leases = []
         for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True):
             try:
-                leases.append(_lease(grant_id, packed, in_doubt=in_doubt, let_through=let_through))
+                leases.append(_lease(grant_id, packed, in_doubt=in_doubt, probe=probe))
             except UnreadableRecordError as problem:
-                await self._tell_of_unreadable(problem)
+                await self._note_unreadable(problem)
         return Claim(now, leases, bool(drained), wait_ms, generation, bool(recovering))
 
     async def lease(self, grant_id: str) -> Lease | LeasedElsewhere | Recovering | Paused | None:
         """Lease one grant whether it is due or not; `None` where there is no such grant."""
-        lease_ms, asked_at = self._limits.lease_ms, self._clock.stopwatch()
+        asked_at = self._clock.stopwatch()
         reply = await self._scripts.run(
-            "lease", grant_id, _claim_id(), self._owner, lease_ms, self._confirmed
+            signatures.Lease(
+                id=grant_id,
+                claim_id=_claim_id(),
+                owner=self._owner,
+                lease_ms=self._limits.lease_ms,
+                recovered_epoch=self._recovered_epoch,
+            )
         )
         match reply:
             case [b"leased", now, packed, in_doubt]:
                 self._clock.set(now, asked_at=asked_at)
-                return _lease(grant_id.encode(), packed, in_doubt=in_doubt, let_through=0)
+                return _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
             case [b"held", until]:
                 return LeasedElsewhere(until)
             case [b"recovering"]:
@@ -134,28 +141,28 @@ class RedisStore:
 
     async def commit(self, commit: Commit) -> Committed:
         """Store an answer if and only if the lineage is still its own."""
-        change = commit.change
-        grant = change.grant
+        change, grant = commit.change, commit.change.grant
         verdict, version, status = await self._scripts.run(
-            "commit",
-            grant.id,
-            commit.fence,
-            commit.base_lineage,
-            commit.base_version,
-            commit.base_status.value,
-            grant.sealed,
-            grant.lineage,
-            grant.issued_at,
-            _instant(grant.access_expires_at),
-            grant.refresh_issued_at,
-            _instant(grant.refresh_expires_at),
-            grant.scope or "",
-            grant.status.value,
-            _instant(change.due_at),
-            _instant(change.attention_at),
-            self._event(change.event),
-            self._limits.events_kept,
-            grant.root,
+            signatures.Commit(
+                id=grant.id,
+                fence=commit.fence,
+                base_lineage=commit.base_lineage,
+                base_version=commit.base_version,
+                base_status=commit.base_status,
+                sealed=grant.sealed,
+                lineage=grant.lineage,
+                issued_at=grant.issued_at,
+                access_expires_at=grant.access_expires_at,
+                refresh_issued_at=grant.refresh_issued_at,
+                refresh_expires_at=grant.refresh_expires_at,
+                scope=grant.scope or None,
+                status=grant.status,
+                due_at=change.due_at,
+                attention_at=change.attention_at,
+                event=None if change.event is None else self._json(change.event),
+                events_kept=self._limits.events_kept,
+                root=grant.root,
+            )
         )
         stored_status = Status(status.decode()) if status else None
         return Committed(Verdict(verdict.decode()), version, stored_status)
@@ -167,48 +174,55 @@ class RedisStore:
         """
         grant = change.grant
         verdict = await self._scripts.run(
-            "record_outcome",
-            grant.id,
-            lease.fence,
-            grant.lineage,
-            grant.status.value,
-            grant.streak,
-            grant.reason or "",
-            "1" if grant.in_doubt else "0",
-            _instant(grant.noticed_at),
-            _instant(change.due_at),
-            _instant(change.attention_at),
-            self._event(change.event),
-            self._limits.events_kept,
-            _instant(answered_at),
+            signatures.RecordOutcome(
+                id=grant.id,
+                fence=lease.fence,
+                lineage=grant.lineage,
+                status=grant.status,
+                streak=grant.streak,
+                reason=grant.reason or None,
+                in_doubt=grant.in_doubt,
+                noticed_at=grant.noticed_at,
+                due_at=change.due_at,
+                attention_at=change.attention_at,
+                event=None if change.event is None else self._json(change.event),
+                events_kept=self._limits.events_kept,
+                answered_at=answered_at,
+                rejected_at=grant.rejected_at,
+            )
         )
         return Verdict(verdict.decode())
 
     async def reject_client(self, client: Client, event: Event, lease: Lease, *, sent_at: int) -> Refusal:
         """Pause a client that was refused under `lease`. A refused probe puts the next one off."""
         answer = await self._scripts.run(
-            "client",
-            "reject",
-            client.name,
-            self._event(event),
-            self._limits.events_kept,
-            event.id,
-            lease.grant.id,
-            sent_at,
-            "1" if lease.client_probe else "0",
-            self._limits.first_probe_ms,
-            self._limits.longest_probe_ms,
-            event.data["reason"] or "",
+            signatures.RejectClient(
+                client=client.name,
+                event=self._json(event),
+                events_kept=self._limits.events_kept,
+                event_id=event.id,
+                grant=lease.grant.id,
+                sent_at=sent_at,
+                is_probe=lease.client_probe,
+                first_probe_ms=self._limits.first_probe_ms,
+                longest_probe_ms=self._limits.longest_probe_ms,
+                reason=event.data["reason"] or "",
+            )
         )
         return Refusal(answer.decode())
 
     async def accept_client(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let a rejected client's grants be claimed again; returns whether it was rejected."""
-        kept, told = self._limits.events_kept, self._event(event)
         answer = await self._scripts.run(
-            "client", "accept", client.name, told, kept, event.id, lease.grant.id
+            signatures.AcceptClient(
+                client=client.name,
+                event=self._json(event),
+                events_kept=self._limits.events_kept,
+                event_id=event.id,
+                grant=lease.grant.id,
+            )
         )
-        return Refusal(answer.decode()) is Refusal.CHANGED
+        return bool(answer == b"changed")
 
     async def record_failure(
         self,
@@ -221,62 +235,71 @@ class RedisStore:
         throttled: bool,
         chance: float,
     ) -> FailureVerdict:
-        """Find out whose trouble an attempt without a usable answer is; the endpoint's is counted."""
+        """Attribute an attempt without a usable answer; the endpoint's failures are counted."""
         reason = event.data["reason"] or ""
         whose, claims_stop = await self._scripts.run(
-            "endpoint",
-            "record_failure",
-            client.token_url,
-            self._event(event),
-            self._limits.events_kept,
-            event.id,
-            lease.grant.id,
-            client.name,
-            sent_at,
-            "1" if lease.endpoint_probe else "0",
-            reason,
-            "0" if reason in THROTTLED else "1",
-            "1" if throttled else "0",
-            _instant(retry_after_ms),
-            chance,
-            self._limits.first_endpoint_probe_ms,
-            self._limits.longest_endpoint_probe_ms,
+            signatures.RecordFailure(
+                token_url=client.token_url,
+                event=self._json(event),
+                events_kept=self._limits.events_kept,
+                event_id=event.id,
+                grant=lease.grant.id,
+                client=client.name,
+                sent_at=sent_at,
+                is_probe=lease.endpoint_probe,
+                reason=reason,
+                is_failure=reason not in THROTTLED,
+                throttled=throttled,
+                retry_after_ms=retry_after_ms,
+                chance=chance,
+                first_probe_ms=self._limits.first_endpoint_probe_ms,
+                longest_probe_ms=self._limits.longest_endpoint_probe_ms,
+            )
         )
         return FailureVerdict(FailureOf(whose.decode()), bool(claims_stop))
 
     async def record_recovery(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let an unavailable endpoint's grants be claimed again; returns whether it was unavailable."""
-        kept, told = self._limits.events_kept, self._event(event)
         answer = await self._scripts.run(
-            "endpoint", "record_recovery", client.token_url, told, kept, event.id, lease.grant.id
+            signatures.RecordRecovery(
+                token_url=client.token_url,
+                event=self._json(event),
+                events_kept=self._limits.events_kept,
+                event_id=event.id,
+                grant=lease.grant.id,
+            )
         )
         return bool(answer == b"changed")
 
     async def reserve_runners(
         self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]
     ) -> tuple[int, int]:
-        """How many grants are due, and how many of the candidate refreshers to start for them.
+        """How many grants are due, and how many of the candidate runners to start for them.
 
         Args:
             client_name: whose grants.
-            share: due grants that one refresher takes on.
-            place_ms: how long a place is kept for one that does not claim.
-            candidates: runner ids, as many as there may be at once.
+            share: due grants that one runner takes on.
+            place_ms: how long a place is kept for a runner that does not claim.
+            candidates: ids of new runners, as many as the client may have at once.
         """
         due, starting = await self._scripts.run(
-            "reserve_runners", client_name, share, len(candidates), place_ms, *candidates
+            signatures.ReserveRunners(
+                client=client_name, share=share, place_ms=place_ms, candidates=tuple(candidates)
+            )
         )
         return due, starting
 
     async def release_runner(self, client_name: str, runner: str) -> None:
-        """Give a refresher's place back."""
-        await self._scripts.run("release_runner", client_name, runner)
+        """Give a runner's place back."""
+        await self._scripts.run(signatures.ReleaseRunner(client=client_name, runner=runner))
 
     async def heartbeat(self, trouble: str) -> Epoch:
-        """Say that this process is present, and what keeps it from claiming, if anything."""
+        """Say that this process lives, and what keeps it from claiming; empty if nothing does."""
         asked_at = self._clock.stopwatch()
         now, number, recovering = await self._scripts.run(
-            "heartbeat", self._owner, self._limits.lease_ms, trouble
+            signatures.Heartbeat(
+                owner=self._owner, recovery_ms=self._limits.lease_ms, trouble=trouble or None
+            )
         )
         self._clock.set(now, asked_at=asked_at)
         return Epoch(number, bool(recovering))
@@ -284,41 +307,41 @@ class RedisStore:
     async def finish_recovery(self, epoch: Epoch) -> Epoch:
         """Say that this process has given back what it knows; from then on it claims in this epoch."""
         number, recovering = await self._scripts.run(
-            "finish_recovery", self._owner, self._limits.lease_ms, epoch.number
+            signatures.FinishRecovery(
+                owner=self._owner, recovery_ms=self._limits.lease_ms, known_epoch=epoch.number
+            )
         )
-        self._confirmed = epoch.number
+        self._recovered_epoch = epoch.number
         return Epoch(number, bool(recovering))
 
     async def reassert(self, lease: Lease) -> None:
         """Take back a lease that the store may have forgotten."""
-        await self._scripts.run("reassert", lease.grant.id, lease.fence, self._owner, lease.until)
+        await self._scripts.run(
+            signatures.Reassert(id=lease.grant.id, fence=lease.fence, owner=self._owner, until_at=lease.until)
+        )
 
     async def leave(self, owner: str | None = None) -> None:
         """Say that this process is gone, or another one that is known to be."""
-        await self._scripts.run("leave", owner or self._owner)
+        await self._scripts.run(signatures.Leave(owner=owner or self._owner))
 
-    async def _tell_of_unreadable(self, problem: UnreadableRecordError) -> None:
+    async def _note_unreadable(self, problem: UnreadableRecordError) -> None:
         log.error("grant.unreadable", grant=problem.grant_id, problem=str(problem))
-        with suppress(StoreUnavailableError):  # the others' leases are worth more than a note
-            await self._scripts.run("note_unreadable", problem.grant_id)
+        with suppress(StoreUnavailableError):  # the other leases are worth more than a note
+            await self._scripts.run(signatures.NoteUnreadable(id=problem.grant_id))
 
-    def _event(self, event: Event | None) -> bytes:
-        return b"" if event is None else to_json(event, self._source)
+    def _json(self, event: Event) -> bytes:
+        return to_json(event, self._source)
 
 
-def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, let_through: int) -> Lease:
+def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, probe: int) -> Lease:
     grant, fence, until = record.unpack(grant_id.decode(), packed, in_doubt=bool(in_doubt))
     return Lease(
         grant,
         fence,
         until,
-        client_probe=bool(let_through & CLIENT_PROBE),
-        endpoint_probe=bool(let_through & ENDPOINT_PROBE),
+        client_probe=bool(probe & CLIENT_PROBE),
+        endpoint_probe=bool(probe & ENDPOINT_PROBE),
     )
-
-
-def _instant(at: int | None) -> str | int:
-    return "" if at is None else at
 
 
 def _claim_id() -> str:

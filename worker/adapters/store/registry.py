@@ -7,10 +7,10 @@ Rules:
 - One unreadable record never blocks the rest: the caller's `unreadable` hears of it. Without one it raises.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from worker.adapters.store import record
+from worker.adapters.store import record, signatures
 from worker.core.grant import Grant
 from worker.core.lifecycle import NO_END, Change
 from worker.core.registry import (
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
     from worker.adapters.store.scripts import Scripts
 
-PAGE = 500
+PAGE: Final = 500
+OPERATIONS: Final[dict[Operation, Callable[[str], signatures.Call]]] = {
+    Operation.PAUSE: signatures.PauseGrant,
+    Operation.RESUME: signatures.ResumeGrant,
+    Operation.DELETE: signatures.DeleteGrant,
+}
 
 
 class RedisRegistry:
@@ -60,18 +65,19 @@ class RedisRegistry:
             replaces: the version that must be stored; `None` where the grant must be new.
         """
         verdict, version, lineage = await self._scripts.run(
-            "import",
-            change.grant.id,
-            record.pack(change.grant),
-            "" if change.due_at is None else change.due_at,
-            "" if change.attention_at is None else change.attention_at,
-            "" if replaces is None else replaces,
+            signatures.ImportGrant(
+                id=change.grant.id,
+                packed=record.pack(change.grant),
+                due_at=change.due_at,
+                attention_at=change.attention_at,
+                replaces=replaces,
+            )
         )
         return ImportResult(ImportVerdict(verdict.decode()), version, lineage)
 
     async def operate(self, grant_id: str, operation: Operation) -> OperationResult:
         """Pause, resume or delete one grant. Asking twice is harmless."""
-        answer = await self._scripts.run("operate", grant_id, operation.value)
+        answer = await self._scripts.run(OPERATIONS[operation](grant_id))
         return OperationResult(answer.decode())
 
     async def find(self, grant_id: str) -> StoredGrant | None:

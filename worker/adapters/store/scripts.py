@@ -1,23 +1,23 @@
 """The Lua scripts: loaded by SHA, run in groups.
 
 Rules:
-- Calls made while another group is on its way leave together, in one pipeline. Each is still atomic and
-  has its own answer; under `appendfsync always` a group costs one fsync instead of many.
-- A group whose replies were lost or late is sent once more. That is harmless: each script is idempotent by
-  its attempt (see the head of each file in `lua/`).
-- The deadline is the group's. redis-py's own is each reply's, and its timer costs more than reading the
-  reply: the client given here should have none.
-- A Redis that lost its scripts (restart, failover) is given them again. One that became a replica is left:
-  its connections would stay, while its name leads to another by now.
-- Whatever breaks a group is a store that is away, be it redis-py's own error or the event loop's: no caller
-  may lose an answer over the name of an exception.
-- Where replicas are demanded, a group ends with the wait for them. A call whose write too few of them have is
-  a store that is unavailable: it is made again, finds its work done, and is waited for again.
-- A lease taken in vain is in nobody's hands until it ends: none is asked for before a wait has succeeded.
-- The arguments of a call are one: MessagePack of their texts. redis-py writes each argument of a command in
-  Python, which for a commit took longer than sealing.
-- Calls that a worker would wait for leave at once, beside the groups of answers: a late heartbeat would pass
-  for silence, and a late claim leaves nothing to send. A claim that must be kept waits with them.
+- Calls made while a group is on its way leave together in the next one, in one pipeline. Each call
+  stays atomic and has its own answer. Under `appendfsync always` a group costs one fsync.
+- A group whose replies were lost or late is sent once more. That is harmless: each script is
+  idempotent by its attempt's id (see the head of each file in `lua/`).
+- The deadline is the group's. redis-py would set one for each reply, with a timer that costs more
+  than reading it: the client given here should have none.
+- A Redis that lost its scripts (restart, failover) is given them again. From one that became a
+  replica the idle connections are dropped: its name may lead to the new primary by now.
+- Whatever breaks a group, be it redis-py's own error or the event loop's, means that the store is
+  away. No caller may lose an answer because of an exception's type.
+- With a write concern, a group ends with the wait for replicas. A call that too few replicas have
+  fails as an unavailable store; made again, it finds its work done and is waited for again.
+- A lease whose reply was lost blocks its grant, so check replicas first: no lease is asked for
+  before a wait has succeeded.
+- Calls that a worker stands still for leave at once, beside the groups of answers: a late heartbeat
+  looks like silence, and a late claim leaves nothing to send. With a write concern, leases wait in
+  the groups too.
 """
 
 import asyncio
@@ -31,11 +31,12 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import msgpack
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.adapters.store.record import lua_positions
+from worker.adapters.store.signatures import SIGNATURES, Call, lua_arguments, name_of, pack
+from worker.adapters.store.transitions import lua_transitions
 from worker.adapters.store.write_concern import ShortfallError, WriteConcern
 from worker.core.ports import StoreRefusedError, StoreUnavailableError
 
@@ -44,36 +45,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NAMES = (
-    *("claim", "client", "commit", "endpoint", "finish_recovery", "heartbeat", "import", "lease"),
-    *(
-        "leave",
-        "note_unreadable",
-        "operate",
-        "reassert",
-        "record_outcome",
-        "release_runner",
-        "reserve_runners",
-    ),
-)
-TAKE_LEASES = frozenset({"claim", "lease"})
-# What they write is said again soon, or comes right by itself; every other script's writes must be kept.
-NEED_NO_REPLICA = frozenset(
+NAMES: Final = tuple(SIGNATURES)
+TAKE_LEASES: Final = frozenset({"claim", "lease"})
+# What these write is repeated soon, or comes right by itself. Every other script's writes must be kept.
+NEED_NO_REPLICA: Final = frozenset(
     {"finish_recovery", "heartbeat", "leave", "note_unreadable", "release_runner", "reserve_runners"}
 )
-BESIDE = TAKE_LEASES | NEED_NO_REPLICA
-BARRIER = "barrier"  # no script: a write to be waited for
-MOST_IN_A_GROUP = 100
+BESIDE: Final = TAKE_LEASES | NEED_NO_REPLICA
+BARRIER: Final = "barrier"  # no script: a write to be waited for
+MOST_IN_A_GROUP: Final = 100
 GROUP_SECONDS: Final = 5.0
 CODE: Final = re.compile(r"[A-Z]{2,} ")
 
 
 @cache
 def source(name: str) -> str:
-    """One script as it is loaded: field positions, prelude, body."""
+    """One script as it is loaded: field positions, prelude, transitions, arguments, body."""
     lua = files("worker.adapters.store") / "lua"
-    body = (lua / f"{name}.lua").read_text()
-    return lua_positions() + (lua / "prelude.lua").read_text() + body
+    prelude, body = ((lua / f"{each}.lua").read_text() for each in ("prelude", name))
+    return lua_positions() + prelude + lua_transitions(body) + lua_arguments(name) + body
 
 
 @cache
@@ -82,7 +72,7 @@ def _sha(name: str) -> str:
 
 
 @dataclass(slots=True)
-class _Call:
+class _Waiting:
     name: str
     args: bytes
     answer: asyncio.Future[Any] = field(repr=False)
@@ -94,7 +84,7 @@ class Scripts:
     Args:
         redis: a client that does not decode replies.
         prefix: what every key begins with, hash tag included.
-        write_concern: what must be true of a write before it counts as stored, beyond the primary's answer.
+        write_concern: what a write needs, beyond the primary's answer, to count as stored.
     """
 
     def __init__(self, redis: "Redis", prefix: str, write_concern: WriteConcern | None = None) -> None:
@@ -102,17 +92,15 @@ class Scripts:
         self._beside = _Lane(redis, prefix, None)
         self._leave_beside = BESIDE if write_concern is None else NEED_NO_REPLICA
 
-    async def run(self, name: str, *args: str | bytes | float) -> Any:
+    async def run(self, call: Call) -> Any:
         """Run one script and return its reply as redis-py reads it.
 
         Raises:
-            StoreUnavailableError: Redis did not answer, or could not do it now; the script may have run.
-            StoreRefusedError: the script broke off at a record that it could not read, or at a mistake in it.
+            StoreUnavailableError: Redis did not answer, or cannot do it now; the script may have run.
+            StoreRefusedError: the script stopped at a record that it cannot read, or at a mistake in it.
             UnicodeEncodeError: an argument holds what UTF-8 cannot, a lone surrogate.
         """
-        texts = [arg if isinstance(arg, bytes) else str(arg).encode() for arg in args]
-        # The old raw type for strings: the one that every cmsgpack reads.
-        packed: bytes = msgpack.packb(texts, use_bin_type=False)
+        name, packed = name_of(call), pack(call)
         if name in self._leave_beside:
             return await self._beside.call(name, packed)
         if name in TAKE_LEASES and not self._kept.is_met:
@@ -124,20 +112,20 @@ class _Lane:
     """Calls one group after another.
 
     Attributes:
-        is_met: by the last wait, where something is demanded.
+        is_met: whether the last wait met the write concern; true where there is none.
     """
 
     def __init__(self, redis: "Redis", prefix: str, write_concern: WriteConcern | None) -> None:
         self._redis = redis
         self._prefix = prefix
         self._write_concern = write_concern
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
         self.is_met = write_concern is None
 
     async def call(self, name: str, args: bytes) -> Any:
         """Run a script; errors as `Scripts.run` has them."""
-        call = _Call(name, args, asyncio.get_running_loop().create_future())
+        call = _Waiting(name, args, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send())
@@ -151,7 +139,7 @@ class _Lane:
         finally:
             self._sender = None
 
-    async def _send_group(self, calls: list[_Call]) -> None:
+    async def _send_group(self, calls: list[_Waiting]) -> None:
         try:
             replies = await _twice_in_time(partial(self._execute, calls))
             forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
@@ -162,7 +150,7 @@ class _Lane:
                     replies[i] = reply
             if any(isinstance(reply, ReadOnlyError) for reply in replies):
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
-        except Exception as error:  # noqa: BLE001 whatever it is, every caller must hear of it
+        except Exception as error:  # noqa: BLE001 whatever it is, every caller must get it
             replies = [error] * len(calls)
         except BaseException:  # the loop ends
             for call in [*calls, *self._waiting]:
@@ -172,7 +160,7 @@ class _Lane:
         for call, reply in zip(calls, replies, strict=True):
             _answer(call.answer, reply)
 
-    async def _execute(self, calls: list[_Call]) -> list[Any]:
+    async def _execute(self, calls: list[_Waiting]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for call in calls:
             if call.name == BARRIER:
@@ -181,8 +169,8 @@ class _Lane:
                 pipeline.evalsha(_sha(call.name), 1, self._prefix, call.args)
         if self._write_concern is None:
             return await pipeline.execute(raise_on_error=False)
-        # WAIT looks at its own connection's last write. A script that finds its work done writes nothing, and
-        # on a new connection WAIT would then say at once that every replica has it.
+        # WAIT looks at its own connection's last write. After a script that found its work done, a new
+        # connection has none, and WAIT would count every replica at once. So there is always a write.
         pipeline.set(self._prefix + BARRIER, "")
         for command in self._write_concern.commands:
             pipeline.execute_command(*command)
@@ -200,10 +188,10 @@ class _Lane:
 
 
 async def _twice_in_time(work: Callable[[], Awaitable[T]]) -> T:
-    """Do it, and once more where it takes too long.
+    """Do it, and once more if it takes too long.
 
     Raises:
-        RedisTimeoutError: it did again.
+        RedisTimeoutError: it took too long twice.
     """
     for _ in range(2):
         with suppress(TimeoutError):
@@ -215,7 +203,7 @@ async def _twice_in_time(work: Callable[[], Awaitable[T]]) -> T:
 def _answer(future: asyncio.Future[Any], reply: Any) -> None:
     if future.done():  # its caller gave up waiting
         return
-    if _broke_off(reply):
+    if _is_scripts_own_error(reply):
         future.set_exception(StoreRefusedError.because(reply))
     elif isinstance(reply, StoreUnavailableError):
         future.set_exception(reply)
@@ -225,12 +213,12 @@ def _answer(future: asyncio.Future[Any], reply: Any) -> None:
         future.set_result(reply)
 
 
-def _broke_off(reply: Any) -> bool:
-    """Whether it is the script's own error, and not what Redis says of its state (OOM, READONLY, ...)."""
+def _is_scripts_own_error(reply: Any) -> bool:
+    """Whether the script itself failed, rather than Redis being unable to run it (OOM, READONLY, ...)."""
     if not isinstance(reply, ResponseError):
         return False
     text = str(reply)
     if text.startswith(("user_script:", "WRONGTYPE")):
         return True
-    # A command's complaint of what it found; a state begins with its code.
+    # A command's complaint about what it found names the script. A state of Redis begins with its code.
     return "@user_script" in text and not CODE.match(text)

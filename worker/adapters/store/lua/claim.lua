@@ -1,56 +1,49 @@
--- Claim a chunk of one client's due grants: lease, intent, and the due time moved to the end of the lease, so that
--- a dead worker's grants come back by themselves.
+-- Claim a chunk of one client's due grants: lease, intent, and the due time moved to the end of the lease. So the grants
+-- of a dead worker come back by themselves.
 --
--- ARGV: client, claim id, owner, limit, lease ms, rate per second ('' for none), runner ('' for none),
---       the epoch that this process has confirmed, token URL.
--- Returns {now, generation, drained, wait ms, let through as (1 a client_probe, 2 a half-open client_probe, 3 both), {record, in doubt, id,
---          ...}, recovering}.
--- Run twice with one claim id (a reply was lost), it gives the same leases again and takes none.
+-- Returns {now, generation, drained, wait ms, probe (0 none, 1 of the client, 2 of the endpoint, 3 of both),
+--          {record, in doubt, id, ...}, recovering}.
+-- Repeated with the same claim id (a reply was lost), it returns the same leases and takes none.
 
-local client, claim_id, owner = ARGV[1], ARGV[2], ARGV[3]
-local limit, lease_ms, rate = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local runner, confirmed, url = ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local PROBE_CANDIDATES = 5
+local SET_ASIDE_MS = 300000 -- for a record that cannot be read
+local LOOK_AGAIN_MS = 5000 -- at a holder that is waited for: it may be known to be gone by then
 
-local LET_THROUGH_AMONG = 5
-local SET_ASIDE_MS = 300000 -- what cannot be read
-local LOOK_AGAIN_MS = 5000 -- whether the holder of a lease that ended is known to be gone by now
-
--- An endpoint that recovered gets its backlog at a rate that grows, and the most urgent of it first.
+-- Slow start: a recovered endpoint gets its backlog at a growing rate, the most urgent grants first.
 local SLOW_START_RATE, SLOW_START_DOUBLES_MS, SLOW_START_MS = 10, 5000, 60000
 local URGENT_AMONG = 1000
 
 local now = now_ms()
 local until_ms = now + lease_ms
 local state = client_key(client)
-local claim_key = P .. 'claim:' .. claim_id
 
-local function reply(drained, wait_ms, let_through, leases)
+local function reply(drained, wait_ms, probe, leases)
   local generation = tonumber(redis.call('HGET', state, 'generation') or '0')
-  return {now, generation, drained and 1 or 0, wait_ms, let_through, leases, 0}
+  return {now, generation, drained and 1 or 0, wait_ms, probe, leases, 0}
 end
 
 local function repeated_claim(packed)
   local before, leases = cmsgpack.unpack(packed), {}
   for i, id in ipairs(before.ids) do
     local r = load_front(id)
-    if r and r[FENCE] == before.fences[i] and leased(r, now) then
+    if r and r[FENCE] == before.fences[i] and is_leased(r, now) then
       leases[#leases + 1] = r.packed
       leases[#leases + 1] = before.doubts[i] and 1 or 0
       leases[#leases + 1] = id
     end
   end
-  return reply(before.drained, 0, before.let_through, leases)
+  return reply(before.drained, 0, before.probe, leases)
 end
 
--- The budget's rate, no more than the slow start's while that lasts; and whether it lasts.
+-- The rate of the budget, limited by the slow start while that lasts; and whether it lasts.
 local function slow_start_rate(recovered_at)
   local passed = now - recovered_at
   if passed < 0 or passed >= SLOW_START_MS then return rate, false end
   return math.min(rate or math.huge, SLOW_START_RATE * 2 ^ (passed / SLOW_START_DOUBLES_MS)), true
 end
 
--- How many requests the budget allows now, or how long until so many as are worth a claim. The bucket holds a tenth of
--- a second's worth: no second sees much more than its budget, whatever was saved up before.
+-- How many requests the budget allows now; or 0, and how long until it allows enough to be worth a claim. The bucket
+-- holds a tenth of a second's worth, so unused budget never adds up to a burst.
 local function budget()
   if not rate then return limit, 0 end
   local size = math.max(rate / 10, 1)
@@ -73,21 +66,21 @@ local function first_due(number)
   return redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', digits(now), 'LIMIT', 0, number)
 end
 
--- Whom to let through, due or not. It is another one each time: client and endpoint may be well, and only the grant
--- that is due first refused.
-local function one_of_the_first(endpoint_probe)
+-- The grant to probe with, due or not: another one each time, because client and endpoint may be well and only the first
+-- grant be refused.
+local function probe_candidate(endpoint_probe)
   local first = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', '(' .. FOREVER, 'LIMIT', 0,
-    LET_THROUGH_AMONG)
-  local turn = endpoint_probe and redis.call('HINCRBY', endpoint_key(url), 'probes', 1)
+    PROBE_CANDIDATES)
+  local turn = endpoint_probe and redis.call('HINCRBY', endpoint_key(token_url), 'probes', 1)
     or redis.call('HINCRBY', state, 'probes', 1)
   return {first[(turn - 1) % math.max(#first, 1) + 1]}
 end
 
--- How long a grant can wait: until its access token ends. A dead one has lost what it had, so it waits for those that
--- would die while the slow start lasts, but not for those that outlive it.
+-- How long a grant can wait: until its access token ends. A grant whose token has ended has nothing more to lose: it
+-- waits for grants whose tokens end during the slow start, and for no others.
 local function can_wait_ms(id)
   local r = try(load_front, id)
-  if not r then return 0 end -- it is healed away, or set aside
+  if not r then return 0 end -- `load_free` takes it out of the schedule, or sets it aside
   local left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - now or NO_END
   return left > 0 and left or SLOW_START_MS
 end
@@ -110,14 +103,14 @@ local function most_urgent(number)
   return ids
 end
 
--- What cannot be read must not come up at each claim, and is found again once it was put right.
+-- Keep an unreadable record from coming up at each claim; it is found again once it was put right.
 local function set_aside(id)
   redis.call('ZADD', schedule_key(client), digits(now + SET_ASIDE_MS), id)
   note_unreadable(id)
 end
 
--- The fronts of those that are free; the others wait for whoever has them.
-local function free_among(ids)
+-- The fronts of the grants that are free. The others are moved to when they may be.
+local function load_free(ids)
   local free = {}
   for _, id in ipairs(ids) do
     local r = try(load_front, id)
@@ -125,10 +118,10 @@ local function free_among(ids)
       set_aside(id)
     elseif not r then
       redis.call('ZREM', schedule_key(client), id)
-    elseif leased(r, now) then
-      schedule(id, r, digits(r[LEASE_UNTIL]))
+    elseif is_leased(r, now) then
+      schedule(id, r, r[LEASE_UNTIL])
     elseif claimable_from(r) > now then
-      schedule(id, r, digits(math.min(claimable_from(r), now + LOOK_AGAIN_MS)))
+      schedule(id, r, math.min(claimable_from(r), now + LOOK_AGAIN_MS))
     else
       free[#free + 1] = r
     end
@@ -138,7 +131,7 @@ end
 
 local function lease_all(ids)
   local leases, claimed = {}, {ids = {}, fences = {}, doubts = {}}
-  local free = free_among(ids)
+  local free = load_free(ids)
   if #free > 0 then take_leases(free, owner, until_ms) end
   for place, r in ipairs(free) do
     leases[#leases + 1] = r.packed
@@ -150,35 +143,34 @@ local function lease_all(ids)
 end
 
 local number, recovering = epoch(now, lease_ms)
-if recovering or number ~= confirmed then return {now, 0, 1, 0, 0, {}, 1} end
+if recovering or number ~= recovered_epoch then return {now, 0, 1, 0, 0, {}, 1} end
 
-local before = redis.call('GET', claim_key)
+local before = redis.call('GET', claim_key(claim_id))
 if before then return repeated_claim(before) end
-redis.call('HSET', state, 'claimed_at', digits(now), 'endpoint', url)
-if runner ~= '' then redis.call('ZADD', P .. 'runners:' .. client, digits(until_ms), runner) end
+redis.call('HSET', state, 'claimed_at', digits(now), 'endpoint', token_url)
+if runner then redis.call('ZADD', runners_key(client), digits(until_ms), runner) end
 
--- The grants of a rejected client or an unavailable endpoint stay where they are, but for one at a time that finds out
--- whether it is over.
-local passes, client_probe, endpoint_probe, recovered_at = gates(client, url, now)
-if not passes then return reply(true, 0, 0, {}) end
-local alone = client_probe or endpoint_probe
-local let_through = (client_probe and 1 or 0) + (endpoint_probe and 2 or 0)
-if alone then limit = 1 end
+-- Of a rejected client, or at an unavailable endpoint, one grant at a time finds out whether it is over.
+local admitted, client_probe, endpoint_probe, recovered_at = admission(client, token_url, now)
+if not admitted then return reply(true, 0, 0, {}) end
+local is_probe = client_probe or endpoint_probe
+local probe = (client_probe and 1 or 0) + (endpoint_probe and 2 or 0)
+if is_probe then limit = 1 end
 
 local slow_start
 rate, slow_start = slow_start_rate(recovered_at)
--- Sorting is dear: it ends when all that would be sorted is out within two seconds anyway.
-local sorts = slow_start and not alone and rate < URGENT_AMONG / 2
+-- Sorting is expensive: no more of it once the rate would send all that is sorted within two seconds.
+local sorts = slow_start and not is_probe and rate < URGENT_AMONG / 2
 local allowed, wait_ms = budget()
-if allowed == 0 then return reply(false, wait_ms, let_through, {}) end
+if allowed == 0 then return reply(false, wait_ms, probe, {}) end
 
-local ids = alone and one_of_the_first(endpoint_probe) or sorts and most_urgent(allowed) or first_due(allowed)
+local ids = is_probe and probe_candidate(endpoint_probe) or sorts and most_urgent(allowed) or first_due(allowed)
 local leases, claimed = lease_all(ids)
 spend(#claimed.ids)
-claimed.drained, claimed.let_through = alone or #ids < allowed, let_through
+claimed.drained, claimed.probe = is_probe or #ids < allowed, probe
 if #claimed.ids > 0 then
   if client_probe then redis.call('HSET', state, 'probe_at', digits(until_ms)) end
-  if endpoint_probe then redis.call('HSET', endpoint_key(url), 'probe_at', digits(until_ms)) end
-  redis.call('SET', claim_key, cmsgpack.pack(claimed), 'PX', lease_ms)
+  if endpoint_probe then redis.call('HSET', endpoint_key(token_url), 'probe_at', digits(until_ms)) end
+  redis.call('SET', claim_key(claim_id), cmsgpack.pack(claimed), 'PX', lease_ms)
 end
-return reply(claimed.drained, 0, let_through, leases)
+return reply(claimed.drained, 0, probe, leases)

@@ -1,8 +1,5 @@
 -- Say that a process is gone: nobody waits for it any more.
---
--- ARGV: owner.
 
-local owner = ARGV[1]
 redis.call('ZREM', P .. 'processes', owner)
 redis.call('SREM', P .. 'recovered', owner)
 return redis.call('HDEL', P .. 'troubles', owner)

@@ -1,12 +1,61 @@
--- Before every script: the clock, the keys, and the packed record.
--- The positions of the record's fields (CLIENT, STATUS, ...) and the width of each client's counters come
--- from record.py, put in front of this file when it is loaded.
+-- What every script begins with: the keys, the clock, the packed record, and the rules that scripts share.
 --
--- Every key begins with KEYS[1], the deployment's prefix with its hash tag in braces, so that all of them are
--- in one hash slot and a script may reach any of them.
+-- Loading a script (scripts.py) puts together: the positions of the record's fields (CLIENT, STATUS, ...; from
+-- record.py), this file, the names of the script's arguments (from signatures.py), and the script itself.
+--
+-- KEYS
+--
+-- Every key begins with KEYS[1], the deployment's prefix with its hash tag in braces. So all keys share one hash slot,
+-- and a script may reach any of them. Instants are Unix ms.
+--
+-- grant:ID         string  One grant: the packed record of record.py.
+--                          Written by imports, leases, commits, outcomes and operators. Lives until delete_grant.
+-- deleted:ID       string  The record of a grant that was deleted under a lease.
+--                          Written by delete_grant. Expires when that lease ends.
+-- schedule:CLIENT  zset    Every grant of a client, by when it is due; +inf where it is failed, paused or never due.
+--                          Written with each record. A member lives as long as its grant.
+-- client:CLIENT    hash    What is known of a client. Lives for ever.
+--                          Fields of claims: endpoint (its token URL), claimed_at, budget (requests it may send),
+--                          budget_at.
+--                          Fields of rejections: state (accepted, rejected), reason, rejected_at, accepted_at,
+--                          changed_by (event id), suspect (the grant whose refusal paused it), generation (how often
+--                          it was accepted again), probe_at, probe_delay, probed_by (event id), probes (how many).
+--                          Fields of throttling: throttled_until, throttled_at, throttle_delay, throttled_by (event
+--                          id).
+--                          Fields that count: refreshed, late (refreshed after its token had ended), grants:active,
+--                          grants:failing, grants:failed, grants:paused.
+-- endpoint:URL     hash    What is known of a token endpoint. Lives for ever.
+--                          Fields of outages: state (available, unavailable), reason, since, recovered_at,
+--                          recovered_by (event id), suspect (the one grant whose failures opened the breaker),
+--                          probe_at, probe_delay, probed_by (event id), probes (how many).
+--                          Fields of failures: failures (the last ones, packed: event id, grant, when sent).
+-- answered         zset    Token URLs, by when the last request left that was answered readably.
+--                          Written by commits and outcomes. Lives for ever.
+-- claim:ID         string  What a claim leased, packed, so that a repeated one gets the same leases.
+--                          Written by claim and lease. Expires with the leases.
+-- runners:CLIENT   zset    The places of refresh tasks, queued or at work, by when each place ends.
+--                          Written by reserve_runners, claim and release_runner. Ended places go at the next reserve.
+-- fence            string  The last fence that was given out. Written by leases. Lives for ever.
+-- attention        zset    Grants that a person may have to see to, by when something ends for them.
+--                          Written by imports, commits, outcomes and operators. A member lives until that is seen to.
+-- unreadable       set     Grants whose records could not be read; some may have been put right since.
+--                          Written by claim and note_unreadable. A member lives until its grant is imported or deleted.
+-- clients          set     Every client that ever had a grant here. Written by import_grant. Lives for ever.
+-- events           stream  The events of this deployment. Written with the changes they tell of. Cut to about as many
+--                          as the settings say.
+-- epoch            hash    The store's epoch (see the end of this file). Written by whoever looks at it. Lives for ever.
+--                          Fields: number, run_id (of the server), heartbeat_at (the last one of any process),
+--                          seen_since (whoever was seen since is waited for), least_until and ends_at (of the
+--                          recovery).
+-- processes        zset    Processes, by their last heartbeat. Written by heartbeat and leave. A member lives until it
+--                          leaves, or a day.
+-- recovered        set     Processes that finished recovery in this epoch. Written by finish_recovery and leave.
+--                          Emptied when an epoch begins.
+-- troubles         hash    What keeps each process from claiming; its fields are the processes. Written by heartbeat
+--                          and leave. A field lives as long as its trouble.
+-- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py. Lives for ever.
 
 local P = KEYS[1]
-local ARGV = cmsgpack.unpack(ARGV[1])
 local FOREVER = '+inf'
 local NO_END = 2^53 - 1
 
@@ -24,11 +73,13 @@ local function deleted_key(id) return P .. 'deleted:' .. id end
 local function schedule_key(client) return P .. 'schedule:' .. client end
 local function client_key(client) return P .. 'client:' .. client end
 local function endpoint_key(url) return P .. 'endpoint:' .. url end
+local function claim_key(claim_id) return P .. 'claim:' .. claim_id end
+local function runners_key(client) return P .. 'runners:' .. client end
 
 -- Lua's own conversion would write large numbers as 1.7e+12.
 local function digits(number) return string.format('%.0f', number) end
 
--- What a record begins with: MessagePack's head of an array of 16 fields and more.
+-- A record begins with MessagePack's head of an array of 16 fields and more.
 local HEAD, HEAD_BYTES, MOST_FIELDS = 0xdc, 3, 255
 
 local function read(id)
@@ -37,8 +88,8 @@ local function read(id)
   return packed
 end
 
--- So many of its fields, one by one into a table of their number; and where the next begins. A table that `cmsgpack`
--- makes of the whole array is enlarged six times until they fit.
+-- The first `number` fields of a record, and the offset of the rest. They are unpacked one by one: `cmsgpack` would
+-- grow the table of a whole array six times until the fields fit.
 local function fields(packed, number)
   local r = {cmsgpack.unpack_limit(packed, number, HEAD_BYTES)}
   return r, table.remove(r, 1)
@@ -53,8 +104,8 @@ local function save(id, r)
   redis.call('SET', grant_key(id), cmsgpack.pack(r))
 end
 
--- A record's front is what leasing needs of it. The rest stays packed: a claim reads hundreds of records, and in a
--- store of a million each piece of memory that one takes up is in no cache.
+-- The front of a record: the fields that leasing needs. The rest stays packed. A claim reads hundreds of records, and in
+-- a store of a million grants no piece of memory that a record takes up is in a cache.
 local function load_front(id)
   local packed = read(id)
   if not packed then return false end
@@ -63,7 +114,7 @@ local function load_front(id)
   return front
 end
 
--- What `load` or `load_front` reads; nil where what is stored is no record.
+-- What `loads` (`load` or `load_front`) reads: false where there is no such grant, nil where it is no record.
 local function try(loads, id)
   local reads, r = pcall(loads, id)
   if reads and (not r or type(r[LEASE_UNTIL]) == 'number' and type(r[CLIENT]) == 'string') then return r end
@@ -74,25 +125,25 @@ local function pack_front(front)
   return packed:sub(1, HEAD_BYTES) .. cmsgpack.pack(unpack(front, 1, FRONT)) .. packed:sub(front.rest_at + 1)
 end
 
-local function due_at(r, due)
-  if r[STATUS] == 'failed' or r[STATUS] == 'paused' or due == '' then return FOREVER end
-  return due
+local function is_out_of_work(r)
+  return r[STATUS] == 'failed' or r[STATUS] == 'paused'
 end
 
-local function schedule(id, r, due)
-  redis.call('ZADD', schedule_key(r[CLIENT]), due_at(r, due), id)
+-- `due_at` is nil for never.
+local function schedule(id, r, due_at)
+  local score = (is_out_of_work(r) or not due_at) and FOREVER or digits(due_at)
+  redis.call('ZADD', schedule_key(r[CLIENT]), score, id)
 end
 
--- Grants that a person may have to see to, by when something ends for them; '' takes one off the list.
-local function mark(id, ends_at)
-  if ends_at == '' then
-    redis.call('ZREM', P .. 'attention', id)
+-- Put a grant on the list of those that may need a person, by when something ends for it; nil takes it off.
+local function note_attention(id, ends_at)
+  if ends_at then
+    redis.call('ZADD', P .. 'attention', digits(ends_at), id)
   else
-    redis.call('ZADD', P .. 'attention', ends_at, id)
+    redis.call('ZREM', P .. 'attention', id)
   end
 end
 
--- Grants whose records could not be read. One that was put right since may be among them: whoever looks finds out.
 local function note_unreadable(id) redis.call('SADD', P .. 'unreadable', id) end
 local function forget_unreadable(id) redis.call('SREM', P .. 'unreadable', id) end
 
@@ -100,13 +151,13 @@ local function count(client, counter, by)
   redis.call('HINCRBY', client_key(client), counter, by)
 end
 
--- Take what is no record out of the store. Its status nobody can say: most are active.
+-- Delete a grant whose record cannot be read. Its status is unknown: it is counted as active, as most are.
 local function drop_unreadable(id)
   for _, client in ipairs(redis.call('SMEMBERS', P .. 'clients')) do
     if redis.call('ZREM', schedule_key(client), id) == 1 then count(client, 'grants:active', -1) end
   end
   redis.call('DEL', grant_key(id))
-  mark(id, '')
+  note_attention(id, nil)
   forget_unreadable(id)
 end
 
@@ -118,13 +169,14 @@ local function set_status(r, status)
   end
 end
 
-local function tell(event, keep)
-  if event ~= '' then
-    redis.call('XADD', P .. 'events', 'MAXLEN', '~', keep, '*', 'event', event)
+-- `event` is nil where a change has none.
+local function emit(event, events_kept)
+  if event then
+    redis.call('XADD', P .. 'events', 'MAXLEN', '~', digits(events_kept), '*', 'event', event)
   end
 end
 
-local function leased(r, now)
+local function is_leased(r, now)
   return r[LEASE_UNTIL] > now
 end
 
@@ -133,8 +185,8 @@ local function release(r)
   r[LEASE_UNTIL] = 0
 end
 
--- Leases are numbered by a counter that never falls behind the clock: a Redis that forgot its last writes still
--- gives out numbers that nobody has seen. Returns the first of so many in a row.
+-- Give out `number` fences in a row; returns the first. The counter never falls behind the clock, so a Redis that forgot
+-- its last writes still gives out fences that nobody has seen.
 local function next_fences(number)
   local last = tonumber(redis.call('GET', P .. 'fence') or '0')
   local first = math.max(last + 1, now_us())
@@ -142,9 +194,9 @@ local function next_fences(number)
   return first
 end
 
--- The holder of a lease that ended without an outcome may be frozen, or cut off from this store, with the answer in its
--- hands. Unless it is known to be gone (it left, or its journal was adopted) it is waited for, as far as the access
--- token's life allows: presenting what it may have used up could cost the grant.
+-- A holder whose lease ended without an outcome may be frozen, or cut off from this store, and hold the answer. To
+-- present the refresh token again could cost the grant. So such a holder is waited for, within the access token's life,
+-- unless it is known to be gone: it left, or its journal was taken over.
 local PATIENCE_MS = 900000
 
 local function claimable_from(r)
@@ -154,10 +206,9 @@ local function claimable_from(r)
   return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), 0))
 end
 
--- Lease some of one client's grants, hundreds at most, by their fronts. A lease and its intent are one write: from here
--- on the reply to a refresh may exist. Few commands write all of them: what one takes up until it is in the log
--- is memory too.
--- Adds to each whether an earlier intent was left without an outcome; `packed` is then the record as it is stored.
+-- Lease some of one client's grants, hundreds at most, by their fronts. Lease and intent are one write: from here on the
+-- reply to a refresh may exist. Two commands write all of them, to save memory until they are in the log.
+-- Sets in each front `in_doubt`, whether an earlier intent was left without an outcome, and `packed`, the new record.
 local function take_leases(fronts, owner, until_ms)
   local fence, ends_at = next_fences(#fronts), digits(until_ms)
   local records, dues = {}, {}
@@ -169,16 +220,16 @@ local function take_leases(fronts, owner, until_ms)
     r[INTENT] = true
     r.packed = pack_front(r)
     records[2 * place - 1], records[2 * place] = grant_key(r.id), r.packed
-    dues[2 * place - 1], dues[2 * place] = due_at(r, ends_at), r.id
+    dues[2 * place - 1], dues[2 * place] = is_out_of_work(r) and FOREVER or ends_at, r.id
   end
   redis.call('MSET', unpack(records))
   redis.call('ZADD', schedule_key(fronts[1][CLIENT]), unpack(dues))
 end
 
--- Note that a client's token endpoint gave a readable answer to a request that left then: failures before it are in a
--- row no more. Where the answer was tokens, their grant is no suspect of anything any more. On the path of every
--- commit, so that it is few commands.
-local function heard(client, sent_at, refreshed)
+-- Note that a client's token endpoint answered readably a request that left at `sent_at`: failures before it are no
+-- longer in a row. `refreshed` is the grant that got tokens, if one did: it is cleared of suspicion.
+-- On the path of every commit, so it uses few commands.
+local function note_answer(client, sent_at, refreshed)
   local state = client_key(client)
   local known = redis.call('HMGET', state, 'endpoint', 'suspect', 'accepted_at')
   if refreshed and known[2] == refreshed and sent_at > tonumber(known[3] or '0') then
@@ -191,26 +242,27 @@ local function heard(client, sent_at, refreshed)
   if refreshed and redis.call('HGET', endpoint, 'suspect') == refreshed then redis.call('HDEL', endpoint, 'suspect') end
 end
 
--- Whether anything of a client may be claimed now, and whether that is one grant alone: as the client_probe of a rejected
--- client, as the endpoint_probe of an unavailable endpoint, or both. Then when the endpoint recovered, if it ever did.
-local function gates(client, url, now)
+-- What of a client may be claimed now. Returns whether anything may; whether that is one grant alone, as a probe of a
+-- rejected client, as a probe of an unavailable endpoint, or as both; and when the endpoint recovered (0 for never).
+local function admission(client, url, now)
   local of_client = redis.call('HMGET', client_key(client), 'state', 'probe_at', 'throttled_until')
   local of_endpoint = redis.call('HMGET', endpoint_key(url), 'state', 'probe_at', 'recovered_at')
   local client_probe, endpoint_probe = of_client[1] == 'rejected', of_endpoint[1] == 'unavailable'
-  local passes = tonumber(of_client[3] or '0') <= now
+  local admitted = tonumber(of_client[3] or '0') <= now
     and (not client_probe or tonumber(of_client[2]) <= now)
     and (not endpoint_probe or tonumber(of_endpoint[2]) <= now)
-  return passes, client_probe, endpoint_probe, tonumber(of_endpoint[3] or '0')
+  return admitted, client_probe, endpoint_probe, tonumber(of_endpoint[3] or '0')
 end
 
--- An epoch of the store ends when it restarts or fails over (another run id: writes may be lost, leases forgotten), or
--- when nobody reached it for a while (leases may have run out under answers that could not be stored). The next begins
--- recovering: no claim passes until every process that was present has given back what the store forgot, or so long that
--- whatever was in flight has ended. Each process then claims in the epoch that it has itself confirmed.
+-- An epoch of the store ends when the server restarts or fails over (its run id changes: writes may be lost, leases
+-- forgotten), or when no process reached it for a while (leases may have run out under answers that could not be
+-- stored). The next epoch begins with a recovery. No claim passes until every process that was present has given back
+-- what the store forgot, or until whatever was in flight must have ended. Each process then claims in an epoch only once
+-- it has finished that epoch's recovery itself.
 
-local SILENCE_MS = 3000 -- less than a lease leaves for its commit; processes heartbeat every second
+local SILENCE_MS = 3000 -- less than a lease leaves for its commit; processes send a heartbeat every second
 local DAY_MS = 86400000
-local LEAST_RECOVERY_MS = 2000 -- for a process whose registration was forgotten to come forward
+local LEAST_RECOVERY_MS = 2000 -- time for a process whose registration was forgotten to come forward
 
 local function run_id()
   return redis.call('INFO', 'server'):match('run_id:(%w+)')
@@ -224,7 +276,7 @@ local function all_recovered(seen_since)
   return true
 end
 
--- Awaited are those that were seen not long before anybody was last: a store that was away saw nobody.
+-- The recovery waits for processes seen shortly before the last heartbeat of any: a store that was away saw nobody.
 local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recovery_ms)
   local somebody = redis.call('ZCARD', P .. 'processes') > 0
   local least_ms = restarted and somebody and LEAST_RECOVERY_MS or 0
@@ -235,7 +287,7 @@ local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recov
     'ends_at', digits(now + recovery_ms))
 end
 
--- The epoch's number, and whether it is recovering still.
+-- The epoch's number, and whether it is still recovering.
 local function epoch(now, recovery_ms)
   local key, run = P .. 'epoch', run_id()
   local known = redis.call('HMGET', key, 'number', 'run_id', 'heartbeat_at', 'ends_at')

@@ -1,5 +1,3 @@
--- Give a refresher's place back.
---
--- ARGV: client, runner.
+-- Give a runner's place back.
 
-return redis.call('ZREM', P .. 'runners:' .. ARGV[1], ARGV[2])
+return redis.call('ZREM', runners_key(client), runner)

@@ -1,20 +1,18 @@
 -- Store a grant that came from outside.
 --
--- ARGV: id, packed record, due, attention, version that it replaces ('' if it must be new).
--- Returns {verdict, version, lineage}: stored; exists; moved (another version is stored than the one named); descends
--- (what is stored was made from this very pair, which is dead by now); newer (so was what is stored).
-
-local id, packed, due, attention, replaces = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- Returns {verdict, version, lineage}. The verdicts: stored; exists; moved (another version is stored than the one to be
+-- replaced); descends (the stored pair was made from this very pair, which is dead by now); newer (the stored pair was
+-- issued later).
 
 local old = try(load, id)
-if old == nil and replaces == '' then return {'exists', 0, ''} end
+if old == nil and not replaces then return {'exists', 0, ''} end
 if old == nil then
   drop_unreadable(id)
-  old, replaces = false, ''
+  old, replaces = false, nil
 end
 local new = cmsgpack.unpack(packed)
 
--- Whoever refreshes the old pair keeps the lease until it is done; its outcome will find another lineage.
+-- Whoever refreshes the old pair keeps the lease until that is done; the outcome will find another lineage.
 local function keep_lease(before)
   new[LEASE_OWNER], new[LEASE_UNTIL] = before[LEASE_OWNER], before[LEASE_UNTIL]
   new[FENCE], new[LAST] = before[FENCE], before[LAST]
@@ -24,10 +22,10 @@ end
 if old then
   -- The same line sent twice, because the first reply was lost.
   if old[SEALED] == new[SEALED] then return {'stored', old[VERSION], old[LINEAGE]} end
-  if replaces == '' then return {'exists', old[VERSION], old[LINEAGE]} end
-  if old[VERSION] ~= tonumber(replaces) then return {'moved', old[VERSION], old[LINEAGE]} end
+  if not replaces then return {'exists', old[VERSION], old[LINEAGE]} end
+  if old[VERSION] ~= replaces then return {'moved', old[VERSION], old[LINEAGE]} end
   if old[LINEAGE] ~= new[LINEAGE] then
-    -- An old file or a repeated line must never put a dead pair in the place of a living one.
+    -- An old file or a repeated line must never replace a living pair with a dead one.
     if old[IMPORTED] == new[LINEAGE] then return {'descends', old[VERSION], old[LINEAGE]} end
     if new[ISSUED_AT] < old[ISSUED_AT] then return {'newer', old[VERSION], old[LINEAGE]} end
   else
@@ -36,7 +34,7 @@ if old then
   count(old[CLIENT], 'grants:' .. old[STATUS], -1)
   redis.call('ZREM', schedule_key(old[CLIENT]), id)
   keep_lease(old)
-elseif replaces ~= '' then
+elseif replaces then
   return {'moved', 0, ''}
 else
   local deleted = redis.call('GET', deleted_key(id))
@@ -47,6 +45,6 @@ redis.call('SADD', P .. 'clients', new[CLIENT])
 forget_unreadable(id)
 save(id, new)
 count(new[CLIENT], 'grants:' .. new[STATUS], 1)
-schedule(id, new, due)
-mark(id, attention)
+schedule(id, new, due_at)
+note_attention(id, attention_at)
 return {'stored', new[VERSION], new[LINEAGE]}

@@ -1,0 +1,96 @@
+"""Answers to write, and what stands in for the clock and for a disk that fails."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.core.events import Event, EventType
+from worker.core.grant import Grant, Status
+from worker.core.lifecycle import Change
+from worker.core.ports import Commit
+
+KEEP = 900.0
+PATIENCE_SECONDS = 20.0
+SEALED = b"sealed, and yet not for a log"
+
+
+def answer(fence: int, grant_id: str | None = None, *, size: int = 0) -> Commit:
+    """An answer for a grant of its own, unless one is named."""
+    grant_id = f"grant-{fence}" if grant_id is None else grant_id
+    grant = Grant(
+        id=grant_id,
+        client="acme",
+        status=Status.ACTIVE,
+        version=fence,
+        lineage=b"l" * 16,
+        sealed=SEALED + bytes(range(256)) + b"." * size,
+        issued_at=1,
+        access_expires_at=None,
+        refresh_issued_at=1,
+        refresh_expires_at=None,
+        authorized_at=None,
+        labels={"team": "blue"},
+    )
+    event = Event(EventType.GRANT_REFRESHED, f"{fence}.grant.refreshed", grant_id, 1, {"client": "acme"})
+    return Commit(fence, b"b" * 16, fence - 1, Status.ACTIVE, Change(grant, 2, None, event))
+
+
+def fences(commits: list[Commit]) -> list[int]:
+    return [commit.fence for commit in commits]
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.at = 100.0  # a machine that has just been started
+
+    def __call__(self) -> float:
+        return self.at
+
+
+class Syncs:
+    """The system call that puts data on the disk: counted, blocked, or failing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.begun = threading.Event()
+        self.failing: list[int] = []
+        self._may_end = threading.Event()
+        self._may_end.set()
+        self._real = os.fdatasync
+        monkeypatch.setattr(os, "fdatasync", self)
+
+    def __call__(self, descriptor: int) -> None:
+        self.count += 1
+        self.begun.set()
+        self._may_end.wait()
+        if self.failing:
+            raise OSError(self.failing.pop(), "Input/output error")
+        self._real(descriptor)
+
+    @asynccontextmanager
+    async def blocked_from(self, first: asyncio.Task[Any]) -> AsyncIterator[None]:
+        """From `first`'s sync on until the block ends, no sync returns."""
+        self.begun.clear()
+        self._may_end.clear()
+        try:
+            assert await asyncio.to_thread(self.begun.wait, PATIENCE_SECONDS), "nothing is synced"
+            assert not first.done()
+            yield
+        finally:
+            self._may_end.set()
+
+
+def make_old(path: Path) -> None:
+    os.utime(path, (0, 0))
+
+
+def segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.segment"))

@@ -1,0 +1,67 @@
+"""One commit as it stands in a journal: what a release wrote, every later one can read."""
+
+from dataclasses import replace
+
+import msgpack
+import pytest
+
+from worker.adapters.journal.format import VERSION, UnknownEntryError, pack, unpack
+from worker.core.events import Event, EventType
+from worker.core.grant import Grant, Status
+from worker.core.lifecycle import Change
+from worker.core.ports import Commit
+
+GRANT = Grant(
+    id="grant-1",
+    client="acme",
+    status=Status.FAILING,
+    version=12,
+    lineage=b"lineage",
+    sealed=b"sealed",
+    issued_at=13,
+    access_expires_at=14,
+    refresh_issued_at=15,
+    refresh_expires_at=16,
+    authorized_at=17,
+    scope="all",
+    labels={"team": "blue"},
+    streak=18,
+    reason="server_error",
+    in_doubt=True,
+    noticed_at=19,
+    root=b"root",
+    rejected_at=21,
+)
+EVENT = Event(EventType.GRANT_REFRESHED, "2.grant.refreshed", "grant-1", 20, {"client": "acme"})
+COMMIT = Commit(2, b"base", 3, Status.ACTIVE, Change(GRANT, due_at=4, attention_at=5, event=EVENT))
+
+GRANT_VALUES = [
+    *("grant-1", "acme", "failing", 12, b"lineage", b"sealed", 13, 14, 15, 16, 17),
+    *("all", {"team": "blue"}, 18, "server_error", True, 19, b"root", 21),
+]
+EVENT_VALUES = ["evergrant.grant.refreshed", "2.grant.refreshed", "grant-1", 20, {"client": "acme"}]
+VERSION_1 = [1, 2, b"base", 3, "active", 4, 5, GRANT_VALUES, EVENT_VALUES]
+
+
+def test_version_1_of_an_entry_is_written_field_by_field() -> None:
+    """Where a field is removed or moved, entries get a new version, and version 1 keeps a reader."""
+    assert VERSION == 1
+    assert msgpack.unpackb(pack(COMMIT)) == VERSION_1
+
+
+def test_version_1_of_an_entry_is_read() -> None:
+    assert unpack(msgpack.packb(VERSION_1)) == COMMIT
+
+
+def test_an_entry_from_before_a_field_was_added_is_read_without_it() -> None:
+    older = msgpack.packb([*VERSION_1[:7], GRANT_VALUES[:-1], EVENT_VALUES])
+    assert unpack(older) == replace(
+        COMMIT, change=replace(COMMIT.change, grant=replace(GRANT, rejected_at=None))
+    )
+
+
+@pytest.mark.parametrize("values", [GRANT_VALUES[:10], [*GRANT_VALUES, None]], ids=["fewer", "more"])
+def test_a_grant_with_other_fields_is_not_guessed_at(values: list[object]) -> None:
+    entry = msgpack.packb([*VERSION_1[:7], values, EVENT_VALUES])
+    with pytest.raises(UnknownEntryError):
+        unpack(entry)

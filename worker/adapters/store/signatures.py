@@ -1,0 +1,366 @@
+"""The arguments of each Lua script, declared once.
+
+A call is a named tuple: `scripts.run(signatures.Leave(owner="worker-1"))`. Its class names the
+script, its fields are the arguments. From the class come the packing here and the line of Lua that
+names the arguments there:
+
+    local owner = unpack(cmsgpack.unpack(ARGV[1]), 1, 1)
+
+Rules:
+- Numbers arrive as numbers, booleans as booleans, a sequence as a table, and `None` as nil. Text
+  and bytes are both Lua strings.
+- All arguments of a call travel as one MessagePack array: redis-py encodes each argument of a
+  command in Python, which for a commit took longer than sealing it.
+- A Lua number is a double. It holds every integer up to 2^53 exactly; fences, the largest, are near
+  1.8e15.
+- Unless a field says otherwise: an instant is Unix ms (`_at`), a duration is ms (`_ms`), and an
+  event is its JSON, or `None` where the change has none.
+"""
+
+import re
+from typing import Final, NamedTuple, get_args
+
+import msgpack
+
+
+class Claim(NamedTuple):
+    """Claim due grants of one client.
+
+    Attributes:
+        claim_id: names this attempt; a repeated claim gets the same leases.
+        limit: the most grants to claim.
+        rate: requests a second that the client may send; `None` for any number.
+        runner: the reserved place that this claim keeps; `None` where it has none.
+        recovered_epoch: the epoch in which this process finished its recovery.
+    """
+
+    client: str
+    claim_id: str
+    owner: str
+    limit: int
+    lease_ms: int
+    rate: float | None
+    runner: str | None
+    recovered_epoch: int
+    token_url: str
+
+
+class Lease(NamedTuple):
+    """Lease one grant, due or not; the fields are those of `Claim`."""
+
+    id: str
+    claim_id: str
+    owner: str
+    lease_ms: int
+    recovered_epoch: int
+
+
+class Reassert(NamedTuple):
+    """Take back a lease that the store may have forgotten.
+
+    Attributes:
+        until_at: when the lease ends.
+    """
+
+    id: str
+    fence: int
+    owner: str
+    until_at: int
+
+
+class Commit(NamedTuple):
+    """Store an answer.
+
+    Attributes:
+        fence: of the lease under which the answer was asked for.
+        base_lineage: of the refresh token that the answer was made from.
+        base_version: of the pair that the answer was made from.
+        base_status: of the grant when the change was decided.
+        issued_at: when the request for this answer left.
+        due_at: `None` for never.
+        attention_at: when something ends for the grant that may need a person; `None` if nothing does.
+        events_kept: about how many events the stream holds.
+        root: lineage of the pair that came from outside.
+    """
+
+    id: str
+    fence: int
+    base_lineage: bytes
+    base_version: int
+    base_status: str
+    sealed: bytes
+    lineage: bytes
+    issued_at: int
+    access_expires_at: int | None
+    refresh_issued_at: int
+    refresh_expires_at: int | None
+    scope: str | None
+    status: str
+    due_at: int | None
+    attention_at: int | None
+    event: bytes | None
+    events_kept: int
+    root: bytes
+
+
+class RecordOutcome(NamedTuple):
+    """Store an outcome that brought no tokens.
+
+    Attributes:
+        lineage: of the refresh token that was tried.
+        in_doubt: the reply may exist, and nobody knows it.
+        due_at: `None` for never.
+        attention_at: as in `Commit`.
+        answered_at: when the request left that the endpoint answered readably; `None` where it did not.
+        rejected_at: when the provider rejected the grant for the first time, where that awaits confirmation.
+    """
+
+    id: str
+    fence: int
+    lineage: bytes
+    status: str
+    streak: int
+    reason: str | None
+    in_doubt: bool
+    noticed_at: int | None
+    due_at: int | None
+    attention_at: int | None
+    event: bytes | None
+    events_kept: int
+    answered_at: int | None
+    rejected_at: int | None
+
+
+class RejectClient(NamedTuple):
+    """Pause a client whose credentials were refused.
+
+    Attributes:
+        grant: the grant whose refresh was refused so.
+        sent_at: when that request left.
+        is_probe: the grant was let through to probe the client.
+        first_probe_ms: until the first probe.
+        longest_probe_ms: the longest wait between two probes.
+    """
+
+    client: str
+    event: bytes
+    events_kept: int
+    event_id: str
+    grant: str
+    sent_at: int
+    is_probe: bool
+    first_probe_ms: int
+    longest_probe_ms: int
+    reason: str
+
+
+class AcceptClient(NamedTuple):
+    """Let a rejected client work again.
+
+    Attributes:
+        grant: the grant whose refresh was answered.
+    """
+
+    client: str
+    event: bytes
+    events_kept: int
+    event_id: str
+    grant: str
+
+
+class RecordFailure(NamedTuple):
+    """Attribute an attempt without a usable answer.
+
+    Attributes:
+        grant: the grant that was tried.
+        sent_at: when that request left.
+        is_probe: the grant was let through to probe the endpoint.
+        is_failure: false where the endpoint works and only wants fewer requests.
+        throttled: the endpoint told the client to wait.
+        retry_after_ms: for how long; `None` where it did not say.
+        chance: 0 to 1, spreads the waits.
+        first_probe_ms: until the first probe.
+        longest_probe_ms: the longest wait between two probes.
+    """
+
+    token_url: str
+    event: bytes
+    events_kept: int
+    event_id: str
+    grant: str
+    client: str
+    sent_at: int
+    is_probe: bool
+    reason: str
+    is_failure: bool
+    throttled: bool
+    retry_after_ms: int | None
+    chance: float
+    first_probe_ms: int
+    longest_probe_ms: int
+
+
+class RecordRecovery(NamedTuple):
+    """Let an unavailable endpoint be used again.
+
+    Attributes:
+        grant: the grant whose refresh was answered.
+    """
+
+    token_url: str
+    event: bytes
+    events_kept: int
+    event_id: str
+    grant: str
+
+
+class ReserveRunners(NamedTuple):
+    """Reserve runners for what one client has due.
+
+    Attributes:
+        share: due grants that one runner takes on.
+        place_ms: how long a place is kept for a runner that does not claim.
+        candidates: ids of new runners, as many as the client may have at once.
+    """
+
+    client: str
+    share: int
+    place_ms: int
+    candidates: tuple[str, ...]
+
+
+class ReleaseRunner(NamedTuple):
+    """Give a runner's place back."""
+
+    client: str
+    runner: str
+
+
+class Heartbeat(NamedTuple):
+    """Say that a process lives.
+
+    Attributes:
+        recovery_ms: the longest that a recovery takes.
+        trouble: what keeps the process from claiming; `None` if nothing does.
+    """
+
+    owner: str
+    recovery_ms: int
+    trouble: str | None
+
+
+class FinishRecovery(NamedTuple):
+    """Say that a process has given back what it knows.
+
+    Attributes:
+        recovery_ms: the longest that a recovery takes.
+        known_epoch: the epoch that the process recovered in.
+    """
+
+    owner: str
+    recovery_ms: int
+    known_epoch: int
+
+
+class Leave(NamedTuple):
+    """Say that a process is gone."""
+
+    owner: str
+
+
+class ImportGrant(NamedTuple):
+    """Store a grant that came from outside.
+
+    Attributes:
+        packed: its record.
+        due_at: `None` for never.
+        attention_at: as in `Commit`.
+        replaces: the version that must be stored; `None` where the grant must be new.
+    """
+
+    id: str
+    packed: bytes
+    due_at: int | None
+    attention_at: int | None
+    replaces: int | None
+
+
+class PauseGrant(NamedTuple):
+    """Take a grant out of the schedule."""
+
+    id: str
+
+
+class ResumeGrant(NamedTuple):
+    """Put a paused or failed grant back into the schedule."""
+
+    id: str
+
+
+class DeleteGrant(NamedTuple):
+    """Delete a grant."""
+
+    id: str
+
+
+class NoteUnreadable(NamedTuple):
+    """Note that a grant's record could not be read."""
+
+    id: str
+
+
+Call = (
+    Claim
+    | Lease
+    | Reassert
+    | Commit
+    | RecordOutcome
+    | RejectClient
+    | AcceptClient
+    | RecordFailure
+    | RecordRecovery
+    | ReserveRunners
+    | ReleaseRunner
+    | Heartbeat
+    | FinishRecovery
+    | Leave
+    | ImportGrant
+    | PauseGrant
+    | ResumeGrant
+    | DeleteGrant
+    | NoteUnreadable
+)
+
+
+def _script_name(kind: type[Call]) -> str:
+    """`RecordOutcome` calls `lua/record_outcome.lua`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+SIGNATURES: Final[dict[str, type[Call]]] = {_script_name(kind): kind for kind in get_args(Call)}
+_NAMES: Final = {kind: name for name, kind in SIGNATURES.items()}
+
+
+def name_of(call: Call) -> str:
+    """The script that a call runs."""
+    return _NAMES[type(call)]
+
+
+def pack(call: Call) -> bytes:
+    """The one argument of a call.
+
+    Raises:
+        UnicodeEncodeError: a text holds what UTF-8 cannot, a lone surrogate.
+    """
+    # The old raw type for strings: the one that every cmsgpack reads.
+    packed: bytes = msgpack.packb(call, use_bin_type=False)
+    return packed
+
+
+def lua_arguments(name: str) -> str:
+    """The line of Lua that names a script's arguments.
+
+    The number of arguments is said, because a nil among them would end the list.
+    """
+    fields = SIGNATURES[name]._fields
+    return f"local {', '.join(fields)} = unpack(cmsgpack.unpack(ARGV[1]), 1, {len(fields)})\n"

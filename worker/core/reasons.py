@@ -1,0 +1,112 @@
+"""Every reason that Evergrant gives: why a grant is due, why it is failing or failed, which end comes.
+
+Rules:
+- One word, one meaning, everywhere: stored records, events, `status`, `grants show`, logs and metrics
+  use these.
+- What a reason means and what to do about it stands here, once. `docs/events.md` and `status` are made
+  from it.
+- A reason is added, never renamed: consumers match on it.
+
+What a server or the wire said in its own words (`invalid_client`, `http_502`, `timeout`) is no reason of
+ours. It stands in an event's `detail`, and is the reason of a client's or a provider's event.
+"""
+
+from enum import StrEnum
+from typing import Self
+
+
+class Reason(StrEnum):
+    """One word for why.
+
+    Attributes:
+        meaning: what it says, as the end of a sentence.
+        advice: what a person does about it; empty where nothing is to be done.
+    """
+
+    meaning: str
+    advice: str
+
+    # What stands behind each word below: its value, its meaning, its advice.
+    def __new__(cls, value: str, meaning: str, advice: str = "") -> Self:  # noqa: D102 it is the enum's own constructor
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        member.advice = advice
+        return member
+
+    # Why a grant is due.
+    NO_ACCESS_TOKEN = "no_access_token", "it has no access token that works"
+    RETRY = "retry", "its last attempt failed and is tried again"
+    ACCESS_TOKEN_SHARE = "access_token_share", "this share of its access token's life is over"
+    ACCESS_TOKEN_FLOOR = "access_token_floor", "its access token ends within the least margin"
+    REFRESH_TOKEN_SHARE = "refresh_token_share", "this share of its refresh token's life is over"
+    ACCESS_TOKEN_END = "access_token_end", "its access token ends, and it cannot be refreshed"
+    NOTHING_EXPIRES = "nothing_expires", "nothing of it ends"
+
+    # Why it is failing: an attempt brought no tokens, and another follows.
+    REJECTED = "rejected", "the provider rejected the refresh token once; a second try is on its way"
+    UNAVAILABLE = (
+        "unavailable",
+        (
+            "no usable answer came, while the same endpoint answered others; or, with detail"
+            " `client_not_confirmed`, the provider refused in words that may mean the grant or the client,"
+            " and would not say which"
+        ),
+    )
+    REPLY_UNKNOWN = (
+        "reply_unknown",
+        "no usable answer came although the request was sent: it may have been acted on",
+    )
+    CANNOT_UNSEAL = (
+        "cannot_unseal",
+        "no key in `EVERGRANT_KEYS` opens its stored tokens",
+        "Put that key back into EVERGRANT_KEYS and restart the workers.",
+    )
+
+    # Why it failed: its person is needed.
+    REVOKED = "revoked", "the provider rejected the refresh token twice", "The person must connect again."
+    REFRESH_TOKEN_EXPIRED = (
+        "refresh_token_expired",
+        "rejected, and its refresh token's end had passed",
+        "The person must connect again.",
+    )
+    REPLY_LOST = (
+        "reply_lost",
+        "the provider rotated the tokens and its reply never arrived",
+        "The person must connect again: the provider's reply was lost on the way.",
+    )
+    ACCESS_TOKEN_EXPIRED = (
+        "access_token_expired",
+        "the grant had no refresh token and its access token has ended",
+        "The person must connect again: this grant has no refresh token.",
+    )
+    INVALID_REQUEST = (
+        "invalid_request",
+        "the provider calls our request invalid",
+        "Compare the client's settings with the provider's documentation.",
+    )
+
+    # Which end comes that no refresh can move; the first is also why a grant failed.
+    ABSOLUTE_LIMIT = (
+        "absolute_limit",
+        "the provider ends every consent then",
+        "The person must connect again: the provider ends every consent after this time.",
+    )
+    NO_REFRESH_TOKEN = (
+        "no_refresh_token",
+        "the access token ends and there is nothing to refresh it with",
+        "The person must connect again before then.",
+    )
+    REFRESH_TOKEN_LIMIT = (
+        "refresh_token_limit",
+        "the refresh token ends and refreshing does not extend it",
+        "The person must connect again before then.",
+    )
+
+
+FAILING = (Reason.REJECTED, Reason.UNAVAILABLE, Reason.REPLY_UNKNOWN, Reason.CANNOT_UNSEAL)
+FAILED = (
+    *(Reason.REVOKED, Reason.REFRESH_TOKEN_EXPIRED, Reason.ABSOLUTE_LIMIT, Reason.REPLY_LOST),
+    *(Reason.ACCESS_TOKEN_EXPIRED, Reason.INVALID_REQUEST),
+)
+EXPIRING = (Reason.NO_REFRESH_TOKEN, Reason.ABSOLUTE_LIMIT, Reason.REFRESH_TOKEN_LIMIT)

@@ -1,0 +1,249 @@
+"""Find out whose failure it was: the grant's, the client's or the endpoint's.
+
+Rules:
+- A refusal that may mean the grant or the client is checked: a client-credentials request asks about the
+  client alone. One check serves every request that left before it, for a wrong secret is met by many at once.
+- A refused client is paused before its grant is put back, so nothing can claim the grant in between.
+  Where the store knows that the client is well, the refusal is the grant's own.
+- An attempt without a readable reply is compared with others at the same endpoint: it is the grant's
+  only where they were answered meanwhile.
+- On demand a refusal pauses nobody: whoever asked may have other settings than the workers.
+- What the server said to a half-open probe lets its client or its endpoint work again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from worker.core import lifecycle
+from worker.core.events import EventType, client_event, provider_event
+from worker.core.outcomes import (
+    AttemptOutcome,
+    ClientNotConfirmed,
+    ClientRejected,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Unavailable,
+    Unknown,
+)
+from worker.core.ports import (
+    ClientCheck,
+    Clock,
+    FailureOf,
+    Lease,
+    Refusal,
+    Store,
+    TokenEndpoint,
+)
+from worker.core.providers import Client
+from worker.refreshing.patience import until_stored
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt that brought no tokens.
+
+    Attributes:
+        sent_at: when its first request left, Unix ms.
+        in_doubt: an earlier request with this refresh token may have been acted on.
+        on_demand: somebody asked for it.
+        lost: what was unknown of its first reply, where the token was sent twice.
+    """
+
+    lease: Lease
+    client: Client
+    sent_at: int
+    in_doubt: bool
+    on_demand: bool
+    lost: Unknown | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt that brought no tokens, and whose failure that is.
+
+    Attributes:
+        outcome: what it turned out to be.
+        is_the_grants: it is held against the grant, which is else put back as it was.
+        claims_stop: for now nothing more of this client is to be sent.
+    """
+
+    outcome: AttemptOutcome
+    is_the_grants: bool
+    claims_stop: bool = False
+
+
+class Attribution:
+    """Finds out whose failure it was, and has the store remember it.
+
+    Args:
+        store: remembers failures, pauses clients, opens breakers.
+        endpoint: is asked about a client alone.
+        clock: the store's.
+        chance: 0 to 1, for the jitter.
+        patience_seconds: how long anything is offered to a store that is away.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        endpoint: TokenEndpoint,
+        clock: Clock,
+        chance: Callable[[], float],
+        patience_seconds: float,
+    ) -> None:
+        self._store = store
+        self._endpoint = endpoint
+        self._clock = clock
+        self._chance = chance
+        self._patience_seconds = patience_seconds
+        self._checks: dict[str, _Check] = {}  # the last one of each client
+
+    async def find_out(self, attempt: Attempt, failure: Outcome) -> FailedAttempt:
+        """Whose failure it was.
+
+        Raises:
+            StoreUnavailableError: the store stayed away; the lease brings the grant back.
+        """
+        if isinstance(failure, Rejected) and failure.ambiguous:
+            return await self._of_any(attempt, await self._tell_apart(failure, attempt))
+        return await self._of_any(attempt, failure)
+
+    async def note_recovery(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
+        """Let a client or an endpoint work again whose half-open probe got a readable answer.
+
+        The rejection of a token whose first reply was lost is none: the provider may lose all of its replies.
+        """
+        lease, client = attempt.lease, attempt.client
+        if lease.client_probe and isinstance(outcome, Refreshed | Rejected):
+            await self.accept_client(lease, client)
+        if isinstance(outcome, Rejected) and attempt.lost is not None:
+            return
+        if lease.endpoint_probe and isinstance(outcome, Refreshed | Rejected | ClientRejected):
+            await self._record_recovery(lease, client)
+
+    async def accept_client(self, lease: Lease, client: Client) -> None:
+        """Let a rejected client work again, if it was rejected."""
+        now = self._clock.now()
+        event = client_event(EventType.CLIENT_RECOVERED, client, attempt=lease.fence, now=now)
+        if await self._until_stored(partial(self._store.accept_client, client, event, lease)):
+            log.info("client.recovered", client=client.name)
+
+    async def _of_any(self, attempt: Attempt, failure: Outcome | ClientNotConfirmed) -> FailedAttempt:
+        match failure:
+            case Rejected():
+                return FailedAttempt(
+                    failure, is_the_grants=True, claims_stop=await self._replies_are_lost(attempt)
+                )
+            case ClientRejected():
+                return await self._of_client(attempt, failure)
+            case ClientNotConfirmed():
+                return FailedAttempt(failure, is_the_grants=True)
+            case Unavailable() | Unknown():
+                whose, claims_stop = await self._record_failure(attempt, failure)
+                return FailedAttempt(failure, whose is FailureOf.GRANT, claims_stop)
+            case Refreshed():
+                raise ValueError("tokens are no failure")
+
+    async def _replies_are_lost(self, attempt: Attempt) -> bool:
+        """Count a lost first reply against the endpoint, although the second one rejected the token.
+
+        The server used the token up and its reply could not be read. Where it does so with every grant,
+        the breaker has to open before all of them are lost.
+        """
+        if attempt.lost is None:
+            return False
+        _, claims_stop = await self._record_failure(attempt, attempt.lost)
+        return claims_stop
+
+    async def _of_client(self, attempt: Attempt, refusal: ClientRejected) -> FailedAttempt:
+        if attempt.on_demand:
+            return FailedAttempt(refusal, is_the_grants=False)
+        client = attempt.client
+        event = client_event(
+            EventType.CLIENT_REJECTED,
+            client,
+            attempt=attempt.lease.fence,
+            now=self._clock.now(),
+            reason=refusal.code,
+        )
+        reject = partial(self._store.reject_client, client, event, attempt.lease, sent_at=attempt.sent_at)
+        verdict = await self._until_stored(reject)
+        if verdict is Refusal.CHANGED:
+            log.warning("client.rejected", client=client.name, code=refusal.code)
+        if verdict is Refusal.GRANT:
+            return FailedAttempt(Rejected(refusal.code), is_the_grants=True)
+        # Accepted again meanwhile or not: what awaits its turn has the same credentials.
+        return FailedAttempt(refusal, is_the_grants=False, claims_stop=True)
+
+    async def _record_failure(
+        self, attempt: Attempt, failure: Unavailable | Unknown
+    ) -> tuple[FailureOf, bool]:
+        """Whose it is that no readable reply came, and whether claims of this client stop.
+
+        What is asked for by `Retry-After` holds the whole client.
+        """
+        lease, client, now = attempt.lease, attempt.client, self._clock.now()
+        event = provider_event(
+            EventType.PROVIDER_UNAVAILABLE, client, attempt=lease.fence, now=now, reason=failure.detail
+        )
+        record = partial(
+            self._store.record_failure,
+            client,
+            event,
+            lease,
+            sent_at=attempt.sent_at,
+            retry_after_ms=lifecycle.throttle_ms(failure),
+            throttled=isinstance(failure, Unavailable) and failure.throttled,
+            chance=self._chance(),
+        )
+        verdict = await self._until_stored(record)
+        return verdict.whose, verdict.claims_stop
+
+    async def _record_recovery(self, lease: Lease, client: Client) -> None:
+        now = self._clock.now()
+        event = provider_event(EventType.PROVIDER_RECOVERED, client, attempt=lease.fence, now=now)
+        if await self._until_stored(partial(self._store.record_recovery, client, event, lease)):
+            log.info("provider.recovered", endpoint=client.token_url)
+
+    async def _tell_apart(self, refusal: Rejected, attempt: Attempt) -> Outcome | ClientNotConfirmed:
+        """Whether an ambiguous refusal meant the grant or the client."""
+        match await self._check(attempt.client, attempt.sent_at):
+            case ClientCheck.ACCEPTED:
+                return replace(refusal, ambiguous=False)
+            case ClientCheck.REJECTED:
+                return ClientRejected(refusal.code)
+            case ClientCheck.UNKNOWN:
+                return ClientNotConfirmed(refusal.code)
+
+    async def _check(self, client: Client, sent_at: int) -> ClientCheck:
+        """Ask about the client, or share a check that left after this request.
+
+        An older check proves nothing: the secret may have changed since.
+        """
+        known = self._checks.get(client.name)
+        if known is None or known.client != client or known.at <= sent_at:
+            now = self._clock.now()
+            known = _Check(client, now, asyncio.create_task(self._endpoint.check(client, now)))
+            self._checks[client.name] = known
+        return await asyncio.shield(known.task)
+
+    async def _until_stored(self, offer: Callable[[], Awaitable[T]]) -> T:
+        return await until_stored(offer, self._patience_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    client: Client
+    at: int
+    task: asyncio.Task[ClientCheck]
