@@ -216,20 +216,17 @@ async def test_an_answer_for_a_grant_that_is_gone_is_told_so(subject: Subject) -
 # Outcomes without tokens
 
 
-async def test_a_rejection_fails_its_grant_takes_it_out_of_work_and_tells(subject: Subject) -> None:
-    now = await subject.now()
-    failing = replace(a_grant("one", now), status=Status.FAILING, streak=1, reason="rejected")
-    await subject.put(failing, now)
-    lease = await _lease(subject)
-    change = failure(lease, CLIENT, Rejected("invalid_grant"), await subject.now())
+async def test_a_rejection_that_comes_twice_takes_its_grant_out_of_work_and_tells(subject: Subject) -> None:
+    await _due(subject, "one")
+    for _ in range(2):
+        lease, now = await _lease(subject), await subject.now()
+        change = failure(lease, CLIENT, Rejected("invalid_grant"), now)
+        assert await subject.store.record_outcome(lease, change, answered_at=now) is Verdict.STORED
 
-    verdict = await subject.store.record_outcome(lease, change, answered_at=now)
-
-    assert verdict is Verdict.STORED
     stored = await subject.found("one")
-    assert stored.grant.status is change.grant.status is Status.FAILED
+    assert stored.grant.status is Status.FAILED
     assert (stored.due_at, stored.lease_until) == (None, None)
-    assert await subject.events() == ["evergrant.grant.failed"]
+    assert await subject.events() == ["evergrant.grant.failing", "evergrant.grant.failed"]
 
 
 async def test_a_grant_that_is_put_back_is_due_when_it_was_said_and_nothing_is_told(
