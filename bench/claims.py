@@ -32,7 +32,8 @@ from worker.core.ports import Claim
 from worker.core.providers import Client
 from worker.fleet.sweeping import reserve_runners
 from worker.refreshing.drain import CHUNK
-from worker.runtime.assembly import Runtime, deploy, open_runtime
+from worker.runtime.assembly import Runtime, open_runtime
+from worker.runtime.deployment import deploy
 
 SIZES: Final = (50, CHUNK)  # of a claim in a fleet that is in step, and of one that works off a backlog
 REPEATS: Final = 200

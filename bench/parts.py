@@ -22,7 +22,8 @@ from worker.core.grant import TokenPair
 from worker.core.outcomes import Refreshed
 from worker.core.ports import Commit, Lease
 from worker.refreshing.drain import CHUNK
-from worker.runtime.assembly import Runtime, deploy, open_runtime
+from worker.runtime.assembly import Runtime, open_runtime
+from worker.runtime.deployment import deploy
 from worker.runtime.process import spare_the_collector
 
 AT_ONCE: Final = 100

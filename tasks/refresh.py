@@ -3,15 +3,14 @@
 import time
 from typing import Any
 
-from celery import shared_task
-
-from worker.celery import this_process
+from worker.celery import app
 from worker.fleet.sweeping import run_refresher
-from worker.runtime.assembly import RUN_SECONDS
+from worker.runtime.celery_worker import this_process
 from worker.runtime.process import should_stop
+from worker.runtime.timing import RUN_SECONDS
 
 
-@shared_task(name="tasks.refresh", bind=True)
+@app.task(name="tasks.refresh", bind=True)
 def refresh(self: Any, client: str) -> None:
     """Pull what is due for a while; the next sweep goes on where this one stopped."""
     end = time.monotonic() + RUN_SECONDS

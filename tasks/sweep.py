@@ -1,13 +1,12 @@
 """`tasks.sweep`: count what is due per client and start as many `tasks.refresh` as it takes."""
 
-from celery import shared_task
-
 from tasks.refresh import refresh
-from worker.celery import this_process
+from worker.celery import app
 from worker.fleet.sweeping import reserve_runners
+from worker.runtime.celery_worker import this_process
 
 
-@shared_task(name="tasks.sweep")
+@app.task(name="tasks.sweep")
 def sweep() -> None:
     """Start refreshers; two sweeps at once start no more than one would."""
     for client, runner in this_process.run(reserve_runners):

@@ -12,7 +12,7 @@ from config import load_settings
 from tests.support.callables import Build
 from tests.support.live import LiveDeployment
 from worker.adapters.embedded import EmbeddedServerError
-from worker.runtime.assembly import lease_ms
+from worker.runtime.timing import lease_ms
 
 SLOW_MACHINE_SECONDS = 15.0  # for a new worker to start, and a sweep
 

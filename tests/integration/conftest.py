@@ -66,10 +66,9 @@ from worker.core.policy import Rules
 from worker.core.ports import Clients, Commit, Committed, Lease
 from worker.core.providers import OAUTH2, Client
 from worker.core.registry import ImportVerdict
-from worker.recovery.presence import Presence
 from worker.refresher import Effort, Refresher
-from worker.refreshing.answers import Answers
-from worker.runtime.assembly import ConfiguredClients
+from worker.runtime.assembly import Ports, assemble
+from worker.runtime.clients import ConfiguredClients
 from worker.sandbox.client import Sandbox
 
 JOURNAL_SECONDS = 900.0
@@ -438,36 +437,38 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
             store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
             journal = Journal(root, owner, keep_seconds, now)
             opened.push_async_callback(journal.close)
-            observer = LogObserver()
-            answers = Answers(store=store, journal=journal, sealer=sealer, observer=observer)
-            refresher = Refresher(
-                store=store,
-                endpoint=await opened.enter_async_context(endpoint),
-                sealer=sealer,
-                journal=journal,
-                answers=answers,
-                clients=NoClients() if isinstance(clients, list) else clients,
-                clock=clock,
-                rules=RULES,
-                observer=observer,
-                chance=lambda: chance,
-                effort=Effort(
-                    in_flight=in_flight,
-                    request_ms=int(timeout_seconds * 1000) if request_ms is None else request_ms,
-                ),
-            )
             directory = JournalDirectory(root, keep_seconds, now)
             opened.callback(directory.close)
-            presence = Presence(
-                owner=owner,
-                store=store,
-                answers=answers,
-                journal=journal,
-                directory=directory,
-                held=refresher.held,
-                examine=examine,
+            process = assemble(
+                Ports(
+                    owner=owner,
+                    store=store,
+                    endpoint=await opened.enter_async_context(endpoint),
+                    sealer=sealer,
+                    journal=journal,
+                    directory=directory,
+                    clients=NoClients() if isinstance(clients, list) else clients,
+                    clock=clock,
+                    rules=RULES,
+                    chance=lambda: chance,
+                    observer=LogObserver(),
+                    effort=Effort(
+                        in_flight=in_flight,
+                        request_ms=int(timeout_seconds * 1000) if request_ms is None else request_ms,
+                    ),
+                    examine=examine,
+                )
             )
-            return Member(owner, store, clock, journal, directory, answers, refresher, presence)
+            return Member(
+                owner,
+                store,
+                clock,
+                journal,
+                directory,
+                process.answers,
+                process.refresher,
+                process.membership,
+            )
 
         yield build
 
@@ -479,9 +480,9 @@ async def open_refresher(open_member: OpenMember) -> AsyncIterator[OpenRefresher
 
         async def build(clients: ConfiguredClients, **options: Any) -> Refresher:
             member = await open_member(clients, **options)
-            await member.presence.heartbeat()
-            assert await member.presence.recover()
-            await opened.enter_async_context(member.presence.kept())
+            await member.membership.beat()
+            assert await member.membership.recover()
+            await opened.enter_async_context(member.membership.kept())
             return member.refresher
 
         yield build

@@ -22,8 +22,8 @@ from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
 from worker.fleet import tokens
 from worker.fleet.tokens import AnswerLeftError, RefreshFailedError, refresh_now
 from worker.refresher import Effort
-from worker.runtime import assembly
-from worker.runtime.assembly import Runtime
+from worker.runtime.assembly import Runtime, open_runtime
+from worker.runtime.deployment import deploy
 from worker.sandbox.client import Sandbox
 
 PATIENCE_SECONDS = 60.0
@@ -40,8 +40,8 @@ async def runtime(
     monkeypatch.setenv("EVERGRANT_NAMESPACE", prefix.strip("{}:"))
     monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + b64encode(bytes(32)).decode())
     monkeypatch.setenv("EVERGRANT_DATA_DIR", str(tmp_path / "data"))
-    deployment = assembly.deploy(load_settings(), lambda _: None)
-    async with assembly.open_runtime(deployment) as opened:
+    deployment = deploy(load_settings(), lambda _: None)
+    async with open_runtime(deployment) as opened:
         yield opened
 
 
@@ -51,8 +51,8 @@ def clients(configure: Configure, sandbox: Sandbox) -> Any:
 
 
 async def _agree(member: Member) -> None:
-    await member.presence.heartbeat()
-    await member.presence.recover()
+    await member.membership.beat()
+    await member.membership.recover()
 
 
 async def test_it_waits_while_the_store_settles(

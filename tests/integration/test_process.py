@@ -33,9 +33,11 @@ from worker.adapters.store.registry import RedisRegistry
 from worker.core.ports import Commit, Recovering, StoreUnavailableError
 from worker.fleet import sweeping
 from worker.fleet.sweeping import run_refresher
-from worker.runtime import assembly, process
-from worker.runtime.assembly import Deployment, Runtime
+from worker.runtime import deployment, process
+from worker.runtime.assembly import Runtime
+from worker.runtime.deployment import Deployment
 from worker.runtime.process import Process, should_stop
+from worker.runtime.store_checks import check_store
 from worker.sandbox.client import Sandbox
 
 PATIENCE_SECONDS = 60.0
@@ -46,7 +48,7 @@ Spawn = Callable[..., subprocess.Popen[str]]
 
 def deploy() -> Deployment:
     """As the settings in the environment say."""
-    return assembly.deploy(load_settings(), _say_nothing)
+    return deployment.deploy(load_settings(), _say_nothing)
 
 
 def _say_nothing(_: str) -> None:
@@ -310,7 +312,7 @@ def test_a_store_that_was_away_when_a_process_began_is_examined_when_it_is_there
     def troubles(store: Any) -> list[bytes]:
         return list(store.hvals(f"{prefix}troubles"))
 
-    assert assembly.check_store(deploy()) == []
+    assert check_store(deploy()) == []
     ours.start()
     for _ in range(2):
         with start_store(maxmemory_policy="allkeys-lru") as store:
@@ -334,7 +336,7 @@ async def test_what_a_store_does_not_promise_is_said_once_until_something_else_i
 
     with start_store() as store:
         async with Redis.from_url(os.environ["EVERGRANT_REDIS_URL"]) as connection:
-            assert await asyncio.to_thread(assembly.check_store, deploy()) == [is_off]
+            assert await asyncio.to_thread(check_store, deploy()) == [is_off]
             for told_at_start, setting in ([], "no"), ([is_off], "no"), ([is_off], "yes"):
                 store.config_set("appendonly", setting)
                 watch = DurabilityWatch(connection, None, told_at_start)
@@ -456,12 +458,12 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     async with asyncio.timeout(PATIENCE_SECONDS):
         await dead.wait()
     one = await open_member(settled_in)
-    await one.presence.heartbeat()
+    await one.membership.beat()
     stored = await registry.find(grant.id)
     assert stored is not None
     assert stored.grant.version == 0
 
-    await one.presence.recover()
+    await one.membership.recover()
 
     stored = await registry.find(grant.id)
     assert stored is not None
@@ -505,7 +507,7 @@ def drain_with_a_child() -> None:
 def refresh_as_a_task(task_id: str) -> None:
     """What a worker's child does with a message."""
     from tasks.refresh import refresh  # noqa: PLC0415 it reads the settings
-    from worker.celery import this_process  # noqa: PLC0415 the same
+    from worker.runtime.celery_worker import this_process  # noqa: PLC0415 the same
 
     refresh.apply(args=("acme",), task_id=task_id, throw=True)
     this_process.close()

@@ -139,8 +139,8 @@ def let_the_least_pass(redis: Any, prefix: str) -> Step:
 
 
 async def _agree(member: Member) -> bool:
-    await member.presence.heartbeat()
-    agrees: bool = await member.presence.recover()
+    await member.membership.beat()
+    agrees: bool = await member.membership.recover()
     return agrees
 
 
@@ -311,7 +311,7 @@ async def test_what_a_disk_refused_is_put_there_while_the_store_is_away_too(
         assert [commit.fence for commit in one.answers.off_disk] == [lease.fence]
 
         with pytest.raises(StoreUnavailableError):
-            await one.presence.recover()
+            await one.membership.recover()
 
         assert one.answers.off_disk == []
         assert one.answers.waiting == 1
@@ -336,11 +336,11 @@ async def test_what_a_store_forgot_before_it_was_away_for_longer_than_the_retent
     await one.answers.keep(sealed_answer(lease, "r1", by=one))
     async with redis_away():
         with suppress(StoreUnavailableError):
-            await one.presence.heartbeat()
+            await one.membership.beat()
         for _ in range(2):  # the segment is closed, and would be removed
             seconds[0] += 21 * 60
             with suppress(StoreUnavailableError):
-                await one.presence.recover()
+                await one.membership.recover()
     await go_back()
 
     await _agree(one)
@@ -528,10 +528,10 @@ async def test_an_answer_is_given_back_before_its_process_confirms(
         confirmed = await redis.sismember(f"{prefix}recovered", one.owner)
         seen.append((bool(confirmed), (await _find(registry)).version))
 
-    await one.presence.heartbeat()
+    await one.membership.beat()
     gate.watch = look
-    await one.presence.recover()
-    await one.presence.heartbeat()
+    await one.membership.recover()
+    await one.membership.beat()
 
     assert (False, 0) in seen
     assert (True, 0) not in seen
@@ -561,7 +561,7 @@ async def test_an_answer_that_waits_is_offered_before_anybody_claims_after_a_sil
         assert not await _agree(other)
         assert await claim(other) == []
         with pytest.raises(StoreUnavailableError):
-            await one.presence.recover()
+            await one.membership.recover()
 
     assert await _agree(one)
 
@@ -587,7 +587,7 @@ async def test_an_answer_that_waits_is_offered_in_the_same_epoch_too(
     async with redis_away():
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
 
-    await one.presence.recover()
+    await one.membership.recover()
 
     assert one.answers.waiting == 0
     assert (await _find(registry)).version == 1
@@ -761,10 +761,10 @@ async def test_a_lease_is_taken_back_before_its_holder_confirms(
         confirmed = await redis.sismember(f"{prefix}recovered", one.owner)
         seen.append((bool(confirmed), stored.lease_until is not None))
 
-    await one.presence.heartbeat()
+    await one.membership.beat()
     gate.watch = look
-    await one.presence.recover()
-    await one.presence.heartbeat()
+    await one.membership.recover()
+    await one.membership.beat()
     gate.watch = None
     let_go.set()
     await draining
@@ -806,7 +806,7 @@ async def test_the_journal_of_a_process_that_died_ends_the_waiting_for_it(
     assert not await _agree(one)  # it may be alive
     await dying.die()
 
-    await one.presence.recover()
+    await one.membership.recover()
 
     assert await _agree(other)
     assert await present() == {one.owner, other.owner}
@@ -836,8 +836,8 @@ async def test_a_dead_process_is_said_to_be_gone_only_when_its_answers_were_give
         seen.append((dying.owner in await present(), (await _find(registry)).version))
 
     gate.watch = look
-    await one.presence.recover()
-    await one.presence.heartbeat()
+    await one.membership.recover()
+    await one.membership.beat()
 
     assert (False, 0) not in seen
     assert seen[-1] == (False, 1)
@@ -884,7 +884,7 @@ async def test_an_adopter_that_dies_is_followed_by_another(
     await dying.die()
     async with redis_away():
         with pytest.raises(StoreUnavailableError):
-            await new_owner.presence.recover()
+            await new_owner.membership.recover()
     await _agree(next_one)
     assert (await _find(registry)).version == 0  # the new_owner holds it, and may be about to give it back
     await new_owner.die()
@@ -911,9 +911,9 @@ async def test_an_adopter_that_lost_the_store_goes_on_when_it_is_back(
     await dying.die()
     async with redis_away():
         with pytest.raises(StoreUnavailableError):
-            await new_owner.presence.recover()
+            await new_owner.membership.recover()
 
-    await new_owner.presence.recover()
+    await new_owner.membership.recover()
 
     assert (await _find(registry)).version == 1
 
@@ -1031,9 +1031,9 @@ async def test_journals_that_were_removed_cost_a_new_epoch_nothing(
         await _agree(one)
         assert [path.name for path in journals.iterdir()] == [one.owner]
         await silence()
-        await one.presence.heartbeat()
+        await one.membership.beat()
         requests[-1] = 0
-        await one.presence.recover()
+        await one.membership.recover()
 
     assert requests[0] == requests[1] > 0
 
@@ -1217,7 +1217,7 @@ async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_s
         for _ in range(2):
             await _agree(one)
         assert await claim(one) == []
-        await one.presence.heartbeat()
+        await one.membership.beat()
         assert await redis.hgetall(f"{prefix}troubles") == {one.owner.encode(): b"it evicts"}
 
         found["against it"] = ""
@@ -1226,7 +1226,7 @@ async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_s
 
     assert looks == ["it evicts"] * 3 + [""]
     assert len(await claim(one)) == 1
-    await one.presence.heartbeat()
+    await one.membership.beat()
     assert await redis.exists(f"{prefix}troubles") == 0
     told = [(log["event"], log["log_level"]) for log in logs if log["event"].startswith("claims")]
     assert told == [("claims.stopped", "error"), ("claims.go_on", "info")]
@@ -1256,7 +1256,7 @@ async def test_a_process_leaves_though_a_look_at_the_store_loses_its_cancellatio
         return ""
 
     one = await open_member([], examine=examine)
-    async with asyncio.timeout(PATIENCE_SECONDS), one.presence.kept():
+    async with asyncio.timeout(PATIENCE_SECONDS), one.membership.kept():
         await looking.wait()
         assert one.owner in await present()
 
@@ -1291,7 +1291,7 @@ async def test_a_store_that_is_refused_is_given_back_what_it_forgot_and_once_onl
         asked.append(request)
 
     gate.watch = note
-    assert not await one.presence.recover()
+    assert not await one.membership.recover()
     assert asked == []
 
 
@@ -1349,7 +1349,7 @@ async def test_a_process_is_present_as_long_as_it_is_kept_and_no_longer(
     await seed_sealed()
     one = await open_member([])
 
-    async with one.presence.kept():
+    async with one.membership.kept():
         await _wait_for(lambda: _claims(claim, one))
         assert await present() == {one.owner}
 
@@ -1373,7 +1373,7 @@ async def test_a_process_that_leaves_gives_what_waits_a_last_chance(
     async with redis_away():
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
 
-    async with one.presence.kept():
+    async with one.membership.kept():
         pass
 
     assert (await _find(registry)).version == 1
@@ -1396,7 +1396,7 @@ async def test_a_process_that_cannot_give_back_what_waits_is_not_said_to_be_gone
     async with redis_away():
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
         with capture_logs() as logs:
-            async with one.presence.kept():
+            async with one.membership.kept():
                 pass
     assert {"event": "answers.left_in_journal", "answers": 1, "log_level": "warning"} in logs
     assert one.owner in await present()
@@ -1425,7 +1425,7 @@ async def test_a_process_that_leaves_a_store_that_forgot_gives_back_what_it_know
     await one.answers.keep(sealed_answer(lease, "r1", by=one))
     await go_back()
 
-    async with one.presence.kept():
+    async with one.membership.kept():
         pass
 
     assert await present() == set()
@@ -1449,7 +1449,7 @@ async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
     await dying.journal.write(sealed_answer(lease, "r1", by=dying))
     await dying.die()
 
-    async with one.presence.kept():
+    async with one.membership.kept():
         with _unreadable(journals / dying.owner / "00000009.segment"):
             await _beat(redis, prefix, one)
             assert (await _find(registry)).version == 0
@@ -1510,7 +1510,7 @@ async def test_a_process_that_begins_while_the_store_is_away_is_present_when_it_
         async def has_missed_it() -> bool:
             return bool(_of_the_store(logs))
 
-        async with one.presence.kept():
+        async with one.membership.kept():
             await _wait_for(has_missed_it)
             await gate.open()
             await _wait_for(lambda: _claims(claim, one))
@@ -1546,12 +1546,12 @@ async def test_a_step_that_breaks_off_is_taken_again_until_it_succeeds(
     with capture_logs() as logs:
 
         async def has_broken_off() -> bool:
-            return "presence.broke_off" in [log["event"] for log in logs]
+            return "membership.step_failed" in [log["event"] for log in logs]
 
         async def is_stored() -> bool:
             return (await _find(registry)).version == 1
 
-        async with one.presence.kept():
+        async with one.membership.kept():
             await _wait_for(has_broken_off)
             await redis.set(key, (await redis.get(key)).replace(b"absurd", b"active"))
             await _wait_for(is_stored)
@@ -1564,15 +1564,15 @@ async def test_a_new_epoch_is_agreed_on_as_soon_as_it_is_heard_of(
     silence: Step,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.recovery.presence.HEARTBEAT_SECONDS", 10 * PATIENCE_SECONDS)
+    monkeypatch.setattr("worker.recovery.membership.HEARTBEAT_SECONDS", 10 * PATIENCE_SECONDS)
     one = await open_member([])
-    async with one.presence.kept():
+    async with one.membership.kept():
         await seed_sealed("one")
         await _wait_for(lambda: _claims(claim, one))
         await silence()
         await seed_sealed("two")
 
-        await one.presence.heartbeat()
+        await one.membership.beat()
 
         await _wait_for(lambda: _claims(claim, one))
 
@@ -1583,7 +1583,7 @@ async def test_a_process_that_was_just_opened_may_claim_after_its_first_look(
     await seed_sealed()
     one = await open_member([])
 
-    assert await one.presence.recover()
+    assert await one.membership.recover()
 
     assert len(await claim(one)) == 1
 

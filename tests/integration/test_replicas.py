@@ -32,7 +32,9 @@ from worker.adapters.store.signatures import Heartbeat, PauseGrant
 from worker.adapters.store.write_concern import ShortfallError, WriteConcern
 from worker.core.ports import Commit, StoreUnavailableError, Verdict
 from worker.core.providers import Client
-from worker.runtime import assembly
+from worker.runtime.deployment import deploy
+from worker.runtime.store_checks import check_store
+from worker.runtime.timing import REDIS_TIMEOUT_SECONDS
 
 BRIEF = WriteConcern(1, wait_ms=50)
 PATIENT = WriteConcern(1, wait_ms=20_000)
@@ -373,7 +375,7 @@ async def test_without_a_file_or_without_fsync_no_write_is_on_disk(
 def test_a_wait_ends_before_its_connection_is_given_up() -> None:
     for write_concern in (WriteConcern(1), WriteConcern(1, fsync=True)):
         longest_ms = sum(int(command[-1]) for command in write_concern.commands)
-        assert 0 < longest_ms < assembly.REDIS_TIMEOUT_SECONDS * 1_000
+        assert 0 < longest_ms < REDIS_TIMEOUT_SECONDS * 1_000
 
 
 # What is said at start
@@ -424,10 +426,10 @@ def test_a_worker_does_not_start_where_its_demand_can_never_be_met(
     monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{pair.primary}")
     monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + "A" * 43 + "=")
     monkeypatch.setenv("EVERGRANT_WAIT_FSYNC", "true")
-    deployment = assembly.deploy(load_settings(), lambda _: None)
+    deployment = deploy(load_settings(), lambda _: None)
     assert deployment.write_concern == WriteConcern(0, fsync=True)
     with pytest.raises(SettingsError, match="the append-only file is off: with EVERGRANT_WAIT_FSYNC"):
-        assembly.check_store(deployment)
+        check_store(deployment)
 
 
 # How these tests wait

@@ -1,7 +1,7 @@
 """A deployment of ours in the simulated world: the real product on simulated ports.
 
-Each worker process has its own store, answers, presence and refresher, as the wiring builds them. In place of
-Celery a loop starts a drain for each client every second, now and then twice at once.
+Each worker process is assembled as in production, on ports that are simulated or lead to the simulated world.
+In place of Celery a loop starts a drain for each client every second, now and then twice at once.
 """
 
 import asyncio
@@ -27,9 +27,12 @@ from worker.core.grant import Grant, TokenPair
 from worker.core.ports import Lease, StoreUnavailableError, UnsealError
 from worker.core.providers import BUDDY, OAUTH2, Client
 from worker.fleet.importing import Importer, NumberedLine
-from worker.recovery.presence import Presence
+from worker.recovery.membership import Membership
+from worker.recovery.recovery import Recovery
+from worker.recovery.takeover import Takeover
 from worker.refresher import Effort, Refresher
 from worker.refreshing.answers import Answers
+from worker.runtime.assembly import Ports, assemble
 
 
 class SimulatedSealer:
@@ -73,7 +76,9 @@ class Parts:
     journal: SimulatedJournal
     answers: Answers
     refresher: Refresher
-    presence: Presence
+    recovery: Recovery
+    takeover: Takeover
+    membership: Membership
 
     @staticmethod
     def replace(part: object, method: str, other: Callable[..., Any]) -> None:
@@ -172,30 +177,34 @@ class SimulatedDeployment:
         store = RedisStore(scripts, clock, self._terms.limits, source="evergrant/sim", owner=process.name)
         journal, sealer = SimulatedJournal(disk, process), SimulatedSealer()
         endpoint = SimulatedEndpoint(self.bank, self.judge, self._terms.request_ms * 1000)
-        observer = LogObserver()
-        answers = Answers(store=store, journal=journal, sealer=sealer, observer=observer)
-        refresher = Refresher(
-            store=store,
-            endpoint=endpoint,
-            sealer=sealer,
-            journal=journal,
-            answers=answers,
-            clients=self.clients,
-            clock=clock,
-            rules=RULES,
-            observer=observer,
-            chance=process.rng.random,
-            effort=Effort(in_flight=10, request_ms=self._terms.request_ms),
+        built = assemble(
+            Ports(
+                owner=process.name,
+                store=store,
+                endpoint=endpoint,
+                sealer=sealer,
+                journal=journal,
+                directory=SimulatedJournalDirectory(disk, process),
+                clients=self.clients,
+                clock=clock,
+                rules=RULES,
+                chance=process.rng.random,
+                observer=LogObserver(),
+                effort=Effort(in_flight=10, request_ms=self._terms.request_ms),
+            )
         )
-        presence = Presence(
-            owner=process.name,
-            store=store,
-            answers=answers,
-            journal=journal,
-            directory=SimulatedJournalDirectory(disk, process),
-            held=refresher.held,
+        parts = Parts(
+            process,
+            disk,
+            endpoint,
+            store,
+            journal,
+            built.answers,
+            built.refresher,
+            built.recovery,
+            built.takeover,
+            built.membership,
         )
-        parts = Parts(process, disk, endpoint, store, journal, answers, refresher, presence)
         if self._mutate is not None:
             self._mutate(parts)
         self.judge.journals[process.name] = journal
@@ -203,7 +212,7 @@ class SimulatedDeployment:
 
     async def _work(self, process: Process, disk: Disk) -> None:
         parts = self.parts[process] = self._build(process, disk)
-        async with parts.presence.kept():
+        async with parts.membership.kept():
             while not process.leaving:
                 names = [client.name for client in self.clients for _ in range(1 + self._twice(process))]
                 await asyncio.gather(*(self.drain(parts, name) for name in names))

@@ -7,7 +7,7 @@ from tests.simulation.provider import Mode
 from worker.adapters.store.redis_store import StoreLimits
 from worker.core.policy import Rules
 from worker.refresher import RESEND_PAUSE_SECONDS
-from worker.runtime.assembly import CLAIM_SECONDS, COMMIT_SECONDS
+from worker.runtime.timing import CLAIM_SECONDS, COMMIT_SECONDS
 
 RULES: Final = Rules(min_margin_ms=1_000)
 SWEEP_SECONDS: Final = 1.0

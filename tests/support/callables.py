@@ -22,7 +22,7 @@ from worker.core.lifecycle import Change
 from worker.core.outcomes import Outcome
 from worker.core.ports import Clients, Commit, Committed, Lease
 from worker.refresher import Refresher
-from worker.runtime.assembly import ConfiguredClients
+from worker.runtime.clients import ConfiguredClients
 from worker.sandbox.client import Sandbox
 
 Document = dict[str, Any]

@@ -22,8 +22,8 @@ from worker.adapters.embedded import EmbeddedServer
 from worker.core.grant import TokenPair
 from worker.core.registry import StoredGrant
 from worker.fleet.importing import Importer
-from worker.runtime import assembly
-from worker.runtime.assembly import Runtime
+from worker.runtime.assembly import Runtime, open_runtime
+from worker.runtime.deployment import deploy
 from worker.sandbox.client import Sandbox
 
 T = TypeVar("T")
@@ -121,8 +121,8 @@ class LiveDeployment:
         """Look at the deployment from inside."""
 
         async def look() -> T:
-            deployment = assembly.deploy(load_settings(), lambda _: None)
-            async with assembly.open_runtime(deployment) as runtime:
+            deployment = deploy(load_settings(), lambda _: None)
+            async with open_runtime(deployment) as runtime:
                 return await work(runtime)
 
         return asyncio.run(look())

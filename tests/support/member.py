@@ -7,7 +7,7 @@ from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.providers import Client
-from worker.recovery.presence import Presence
+from worker.recovery.membership import Membership
 from worker.refresher import Refresher
 from worker.refreshing.answers import Answers
 
@@ -33,7 +33,7 @@ class Member:
     directory: JournalDirectory
     answers: Answers
     refresher: Refresher
-    presence: Presence
+    membership: Membership
 
     async def die(self) -> None:
         """Let the journal go as the end of the process would: nothing is given back, nobody is told."""

@@ -40,5 +40,4 @@ class LogObserver:
 
     def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
         """This process has given back what it knows."""
-        if repaired:
-            log.warning("journal.repaired_the_store", epoch=epoch, answers=offered, repaired=repaired)
+        log.info("recovery.finished", epoch=epoch, answers=offered, repaired=repaired)

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,8 +77,8 @@ def demo(
 
     Example: evergrant demo --grants 500 --seconds 30
     """
-    from worker.adapters.embedded import EmbeddedServerError
     from worker.cli.children import ChildGaveUpError
+    from worker.runtime.deployment import EmbeddedServerError
     from worker.sandbox.client import Sandbox, SandboxError
 
     try:
@@ -125,19 +125,20 @@ def _settings_of_the_demo(house: Path, sandbox: "Sandbox") -> None:
 def _run(house: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Summary:
     from config import load_settings
     from config.logging import configure_logging
-    from worker.adapters.embedded import EmbeddedServer
     from worker.cli.children import BEAT, WORKER, Children
-    from worker.runtime import assembly
+    from worker.runtime.assembly import open_runtime
+    from worker.runtime.deployment import deploy, embedded_server
+    from worker.runtime.timing import in_flight_seconds
 
     settings = load_settings()
     configure_logging("error", "console")
-    deployment = assembly.deploy(settings, lambda _: None)
+    deployment = deploy(settings, lambda _: None)
     log = house / "children.log"
-    with log.open("wb") as output, EmbeddedServer(settings.data_dir):
-        children = Children(stop_seconds=2 * assembly.in_flight_seconds(settings), output=output)
+    with log.open("wb") as output, embedded_server(settings) or nullcontext():
+        children = Children(stop_seconds=2 * in_flight_seconds(settings), output=output)
 
         async def show() -> Summary:
-            async with assembly.open_runtime(deployment) as runtime:
+            async with open_runtime(deployment) as runtime:
                 return await _Show(runtime, sandbox, children).run(grants, seconds)
 
         try:

@@ -11,8 +11,8 @@ from worker.cli.session import BAD_STATE, run
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from worker.adapters.store.durability import Finding
     from worker.runtime.assembly import Runtime
+    from worker.runtime.store_checks import Finding
 
 MOST_CLOCK_DRIFT_SECONDS = 5.0
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -30,7 +30,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 async def _examine(runtime: "Runtime", *, as_json: bool) -> bool:
-    from worker.adapters.store.durability import Level
+    from worker.runtime.store_checks import Level
 
     good = True
     async for finding in _findings(runtime):
@@ -43,17 +43,14 @@ async def _examine(runtime: "Runtime", *, as_json: bool) -> bool:
 
 
 async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
-    from worker.adapters.store.durability import Finding, Level, inspect_durability
-    from worker.runtime.assembly import look_at_broker
+    from worker.runtime.store_checks import Finding, Level, inspect_servers
 
     settings = runtime.deployment.settings
     where = "the embedded server" if settings.uses_embedded_server else "EVERGRANT_REDIS_URL"
     yield Finding(Level.OK, f"settings are valid; namespace {settings.namespace}, store: {where}")
     yield Finding(Level.OK, f"sealing keys: {', '.join(runtime.deployment.keys.ids())}; the first one seals")
     yield await _journal_finding(runtime)
-    for finding in await inspect_durability(runtime.redis, runtime.deployment.write_concern):
-        yield finding
-    for finding in await look_at_broker(runtime):
+    for finding in await inspect_servers(runtime.deployment, runtime.redis):
         yield finding
     yield _clock_finding(await runtime.registry.now())
     if not settings.clients:
@@ -70,8 +67,8 @@ async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
 
 
 async def _journal_finding(runtime: "Runtime") -> "Finding":
-    from worker.adapters.store.durability import Finding, Level
     from worker.core.ports import JournalError
+    from worker.runtime.store_checks import Finding, Level
 
     where = runtime.deployment.journals
     try:
@@ -82,7 +79,7 @@ async def _journal_finding(runtime: "Runtime") -> "Finding":
 
 
 def _clock_finding(redis_now: int) -> "Finding":
-    from worker.adapters.store.durability import Finding, Level
+    from worker.runtime.store_checks import Finding, Level
 
     drift = abs(redis_now / 1000 - time.time())
     if drift <= MOST_CLOCK_DRIFT_SECONDS:

@@ -73,18 +73,19 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
 
     from config import SettingsError
     from config.logging import configure_logging
-    from worker.adapters.store.write_concern import ShortfallError
     from worker.core.ports import StoreUnavailableError
     from worker.fleet.tokens import AnswerLeftError
-    from worker.runtime import assembly
+    from worker.runtime.assembly import open_runtime
+    from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
+    from worker.runtime.store_checks import ShortfallError
 
     configure_logging("error", "console")
     try:
-        deployment = assembly.deploy(chosen, lambda line: note(f"evergrant: {line}"))
+        deployment = deploy(chosen, lambda line: note(f"evergrant: {line}"))
 
         async def work_on_it() -> T:
             _end_in_order()
-            async with assembly.open_runtime(deployment) as runtime:
+            async with open_runtime(deployment) as runtime:
                 try:
                     return await work(runtime)
                 except AnswerLeftError as problem:
@@ -92,11 +93,11 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
                     note(f"evergrant: {problem}")
                     raise typer.Exit(UNREACHABLE) from None
 
-        with assembly.embedded_server(chosen) or nullcontext():
+        with embedded_server(chosen) or nullcontext():
             return asyncio.run(work_on_it())
     except SettingsError as problem:
         raise CommandError(str(problem), SETTINGS) from None
-    except assembly.EmbeddedServerError as problem:
+    except EmbeddedServerError as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None

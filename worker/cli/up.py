@@ -19,17 +19,19 @@ def up() -> None:
     from config import SettingsError
     from worker.cli.children import BEAT, WORKER, ChildGaveUpError, Children
     from worker.core.ports import StoreUnavailableError
-    from worker.runtime import assembly
+    from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
+    from worker.runtime.store_checks import reach_store
+    from worker.runtime.timing import in_flight_seconds
 
     chosen = settings()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    children = Children(stop_seconds=2 * assembly.in_flight_seconds(chosen))
+    children = Children(stop_seconds=2 * in_flight_seconds(chosen))
     try:
-        deployment = assembly.deploy(chosen, _tell)
-        with assembly.embedded_server(chosen) or nullcontext() as server:
-            assembly.reach_store(deployment)
+        deployment = deploy(chosen, _tell)
+        with embedded_server(chosen) or nullcontext() as server:
+            reach_store(deployment)
             try:
                 children.start("worker", WORKER)
                 children.start("beat", BEAT)
@@ -42,7 +44,7 @@ def up() -> None:
                 children.stop()
     except SettingsError as problem:
         raise CommandError(str(problem), SETTINGS) from None
-    except assembly.EmbeddedServerError as problem:
+    except EmbeddedServerError as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
     except StoreUnavailableError as problem:
         raise CommandError(f"EVERGRANT_REDIS_URL cannot be reached: {problem}", UNREACHABLE) from None

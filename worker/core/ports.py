@@ -290,6 +290,49 @@ class Journal(Protocol):
         """Remove what has been kept long enough."""
 
 
+class AbandonedJournal(Protocol):
+    """The journal of a process that died, taken over by this one."""
+
+    @property
+    def owner(self) -> str:
+        """The process that wrote it."""
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether it has been kept long enough, and need not be replayed again."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it could be read the last time."""
+
+    def read(self) -> list[Commit]:
+        """What it holds, the last answer of each grant, oldest first."""
+
+    def acknowledge(self, *, repaired: bool) -> None:
+        """The store has all its answers, or others in their place: they may be forgotten after the retention.
+
+        Args:
+            repaired: the store took some of them just now.
+        """
+
+
+class JournalDirectory(Protocol):
+    """The journals of all processes in one data directory."""
+
+    def take_over(self, own: str) -> Sequence[AbandonedJournal]:
+        """Take over the journals whose owners are dead; each is returned once.
+
+        Args:
+            own: the owner of this process's journal, which is left alone.
+
+        Raises:
+            JournalError: the directory cannot be read.
+        """
+
+    def sweep(self) -> None:
+        """Remove the journals that have been kept long enough."""
+
+
 class TokenEndpoint(Protocol):
     """The authorization server's token endpoint. Neither method raises on what a server does."""
 

@@ -15,7 +15,8 @@ from typing import Final
 import structlog
 
 from worker.core.ports import StoreUnavailableError
-from worker.runtime.assembly import Runtime, lease_ms
+from worker.runtime.assembly import Runtime
+from worker.runtime.timing import lease_ms
 
 MOST_RUNNERS: Final = 4  # of one client
 GIVE_BACK_SECONDS: Final = 5.0  # then the place comes free by itself, as a lost task's does

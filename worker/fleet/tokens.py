@@ -34,7 +34,8 @@ from worker.core.outcomes import (
 )
 from worker.core.ports import JournalError, Lease, LeasedElsewhere, Paused, Recovering
 from worker.core.registry import StoredGrant
-from worker.runtime.assembly import Runtime, lease_ms
+from worker.runtime.assembly import Runtime
+from worker.runtime.timing import lease_ms
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ async def refresh_now(runtime: Runtime, grant_id: str) -> StoredGrant:
 @asynccontextmanager
 async def _present(runtime: Runtime, grant_id: str) -> AsyncIterator[None]:
     try:
-        async with runtime.presence.kept():
+        async with runtime.membership.kept():
             yield
     finally:  # also where an interrupt cut short the last offers
         if runtime.answers.waiting:

@@ -1,0 +1,85 @@
+"""The heartbeat: this process tells the store that it lives, and hears which epoch the store is in.
+
+Rules:
+- The heartbeat waits for nothing else: a process that replays a long journal still beats every second.
+- Each heartbeat carries the reason why this process claims nothing, if there is one, so that `evergrant
+  status` can show it.
+- Where the store is the embedded server and does not answer, this process starts it again. A worker's main
+  process cannot: it is waiting for its broker then, and its forks would inherit the locks that are held
+  while the server starts.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from worker.core.ports import Epoch, Store, StoreUnavailableError
+
+KeepRunning = Callable[[Callable[[str], None]], None]
+
+HEARTBEAT_SECONDS: Final = 1.0  # a third of the silence that begins an epoch: see prelude.lua
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Tells the store that one process lives.
+
+    Args:
+        store: hears the heartbeat.
+        keep_running: starts the store's server again if it is away, and reports what it did. It may block
+            for seconds. `None` where somebody else runs the server.
+
+    Attributes:
+        is_away: the store did not answer the last heartbeat.
+    """
+
+    def __init__(self, *, store: Store, keep_running: KeepRunning | None = None) -> None:
+        self._store = store
+        self._keep_running = keep_running
+        self.is_away = False
+
+    async def beat(self, trouble: str) -> Epoch:
+        """Say that this process lives, and return the epoch that the store is in.
+
+        Args:
+            trouble: why this process claims nothing; empty where it claims.
+
+        Raises:
+            StoreUnavailableError: the store is away.
+        """
+        try:
+            epoch = await self._store.heartbeat(trouble)
+        except StoreUnavailableError as problem:
+            if not self.is_away:
+                log.warning("store.away", problem=str(problem))
+            self.is_away = True
+            raise
+        if self.is_away:
+            log.info("store.back")
+        self.is_away = False
+        return epoch
+
+    async def bring_the_server_back(self) -> None:
+        """Start the store's server again, if it is ours to start."""
+        if self._keep_running is None:
+            return
+        starting = asyncio.create_task(asyncio.to_thread(self._keep_running, _log_of_the_server))
+        try:
+            await asyncio.shield(starting)
+        finally:
+            await asyncio.wait([starting])  # whoever cancels this closes the server that the thread uses
+
+    async def leave(self) -> None:
+        """Say that this process is gone.
+
+        Raises:
+            StoreUnavailableError: the store is away.
+        """
+        await self._store.leave()
+
+
+def _log_of_the_server(line: str) -> None:
+    log.warning("store.server", said=line)

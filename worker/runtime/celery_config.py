@@ -1,0 +1,93 @@
+"""Settings as Celery's configuration.
+
+Rules:
+- A message carries no token, and a result is never stored.
+- A message is acknowledged when its task ends, and delivered again where the task's process died.
+- No task is killed before all it has in flight is stored. The soft time limit only asks a task to claim
+  nothing more (see process.py); the hard one is beyond everything that a task waits for.
+"""
+
+import sys
+from functools import cache
+from typing import IO, Any
+
+from click import ClickException
+
+from config import Settings, SettingsError, load_settings
+from worker.runtime import timing
+from worker.runtime.connections import broker_tls, broker_url
+from worker.runtime.deployment import embedded_server
+
+
+class WrongSettingsError(ClickException):
+    """A setting is wrong; the message is one line that names it.
+
+    Celery's command line asks for the configuration while it parses its options, where Click turns this into
+    the line and the exit code.
+    """
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write the line alone."""
+        (file or sys.stderr).write(f"{self.message}\n")
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this worker or beat, read once.
+
+    Raises:
+        WrongSettingsError: one of them is wrong.
+    """
+    try:
+        return load_settings()
+    except SettingsError as problem:
+        raise WrongSettingsError(str(problem)) from None
+
+
+def configuration() -> dict[str, Any]:
+    """What Celery is to know.
+
+    Raises:
+        WrongSettingsError: a setting is wrong.
+    """
+    chosen = settings()
+    broker = broker_url(chosen)
+    soft_limit_seconds = timing.longest_run_seconds(chosen)
+    hard_limit_seconds = soft_limit_seconds + 30
+    return {
+        "broker_url": broker,
+        "broker_use_ssl": broker_tls(broker),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "global_keyprefix": f"{{{chosen.namespace}}}:celery:",
+            "visibility_timeout": hard_limit_seconds + 60,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": embedded_server(chosen) is None,
+            "health_check_interval": 10,
+            # kombu's default is to look for the messages of dead workers every hundred rounds: minutes.
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+        },
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_default_queue": "evergrant",
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_soft_time_limit": soft_limit_seconds,
+        "task_time_limit": hard_limit_seconds,
+        "worker_soft_shutdown_timeout": timing.in_flight_seconds(chosen),
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": False,
+        "worker_enable_remote_control": False,
+        "worker_send_task_events": False,
+        "timezone": "UTC",
+        "beat_scheduler": "worker.runtime.celery_scheduler:BoundedScheduler",
+        "beat_max_loop_interval": min(chosen.sweep_seconds, 5),
+    }

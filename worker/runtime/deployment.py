@@ -1,0 +1,93 @@
+"""Where a deployment's things are: the store, the sealing keys and the journals."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config import Settings, SettingsError
+from config.settings import decode_key
+from worker.adapters import key_file
+from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
+from worker.adapters.sealing import KeyRing
+from worker.adapters.store.write_concern import WriteConcern
+
+__all__ = ["Deployment", "EmbeddedServerError", "deploy", "embedded_server"]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where one deployment keeps its things."""
+
+    settings: Settings
+    redis_url: str = field(repr=False)
+    keys: KeyRing
+
+    @property
+    def prefix(self) -> str:
+        """What every key begins with: the namespace as a hash tag."""
+        return f"{{{self.settings.namespace}}}:"
+
+    @property
+    def journals(self) -> Path:
+        """The directory in which its processes on this machine keep their journals."""
+        return self.settings.data_dir / "journal" / self.settings.namespace
+
+    @property
+    def write_concern(self) -> WriteConcern | None:
+        """What a write needs beyond the primary's reply before it counts as stored; `None` for nothing."""
+        settings = self.settings
+        if not settings.wait_replicas and not settings.wait_fsync:
+            return None
+        return WriteConcern(settings.wait_replicas, settings.wait_fsync)
+
+
+def deploy(settings: Settings, tell: Callable[[str], None]) -> Deployment:
+    """Find out where things are.
+
+    Args:
+        settings: the deployment's.
+        tell: hears a line when a sealing key is made.
+
+    Raises:
+        SettingsError: no sealing key is named, or its file cannot be used.
+    """
+    if settings.redis_url is not None:
+        url = settings.redis_url.get_secret_value()
+    else:
+        url = EmbeddedServer(settings.data_dir).url
+    return Deployment(settings, url, _key_ring(settings, tell))
+
+
+def embedded_server(settings: Settings) -> EmbeddedServer | None:
+    """The server that ships with the product, not opened yet; `None` where the settings name another one."""
+    return EmbeddedServer(settings.data_dir) if settings.uses_embedded_server else None
+
+
+def _key_ring(settings: Settings, tell: Callable[[str], None]) -> KeyRing:
+    if settings.keys:
+        lines = {key_id: secret.get_secret_value() for key_id, secret in settings.keys.items()}
+    elif settings.uses_embedded_server:
+        lines = _keys_of_file(settings, tell)
+    else:
+        raise SettingsError(
+            "EVERGRANT_KEYS is missing: tokens are sealed before they are stored;"
+            " `evergrant keys new` makes a key"
+        )
+    return KeyRing({key_id: decode_key(secret) for key_id, secret in lines.items()})
+
+
+def _keys_of_file(settings: Settings, tell: Callable[[str], None]) -> dict[str, str]:
+    try:
+        line, made = key_file.read_or_make(settings.data_dir)
+    except key_file.KeyFileError as error:
+        raise SettingsError(f"EVERGRANT_KEYS is not set, and its file cannot be used: {error}") from None
+    path = settings.data_dir / key_file.FILE_NAME
+    if made:
+        tell(f"made a sealing key in {path}: keep a copy, without it no stored token can be read")
+    try:
+        lines = dict(part.strip().split(":", 1) for part in line.split(","))
+        for secret in lines.values():
+            decode_key(secret)
+    except ValueError:
+        raise SettingsError(f"EVERGRANT_KEYS is not set, and {path} holds no key") from None
+    return lines

@@ -1,0 +1,61 @@
+"""How long things last, derived from the settings.
+
+A lease outlasts a whole refresh: the claim's reply, the request, the pause, the same request once more, the
+check that tells a client's failure from a grant's, and the commit. A refresh task claims for a while, and a
+stop waits until all it has in flight is stored.
+"""
+
+from typing import Final
+
+from config import Settings
+from worker.adapters.store.redis_store import StoreLimits
+from worker.adapters.store.scripts import GROUP_SECONDS
+from worker.refresher import RESEND_PAUSE_SECONDS, Effort
+
+REDIS_TIMEOUT_SECONDS: Final = GROUP_SECONDS
+RUN_SECONDS: Final = 10.0  # a refresh task claims for so long, then other clients get their turn
+CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
+COMMIT_SECONDS: Final = 5.0  # of a lease, for the commit
+
+# Between two probes of a rejected client the pauses grow from one `probe_seconds` to this many.
+LONGEST_PROBE_SHARE: Final = 5
+# Between two half-open probes of an endpoint they grow from this part of one `probe_seconds` to a whole one.
+FIRST_ENDPOINT_PROBE_SHARE: Final = 12
+
+
+def effort(settings: Settings) -> Effort:
+    """How hard one refresher works."""
+    return Effort(in_flight=settings.in_flight, request_ms=int(settings.http_timeout_seconds * 1000))
+
+
+def lease_ms(settings: Settings) -> int:
+    """How long a lease lasts. The grants of a dead worker wait for as long."""
+    return int((CLAIM_SECONDS + _refresh_seconds(settings) + COMMIT_SECONDS) * 1000)
+
+
+def in_flight_seconds(settings: Settings) -> float:
+    """How long a stop waits for what is in flight, while the store answers."""
+    return _refresh_seconds(settings) + COMMIT_SECONDS
+
+
+def longest_run_seconds(settings: Settings) -> float:
+    """The longest that a refresh task can take, even while the store is away."""
+    store_seconds = 3 * effort(settings).store_patience_seconds
+    return RUN_SECONDS + in_flight_seconds(settings) + store_seconds + 4 * 2 * REDIS_TIMEOUT_SECONDS
+
+
+def store_limits(settings: Settings) -> StoreLimits:
+    """How long things last at the store."""
+    first_probe_ms = int(settings.probe_seconds * 1000)
+    return StoreLimits(
+        lease_ms=lease_ms(settings),
+        events_kept=settings.events_kept,
+        first_probe_ms=first_probe_ms,
+        longest_probe_ms=first_probe_ms * LONGEST_PROBE_SHARE,
+        first_endpoint_probe_ms=first_probe_ms // FIRST_ENDPOINT_PROBE_SHARE,
+        longest_endpoint_probe_ms=first_probe_ms,
+    )
+
+
+def _refresh_seconds(settings: Settings) -> float:
+    return 3 * settings.http_timeout_seconds + 1.5 * RESEND_PAUSE_SECONDS
