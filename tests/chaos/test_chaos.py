@@ -21,7 +21,10 @@ from tests.support.callables import Build
 from tests.support.live import LiveDeployment
 from worker.runtime.timing import lease_ms
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="strikes processes through /proc and prlimit")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="strikes processes through /proc and prlimit"),
+]
 
 LATENCY_MS = 200  # of every answer, so that some are always on their way
 REFRESH_AT = 0.5  # of a token's life: what is left then outlasts the worst that a plan has

@@ -11,6 +11,8 @@ from tests.support.command import Cli
 from tests.support.waiting import eventually
 from worker.sandbox.client import Sandbox
 
+pytestmark = pytest.mark.slow
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc here")
 
 

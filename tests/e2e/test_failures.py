@@ -14,6 +14,8 @@ from tests.support.live import LiveDeployment
 from worker.adapters.embedded import EmbeddedServerError
 from worker.runtime.timing import lease_ms
 
+pytestmark = pytest.mark.slow
+
 SLOW_MACHINE_SECONDS = 15.0  # for a new worker to start, and a sweep
 
 

@@ -9,8 +9,12 @@ import sys
 import time
 from datetime import datetime
 
+import pytest
+
 from tests.support.callables import Build
 from tests.support.live import LiveDeployment
+
+pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "40"))
 GRANTS = int(os.environ.get("SOAK_GRANTS", "300"))

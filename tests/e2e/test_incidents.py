@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.callables import Build
 
+pytestmark = pytest.mark.slow
+
 GRANTS = 10_000
 TOKEN_SECONDS = 480
 OUTAGE_SECONDS = 30.0
