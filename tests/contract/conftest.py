@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MINUTE_MS = 60_000
-CLIENT = Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", "secret")
+CLIENT = Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", ())
 
 
 class Subject(Protocol):

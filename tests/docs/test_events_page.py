@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from worker.adapters.cloud_events import to_json
+from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.embedded import EmbeddedServer
 from worker.core.events import Event, EventType, client_event, grant_event, provider_event
 from worker.core.grant import Grant, Status
@@ -25,7 +26,7 @@ from worker.core.providers import BUDDY, Client
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "events.md").read_text()
 STREAM = "{evergrant}:events"
-CLIENT = Client("buddy", BUDDY, "https://buddy.test/oauth2/token", "id", client_secret="canary-secret")
+CLIENT = Client("buddy", BUDDY, "https://buddy.test/oauth2/token", "id", (ClientSecretPost("canary-secret"),))
 BLOCKS = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)]
 SCHEMA = next(block for block in BLOCKS if "$schema" in block)
 EXAMPLE = next(block for block in BLOCKS if "specversion" in block)

@@ -43,10 +43,12 @@ from tests.support.callables import (
     Under,
 )
 from tests.support.gate import Gate
+from tests.support.keyspace import assert_in_key_table
 from tests.support.member import Member, NoClients
 from tests.support.servers import SECRET, lent
 from tests.support.store import assert_sound
 from worker.adapters.clock import RedisClock
+from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
 from worker.adapters.log_observer import LogObserver
@@ -90,6 +92,7 @@ async def redis(valkey_socket: Path, prefix: str) -> AsyncIterator[Redis]:
     async with Redis.from_url(f"unix://{valkey_socket}") as connection:
         yield connection
         await assert_sound(connection, prefix)
+        await assert_in_key_table(connection, prefix)
 
 
 @pytest.fixture
@@ -147,7 +150,7 @@ async def store(open_store: OpenStore) -> RedisStore:
 
 @pytest.fixture
 def client() -> Client:
-    return Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", SECRET)
+    return Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", (ClientSecretPost(SECRET),))
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tests.support.callables import (
     Told,
 )
 from tests.support.gate import Gate
+from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.fleet_state import RedisFleetState
@@ -1062,9 +1063,9 @@ async def test_a_secret_that_could_not_be_read_when_it_was_new_is_read_as_soon_a
     configure(secret="replaced")
     with monkeypatch.context() as broken:
         broken.setenv("EVERGRANT_REFRESH_AT", "being edited")
-        assert clients.get("acme", 1).client_secret == "sandbox-secret"
+        assert clients.get("acme", 1).credentials == (ClientSecretPost("sandbox-secret"),)
 
-    assert clients.get("acme", 1).client_secret == "replaced"
+    assert clients.get("acme", 1).credentials == (ClientSecretPost("replaced"),)
 
 
 # Late answers

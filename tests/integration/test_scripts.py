@@ -1,6 +1,7 @@
 """Scripts: calls in groups, each with its own answer, whatever happens to Redis or to the caller."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -11,10 +12,11 @@ from redis.asyncio import Redis
 
 from tests.support.callables import Answer, Away, LoseReplies, RecordOf, Seed, Told
 from tests.support.gate import Gate
+from tests.support.keyspace import key_table
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import scripts as scripts_module
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
-from worker.adapters.store.scripts import MOST_IN_A_GROUP, NAMES, Scripts
+from worker.adapters.store.scripts import BARRIER, MOST_IN_A_GROUP, NAMES, Scripts
 from worker.adapters.store.signatures import (
     Call,
     Claim,
@@ -297,6 +299,13 @@ async def test_arguments_arrive_in_lua_under_their_names_and_with_their_types(re
 def test_every_script_has_a_signature() -> None:
     lua = files("worker.adapters.store") / "lua"
     assert {f"{name}.lua" for name in NAMES} == {file.name for file in lua.iterdir()} - {"prelude.lua"}
+
+
+def test_the_table_of_keys_names_the_keys_that_scripts_write_and_no_others() -> None:
+    lua = files("worker.adapters.store") / "lua"
+    text = "\n".join(file.read_text() for file in lua.iterdir())
+    written = set(re.findall(r"P \.\. '([a-z]+)", text))
+    assert key_table().keys() == written | {BARRIER}
 
 
 class ResetRedis(CountingRedis):

@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from worker.adapters.credentials import ClientSecretBasic, ClientSecretPost
 from worker.adapters.token_endpoint import MAX_REPLY_BYTES, HttpTokenEndpoint
 from worker.core.grant import TokenPair
 from worker.core.outcomes import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.ports import ClientCheck
-from worker.core.providers import BUDDY, OAUTH2, Client, ClientAuthentication, GrantType
+from worker.core.providers import BUDDY, OAUTH2, Client, GrantType
 from worker.sandbox.client import Sandbox
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -36,6 +37,7 @@ Open = Callable[..., Awaitable[HttpTokenEndpoint]]
 
 PAIR = TokenPair("a0", "r0")
 TOKENS = b'{"access_token": "a1", "refresh_token": "r1", "expires_in": 3600}'
+SECRET = "sandbox-secret"
 GENEROUS_SECONDS = 20.0
 
 
@@ -91,17 +93,21 @@ async def serve() -> AsyncIterator[Serve]:
 
 @pytest.fixture
 def at_sandbox(sandbox: Sandbox) -> Client:
-    return replace(_client(sandbox.token_url), client_id="sandbox-client", client_secret="sandbox-secret")
+    return replace(_client(sandbox.token_url), client_id="sandbox-client", credentials=_secrets(SECRET))
 
 
 @pytest.fixture
 def at_buddy(buddy: Sandbox) -> Client:
-    client = replace(_client(buddy.token_url), client_id="sandbox-client", client_secret="sandbox-secret")
+    client = replace(_client(buddy.token_url), client_id="sandbox-client", credentials=_secrets(SECRET))
     return replace(client, provider=BUDDY)
 
 
 def _client(token_url: str) -> Client:
-    return Client("acme", OAUTH2, token_url, "id", "secret")
+    return Client("acme", OAUTH2, token_url, "id", _secrets("secret"))
+
+
+def _secrets(*secrets: str) -> tuple[ClientSecretPost, ...]:
+    return tuple(ClientSecretPost(each) for each in secrets)
 
 
 def _pair_of(server: Sandbox) -> tuple[str, TokenPair]:
@@ -579,7 +585,7 @@ async def test_a_bare_401_of_buddy_is_ambiguous(
 
 
 async def test_a_wrong_secret_is_the_clients_fault(endpoint: HttpTokenEndpoint, at_sandbox: Client) -> None:
-    wrong = replace(at_sandbox, client_secret="wrong")
+    wrong = replace(at_sandbox, credentials=_secrets("wrong"))
 
     assert await endpoint.refresh(wrong, PAIR, 0) == ClientRejected("invalid_client")
 
@@ -631,7 +637,7 @@ async def test_basic_credentials_are_encoded_before_they_are_joined_and_stand_in
     odd = "s: é+ %&=/\u20ac"
     sandbox.set_secret(odd)
     _, pair = _pair_of(sandbox)
-    client = replace(at_sandbox, client_secret=odd, authentication=ClientAuthentication.BASIC)
+    client = replace(at_sandbox, credentials=(ClientSecretBasic(odd),))
 
     assert isinstance(await endpoint.refresh(client, pair, 0), Refreshed)
 
@@ -642,15 +648,16 @@ async def test_credentials_in_the_body_survive_any_characters(
     odd = "s: é+ %&=/\u20ac"
     sandbox.set_secret(odd)
     _, pair = _pair_of(sandbox)
+    client = replace(at_sandbox, credentials=_secrets(odd))
 
-    assert isinstance(await endpoint.refresh(replace(at_sandbox, client_secret=odd), pair, 0), Refreshed)
+    assert isinstance(await endpoint.refresh(client, pair, 0), Refreshed)
 
 
 async def test_the_previous_secret_is_tried_when_the_first_is_refused(
     endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
 ) -> None:
     _, pair = _pair_of(sandbox)
-    rolling = replace(at_sandbox, client_secret="not yet", previous_client_secret="sandbox-secret")
+    rolling = replace(at_sandbox, credentials=_secrets("not yet", SECRET))
 
     assert isinstance(await endpoint.refresh(rolling, pair, 0), Refreshed)
 
@@ -659,7 +666,7 @@ async def test_the_previous_secret_is_tried_at_a_server_whose_refusals_are_ambig
     endpoint: HttpTokenEndpoint, buddy: Sandbox, at_buddy: Client
 ) -> None:
     _, pair = _pair_of(buddy)
-    rolling = replace(at_buddy, client_secret="not yet", previous_client_secret="sandbox-secret")
+    rolling = replace(at_buddy, credentials=_secrets("not yet", SECRET))
 
     assert isinstance(await endpoint.refresh(rolling, pair, 0), Refreshed)
 
@@ -668,7 +675,7 @@ async def test_the_previous_secret_is_not_tried_where_the_first_was_taken(
     endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
 ) -> None:
     grant_id, pair = _pair_of(sandbox)
-    rolling = replace(at_sandbox, previous_client_secret="an old one")
+    rolling = replace(at_sandbox, credentials=_secrets(SECRET, "an old one"))
     before = sandbox.totals()["requests"]
 
     assert isinstance(await endpoint.refresh(rolling, pair, 0), Refreshed)
@@ -682,7 +689,7 @@ async def test_two_wrong_secrets_are_the_clients_fault(
     endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
 ) -> None:
     grant_id, pair = _pair_of(sandbox)
-    wrong = replace(at_sandbox, client_secret="wrong", previous_client_secret="wrong too")
+    wrong = replace(at_sandbox, credentials=_secrets("wrong", "wrong too"))
 
     assert await endpoint.refresh(wrong, pair, 0) == ClientRejected("invalid_client")
     assert sandbox.grant(grant_id)["counts"]["wrong_client"] == 2
@@ -701,7 +708,7 @@ async def test_the_deadline_is_total_over_both_secrets_so_that_a_lease_outlasts_
             writer.write(head.encode() + refusal)
 
     endpoint = await open_endpoint(timeout_seconds=1.0)
-    client = replace(await serve(refuse_slowly), previous_client_secret="an old one")
+    client = replace(await serve(refuse_slowly), credentials=_secrets("secret", "an old one"))
 
     assert await endpoint.refresh(client, PAIR, 0) == Unknown("timeout")
 
@@ -766,7 +773,7 @@ async def test_another_secret_is_not_tried_where_this_process_stood_still_past_i
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         client = _client(f"http://127.0.0.1:{listener.getsockname()[1]}/token")
-        client = replace(client, previous_client_secret="an old one")
+        client = replace(client, credentials=_secrets("secret", "an old one"))
         asking = asyncio.create_task(endpoint.refresh(client, PAIR, 0))
         connection, _ = await loop.sock_accept(listener)
         with connection:
@@ -828,7 +835,7 @@ async def test_a_client_whose_secret_is_wrong_is_rejected(
     endpoint: HttpTokenEndpoint, at_sandbox: Client, at_buddy: Client
 ) -> None:
     for client in (at_sandbox, at_buddy):
-        wrong = replace(client, client_secret="wrong")
+        wrong = replace(client, credentials=_secrets("wrong"))
         assert await endpoint.check(wrong, 0) is ClientCheck.REJECTED
 
 
@@ -836,7 +843,7 @@ async def test_a_client_whose_previous_secret_is_still_good_is_accepted(
     endpoint: HttpTokenEndpoint, at_sandbox: Client, at_buddy: Client
 ) -> None:
     for client in (at_sandbox, at_buddy):
-        rolling = replace(client, client_secret="not yet", previous_client_secret="sandbox-secret")
+        rolling = replace(client, credentials=_secrets("not yet", SECRET))
         assert await endpoint.check(rolling, 0) is ClientCheck.ACCEPTED
 
 

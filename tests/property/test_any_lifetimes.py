@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.adapters.credentials import ClientSecretPost
 from worker.core import lifecycle, policy
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.lifecycle import OUTCOMES, TABLE, Phase, Trigger
@@ -37,7 +38,7 @@ clients = st.builds(
     provider=st.sampled_from([BUDDY, PAGERDUTY_SCOPED, PAGERDUTY_CLASSIC, OAUTH2]),
     token_url=st.just("https://id.example.com/token"),
     client_id=st.just("id of ours"),
-    client_secret=st.just("hunter2"),
+    credentials=st.just((ClientSecretPost("hunter2"),)),
     grant_type=st.sampled_from(GrantType),
 )
 

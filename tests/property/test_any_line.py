@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from worker.adapters.credentials import ClientSecretPost
 from worker.core.grant import Status
 from worker.core.interchange import LATEST_SECONDS, Line, LineError, read_line, write_line
 from worker.core.providers import BUDDY, OAUTH2, PAGERDUTY_SCOPED, Client, GrantType
@@ -17,7 +18,7 @@ MARK = "t0kenMARK"
 def _client(name: str, grant_type: GrantType = GrantType.REFRESH_TOKEN) -> Client:
     provider = {"buddy": BUDDY, "pagerduty": PAGERDUTY_SCOPED}.get(name, OAUTH2)
     url = "https://id.example.com/token"
-    return Client(name, provider, url, "id of ours", "hunter2", grant_type=grant_type)
+    return Client(name, provider, url, "id of ours", (ClientSecretPost("hunter2"),), grant_type=grant_type)
 
 
 CLIENTS = {

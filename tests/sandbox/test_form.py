@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from worker.sandbox.form import TokenRequest, read_token_request
+from worker.sandbox.form import ReceivedRequest, read_token_request
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -18,7 +18,7 @@ def basic(text: str) -> str:
 def test_fields_and_credentials_come_from_the_body() -> None:
     body = b"grant_type=refresh_token&refresh_token=a%2Bb&client_id=id&client_secret=s"
 
-    assert read_token_request({"content-type": FORM + "; charset=utf-8"}, body) == TokenRequest(
+    assert read_token_request({"content-type": FORM + "; charset=utf-8"}, body) == ReceivedRequest(
         "refresh_token", "a+b", "id", "s"
     )
 

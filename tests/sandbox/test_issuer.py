@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from worker.sandbox.form import TokenRequest
-from worker.sandbox.issuer import Finding, Grant, IssueOrder, Issuer, Reply, Rules
-from worker.sandbox.judge import Judge, Verdict
+from worker.sandbox.form import ReceivedRequest
+from worker.sandbox.issuer import Examination, IssuedGrant, IssueOrder, Issuer, IssuerReply, IssuerRules
+from worker.sandbox.judge import Judge, RequestVerdict
 from worker.sandbox.profiles import BUDDY, OAUTH2, PAGERDUTY
 
 NOW = 1_800_000_000.0
 
-RULES = Rules(
+RULES = IssuerRules(
     profile=BUDDY,
     client_id="id",
     client_secret="secret",
@@ -33,7 +33,7 @@ def issuer_with(**changes: Any) -> Issuer:
     return Issuer(replace(RULES, **changes), Judge())
 
 
-def one_grant(issuer: Issuer, *, at: float = NOW, ago: float = 0) -> Grant:
+def one_grant(issuer: Issuer, *, at: float = NOW, ago: float = 0) -> IssuedGrant:
     rules = issuer.rules
     order = IssueOrder(
         count=1,
@@ -49,14 +49,16 @@ def one_grant(issuer: Issuer, *, at: float = NOW, ago: float = 0) -> Grant:
     return grant
 
 
-def present(issuer: Issuer, token: str, now: float, *, hears: bool = True) -> tuple[Verdict, Reply]:
+def present(
+    issuer: Issuer, token: str, now: float, *, hears: bool = True
+) -> tuple[RequestVerdict, IssuerReply]:
     """Present a refresh token; a client that `hears` also receives the answer."""
-    request = TokenRequest("refresh_token", token, "id", "secret")
-    finding: Finding = issuer.examine(request, now)
-    reply = issuer.act(request, finding, now)
+    request = ReceivedRequest("refresh_token", token, "id", "secret")
+    examination: Examination = issuer.examine(request, now)
+    reply = issuer.act(request, examination, now)
     if hears:
-        issuer.hear_back(finding, now)
-    return finding.verdict, reply
+        issuer.hear_back(examination, now)
+    return examination.verdict, reply
 
 
 def expired(issuer: Issuer, now: float) -> int:
@@ -71,7 +73,7 @@ def test_a_refresh_replaces_both_tokens_at_once() -> None:
 
     verdict, reply = present(issuer, old.refresh_token, NOW + 10)
 
-    assert verdict is Verdict.LIVE
+    assert verdict is RequestVerdict.LIVE
     assert grant.pair.access_token not in ("", old.access_token)
     assert reply.body["access_token"] == grant.pair.access_token
     assert reply.body["refresh_token"] == grant.pair.refresh_token != old.refresh_token
@@ -87,11 +89,11 @@ def test_a_strict_server_refuses_a_used_refresh_token_and_keeps_the_grant() -> N
     verdict, reply = present(issuer, used, NOW + 1)
 
     assert (verdict, reply.status, reply.body) == (
-        Verdict.SUPERSEDED,
+        RequestVerdict.SUPERSEDED,
         400,
         {"error": "invalid_grant"},
     )
-    assert present(issuer, grant.pair.refresh_token, NOW + 2)[0] is Verdict.LIVE
+    assert present(issuer, grant.pair.refresh_token, NOW + 2)[0] is RequestVerdict.LIVE
 
 
 def test_revoke_family_takes_the_grant_back_when_a_used_token_is_seen() -> None:
@@ -103,7 +105,7 @@ def test_revoke_family_takes_the_grant_back_when_a_used_token_is_seen() -> None:
     present(issuer, used, NOW + 1)
 
     assert grant.revoked
-    assert present(issuer, grant.pair.refresh_token, NOW + 2)[0] is Verdict.REVOKED
+    assert present(issuer, grant.pair.refresh_token, NOW + 2)[0] is RequestVerdict.REVOKED
 
 
 def test_within_the_grace_period_the_previous_token_answers_the_same_pair_again() -> None:
@@ -114,7 +116,7 @@ def test_within_the_grace_period_the_previous_token_answers_the_same_pair_again(
 
     verdict, again = present(issuer, used, NOW + 30)
 
-    assert verdict is Verdict.WITHIN_GRACE
+    assert verdict is RequestVerdict.WITHIN_GRACE
     assert again.body["refresh_token"] == first.body["refresh_token"]
     assert again.body["access_token"] == first.body["access_token"]
     assert again.body["expires_in"] == 30
@@ -133,15 +135,15 @@ def test_a_grace_period_does_not_cover_a_token(case: str) -> None:
         issuer.revoke(grant, NOW)
 
     late = 31 if case == "too late" else 1
-    assert present(issuer, used, NOW + late)[0] is Verdict.SUPERSEDED
+    assert present(issuer, used, NOW + late)[0] is RequestVerdict.SUPERSEDED
 
 
 def test_a_refresh_token_lives_to_its_end_and_no_longer() -> None:
     issuer = issuer_with()
     first, second = one_grant(issuer), one_grant(issuer)
 
-    assert present(issuer, first.pair.refresh_token, NOW + 1000)[0] is Verdict.LIVE
-    assert present(issuer, second.pair.refresh_token, NOW + 1000.5)[0] is Verdict.REFRESH_EXPIRED
+    assert present(issuer, first.pair.refresh_token, NOW + 1000)[0] is RequestVerdict.LIVE
+    assert present(issuer, second.pair.refresh_token, NOW + 1000.5)[0] is RequestVerdict.REFRESH_EXPIRED
 
 
 def test_no_refresh_moves_the_end_that_is_counted_from_consent() -> None:
@@ -151,7 +153,7 @@ def test_no_refresh_moves_the_end_that_is_counted_from_consent() -> None:
 
     verdict, reply = present(issuer, grant.pair.refresh_token, NOW + 401)
 
-    assert verdict is Verdict.ABSOLUTE_LIMIT
+    assert verdict is RequestVerdict.ABSOLUTE_LIMIT
     assert reply.body == {"error": "invalid_grant"}
 
 
@@ -164,7 +166,7 @@ def test_without_rotation_the_refresh_token_stays_with_its_end_and_is_not_repeat
 
     assert set(reply.body) == {"access_token", "expires_in", "token_type"}
     assert (grant.pair.refresh_token, grant.pair.refresh_expires_at) == (token, end)
-    assert present(issuer, token, NOW + 20)[0] is Verdict.LIVE
+    assert present(issuer, token, NOW + 20)[0] is RequestVerdict.LIVE
 
 
 def test_a_token_that_never_expires_states_no_end_and_is_killed_by_a_refresh_all_the_same() -> None:
@@ -252,10 +254,10 @@ def test_a_later_refresh_takes_a_grant_up_again() -> None:
 def test_a_wrong_client_learns_nothing_and_changes_nothing() -> None:
     issuer = issuer_with()
     grant = one_grant(issuer)
-    request = TokenRequest("refresh_token", grant.pair.refresh_token, "id", "wrong")
+    request = ReceivedRequest("refresh_token", grant.pair.refresh_token, "id", "wrong")
 
-    finding = issuer.examine(request, NOW)
-    reply = issuer.act(request, finding, NOW)
+    examination = issuer.examine(request, NOW)
+    reply = issuer.act(request, examination, NOW)
 
     assert (reply.status, reply.body) == (401, {"error": "invalid_client"})
     assert grant.rotations == 0
@@ -278,7 +280,7 @@ def test_issue_times_are_spread_back_evenly_and_ends_with_them() -> None:
 
 def test_the_by_product_of_a_client_credentials_request_is_nobodys_to_keep_alive() -> None:
     issuer = issuer_with()
-    request = TokenRequest("client_credentials", "", "id", "secret")
+    request = ReceivedRequest("client_credentials", "", "id", "secret")
 
     reply = issuer.act(request, issuer.examine(request, NOW), NOW)
 

@@ -19,6 +19,7 @@ from tests.simulation.redis import PREFIX, Connection, Server
 from tests.simulation.terms import RULES, SWEEP_SECONDS, Terms
 from tests.simulation.world import Process, World, dice
 from worker.adapters.clock import RedisClock
+from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
@@ -245,4 +246,4 @@ class SimulatedDeployment:
 def clients_of(number: int, *, ambiguous: bool) -> list[Client]:
     """Clients at one token endpoint."""
     provider = BUDDY if ambiguous else OAUTH2
-    return [Client(f"c{i}", provider, URL, "id", "secret") for i in range(number)]
+    return [Client(f"c{i}", provider, URL, "id", (ClientSecretPost("secret"),)) for i in range(number)]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from worker.adapters.credentials import ClientSecretPost
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.policy import Rules
 from worker.core.providers import (
@@ -18,7 +19,7 @@ from worker.core.providers import (
 
 def _client(provider: Provider) -> Client:
     url = f"{provider.base_url or 'https://id.example.com'}{provider.token_path or '/token'}"
-    return Client(provider.name, provider, url, client_id="id of ours", client_secret="hunter2")
+    return Client(provider.name, provider, url, "id of ours", credentials=(ClientSecretPost("hunter2"),))
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def app() -> Client:
         PAGERDUTY_SCOPED,
         "https://identity.pagerduty.com/oauth/token",
         client_id="id of ours",
-        client_secret="hunter2",
+        credentials=(ClientSecretPost("hunter2"),),
         grant_type=GrantType.CLIENT_CREDENTIALS,
         scopes=("as_account-us.acme", "incidents.read"),
     )

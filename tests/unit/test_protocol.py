@@ -1,6 +1,5 @@
 """The token request as RFC 6749 has it, and what each reply of a token endpoint means."""
 
-import base64
 import json
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import pytest
 
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.protocol import Reply, client_credentials_request, read_reply, refresh_request
-from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client, ClientAuthentication
+from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client, ResetHeader, ResetUnit
 
 NOW = 1_700_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
 TOKENS: dict[str, Any] = {"access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600}
@@ -48,48 +47,35 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # The request
 
 
-def test_a_refresh_sends_the_token_and_the_credentials_in_the_body_and_no_scope(buddy: Client) -> None:
-    request = refresh_request(replace(buddy, scopes=("WORKSPACE",)), "hunter2", "refresh-1")
+def test_a_refresh_sends_the_token_and_no_scope(buddy: Client) -> None:
+    request = refresh_request(replace(buddy, scopes=("WORKSPACE",)), "refresh-1")
     assert request.url == "https://api.buddy.works/oauth2/token"
-    assert request.form == {
-        "grant_type": "refresh_token",
-        "refresh_token": "refresh-1",
-        "client_id": "id of ours",
-        "client_secret": "hunter2",
-    }
-    assert "Authorization" not in request.headers
+    assert request.form == {"grant_type": "refresh_token", "refresh_token": "refresh-1"}
 
 
-def test_basic_authentication_encodes_id_and_secret_before_it_joins_them(oauth2: Client) -> None:
-    basic = replace(oauth2, authentication=ClientAuthentication.BASIC)
-    request = refresh_request(basic, "s:ecret/+ä", "refresh-1")
-    scheme, _, credentials = request.headers["Authorization"].partition(" ")
-    assert scheme == "Basic"
-    assert base64.b64decode(credentials) == b"id+of+ours:s%3Aecret%2F%2B%C3%A4"
-    assert set(request.form) == {"grant_type", "refresh_token"}
+def test_a_request_holds_nothing_that_authenticates_the_client(oauth2: Client, app: Client) -> None:
+    for request in (refresh_request(oauth2, "refresh-1"), client_credentials_request(app)):
+        assert "Authorization" not in request.headers
+        assert not {"client_id", "client_secret"} & request.form.keys()
 
 
 def test_a_client_credentials_request_divides_scopes_by_spaces(app: Client) -> None:
-    form = client_credentials_request(app, "hunter2").form
+    form = client_credentials_request(app).form
     assert form["grant_type"] == "client_credentials"
     assert form["scope"] == "as_account-us.acme incidents.read"
     assert "refresh_token" not in form
 
 
 def test_a_client_credentials_request_can_be_made_once_more_without_scope(app: Client) -> None:
-    assert "scope" not in client_credentials_request(app, "hunter2", with_scope=False).form
+    assert "scope" not in client_credentials_request(app, with_scope=False).form
 
 
 def test_a_client_without_scopes_asks_for_none(oauth2: Client) -> None:
-    assert "scope" not in client_credentials_request(oauth2, "hunter2").form
+    assert "scope" not in client_credentials_request(oauth2).form
 
 
-@pytest.mark.parametrize("authentication", list(ClientAuthentication))
-def test_the_repr_of_a_request_shows_neither_token_nor_secret(
-    oauth2: Client, authentication: ClientAuthentication
-) -> None:
-    client = replace(oauth2, authentication=authentication)
-    text = repr(refresh_request(client, "hunter2", "refresh-1"))
+def test_the_repr_of_a_request_shows_no_token(oauth2: Client) -> None:
+    text = repr(refresh_request(oauth2, "refresh-1"))
     assert text == "TokenRequest(url='https://id.example.com/token')"
 
 
@@ -267,6 +253,13 @@ def test_what_github_and_slack_say_of_a_dead_refresh_token_in_a_200_rejects_the_
     assert _read(200, {"error": code}) == Rejected(code)
 
 
+def test_a_provider_with_another_word_for_a_dead_refresh_token_is_a_line_of_data() -> None:
+    odd = replace(OAUTH2, rejected_codes=frozenset({"grant_gone"}))
+    reply = _reply(400, {"error": "grant_gone"})
+    assert read_reply(reply, odd, NOW) == Rejected("grant_gone")
+    assert read_reply(reply, OAUTH2, NOW) == Unavailable("unrecognized_error_code")
+
+
 def test_a_429_with_retry_after_in_seconds_waits_that_long() -> None:
     assert _read(429, None, retry_after="120") == Unavailable("http_429", 120_000)
 
@@ -318,6 +311,17 @@ def test_a_429_prefers_retry_after_to_the_reset_header() -> None:
 
 def test_a_429_is_told_to_wait_whatever_its_body_says() -> None:
     assert _read(429, {"error": "invalid_grant"}) == Unavailable("http_429", None)
+
+
+def test_a_reset_header_with_more_digits_than_a_wait_in_seconds_is_not_read_as_one() -> None:
+    outcome = _read(429, None, ratelimit_reset=str(NOW // 1000 + 30), x_rate_limit_reset=str(NOW // 1000 + 5))
+    assert outcome == Unavailable("http_429", 5_000)
+
+
+def test_a_provider_with_another_reset_header_is_a_line_of_data() -> None:
+    odd = replace(OAUTH2, reset_headers=(ResetHeader("x-come-back-at", ResetUnit.UNIX_SECONDS),))
+    reply = _reply(429, None, x_come_back_at=str(NOW // 1000 + 7), ratelimit_reset="60")
+    assert read_reply(reply, odd, NOW) == Unavailable("http_429", 7_000)
 
 
 def test_reset_headers_of_replies_other_than_a_429_ask_for_nothing() -> None:

@@ -219,9 +219,3 @@ def test_only_buddy_answers_a_bare_401_that_may_mean_the_client_or_the_grant(now
         each.name for each in providers if isinstance(read_reply(Reply(401, {}, b""), each, now), Rejected)
     ]
     assert odd == ["buddy"]
-
-
-def test_the_repr_of_a_client_shows_neither_of_its_secrets(buddy: Client) -> None:
-    text = repr(replace(buddy, previous_client_secret="swordfish"))
-    assert "hunter2" not in text
-    assert "swordfish" not in text

@@ -38,7 +38,7 @@ from worker.refreshing.answers import Answers
 
 MINUTE_MS = 60_000
 BEGAN_AT = 1_700_000_000_000
-ACME = Client("acme", OAUTH2, "https://id.example.com/token", "id", "secret")
+ACME = Client("acme", OAUTH2, "https://id.example.com/token", "id", ())
 TOKENS = Refreshed("a1", "r1", 3_600_000, None, None)
 KEYS = KeyRing({"k1": bytes(32)})
 

@@ -1,4 +1,4 @@
-"""Events as CloudEvents 1.0 in the JSON event format, structured mode (what `docs/events.md` describes)."""
+"""Events as CloudEvents 1.0 in structured mode and the JSON event format, as `docs/events.md` describes."""
 
 import json
 
@@ -6,7 +6,7 @@ from worker.core.events import Event, rfc3339
 
 
 def to_json(event: Event, source: str) -> bytes:
-    """One event as a JSON object; `source` names the deployment."""
+    """One event as a JSON object in UTF-8; `source` is a URI reference that names the deployment."""
     attributes = {
         "id": event.id,
         "source": source,

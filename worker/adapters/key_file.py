@@ -1,4 +1,4 @@
-"""A sealing key in a file of the data directory, for a single machine that names none in its settings."""
+"""A sealing key in a file of the data directory, for a single machine whose settings name no key."""
 
 import base64
 import os
@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 FILE_NAME = "keys"
-STORED_GRANTS = "appendonlydir"  # the embedded server's; a new key could open nothing in it
+STORED_GRANTS = "appendonlydir"  # the embedded server's data, which a new key could not unseal
 
 
 class KeyFileError(Exception):
@@ -14,18 +14,19 @@ class KeyFileError(Exception):
 
 
 def new_key_line() -> str:
-    """A fresh key in the form that `EVERGRANT_KEYS` takes: `id:base64-of-32-bytes`."""
+    """A new random key as `EVERGRANT_KEYS` takes it: `id:base64-of-32-bytes`."""
     return f"k{secrets.token_hex(3)}:{base64.b64encode(os.urandom(32)).decode()}"
 
 
 def read_or_make(data_dir: Path) -> tuple[str, bool]:
-    """The key line of a data directory, and whether it was made just now.
+    """The key line of a data directory, and whether this call made it.
 
-    It is written aside and linked into place, so that of two processes that start at once one makes the key
-    and both use it.
+    A new key is written beside its place and linked into it: of two processes that start at once, one makes
+    the key and both use it.
 
     Raises:
-        KeyFileError: it cannot be read or written, or others may read it.
+        KeyFileError: the file cannot be read or written, others may read it, or it is missing although grants
+            are stored.
     """
     path = data_dir / FILE_NAME
     try:

@@ -1,10 +1,11 @@
-"""Token pairs sealed with AES-256-GCM, bound to the grant and the version they belong to.
+"""Token pairs sealed with AES-256-GCM, bound to their grant and its version.
 
 Rules:
-- The first key of the ring seals, every key opens: a key is retired by moving another in front of it.
-- The grant's id and version are associated data, so a sealed pair cannot be passed off as another grant's,
-  nor an old pair as the present one.
-- A sealed pair: one byte of format, one of key id length, the key id, 12 bytes of nonce, ciphertext with tag.
+- The first key of the ring seals and every key opens: to retire a key, put another in front of it.
+- The grant's id and version are associated data, so that a sealed pair passes neither for another grant's nor
+  for a later one of the same grant.
+- A sealed pair is one byte of format, one byte of key id length, the key id, 12 bytes of nonce, and the
+  ciphertext with its tag.
 """
 
 import os
@@ -26,7 +27,7 @@ class KeyRing:
     """Sealing keys by id.
 
     Args:
-        keys: id to 32 bytes, the sealing one first; at least one.
+        keys: 32 bytes by key id, at least one; the first one seals.
     """
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
@@ -38,24 +39,24 @@ class KeyRing:
         return f"KeyRing({', '.join(self.ids())})"
 
     def ids(self) -> list[str]:
-        """The keys' names, the sealing one first."""
+        """The key ids; the first one seals."""
         return [key_id.decode() for key_id in self._ciphers]
 
     def seal(self, grant_id: str, version: int, pair: TokenPair) -> bytes:
-        """Seal under the first key of the ring."""
+        """Seal with the first key of the ring; `version` is that of the record that will hold the pair."""
         nonce = os.urandom(NONCE_BYTES)
         plain = msgpack.packb([pair.access_token, pair.refresh_token])
         cipher = self._ciphers[self._sealing_id]
         return self._header + nonce + cipher.encrypt(nonce, plain, _bound_to(grant_id, version))
 
     def open(self, grant: Grant) -> TokenPair:
-        """Open under whichever key sealed it.
+        """Open a grant's pair with the key that sealed it.
 
         Raises:
             UnsealError: the key is not in the ring, or the pair is not this grant's at this version.
         """
         sealed = grant.sealed
-        if len(sealed) < 2 or sealed[0] != FORMAT:  # noqa: PLR2004 the two header bytes
+        if len(sealed) < 2 or sealed[0] != FORMAT:  # noqa: PLR2004 format and key id length
             raise UnsealError(f"{grant.id}: the sealed tokens have an unknown format")
         body_at = 2 + sealed[1]
         key_id = sealed[2:body_at]

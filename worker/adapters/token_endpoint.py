@@ -1,17 +1,17 @@
 """The authorization server's token endpoint, over httpx's transport for aiohttp.
 
 Rules:
-- What may have been acted on is never asked again here: a POST to a token endpoint is not idempotent (RFC
-  9110 section 9.2.2). The transport does not follow redirects, keep cookies or retry.
-- The deadline is total: connecting, sending and reading together. Where this process stood still past it
-  (frozen, suspended, starved), what the server sent meanwhile is read first: it may be all that lives. But
-  nothing is sent any more: the lease may have ended too.
-- Whatever happens is an Outcome. Only what failed before a connection stood is certainly not acted on; all
-  else that brought no readable reply is unknown.
-- Replies are read up to a cap. TLS is verified. No exception text from the wire is passed on.
+- A request that the server may have acted on is never repeated here: a POST to a token endpoint is not
+  idempotent (RFC 9110 section 9.2.2). The transport does not follow redirects, keep cookies or retry.
+- One deadline covers connecting, sending and reading. If this process stood still past it (frozen, suspended,
+  starved), a reply that arrived meanwhile is still read: it may hold the only living tokens. But nothing more
+  is sent, because the lease may have ended too.
+- Whatever happens is an outcome. The server certainly did not act if no connection was made; in every other
+  case without a readable reply it is unknown.
+- Replies are read up to a cap. TLS certificates are verified. No exception text from the wire is passed on.
 
-The transport is called directly: `httpx.AsyncClient` above it would keep cookies between grants. The deadline
-cancels the request, which is safe with this transport and would wreck httpx's own pool
+The transport is called directly, because `httpx.AsyncClient` would keep cookies from grant to grant. The
+deadline cancels the request: safe with this transport, but it would break httpx's own pool
 (docs/decisions/0004-token-endpoint-transport.md).
 """
 
@@ -31,31 +31,31 @@ from httpx_aiohttp import AiohttpTransport
 
 from worker.core.grant import TokenPair
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
-from worker.core.ports import ClientCheck
+from worker.core.ports import ClientCheck, ClientCredentials
 from worker.core.protocol import Reply, TokenRequest, client_credentials_request, read_reply, refresh_request
 from worker.core.providers import Client, GrantType, Provider
 
 MAX_REPLY_BYTES: Final = 64 * 1024
-# Far more than servers and the proxies before them send, for a head over the limit costs the tokens below it.
+# Far more than servers and proxies send, because a reply whose head exceeds a limit loses its tokens.
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 512
-CONNECT_SHARE: Final = 0.5  # of the total deadline
-LATE_SECONDS: Final = 0.1  # a deadline that strikes so late was not waited for
+CONNECT_SHARE: Final = 0.5  # of the deadline
+LATE_SECONDS: Final = 0.1  # a deadline that fires this late means that the process stood still
 CATCH_UP_SECONDS: Final = 0.5
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
-IDLE_SECONDS: Final = 15.0  # less than servers keep idle connections: few requests meet a closed one
+IDLE_SECONDS: Final = 15.0  # servers keep idle connections longer, so few requests meet a closed one
 
-# The transport calls a connection lost after sending a ConnectTimeout too; only the cause tells.
+# The transport raises ConnectTimeout also when a connection is lost after sending; only the cause tells.
 _BEFORE_SENDING = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 _is_plain = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 
 
 class HttpTokenEndpoint:
-    """Asks token endpoints; keeps connections and TLS sessions between requests.
+    """Sends token requests; keeps connections and TLS sessions between them.
 
     Args:
-        timeout_seconds: the total deadline of one call, a second secret and all.
+        timeout_seconds: the deadline of one call, however many credentials it tries.
     """
 
     def __init__(self, *, timeout_seconds: float) -> None:
@@ -71,13 +71,22 @@ class HttpTokenEndpoint:
         await self._transport.aclose()
 
     async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:
-        """Ask once for new tokens; the second secret is tried only where the first was refused."""
+        """Ask for new tokens, within the deadline; never raises because of what a server does.
+
+        The client's next credentials are tried only when the ones before were refused: a server that refuses
+        the client has not acted on the request.
+
+        Args:
+            client: whose credentials to try and whose token endpoint to ask.
+            pair: holds the refresh token; ignored for a client-credentials grant.
+            now: Unix milliseconds, to read a `Retry-After` that names a date.
+        """
         outcome: Outcome = Unknown("timeout")
         with suppress(TimeoutError):
             async with _Deadline(self._timeout_seconds) as due:
-                for secret in _secrets(client):
+                for credentials in client.credentials:
                     outcome = Unknown("timeout")
-                    outcome = await self._ask_for_tokens(client, secret, pair, now, due)
+                    outcome = await self._ask_for_tokens(client, credentials, pair, now, due)
                     if not _refuses_client(outcome):
                         break
         return outcome
@@ -85,43 +94,46 @@ class HttpTokenEndpoint:
     async def check(self, client: Client, now: int) -> ClientCheck:
         """Ask whether the client itself is accepted, with a client-credentials request.
 
-        A server that knows the client but not this grant type says so, which is an answer too.
+        A server that accepts the client but not this grant type has accepted the client.
         """
         check = ClientCheck.UNKNOWN
         with suppress(TimeoutError):
             async with _Deadline(self._timeout_seconds) as due:
-                for secret in _secrets(client):
+                for credentials in client.credentials:
                     check = ClientCheck.UNKNOWN
-                    request = client_credentials_request(client, secret)
+                    request = credentials.authenticate(client_credentials_request(client), client.client_id)
                     check = _check_of(await self._ask(request, client.provider, now, due))
                     if check is not ClientCheck.REJECTED:
                         break
         return check
 
     async def reach(self, client: Client) -> str | None:
-        """Whether the endpoint answers anything at all; returns why not. Nothing secret is sent."""
+        """Why the endpoint cannot be reached, in a line; `None` if it answers anything. Sends no secret."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 response = await self._transport.handle_async_request(httpx.Request("HEAD", client.token_url))
                 await response.aclose()
         except TimeoutError:
             return f"does not answer within {self._timeout_seconds:g} s"
-        except Exception as error:  # noqa: BLE001 whatever it was, it is what the operator asked for
+        except Exception as error:  # noqa: BLE001 the operator asked what goes wrong
             cause = error.__cause__
             why = cause.os_error.strerror if isinstance(cause, aiohttp.ClientConnectorError) else str(error)
             return f"cannot be reached: {why or type(error).__name__}"
         return None
 
     async def _ask_for_tokens(
-        self, client: Client, secret: str, pair: TokenPair, now: int, due: float
+        self, client: Client, credentials: ClientCredentials, pair: TokenPair, now: int, due: float
     ) -> Outcome:
         if client.grant_type is GrantType.REFRESH_TOKEN:
-            request = refresh_request(client, secret, pair.refresh_token or "")
-            return await self._ask(request, client.provider, now, due)
-        request = client_credentials_request(client, secret)
-        outcome = await self._ask(request, client.provider, now, due)
-        if outcome == ClientRejected("invalid_scope"):
-            bare = client_credentials_request(client, secret, with_scope=False)
+            request = refresh_request(client, pair.refresh_token or "")
+        else:
+            request = client_credentials_request(client)
+        authenticated = credentials.authenticate(request, client.client_id)
+        outcome = await self._ask(authenticated, client.provider, now, due)
+        if client.grant_type is GrantType.CLIENT_CREDENTIALS and outcome == ClientRejected("invalid_scope"):
+            bare = credentials.authenticate(
+                client_credentials_request(client, with_scope=False), client.client_id
+            )
             return await self._ask(bare, client.provider, now, due)
         return outcome
 
@@ -131,7 +143,7 @@ class HttpTokenEndpoint:
             return Unknown("timeout")
         try:
             reply = await self._exchange(request, seconds_left)
-        except Exception as error:  # noqa: BLE001 what went wrong on the wire is an outcome, whatever it was
+        except Exception as error:  # noqa: BLE001 any failure on the wire is an outcome
             if isinstance(error.__cause__, _BEFORE_SENDING) or isinstance(error, httpx.UnsupportedProtocol):
                 return Unavailable("could_not_connect")
             return Unknown("connection_lost")
@@ -140,20 +152,20 @@ class HttpTokenEndpoint:
         return read_reply(reply, provider, now)
 
     async def _exchange(self, request: TokenRequest, seconds_left: float) -> Reply:
-        # Connecting has a deadline of its own, within the total one: what ends there was certainly not sent.
+        # Connecting has a shorter deadline: a request that ends there was certainly not sent.
         timeout = {"connect": min(self._timeout_seconds * CONNECT_SHARE, seconds_left)}
         response = await self._transport.handle_async_request(_posted(request, {"timeout": timeout}))
         try:
             return Reply(response.status_code, response.headers, await _read(response))
         finally:
-            with suppress(Exception):  # what was read is here, however its connection is let go
+            with suppress(Exception):  # the reply is read; failing to release its connection costs nothing
                 await response.aclose()
 
 
 class _Deadline:
-    """Like `asyncio.timeout`, but one that strikes late leaves time to read what had come by then.
+    """Like `asyncio.timeout`, but when it fires late it leaves time to read a reply that arrived meanwhile.
 
-    Gives when it is due, by the loop's clock: nothing may be sent after that.
+    Entering it gives the instant, by the loop's clock, after which nothing may be sent.
     """
 
     __slots__ = ("_due", "_handle", "_loop", "_timeout")
@@ -165,7 +177,7 @@ class _Deadline:
 
     async def __aenter__(self) -> float:
         await self._timeout.__aenter__()
-        self._handle = self._loop.call_at(self._due, self._strike)
+        self._handle = self._loop.call_at(self._due, self._fire)
         return self._due
 
     async def __aexit__(
@@ -174,15 +186,15 @@ class _Deadline:
         self._handle.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
-    def _strike(self) -> None:
-        was_standing_still = self._loop.time() - self._due > LATE_SECONDS
-        self._timeout.reschedule(self._loop.time() + (CATCH_UP_SECONDS if was_standing_still else 0))
+    def _fire(self) -> None:
+        stood_still = self._loop.time() - self._due > LATE_SECONDS
+        self._timeout.reschedule(self._loop.time() + (CATCH_UP_SECONDS if stood_still else 0))
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Makes no connection later than a request may still be sent, however long this process stood still.
+    """Gives up a new connection that is made after its deadline, because this process stood still.
 
-    Only here: resolving, connecting and the TLS handshake wait for others, a kept connection for nobody.
+    A kept connection needs no such check: only resolving, connecting and the TLS handshake wait for others.
     """
 
     async def _create_connection(
@@ -202,7 +214,7 @@ class _Connector(aiohttp.TCPConnector):
 
 def _open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        # No limit here: callers bound their requests, and one waiting for a slot would use up its deadline.
+        # No limit here: callers limit their requests, and waiting for a slot would use up the deadline.
         connector=_Connector(limit=0, keepalive_timeout=IDLE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
@@ -212,14 +224,8 @@ def _open_session() -> aiohttp.ClientSession:
     )
 
 
-def _secrets(client: Client) -> list[str]:
-    """The secrets to try, the present one first."""
-    previous = client.previous_client_secret
-    return [client.client_secret] if previous is None else [client.client_secret, previous]
-
-
 def _refuses_client(outcome: Outcome) -> bool:
-    """Whether another secret might change the answer; a server that refuses the client has not acted."""
+    """Whether other credentials might change the outcome; a server that refuses the client has not acted."""
     return isinstance(outcome, ClientRejected) or (isinstance(outcome, Rejected) and outcome.ambiguous)
 
 
@@ -236,15 +242,15 @@ def _check_of(outcome: Outcome) -> ClientCheck:
 
 
 def _form_encoded(form: Mapping[str, str]) -> bytes:
-    """As `urllib.parse.urlencode`; most tokens have nothing in them that must be quoted."""
+    """Like `urllib.parse.urlencode`, but faster for values that need no quoting, as most tokens."""
     fields = (f"{name}={value if _is_plain(value) else quote_plus(value)}" for name, value in form.items())
     return "&".join(fields).encode()
 
 
 def _posted(request: TokenRequest, extensions: dict[str, Any]) -> httpx.Request:
-    """As httpx makes a request of `content`, in a fifth of the time: the headers need no completing.
+    """The same as `httpx.Request(content=...)` in a fifth of the time, because the headers are complete.
 
-    They are shared by all requests like it; the transport only reads them.
+    Requests with equal headers share them; the transport only reads them.
     """
     body = _form_encoded(request.form)
     url = _parsed(request.url)
@@ -256,7 +262,7 @@ def _posted(request: TokenRequest, extensions: dict[str, Any]) -> httpx.Request:
 
 @lru_cache(maxsize=100)
 def _parsed(url: str) -> httpx.URL:
-    """Kept, as the headers are: a deployment has few endpoints, and its tokens are mostly of one length."""
+    """Cached, like the headers: a deployment has few endpoints, and most of its tokens have one length."""
     return httpx.URL(url)
 
 
@@ -267,7 +273,7 @@ def _headers(url: httpx.URL, length: int, *others: tuple[str, str]) -> httpx.Hea
 
 
 async def _read(response: httpx.Response) -> bytes:
-    """The body, decompressed where the server compressed it unasked, to a little beyond the cap at most."""
+    """The body, decompressed if the server compressed it unasked; reading ends a little beyond the cap."""
     body = bytearray()
     stream = response.stream
     compressed = any(name.lower() == b"content-encoding" for name, _ in response.headers.raw)

@@ -13,6 +13,7 @@ from worker.core.events import Event
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
 from worker.core.outcomes import AttemptOutcome, Outcome
+from worker.core.protocol import TokenRequest
 from worker.core.providers import Client
 
 
@@ -258,6 +259,20 @@ class Clients(Protocol):
 
     def reread(self, name: str) -> Client:
         """The client as its source has it now."""
+
+
+class ClientCredentials(Protocol):
+    """Proof to a token endpoint that a request comes from the client.
+
+    Two that authenticate alike are equal, so that a replaced secret shows as a changed client. Their `repr`
+    shows no secret.
+    """
+
+    def authenticate(self, request: TokenRequest, client_id: str) -> TokenRequest:
+        """A copy of `request` with the proof in its form or its headers; never raises.
+
+        Called for each request that is sent: an assertion that may be used once is made anew each time.
+        """
 
 
 class Journal(Protocol):

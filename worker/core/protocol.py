@@ -1,14 +1,13 @@
-"""The token request, and any reply to it read as an Outcome.
+"""Token requests, and what any reply to one means.
 
-RFC 6749 sections 2.3.1, 4.4, 5 and 6, plus what real servers do beside it. Rules:
-- Any status with any bytes gives an Outcome; nothing here raises on what a server sends.
-- Tokens that came are never thrown away for a flaw beside them: in a lifetime, in a scope, in the JSON of any
-  other field.
-- `Rejected` only where the server says so in words; whatever may mean anything else leaves the grant be.
-- What a server wrote is repeated only when it is a registered code: anything else could hold a secret.
+RFC 6749 sections 4.4, 5 and 6, with what real servers do beside it. Rules:
+- Any status with any bytes gives an outcome: no function here raises because of what a server sent.
+- A flaw beside the tokens never costs the tokens: not in a lifetime, a scope or the JSON of another field.
+- A reply means `Rejected` only where the server says so in words. Anything else leaves the grant alone.
+- An outcome repeats a server's text only if it is a registered code: other text could hold a secret.
+- No provider is named here: where one departs from the RFC, its `Provider` says how.
 """
 
-import base64
 import json
 import math
 import re
@@ -17,27 +16,26 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote_plus
 
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
-from worker.core.providers import DAY_MS, SECOND_MS, Client, ClientAuthentication, Provider
+from worker.core.providers import DAY_MS, SECOND_MS, Client, Provider, ResetUnit
 
 MAX_LIFETIME_MS = 10 * 365 * DAY_MS
 FALLBACK_LIFETIME_MS = 60 * 60 * SECOND_MS
 
-# RFC 6749 section 5.2 first; then what GitHub and Slack say of a dead refresh token in its place.
-GRANT_REJECTED = frozenset(
-    {"invalid_grant"} | {"bad_refresh_token", "invalid_refresh_token", "token_expired", "token_revoked"}
-)
+# RFC 6749 section 5.2, but `invalid_grant` and `invalid_request`.
 CLIENT_REJECTED = frozenset(
     {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 )
+# RFC 6749 section 4.1.2.1, used at token endpoints too; `slow_down` is RFC 8628 section 3.5.
 TRANSIENT = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
+
+_HEADERS: Mapping[str, str] = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One POST to a token endpoint, form-encoded; it holds secrets, so its `repr` shows none."""
+    """One form-encoded POST to a token endpoint. It holds secrets, so its `repr` shows the URL only."""
 
     url: str
     form: Mapping[str, str] = field(repr=False)
@@ -46,46 +44,51 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: `headers` with lower-case names, `body` up to the size cap."""
+    """What came back.
+
+    Attributes:
+        headers: by name, looked up in lower case.
+        body: decompressed, no longer than the adapter's size cap.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
 
-def refresh_request(client: Client, secret: str, refresh_token: str) -> TokenRequest:
-    """RFC 6749 section 6; no `scope`, which leaves it as granted."""
+def refresh_request(client: Client, refresh_token: str) -> TokenRequest:
+    """RFC 6749 section 6, not yet authenticated; without `scope`, which leaves the scope as granted."""
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
-    return _authenticated(client, secret, form)
+    return TokenRequest(client.token_url, form, _HEADERS)
 
 
-def client_credentials_request(client: Client, secret: str, *, with_scope: bool = True) -> TokenRequest:
-    """RFC 6749 section 4.4; scopes are divided by spaces."""
+def client_credentials_request(client: Client, *, with_scope: bool = True) -> TokenRequest:
+    """RFC 6749 section 4.4, not yet authenticated; scopes are divided by spaces."""
     form = {"grant_type": "client_credentials"}
     if client.scopes and with_scope:
         form["scope"] = " ".join(client.scopes)
-    return _authenticated(client, secret, form)
+    return TokenRequest(client.token_url, form, _HEADERS)
 
 
 def read_reply(reply: Reply, provider: Provider, now: int) -> Outcome:
-    """Say what a token endpoint's reply means.
+    """What a token endpoint's reply means; never raises.
 
     Args:
         reply: any status, any headers, any bytes.
-        provider: whose reply it is.
-        now: for a `Retry-After` that names a date.
+        provider: the kind of server that sent it.
+        now: Unix milliseconds, for headers that name an instant.
     """
     document = _json_object(reply.body)
     code = _error_code(document)
     status = reply.status
     if status in {408, 429}:
-        return Unavailable(f"http_{status}", _wait_ms(reply.headers, now))
+        return Unavailable(f"http_{status}", _wait_ms(reply.headers, provider, now))
     if status >= 500:
         return _read_server_fault(reply, code, now)
     if 200 <= status < 300:
-        return _read_success(document, code, status)
+        return _read_success(document, code, status, provider)
     if code is not None:
-        return _read_error(code, reply.headers, now)
+        return _read_error(code, provider, _retry_after_ms(reply.headers, now))
     if provider.ambiguous_message is not None and (status == 401 or _says(document, provider)):
         return Rejected(f"http_{status}", ambiguous=True)
     if status == 401:
@@ -93,34 +96,25 @@ def read_reply(reply: Reply, provider: Provider, now: int) -> Outcome:
     return Unavailable(f"http_{status}", _retry_after_ms(reply.headers, now))
 
 
-def _authenticated(client: Client, secret: str, form: dict[str, str]) -> TokenRequest:
-    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-    if client.authentication is ClientAuthentication.BASIC:
-        # Section 2.3.1: id and secret are form-encoded before they are joined.
-        pair = f"{quote_plus(client.client_id)}:{quote_plus(secret)}"
-        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-    else:
-        form |= {"client_id": client.client_id, "client_secret": secret}
-    return TokenRequest(client.token_url, form, headers)
-
-
 def _read_server_fault(reply: Reply, code: str | None, now: int) -> Outcome:
     detail = f"http_{reply.status}"
     retry_after_ms = _retry_after_ms(reply.headers, now)
     throttled = reply.status == 503 or code == "temporarily_unavailable" or retry_after_ms is not None
     if throttled:
-        # A fault in front of the server, or behind the rotation: nobody says which.
+        # The fault may lie in front of the server or behind the rotation: the reply does not say.
         return Unavailable(detail, retry_after_ms, may_have_acted=True)
     return Unknown(detail)
 
 
-def _read_success(document: dict[str, Any] | None, code: str | None, status: int) -> Outcome:
+def _read_success(
+    document: dict[str, Any] | None, code: str | None, status: int, provider: Provider
+) -> Outcome:
     if document is None:
         return Unknown(f"http_{status}_not_json")
     access_token = _token(document.get("access_token"))
     if access_token is None:
         if code is not None:
-            return _read_error(code, {}, 0)
+            return _read_error(code, provider, None)
         return Unknown(f"http_{status}_without_token")
     if document.get("errors"):
         return Unknown(f"http_{status}_with_errors")
@@ -133,16 +127,16 @@ def _read_success(document: dict[str, Any] | None, code: str | None, status: int
     )
 
 
-def _read_error(code: str, headers: Mapping[str, str], now: int) -> Outcome:
-    if code in GRANT_REJECTED:
+def _read_error(code: str, provider: Provider, retry_after_ms: int | None) -> Outcome:
+    if code == "invalid_grant" or code in provider.rejected_codes:
         return Rejected(code)
     if code in CLIENT_REJECTED:
         return ClientRejected(code)
-    if code == "invalid_request":  # said of our request, of the client's settings, and of dead tokens
+    if code == "invalid_request":  # may mean the request, the client's settings or a dead token
         return Rejected(code, ambiguous=True)
     if code in TRANSIENT:
-        return Unavailable(code, _retry_after_ms(headers, now))
-    return Unavailable("unrecognized_error_code", _retry_after_ms(headers, now))
+        return Unavailable(code, retry_after_ms)
+    return Unavailable("unrecognized_error_code", retry_after_ms)
 
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
@@ -156,9 +150,9 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _leniently(body: bytes) -> Any:
-    """What can be read of JSON that is not quite: a name in Latin-1, a raw line break, a number too long.
+    """Reads what is almost JSON: text in Latin-1, raw line breaks, numbers too long to convert.
 
-    Bytes that are no UTF-8 become lone surrogates, so that no token which had them is taken for readable.
+    Bytes that are not UTF-8 become lone surrogates, which `_token` refuses.
     """
     try:
         return json.loads(body.decode("utf-8-sig", "surrogateescape"), strict=False, parse_int=float)
@@ -167,7 +161,7 @@ def _leniently(body: bytes) -> Any:
 
 
 def _says(document: dict[str, Any] | None, provider: Provider) -> bool:
-    """Whether the errors of a Buddy-style document hold the provider's message."""
+    """Whether the document's list of errors holds the provider's ambiguous message."""
     errors = document.get("errors") if document is not None else None
     if not isinstance(errors, list):
         return False
@@ -182,7 +176,7 @@ def _error_code(document: dict[str, Any] | None) -> str | None:
 
 
 def _token(value: object) -> str | None:
-    """Any text that can be sent again; a lone surrogate, from a broken escape or a broken byte, cannot."""
+    """Any text that can be sent again. A lone surrogate, from a broken escape or byte, cannot be encoded."""
     if not isinstance(value, str) or not value:
         return None
     try:
@@ -199,14 +193,14 @@ def _scope(value: object) -> str | None:
 
 
 def _access_lifetime_ms(document: dict[str, Any]) -> int | None:
-    """Absent means never (Buddy's old applications); nonsense means an hour, for the tokens are good."""
+    """Absent means that the token never expires; nonsense means an hour, because the tokens are good."""
     if document.get("expires_in") is None:
         return None
     return _lifetime_ms(document["expires_in"]) or FALLBACK_LIFETIME_MS
 
 
 def _lifetime_ms(value: object) -> int | None:
-    """Seconds as a number, or as a string holding one; `None` for what is no lifetime at all."""
+    """From seconds as a number or a string; `None` for anything that is not a lifetime."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -218,20 +212,28 @@ def _lifetime_ms(value: object) -> int | None:
     return max(int(min(seconds * SECOND_MS, MAX_LIFETIME_MS)), 1)
 
 
-def _wait_ms(headers: Mapping[str, str], now: int) -> int | None:
-    """After a 429: `Retry-After`, else the provider's own reset header.
+def _wait_ms(headers: Mapping[str, str], provider: Provider, now: int) -> int | None:
+    """How long a 408 or 429 asks to wait: `Retry-After`, else the first readable reset header.
 
-    Other replies carry the reset headers too, where they ask for nothing.
+    Other replies have reset headers too, without asking for a pause.
     """
     retry_after_ms = _retry_after_ms(headers, now)
     if retry_after_ms is not None:
         return retry_after_ms
-    reset = headers.get("ratelimit-reset", "").strip()  # PagerDuty: seconds from now
-    if re.fullmatch(r"[0-9]{1,9}", reset):
-        return int(reset) * SECOND_MS
-    reset_at = headers.get("x-rate-limit-reset", "").strip()  # Buddy: Unix seconds
-    if re.fullmatch(r"[0-9]{1,12}", reset_at):
-        return max(int(reset_at) * SECOND_MS - now, 0)
+    for header in provider.reset_headers:
+        wait_ms = _until_reset_ms(headers.get(header.name, "").strip(), header.unit, now)
+        if wait_ms is not None:
+            return wait_ms
+    return None
+
+
+def _until_reset_ms(value: str, unit: ResetUnit, now: int) -> int | None:
+    """Seconds have at most nine digits: a longer number is an instant, from a server with another habit."""
+    match unit:
+        case ResetUnit.SECONDS if re.fullmatch(r"[0-9]{1,9}", value):
+            return int(value) * SECOND_MS
+        case ResetUnit.UNIX_SECONDS if re.fullmatch(r"[0-9]{1,12}", value):
+            return max(int(value) * SECOND_MS - now, 0)
     return None
 
 
@@ -246,7 +248,7 @@ def _retry_after_ms(headers: Mapping[str, str], now: int) -> int | None:
 def _until_date_ms(value: str, now: int) -> int | None:
     try:
         date = parsedate_to_datetime(value)
-        # The asctime form names no zone, and every HTTP date is GMT.
+        # The asctime form names no zone; every HTTP date is in GMT.
         at = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError):
         return None

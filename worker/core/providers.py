@@ -1,22 +1,19 @@
-"""The authorization servers, as data: what each promises, and where it departs from RFC 6749.
+"""Authorization servers as data: what each promises, and where it departs from RFC 6749.
 
-Lifetimes are what the documentation says where the reply is silent, and caps on what a reply may
-claim. A server is odd by a field here, never by a branch elsewhere.
+A server's oddity is a field of its `Provider`, never a branch in the code that reads replies. A lifetime is
+either what the documentation says where replies are silent, or a cap on what a reply may claim.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.core.ports import ClientCredentials
 
 SECOND_MS = 1_000
 MINUTE_MS = 60 * SECOND_MS
 DAY_MS = 24 * 60 * MINUTE_MS
-
-
-class ClientAuthentication(StrEnum):
-    """How the client proves itself at the token endpoint (RFC 6749 section 2.3.1)."""
-
-    POST = "client_secret_post"
-    BASIC = "client_secret_basic"
 
 
 class GrantType(StrEnum):
@@ -26,20 +23,52 @@ class GrantType(StrEnum):
     CLIENT_CREDENTIALS = "client_credentials"
 
 
+class ResetUnit(StrEnum):
+    """What the whole number in a rate limit's reset header counts."""
+
+    SECONDS = "seconds"  # from now
+    UNIX_SECONDS = "unix_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class ResetHeader:
+    """A header that says when a rate limit ends; `name` in lower case."""
+
+    name: str
+    unit: ResetUnit
+
+
+# These hold for every provider: a client of the kind `oauth2` may be at any server, and no server is known to
+# use one of the codes for anything else.
+_REJECTED_CODES = frozenset(
+    {"bad_refresh_token"}  # GitHub
+    | {"invalid_refresh_token", "token_expired", "token_revoked"}  # Slack
+)
+_RESET_HEADERS = (
+    # PagerDuty developer-docs, Rate Limits.
+    ResetHeader("ratelimit-reset", ResetUnit.SECONDS),
+    # github.com/buddy/api-go-sdk.
+    ResetHeader("x-rate-limit-reset", ResetUnit.UNIX_SECONDS),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """What one kind of authorization server promises.
 
     Attributes:
-        token_path: appended to a base URL; `None` where only a whole token URL will do.
-        base_url: used when the client names none.
-        refresh_lifetime_ms: of a refresh token whose reply states none.
-        refresh_lifetime_cap_ms: never believe a reply that claims more.
-        absolute_lifetime_ms: from the person's consent; no refresh moves it.
-        resend_after_unknown: send the same refresh token once more when no reply could be read.
-        ambiguous_message: what the server says of a dead refresh token and of a wrong client secret
-            alike, without an RFC 6749 code; a client-credentials request tells them apart.
-        known_scopes: the documented ones, none where they are the server's own; others may exist.
+        base_url: used when the client names none; `None` where there is no default.
+        token_path: appended to the base URL; `None` where the client has to name a whole token URL.
+        refresh_lifetime_ms: a refresh token's lifetime where the reply states none; `None` if unknown.
+        refresh_lifetime_cap_ms: the longest refresh lifetime that is believed of a reply.
+        absolute_lifetime_ms: of the grant, from the person's consent; no refresh extends it.
+        resend_after_unknown: whether the same refresh token is sent once more after an unreadable reply.
+        rejected_codes: error codes that mean `invalid_grant` (RFC 6749 section 5.2) in other words.
+        ambiguous_message: what the server says both of a dead refresh token and of a wrong client secret,
+            without an error code; a bare 401 is then ambiguous too. A client-credentials request tells which.
+        reset_headers: headers that say when to come back after a 408 or 429 without `Retry-After`, by
+            preference.
+        known_scopes: the documented ones; empty where the server's owner defines them. Others may exist.
     """
 
     name: str
@@ -49,7 +78,9 @@ class Provider:
     refresh_lifetime_cap_ms: int | None = None
     absolute_lifetime_ms: int | None = None
     resend_after_unknown: bool = True
+    rejected_codes: frozenset[str] = _REJECTED_CODES
     ambiguous_message: str | None = None
+    reset_headers: tuple[ResetHeader, ...] = _RESET_HEADERS
     known_scopes: frozenset[str] = frozenset()
 
 
@@ -63,9 +94,9 @@ _BUDDY_SCOPES = frozenset(
     | {"VARIABLE_ADD", "VARIABLE_INFO", "VARIABLE_MANAGE", "TOKEN_INFO", "TOKEN_MANAGE"}
 )
 
-# buddy.works/docs/api/getting-started/oauth2: "Refresh tokens are valid for 6 months", while its sample
-# states 158112000 s (1,830 days) and a newer one 15811201 s (183 days): never believe more than 183.
-# 'Wrong authentication data' (401) is all it says, whatever was wrong.
+# buddy.works/docs/api/getting-started/oauth2: "Refresh tokens are valid for 6 months", but its sample reply
+# states 158112000 s (1,830 days) and a newer one 15811201 s (183 days). Hence the cap of 183 days.
+# Whatever is wrong, Buddy replies 401 with 'Wrong authentication data'.
 BUDDY = Provider(
     name="buddy",
     base_url="https://api.buddy.works",
@@ -76,8 +107,8 @@ BUDDY = Provider(
     known_scopes=_BUDDY_SCOPES,
 )
 
-# PagerDuty developer-docs, OAuth functionality and Private Apps: refresh replies state no refresh
-# lifetime; a Scoped user token lives a year from consent, a Classic one three.
+# PagerDuty developer-docs, OAuth Functionality and Private Apps: replies to a refresh state no refresh
+# lifetime. A Scoped user token lives one year from consent, a Classic one three.
 PAGERDUTY_SCOPED = Provider(
     name="pagerduty",
     base_url="https://identity.pagerduty.com",
@@ -98,15 +129,20 @@ OAUTH2 = Provider(name="oauth2")
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Our registration at a provider: everything a token request needs but the grant's own token."""
+    """Our registration at a provider: everything a token request needs but the grant's own token.
+
+    Attributes:
+        credentials: at least one. A request is tried with each in turn until one is not refused: the new
+            secret first, then the one that it replaces.
+        scopes: asked for by client-credentials requests only.
+        rate_per_second: refreshes at most; `None` for no limit.
+    """
 
     name: str
     provider: Provider
     token_url: str
     client_id: str
-    client_secret: str = field(repr=False)
-    previous_client_secret: str | None = field(default=None, repr=False)
-    authentication: ClientAuthentication = ClientAuthentication.POST
+    credentials: tuple["ClientCredentials", ...] = field(repr=False)
     grant_type: GrantType = GrantType.REFRESH_TOKEN
     scopes: tuple[str, ...] = ()
     rate_per_second: float | None = None

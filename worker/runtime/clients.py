@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from config import ClientSettings, Settings, SettingsError, load_settings
+from worker.adapters.credentials import SECRET_METHODS
 from worker.core import providers
-from worker.core.providers import Client, ClientAuthentication, GrantType, Provider
+from worker.core.providers import Client, GrantType, Provider
 
 
 class ConfiguredClients:
@@ -58,15 +59,14 @@ def client_of(name: str, settings: ClientSettings) -> Client:
     token_url = settings.token_url
     if token_url is None:
         token_url = f"{settings.base_url or provider.base_url}{provider.token_path}"
-    previous = settings.previous_client_secret
+    authenticate_with = SECRET_METHODS[settings.authentication]
+    secrets = (settings.client_secret, settings.previous_client_secret)
     return Client(
         name=name,
         provider=provider,
         token_url=token_url,
         client_id=settings.client_id,
-        client_secret=settings.client_secret.get_secret_value(),
-        previous_client_secret=None if previous is None else previous.get_secret_value(),
-        authentication=ClientAuthentication(settings.authentication),
+        credentials=tuple(authenticate_with(each.get_secret_value()) for each in secrets if each is not None),
         grant_type=GrantType(settings.grant_type),
         scopes=settings.scopes,
         rate_per_second=settings.rate_per_second,

@@ -2,7 +2,7 @@
 
 Prints exactly one line on standard output, once connections are accepted:
 {"url": "http://127.0.0.1:PORT", "token_url": "http://127.0.0.1:PORT/oauth2/token"}
-Ends with 0 on SIGTERM and SIGINT. Logs nothing: what happened is asked for at /control.
+Ends with 0 on SIGTERM and SIGINT. Logs nothing: /control reports what happened.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, get_args
 
 import uvicorn
 
-from worker.sandbox.issuer import Reuse, Rules
+from worker.sandbox.issuer import IssuerRules, Reuse
 from worker.sandbox.profiles import PROFILES, ErrorStyle
 from worker.sandbox.server import TransportProtocol, build_app
 
@@ -28,7 +28,7 @@ _HOST = "127.0.0.1"
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that says where it listens, and ends when the process that wanted it has ended."""
+    """Uvicorn that prints where it listens, and ends when its parent process has ended."""
 
     def __init__(self, config: uvicorn.Config, token_path: str, parent: int | None) -> None:
         super().__init__(config)
@@ -87,15 +87,15 @@ def _decimal(text: str) -> float:
     return value
 
 
-def _rules(options: argparse.Namespace) -> Rules:
-    """Put what was asked for over what the profile says."""
+def _rules(options: argparse.Namespace) -> IssuerRules:
+    """The profile's rules, changed by the options that were given."""
     profile = PROFILES[options.profile]
 
     def unless_given(given: int | None, default: int | None) -> int | None:
-        # On the command line 0 stands for "none".
+        # On the command line 0 means "none".
         return default if given is None else given or None
 
-    return Rules(
+    return IssuerRules(
         profile=profile,
         client_id=options.client_id,
         client_secret=options.client_secret,
@@ -117,7 +117,7 @@ def main() -> None:
     if options.no_rotation and options.profile != "oauth2":
         parser.error("--no-rotation goes with --profile oauth2: the others always rotate")
     for wanted in (signal.SIGTERM, signal.SIGINT):
-        # Uvicorn raises the signal anew once it has shut down; by then it means an orderly end.
+        # Uvicorn raises the signal again after its shutdown, which has then ended in order.
         signal.signal(wanted, lambda *_: sys.exit(0))
     try:
         listener = _listener(options.port)
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def _listener(port: int) -> socket.socket:
-    # The protocol is named because asyncio switches Nagle's delay off only where it reads TCP.
+    # asyncio switches Nagle's delay off only for sockets that name TCP as their protocol.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((_HOST, port))
@@ -145,10 +145,10 @@ def _uvicorn_config(app: Starlette) -> uvicorn.Config:
         log_config=None,
         log_level="critical",
         access_log=False,
-        # Longer than any client keeps an idle connection: closing one under a request that is
-        # just being sent is a fault, and faults happen here only when they are asked for.
+        # Longer than any client keeps an idle connection. A close that meets a request on its way
+        # is a fault, and faults happen here only on demand.
         timeout_keep_alive=3600,
-        # A hanging request would keep the process for ever.
+        # Without this limit a hanging request would keep the process alive.
         timeout_graceful_shutdown=1,
     )
 

@@ -1,7 +1,7 @@
-"""`Sandbox`: a server process and its control routes, as tests and the demo use them.
+"""`Sandbox`: a server process and its control routes, for tests and the demo.
 
-Synchronous and thread-safe. `Sandbox.start` ends only the process that it started itself;
-`Sandbox(url, token_url)` speaks to one that runs already.
+Synchronous and thread-safe. `Sandbox.start` starts a server and ends it; `Sandbox(url, token_url)`
+talks to one that runs already.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class SandboxError(RuntimeError):
 
 
 class Sandbox:
-    """Speaks to the control routes of one running server."""
+    """Calls the control routes of one running server."""
 
     def __init__(self, url: str, token_url: str, *, pid: int | None = None) -> None:
         self.url = url
         self.token_url = token_url
         self.pid = pid
-        """The server's process, if this object's maker started it."""
-        # A proxy named in the environment must not stand between a test and its judge.
+        """The server's process id, where it is known."""
+        # A proxy that the environment names must not come between a test and its judge.
         self._http = httpx.Client(base_url=f"{url}/control", trust_env=False, timeout=60)
 
     @classmethod
@@ -55,14 +55,14 @@ class Sandbox:
                 `no_rotation=True` is `--no-rotation`.
 
         Raises:
-            SandboxError: The server ended, or the deadline passed, before it was ready. What it
-                had to say is on standard error.
+            SandboxError: The server was not ready before it ended or the deadline passed. Its
+                own message is on standard error.
         """
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "worker.sandbox", *_arguments(profile, options)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            # Ctrl-C in a terminal is for whoever shows the summary, which is read from here.
+            # Ctrl-C in a terminal must not end the server: a summary may still be read from it.
             start_new_session=True,
         )
         try:
@@ -83,7 +83,7 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """Give back the connection; the server goes on."""
+        """Close the connection; the server runs on."""
         self._http.close()
 
     def issue(self, count: int, **order: Value) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ class Sandbox:
     def issue_lines(self, count: int, **order: Value) -> Iterator[str]:
         """Mint grants and yield their import lines as text, as `evergrant grants import` reads.
 
-        The server mints as the lines are taken: nothing before the first, all with the last.
+        The server mints while the lines are read: none before the first line is taken.
         """
         return self._lines("POST", "/issue", json={"count": count, **order})
 
@@ -108,11 +108,11 @@ class Sandbox:
         return self._object("POST", "/revoke", json={"id": grant_id})
 
     def set_secret(self, secret: str) -> None:
-        """Replace the client's secret; the old one is dead at once."""
+        """Replace the client's secret; the old one stops working at once."""
         self._object("POST", "/secret", json={"secret": secret})
 
     def add_fault(self, kind: str, **options: Value) -> None:
-        """Switch a fault on: its own options, and times, grant, probability, seed."""
+        """Switch a fault on. Every kind takes times, grant, probability and seed beside its own options."""
         self._object("POST", "/faults", json={"kind": kind, **options})
 
     def clear_faults(self) -> None:
@@ -121,7 +121,7 @@ class Sandbox:
 
     @contextmanager
     def fault(self, kind: str, **options: Value) -> Iterator[None]:
-        """Switch a fault on for a block. At its end every fault is off."""
+        """Switch a fault on for a block. At the end of the block all faults are switched off."""
         self.add_fault(kind, **options)
         try:
             yield
@@ -185,7 +185,7 @@ def _arguments(profile: str, options: dict[str, Value]) -> Iterator[str]:
 
 
 def _wait_for_line(process: subprocess.Popen[bytes], seconds: float) -> dict[str, str]:
-    """Return what the server says when it is ready: its addresses."""
+    """Return the addresses that the server prints when it is ready."""
     if process.stdout is None:
         message = "the server was started without a pipe"
         raise SandboxError(message)

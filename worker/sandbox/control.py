@@ -1,7 +1,7 @@
-"""The routes under /control: how tests and the demo set the server up and read its judgement.
+"""The routes under /control: how tests and the demo set the server up and read what it saw.
 
-Bodies and answers are JSON; long answers are JSON Lines, streamed. Bad input is a 400 and an
-unknown grant a 404, each with one line under `error`. No fault ever touches these routes.
+Bodies are JSON; long replies are streamed as JSON Lines. Bad input is a 400 and an unknown grant a
+404, each with one line under `error`. Faults never strike these routes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from worker.sandbox.faults import FaultBoard
-    from worker.sandbox.issuer import Grant, Issuer, Rules
+    from worker.sandbox.issuer import IssuedGrant, Issuer, IssuerRules
     from worker.sandbox.judge import Judge
 
 _LINES_AT_ONCE = 500
@@ -40,7 +40,7 @@ class _UnknownGrantError(LookupError):
 
 
 class _Control:
-    """The handlers, each behind one route."""
+    """One handler for each route."""
 
     def __init__(self, issuer: Issuer, judge: Judge, faults: FaultBoard) -> None:
         self._issuer = issuer
@@ -94,7 +94,7 @@ class _Control:
         )
 
     async def pairs(self, _: Request) -> Response:
-        # A copy: grants may be issued while the lines are being sent.
+        # A copy, because grants may be issued while the lines are sent.
         watched = list(self._issuer.watched_grants())
         return _json_lines(_view_pair(grant) for grant in watched)
 
@@ -107,14 +107,14 @@ class _Control:
         visits = list(self._judge.visits(request.query_params.get("grant")))
         return _json_lines(asdict(visit) for visit in visits)
 
-    def _grant(self, grant_id: str) -> Grant:
+    def _grant(self, grant_id: str) -> IssuedGrant:
         try:
             return self._issuer.grants[grant_id]
         except KeyError:
             message = f"no grant was issued as {grant_id}"
             raise _UnknownGrantError(message) from None
 
-    def _view(self, grant: Grant) -> dict[str, Any]:
+    def _view(self, grant: IssuedGrant) -> dict[str, Any]:
         return {
             **_view_pair(grant),
             "client": grant.client,
@@ -154,8 +154,8 @@ async def _not_found(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 404)
 
 
-def _read_order(fields: Fields, rules: Rules) -> IssueOrder:
-    """Read what POST /control/issue asks for; what it leaves out is the server's own rule."""
+def _read_order(fields: Fields, rules: IssuerRules) -> IssueOrder:
+    """Read the body of POST /control/issue; the server's rules fill in what it leaves out."""
     stated = fields.whole("stated_refresh_seconds", rules.stated_refresh_seconds or 0)
     order = IssueOrder(
         count=fields.whole("count", least=1),
@@ -171,8 +171,8 @@ def _read_order(fields: Fields, rules: Rules) -> IssueOrder:
     return order
 
 
-def _import_line(grant: Grant, scope: str | None) -> dict[str, Any]:
-    """Return a grant as the application that obtained it would have stored it."""
+def _import_line(grant: IssuedGrant, scope: str | None) -> dict[str, Any]:
+    """Return a grant as the application that obtained it would store it."""
     optional = {
         "expires_in": grant.access_seconds or None,
         "refresh_token_expires_in": grant.stated_refresh_seconds,
@@ -189,7 +189,7 @@ def _import_line(grant: Grant, scope: str | None) -> dict[str, Any]:
     }
 
 
-def _view_pair(grant: Grant) -> dict[str, Any]:
+def _view_pair(grant: IssuedGrant) -> dict[str, Any]:
     return {
         "id": grant.id,
         "access_token": grant.pair.access_token,
@@ -199,7 +199,7 @@ def _view_pair(grant: Grant) -> dict[str, Any]:
     }
 
 
-def _view_rules(rules: Rules) -> dict[str, Any]:
+def _view_rules(rules: IssuerRules) -> dict[str, Any]:
     return {
         "profile": rules.profile.name,
         "access_seconds": rules.access_seconds,
@@ -215,7 +215,7 @@ def _view_rules(rules: Rules) -> dict[str, Any]:
 
 
 def _rfc3339(moment: float) -> str:
-    # Cut off, not rounded: a stored issue time must never lie after the true one.
+    # Truncated, not rounded: a stored issue time must never be later than the true one.
     text = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
@@ -227,5 +227,5 @@ def _json_lines(items: Iterable[dict[str, Any]]) -> Response:
 async def _chunks(items: Iterator[dict[str, Any]]) -> AsyncIterator[str]:
     while lines := [json.dumps(item) + "\n" for item in islice(items, _LINES_AT_ONCE)]:
         yield "".join(lines)
-        # A fast reader never makes the sender wait, so token requests get their turn here.
+        # Sending to a fast reader never waits, so this lets token requests have their turn.
         await asyncio.sleep(0)

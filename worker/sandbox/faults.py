@@ -1,9 +1,11 @@
-"""Which fault meets the next token request, and what an answer spoiled by it looks like.
+"""Which fault strikes the next token request, and the reply that it puts in the place of the server's.
 
-Several faults may be on at once. Delays of all that apply add up; of the others the first one
-switched on wins. A fault may be limited to the next `times` requests, to one grant, or to a share
-of the requests, drawn from a generator of its own so that a seed replays. `acts` says whether the
-server does what was asked before it misbehaves. Control routes never meet a fault.
+Rules:
+    - Several faults may be on at once. All delays that apply add up; of the other faults the one
+      that was switched on first strikes.
+    - A fault may be limited to the next `times` requests, to one grant, or to a share of the
+      requests. The share is drawn from the fault's own generator, so that a seed replays.
+    - `acts` says whether the server does what the request asks before it misbehaves.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from worker.sandbox.inputs import Fields
 
-# Whoever follows the redirect takes a secret to where it was not meant to go; the judge counts it.
+# A client that follows the redirect sends its secret to the wrong place; the judge counts it.
 REDIRECT_PATH: Final = "/redirected"
 
 _MEBIBYTE = 1024 * 1024
@@ -89,7 +91,10 @@ _KINDS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
 
 @dataclass(slots=True)
 class Fault:
-    """One fault that is switched on."""
+    """One fault that is switched on.
+
+    `options` are those of its kind; `times` is how many requests it has left, None for no limit.
+    """
 
     kind: str
     options: dict[str, Any]
@@ -101,7 +106,7 @@ class Fault:
 
     @property
     def acts(self) -> bool:
-        """Whether the server does what was asked before it misbehaves."""
+        """Whether the server does what the request asks before it misbehaves."""
         return bool(self.options.get("acts", False))
 
     def view(self) -> dict[str, Any]:
@@ -116,7 +121,7 @@ class Fault:
         }
 
     def strikes(self, grant_id: str | None) -> bool:
-        """Decide whether this fault meets a request, and use it up if it does."""
+        """Decide whether this fault strikes a request, and count it if it does."""
         if self.times == 0 or self.grant not in (None, grant_id):
             return False
         if self.probability < 1 and self.dice.random() >= self.probability:
@@ -127,7 +132,7 @@ class Fault:
 
 
 def read_fault(fields: Fields) -> Fault:
-    """Read what POST /control/faults asks for."""
+    """Read the body of POST /control/faults."""
     kind = fields.choice("kind", tuple(_KINDS))
     options = _KINDS[kind](fields)
     seed = fields.whole("seed", 0)
@@ -145,7 +150,7 @@ def read_fault(fields: Fields) -> Fault:
 
 
 class FaultBoard:
-    """The faults that are on, in the order they were switched on."""
+    """The faults that are on, oldest first."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -159,21 +164,21 @@ class FaultBoard:
         self._faults.clear()
 
     def active(self) -> list[dict[str, Any]]:
-        """Show the faults that can still meet a request."""
+        """Show the faults that can still strike."""
         return [fault.view() for fault in self._faults if fault.times != 0]
 
     def next_outage(self) -> Fault | None:
-        """Return the outage that meets a request before its body is read, if any."""
+        """Return the outage that strikes a request before its body is read, if any."""
         outages = (fault for fault in self._faults if fault.kind == "outage")
         return next((fault for fault in outages if fault.strikes(None)), None)
 
     def next_delay(self, grant_id: str | None) -> float:
-        """Return the seconds by which the answer is to be late."""
+        """Return by how many seconds the reply is late."""
         delays = (fault for fault in self._faults if fault.kind == "latency")
         return sum(_seconds_late(fault) for fault in delays if fault.strikes(grant_id))
 
     def next_fault(self, grant_id: str | None) -> Fault | None:
-        """Return the fault that spoils the answer to a request, if any."""
+        """Return the fault that replaces the reply to a request, if any."""
         spoilers = (fault for fault in self._faults if fault.kind not in ("latency", "outage"))
         return next((fault for fault in spoilers if fault.strikes(grant_id)), None)
 
@@ -185,32 +190,32 @@ def _seconds_late(fault: Fault) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoiled:
-    """An answer that a fault puts in the place of the server's own."""
+class SpoiledReply:
+    """The reply that a fault sends instead of the server's own."""
 
     status: int
     headers: dict[str, str]
     body: bytes = b""
 
 
-def spoiled_answer(fault: Fault, now: float) -> Spoiled:
-    """Return the answer of a fault that does answer; dropping and hanging have none."""
+def spoiled_reply(fault: Fault, now: float) -> SpoiledReply:
+    """Return the reply of a fault that replies; drops and hangs have none."""
     match fault.kind:
         case "status":
-            return Spoiled(fault.options["status"], _HTML, b"<h1>Something went wrong</h1>")
+            return SpoiledReply(fault.options["status"], _HTML, b"<h1>Something went wrong</h1>")
         case "too_many_requests":
-            return Spoiled(429, _retry_after(fault, now))
+            return SpoiledReply(429, _retry_after(fault, now))
         case "not_json":
-            return Spoiled(200, _HTML, b"<!doctype html><title>Maintenance</title>")
+            return SpoiledReply(200, _HTML, b"<!doctype html><title>Maintenance</title>")
         case "empty_200":
-            return Spoiled(200, _JSON)
+            return SpoiledReply(200, _JSON)
         case "buddy_errors_200":
             errors = {"errors": [{"message": "Something went wrong"}]}
-            return Spoiled(200, _JSON, json.dumps(errors).encode())
+            return SpoiledReply(200, _JSON, json.dumps(errors).encode())
         case "redirect":
-            return Spoiled(302, {"Location": REDIRECT_PATH})
+            return SpoiledReply(302, {"Location": REDIRECT_PATH})
         case kind:
-            message = f"{kind} has no answer"
+            message = f"{kind} has no reply"
             raise ValueError(message)
 
 

@@ -1,7 +1,7 @@
 """One request at the token endpoint, read from its headers and body.
 
-Reading never raises: a request that breaks the form rules of RFC 6749 (section 3.2) is handed on
-with the `problem` it has, and the issuer answers that.
+Reading never raises. A request that breaks the rules of RFC 6749 section 3.2 is passed on with its
+`problem`, which the issuer replies to.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _FORM = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRequest:
-    """What a client asked for. An empty string stands for a parameter that was not sent."""
+class ReceivedRequest:
+    """What a client asked for. A parameter that was not sent is an empty string."""
 
     grant_type: str = ""
     refresh_token: str = ""
@@ -32,22 +32,22 @@ class TokenRequest:
     problem: str | None = None
 
 
-def read_token_request(headers: Mapping[str, str], body: bytes) -> TokenRequest:
-    """Read a token request; `headers` must be looked up without regard to case."""
+def read_token_request(headers: Mapping[str, str], body: bytes) -> ReceivedRequest:
+    """Read a token request; `headers` must ignore the case of names."""
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != _FORM:
-        return TokenRequest(problem=f"the body must be {_FORM}")
+        return ReceivedRequest(problem=f"the body must be {_FORM}")
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
     except ValueError:
-        return TokenRequest(problem="the body is not UTF-8 form data")
+        return ReceivedRequest(problem="the body is not UTF-8 form data")
     fields = dict(pairs)
     client_id, client_secret = fields.get("client_id", ""), fields.get("client_secret", "")
     basic = _basic_credentials(headers.get("authorization", ""))
     problem = _problem(pairs, both_ways=basic is not None and bool(client_secret))
     if basic is not None:
         client_id, client_secret = basic
-    return TokenRequest(
+    return ReceivedRequest(
         grant_type=fields.get("grant_type", ""),
         refresh_token=fields.get("refresh_token", ""),
         client_id=client_id,
@@ -70,7 +70,7 @@ def _problem(pairs: list[tuple[str, str]], *, both_ways: bool) -> str | None:
 
 
 def _basic_credentials(header: str) -> tuple[str, str] | None:
-    """Return the id and the secret of a Basic header; unreadable ones are empty, so never right."""
+    """Return id and secret of a Basic header, or empty ones, which are never right, if it is unreadable."""
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -79,5 +79,5 @@ def _basic_credentials(header: str) -> tuple[str, str] | None:
     except (binascii.Error, UnicodeDecodeError):
         return "", ""
     client_id, _, client_secret = text.partition(":")
-    # Section 2.3.1: both halves are form-encoded before they are joined.
+    # RFC 6749 section 2.3.1: both halves are form-encoded before they are joined.
     return unquote_plus(client_id), unquote_plus(client_secret)

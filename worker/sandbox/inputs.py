@@ -1,6 +1,6 @@
-"""Control bodies, read strictly: a wrong, missing or unknown field is one clear line.
+"""The bodies of control requests, read strictly: a wrong, missing or unknown field is one clear line.
 
-A test that misspells a field must hear of it, for otherwise it would test nothing.
+A test that misspells a field must hear of it: otherwise it would test nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """A control request that cannot be obeyed; the message is one line for a person."""
+    """A control request that cannot be carried out; the message is one line for a person."""
 
 
 class Fields:

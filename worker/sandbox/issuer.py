@@ -3,11 +3,11 @@
 Rules:
     - `now` is an argument everywhere, in Unix seconds.
     - A refresh kills the old access token and the old refresh token at once.
-    - `examine` says what a request is and changes nothing; `act` does it. Between the two a fault
+    - `examine` says what a request is and changes no grant; `act` carries it out. In between, a fault
       may decide that the server never acts.
-    - An access token has expired when its end passed while the grant was neither revoked nor
-      given up. A client has given a grant up once it was told that a refresh token of it is dead,
-      until it refreshes it again. Each token is counted once, however often it is checked.
+    - An access token counts as expired if its end passes while somebody should keep its grant alive.
+      Nobody should once the grant is revoked, or once its client was told that a refresh token of it
+      is dead, until the client refreshes it again. Each token is counted once.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker.sandbox.judge import Judge, Verdict
+from worker.sandbox.judge import Judge, RequestVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.sandbox.form import TokenRequest
+    from worker.sandbox.form import ReceivedRequest
     from worker.sandbox.profiles import ErrorStyle, Profile
 
 Reuse = Literal["strict", "revoke-family", "grace"]
 
 _DEAD = frozenset(
     {
-        Verdict.SUPERSEDED,
-        Verdict.REVOKED,
-        Verdict.REFRESH_EXPIRED,
-        Verdict.ABSOLUTE_LIMIT,
+        RequestVerdict.SUPERSEDED,
+        RequestVerdict.REVOKED,
+        RequestVerdict.REFRESH_EXPIRED,
+        RequestVerdict.ABSOLUTE_LIMIT,
     }
 )
 
-_RFC_ERRORS: dict[Verdict, tuple[int, str]] = {
-    Verdict.MALFORMED: (400, "invalid_request"),
-    Verdict.UNSUPPORTED: (400, "unsupported_grant_type"),
-    Verdict.WRONG_CLIENT: (401, "invalid_client"),
-    Verdict.NEVER_ISSUED: (400, "invalid_grant"),
+_RFC_ERRORS: dict[RequestVerdict, tuple[int, str]] = {
+    RequestVerdict.MALFORMED: (400, "invalid_request"),
+    RequestVerdict.UNSUPPORTED: (400, "unsupported_grant_type"),
+    RequestVerdict.WRONG_CLIENT: (401, "invalid_client"),
+    RequestVerdict.NEVER_ISSUED: (400, "invalid_grant"),
     **dict.fromkeys(_DEAD, (400, "invalid_grant")),
 }
 
-# Buddy tells neither a wrong secret nor a dead token apart; of the rest it documents nothing.
-_BUDDY_AMBIGUOUS = frozenset({Verdict.WRONG_CLIENT, Verdict.NEVER_ISSUED}) | _DEAD
+# Buddy does not tell a wrong secret from a dead token; it documents nothing about other errors.
+_BUDDY_AMBIGUOUS = frozenset({RequestVerdict.WRONG_CLIENT, RequestVerdict.NEVER_ISSUED}) | _DEAD
 
 
 @dataclass(slots=True)
-class Rules:
-    """How this server behaves: a profile's facts with what the command line changed in them."""
+class IssuerRules:
+    """How this server behaves: the facts of its profile, as changed by the command line."""
 
     profile: Profile
     client_id: str
     client_secret: str
     access_seconds: int
-    """Life of an access token; 0 is forever, and answers then state no end."""
+    """Life of an access token; 0 is forever, and replies then state no end."""
     refresh_seconds: int
     stated_refresh_seconds: int | None
     absolute_seconds: int | None
@@ -68,7 +68,7 @@ class Rules:
 
 @dataclass(slots=True)
 class Pair:
-    """The tokens of one answer."""
+    """The tokens of one reply."""
 
     access_token: str
     refresh_token: str
@@ -79,19 +79,19 @@ class Pair:
 
 
 @dataclass(slots=True)
-class Grant:
-    """One person's consent and the pair that lives now: in RFC 9700's word, a family."""
+class IssuedGrant:
+    """One person's consent and its present pair."""
 
     id: str
     client: str
-    """What the grant's owner calls its client; import lines carry it."""
+    """The grant's client in import lines."""
     authorized_at: float
     access_seconds: int
     refresh_seconds: int
     stated_refresh_seconds: int | None
     pair: Pair
     watched: bool = True
-    """Whether someone is to keep it alive; the by-product of a client_credentials request is not."""
+    """Whether somebody should keep it alive: false for the by-product of a client_credentials request."""
     previous_refresh_token: str | None = None
     rotations: int = 0
     revoked: bool = False
@@ -101,7 +101,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class IssueOrder:
-    """What /control/issue asks for."""
+    """An order for grants from POST /control/issue."""
 
     count: int
     prefix: str
@@ -110,23 +110,23 @@ class IssueOrder:
     refresh_seconds: int
     stated_refresh_seconds: int | None
     spread_seconds: float
-    """Issue times are spread back evenly over this span."""
+    """The issue times are spread evenly over this much of the past."""
     authorized_seconds_ago: float
     """How long before its issue a grant was consented to."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Examination:
     """What a token request is, and which grant its refresh token belongs to."""
 
-    verdict: Verdict
-    grant: Grant | None = None
+    verdict: RequestVerdict
+    grant: IssuedGrant | None = None
     description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What the token endpoint answers."""
+class IssuerReply:
+    """What the token endpoint replies."""
 
     status: int
     body: dict[str, Any]
@@ -136,68 +136,68 @@ class Reply:
 class Issuer:
     """The state of one authorization server with one client."""
 
-    def __init__(self, rules: Rules, judge: Judge) -> None:
+    def __init__(self, rules: IssuerRules, judge: Judge) -> None:
         self.rules = rules
         self.judge = judge
-        self.grants: dict[str, Grant] = {}
-        # Every refresh token ever issued. It is live if it is the one in its grant's pair.
-        self._families: dict[str, Grant] = {}
+        self.grants: dict[str, IssuedGrant] = {}
+        # The grant of every refresh token ever issued. The live token is the one in its grant's pair.
+        self._families: dict[str, IssuedGrant] = {}
         self._last_number: Counter[str] = Counter()
 
-    def issue(self, order: IssueOrder, now: float) -> Iterator[Grant]:
-        """Mint the grants that were ordered, as if people had just consented."""
+    def issue(self, order: IssueOrder, now: float) -> Iterator[IssuedGrant]:
+        """Mint the ordered grants, as if people had just consented."""
         for index in range(order.count):
             issued_at = now - order.spread_seconds * index / order.count
             yield self._new_grant(order, issued_at)
 
-    def examine(self, request: TokenRequest, now: float) -> Finding:
-        """Say what a request is. Nothing changes, but for what the judge has to know of time."""
+    def examine(self, request: ReceivedRequest, now: float) -> Examination:
+        """Say what a request is. Only the judge's count of expired access tokens is brought up to `now`."""
         grant = self._families.get(request.refresh_token)
         if grant is not None:
             self.check_expiry(grant, now)
         if request.problem is not None:
-            return Finding(Verdict.MALFORMED, grant, request.problem)
+            return Examination(RequestVerdict.MALFORMED, grant, request.problem)
         if not self._knows_client(request):
-            return Finding(Verdict.WRONG_CLIENT, grant)
+            return Examination(RequestVerdict.WRONG_CLIENT, grant)
         if request.grant_type == "client_credentials":
-            return Finding(Verdict.CLIENT_CREDENTIALS)
+            return Examination(RequestVerdict.CLIENT_CREDENTIALS)
         if request.grant_type != "refresh_token":
-            return Finding(Verdict.UNSUPPORTED, grant)
+            return Examination(RequestVerdict.UNSUPPORTED, grant)
         if not request.refresh_token:
-            return Finding(Verdict.MALFORMED, None, "refresh_token is missing")
+            return Examination(RequestVerdict.MALFORMED, None, "refresh_token is missing")
         if grant is None:
-            return Finding(Verdict.NEVER_ISSUED)
-        return Finding(self._examine_token(grant, request.refresh_token, now), grant)
+            return Examination(RequestVerdict.NEVER_ISSUED)
+        return Examination(self._examine_token(grant, request.refresh_token, now), grant)
 
-    def act(self, request: TokenRequest, finding: Finding, now: float) -> Reply:
-        """Do what a request asks, as far as its finding allows, and answer it."""
-        match finding:
-            case Finding(verdict=Verdict.CLIENT_CREDENTIALS):
+    def act(self, request: ReceivedRequest, examination: Examination, now: float) -> IssuerReply:
+        """Do what a request asks, as far as its verdict allows, and reply to it."""
+        match examination:
+            case Examination(verdict=RequestVerdict.CLIENT_CREDENTIALS):
                 return self._give_client_tokens(request, now)
-            case Finding(verdict=Verdict.LIVE, grant=Grant() as grant):
+            case Examination(verdict=RequestVerdict.LIVE, grant=IssuedGrant() as grant):
                 self._rotate(grant, now)
                 self.judge.count("refreshes", grant.id)
                 return self._success(grant, now)
-            case Finding(verdict=Verdict.WITHIN_GRACE, grant=Grant() as grant):
+            case Examination(verdict=RequestVerdict.WITHIN_GRACE, grant=IssuedGrant() as grant):
                 self.judge.count("replays", grant.id)
                 return self._success(grant, now)
-            case Finding(verdict=Verdict.SUPERSEDED, grant=Grant() as grant):
+            case Examination(verdict=RequestVerdict.SUPERSEDED, grant=IssuedGrant() as grant):
                 if self.rules.reuse == "revoke-family":
                     self.revoke(grant, now)
-        return self._refusal(request, finding)
+        return self._refusal(request, examination)
 
-    def hear_back(self, finding: Finding, now: float) -> None:
-        """Note that the server's own answer to a request has reached its client."""
-        if finding.grant is not None and finding.verdict in _DEAD:
-            self.check_expiry(finding.grant, now)
-            finding.grant.told_dead = True
+    def hear_back(self, examination: Examination, now: float) -> None:
+        """Note that the server's own reply to a request has reached its client."""
+        if examination.grant is not None and examination.verdict in _DEAD:
+            self.check_expiry(examination.grant, now)
+            examination.grant.told_dead = True
 
-    def revoke(self, grant: Grant, now: float) -> None:
-        """Take a grant back, as a person or a server does."""
+    def revoke(self, grant: IssuedGrant, now: float) -> None:
+        """Revoke a grant, as a person or a server does."""
         self.check_expiry(grant, now)
         grant.revoked = True
 
-    def check_expiry(self, grant: Grant, now: float) -> None:
+    def check_expiry(self, grant: IssuedGrant, now: float) -> None:
         """Bring the judge's count of one grant's expired access tokens up to `now`."""
         pair = grant.pair
         if grant.revoked or grant.told_dead or not grant.watched or pair.counted_as_expired:
@@ -211,38 +211,38 @@ class Issuer:
         for grant in self.grants.values():
             self.check_expiry(grant, now)
 
-    def watched_grants(self) -> Iterator[Grant]:
-        """Yield the grants that someone is to keep alive."""
+    def watched_grants(self) -> Iterator[IssuedGrant]:
+        """Yield the grants that somebody should keep alive."""
         return (grant for grant in self.grants.values() if grant.watched)
 
-    def _knows_client(self, request: TokenRequest) -> bool:
+    def _knows_client(self, request: ReceivedRequest) -> bool:
         if request.used_basic and request.grant_type not in self.rules.profile.basic_for:
             return False
         known = (self.rules.client_id, self.rules.client_secret)
         return (request.client_id, request.client_secret) == known
 
-    def _examine_token(self, grant: Grant, refresh_token: str, now: float) -> Verdict:
+    def _examine_token(self, grant: IssuedGrant, refresh_token: str, now: float) -> RequestVerdict:
         if refresh_token != grant.pair.refresh_token:
             return self._examine_used_token(grant, refresh_token, now)
         if grant.revoked:
-            return Verdict.REVOKED
+            return RequestVerdict.REVOKED
         limit = self.rules.absolute_seconds
         if limit is not None and now > grant.authorized_at + limit:
-            return Verdict.ABSOLUTE_LIMIT
+            return RequestVerdict.ABSOLUTE_LIMIT
         if now > grant.pair.refresh_expires_at:
-            return Verdict.REFRESH_EXPIRED
-        return Verdict.LIVE
+            return RequestVerdict.REFRESH_EXPIRED
+        return RequestVerdict.LIVE
 
-    def _examine_used_token(self, grant: Grant, refresh_token: str, now: float) -> Verdict:
+    def _examine_used_token(self, grant: IssuedGrant, refresh_token: str, now: float) -> RequestVerdict:
         in_grace = (
             self.rules.reuse == "grace"
             and not grant.revoked
             and refresh_token == grant.previous_refresh_token
             and now <= grant.pair.issued_at + self.rules.grace_seconds
         )
-        return Verdict.WITHIN_GRACE if in_grace else Verdict.SUPERSEDED
+        return RequestVerdict.WITHIN_GRACE if in_grace else RequestVerdict.SUPERSEDED
 
-    def _rotate(self, grant: Grant, now: float) -> None:
+    def _rotate(self, grant: IssuedGrant, now: float) -> None:
         old = grant.pair
         grant.pair = self._new_pair(grant.access_seconds, grant.refresh_seconds, now)
         if self.rules.rotation:
@@ -264,9 +264,9 @@ class Issuer:
             refresh_expires_at=now + refresh_seconds,
         )
 
-    def _new_grant(self, order: IssueOrder, issued_at: float, *, watched: bool = True) -> Grant:
+    def _new_grant(self, order: IssueOrder, issued_at: float, *, watched: bool = True) -> IssuedGrant:
         self._last_number[order.prefix] += 1
-        grant = Grant(
+        grant = IssuedGrant(
             id=f"{order.prefix}-{self._last_number[order.prefix]}",
             client=order.client,
             authorized_at=issued_at - order.authorized_seconds_ago,
@@ -280,7 +280,7 @@ class Issuer:
         self._families[grant.pair.refresh_token] = grant
         return grant
 
-    def _give_client_tokens(self, request: TokenRequest, now: float) -> Reply:
+    def _give_client_tokens(self, request: ReceivedRequest, now: float) -> IssuerReply:
         rules = self.rules
         order = IssueOrder(
             count=1,
@@ -304,9 +304,9 @@ class Issuer:
             body["scope"] = request.scope
         return _reply(200, body)
 
-    def _success(self, grant: Grant, now: float) -> Reply:
+    def _success(self, grant: IssuedGrant, now: float) -> IssuerReply:
         pair = grant.pair
-        # A pair that is answered a second time has lived a while already.
+        # A pair that is sent a second time has lived for a while.
         age = math.ceil(now - pair.issued_at)
         body: dict[str, Any] = {"access_token": pair.access_token}
         if grant.access_seconds:
@@ -320,18 +320,18 @@ class Issuer:
             body["scope"] = self.rules.profile.scope
         return _reply(200, body)
 
-    def _refusal(self, request: TokenRequest, finding: Finding) -> Reply:
-        if self.rules.error_style == "buddy" and finding.verdict in _BUDDY_AMBIGUOUS:
+    def _refusal(self, request: ReceivedRequest, examination: Examination) -> IssuerReply:
+        if self.rules.error_style == "buddy" and examination.verdict in _BUDDY_AMBIGUOUS:
             return _reply(401, {"errors": [{"message": "Wrong authentication data"}]})
-        status, code = _RFC_ERRORS[finding.verdict]
+        status, code = _RFC_ERRORS[examination.verdict]
         body = {"error": code}
-        if finding.description is not None:
-            body["error_description"] = finding.description
-        challenge = finding.verdict is Verdict.WRONG_CLIENT and request.used_basic
+        if examination.description is not None:
+            body["error_description"] = examination.description
+        challenge = examination.verdict is RequestVerdict.WRONG_CLIENT and request.used_basic
         return _reply(status, body, {"WWW-Authenticate": 'Basic realm="sandbox"'} if challenge else {})
 
 
-def _reply(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Reply:
-    # RFC 6749, section 5.1: nobody may keep a copy of a token response.
+def _reply(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> IssuerReply:
+    # RFC 6749 section 5.1: a token response must not be cached.
     caching = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-    return Reply(status, body, caching | (headers or {}))
+    return IssuerReply(status, body, caching | (headers or {}))

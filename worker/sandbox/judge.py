@@ -1,11 +1,11 @@
 """What clients did to the server: counters and a log, in memory.
 
-Every count is of what a client did, whether or not a fault kept the server from acting on it: a
-dead refresh token that meets a 503 has been presented all the same. Only `refreshes` and
-`replays` count what the server did.
-
-A request occupies its grant from the moment its body is read until its reply is written or its
-client has gone away. One that begins while another occupies the grant is `concurrent`.
+Rules:
+    - Counts are of what clients did, even where a fault kept the server from acting: a dead refresh
+      token has been presented even if the reply was a 503. Only `refreshes` and `replays` count what
+      the server did.
+    - A request occupies its grant from the moment when its body is read until its reply is written
+      or its client has left. A request that begins while another occupies the grant is `concurrent`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 LOG_LENGTH: Final = 100_000
 
 
-class Verdict(StrEnum):
-    """What one token request is, judged before anything is done about it."""
+class RequestVerdict(StrEnum):
+    """What one token request is, decided before the server acts on it."""
 
     LIVE = "live"
     """The live refresh token of a grant."""
     WITHIN_GRACE = "within_grace"
-    """The previous refresh token, soon enough for a server with a grace period."""
+    """The previous refresh token, within the server's grace period."""
     CLIENT_CREDENTIALS = "client_credentials"
     SUPERSEDED = "superseded"
-    """A refresh token that a later one has replaced."""
+    """A refresh token that a newer one has replaced."""
     NEVER_ISSUED = "never_issued"
     REVOKED = "revoked"
     REFRESH_EXPIRED = "refresh_expired"
     ABSOLUTE_LIMIT = "absolute_limit"
-    """The grant has come to its end counted from consent."""
+    """The grant has reached its limit counted from consent."""
     WRONG_CLIENT = "wrong_client"
     MALFORMED = "malformed"
     UNSUPPORTED = "unsupported"
@@ -43,8 +43,12 @@ class Verdict(StrEnum):
     """The server closed or refused without reading the request: an outage."""
 
 
-# Counted as soon as they are seen; the first three are counted by what comes of them.
-_COUNTED = frozenset(Verdict) - {Verdict.LIVE, Verdict.WITHIN_GRACE, Verdict.UNREAD}
+# Counted when the request begins; the three others are counted by what the server does.
+_COUNTED = frozenset(RequestVerdict) - {
+    RequestVerdict.LIVE,
+    RequestVerdict.WITHIN_GRACE,
+    RequestVerdict.UNREAD,
+}
 
 COUNTS: Final = (
     "refreshes",
@@ -59,22 +63,22 @@ COUNTS: Final = (
 
 @dataclass(slots=True)
 class Visit:
-    """One request at the token endpoint, as the log keeps it."""
+    """One request at the token endpoint, as it stands in the log."""
 
     at: float
     grant: str | None
-    verdict: Verdict
+    verdict: RequestVerdict
     fault: str | None
     concurrent: bool
     acted: bool = False
-    """Whether the server did what was asked, if it was to be granted at all."""
+    """Whether the server carried the request out, as far as the verdict allows."""
     delivered: bool = False
-    """Whether the server's own reply was written to a client that was still there."""
+    """Whether the server's own reply was written to a client that was still connected."""
     ended_at: float | None = None
 
 
 class Judge:
-    """Counts and logs. It decides nothing and never looks at a clock."""
+    """Counts and logs; it decides nothing and reads no clock."""
 
     def __init__(self) -> None:
         self.totals: Counter[str] = Counter()
@@ -87,7 +91,7 @@ class Judge:
         self._in_second = 0
 
     def arrive(self, now: float) -> None:
-        """Count a request whose headers have come in."""
+        """Count a request whose headers have arrived."""
         self.requests += 1
         if int(now) != self._second:
             self._second, self._in_second = int(now), 0
@@ -97,13 +101,13 @@ class Judge:
     def begin(
         self,
         now: float,
-        verdict: Verdict,
+        verdict: RequestVerdict,
         grant_id: str | None,
         *,
         fault: str | None = None,
         gone: Callable[[], bool] = lambda: False,
     ) -> Visit:
-        """Enter a request whose body has been read; `gone` tells whether its client has left."""
+        """Log a request whose body has been read; `gone` tells whether its client has left."""
         concurrent = grant_id is not None and self._occupied(grant_id)
         visit = Visit(now, grant_id, verdict, fault, concurrent)
         self.log.append(visit)
@@ -116,7 +120,7 @@ class Judge:
         return visit
 
     def finish(self, visit: Visit, now: float) -> None:
-        """Note that the reply to `visit` is written, or that none will be."""
+        """Note that the reply to `visit` is written, or never will be."""
         visit.ended_at = now
         if visit.grant is None:
             return
@@ -126,7 +130,7 @@ class Judge:
             del self._occupants[visit.grant]
 
     def count(self, what: str, grant_id: str | None) -> None:
-        """Add one to a total, and to the grant's own count if there is a grant."""
+        """Add one to a total, and to the grant's own count where the grant is known."""
         self.totals[what] += 1
         if grant_id is not None:
             self._by_grant[grant_id][what] += 1
@@ -146,6 +150,6 @@ class Judge:
         return (visit for visit in self.log if grant_id in (None, visit.grant))
 
     def _occupied(self, grant_id: str) -> bool:
-        # A client that timed out and asks again is not in two places at once, even when its
-        # first request is still being slept on here.
+        # A client that timed out and asks again is not concurrent with itself, even while this server
+        # still delays the reply to its first request.
         return any(not gone() for _, gone in self._occupants.get(grant_id, ()))

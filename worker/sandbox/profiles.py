@@ -1,7 +1,7 @@
 """How the imitated authorization servers differ, as data.
 
-Everything here is what a provider documents; what it leaves open is taken at its strictest.
-A lifetime is in seconds. Where a server can leave something out, None says so.
+A profile is what the provider documents; where the documentation is silent, the strictest reading.
+Lifetimes are in seconds. None means that the server leaves the field out or has no such limit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _opaque() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What one kind of authorization server answers, and where."""
+    """What one kind of authorization server replies, and where."""
 
     name: str
     token_path: str
@@ -44,16 +44,16 @@ class Profile:
     new_refresh_token: Callable[[], str]
     error_style: ErrorStyle
     basic_for: frozenset[str]
-    """Grant types whose client may show its credentials by HTTP Basic; the body always works."""
+    """Grant types that accept credentials by HTTP Basic; in the body they always work."""
     credentials_give_refresh_token: bool
-    """Whether a client_credentials answer carries a refresh token too."""
+    """Whether the reply to a client_credentials request has a refresh token too."""
     scope: str | None
-    """The scope that answers state; None leaves the field out."""
+    """The scope that replies state."""
     refresh_seconds: int
     stated_refresh_seconds: int | None
-    """What answers claim of the refresh token's life; None leaves the field out."""
+    """The refresh token's life that replies state."""
     absolute_seconds: int | None
-    """The end of a grant counted from consent, which no refresh moves."""
+    """The life of a grant from consent, which no refresh extends."""
 
 
 BUDDY = Profile(
@@ -67,7 +67,7 @@ BUDDY = Profile(
     credentials_give_refresh_token=True,
     scope=None,
     refresh_seconds=183 * DAY,
-    # Buddy's own page claims ten times the six months that its prose promises.
+    # Buddy's sample reply states ten times the six months that its page promises.
     stated_refresh_seconds=1830 * DAY,
     absolute_seconds=None,
 )

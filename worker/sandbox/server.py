@@ -1,11 +1,11 @@
-"""The token endpoint over HTTP, and connections dropped for real.
+"""The token endpoint over HTTP, dropped connections included.
 
 Rules:
-    - The server acts the moment a request's body is read and is late only with its answer. A
-      client that dies while it waits has therefore lost the reply to a rotation that took place,
-      the hardest case there is.
-    - A dropped connection is aborted at its transport; the client sees an end of file or a reset.
-    - Faults are met here and nowhere else, so control routes never meet one.
+    - The server acts as soon as it has read a request's body; a delay holds back the reply only. So
+      a client that dies while it waits has lost the reply to a rotation that took place, which is
+      the hardest case of all.
+    - A dropped connection is aborted at its transport: the client sees an end of file or a reset.
+    - Faults strike here and nowhere else, so control routes never meet one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from starlette.routing import Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.sandbox.control import control_app
-from worker.sandbox.faults import REDIRECT_PATH, FaultBoard, spoiled_answer
+from worker.sandbox.faults import REDIRECT_PATH, FaultBoard, spoiled_reply
 from worker.sandbox.form import read_token_request
 from worker.sandbox.issuer import Issuer
-from worker.sandbox.judge import Judge, Verdict
+from worker.sandbox.judge import Judge, RequestVerdict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from worker.sandbox.faults import Fault
-    from worker.sandbox.issuer import Finding, Rules
+    from worker.sandbox.issuer import Examination, IssuerRules
     from worker.sandbox.judge import Visit
 
 _CHUNK = b" " * 65_536
@@ -44,14 +44,14 @@ class TransportProtocol(H11Protocol):
     """Uvicorn's HTTP/1.1 that lets the application reach the connection below it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Hand the transport on: what stands in `app_state` becomes every request's state."""
+        """Pass the transport on: `app_state` becomes every request's state."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, "transport": transport}
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One request's way back to its client."""
+    """The way back to the client of one request."""
 
     scope: Scope
     receive: Receive
@@ -63,20 +63,20 @@ class Connection:
         return transport
 
     def gone(self) -> bool:
-        """Tell whether the client has left, or was made to."""
+        """Tell whether the client has left or was disconnected."""
         return self._transport.is_closing()
 
     async def answer(self, response: Response) -> None:
-        """Write a response; nothing happens if nobody is there to read it."""
+        """Write a response; nothing happens if the client has left."""
         await response(self.scope, self.receive, self.send)
 
     async def drop(self) -> None:
-        """Close the connection without a word."""
+        """Abort the connection without a reply."""
         self._transport.abort()
         await self.outlast()
 
     async def outlast(self) -> None:
-        """Wait until the connection is gone; until then uvicorn would still want an answer."""
+        """Wait until the connection is gone: uvicorn expects a reply until then."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
@@ -109,7 +109,7 @@ class TokenEndpoint:
         await self._serve(request.headers, body, connection)
 
     async def _be_out(self, outage: Fault, connection: Connection, now: float) -> None:
-        visit = self._judge.begin(now, Verdict.UNREAD, None, fault=outage.kind)
+        visit = self._judge.begin(now, RequestVerdict.UNREAD, None, fault=outage.kind)
         if outage.options["form"] == "503":
             await connection.answer(Response(status_code=503))
         else:
@@ -117,18 +117,18 @@ class TokenEndpoint:
         self._judge.finish(visit, time.time())
 
     async def _serve(self, headers: Headers, body: bytes, connection: Connection) -> None:
-        """Judge a request, act on it, and answer it as far as faults allow."""
+        """Judge a request, act on it and reply, as far as faults allow."""
         now = time.time()
         request = read_token_request(headers, body)
-        finding = self._issuer.examine(request, now)
-        grant_id = finding.grant.id if finding.grant else None
+        examination = self._issuer.examine(request, now)
+        grant_id = examination.grant.id if examination.grant else None
         fault = self._faults.next_fault(grant_id)
         fault_kind = fault.kind if fault else None
-        visit = self._judge.begin(now, finding.verdict, grant_id, fault=fault_kind, gone=connection.gone)
+        visit = self._judge.begin(now, examination.verdict, grant_id, fault=fault_kind, gone=connection.gone)
         try:
             reply = None
             if fault is None or fault.acts:
-                reply = self._issuer.act(request, finding, now)
+                reply = self._issuer.act(request, examination, now)
                 visit.acted = True
             if delay := self._latency_seconds + self._faults.next_delay(grant_id):
                 await asyncio.sleep(delay)
@@ -139,12 +139,12 @@ class TokenEndpoint:
                 await connection.answer(JSONResponse(reply.body, reply.status, reply.headers))
         finally:
             self._judge.finish(visit, time.time())
-            self._settle(visit, finding)
+            self._note_delivery(visit, examination)
 
-    def _settle(self, visit: Visit, finding: Finding) -> None:
+    def _note_delivery(self, visit: Visit, examination: Examination) -> None:
         if visit.delivered:
-            self._issuer.hear_back(finding, time.time())
-        elif visit.acted and finding.verdict is Verdict.LIVE:
+            self._issuer.hear_back(examination, time.time())
+        elif visit.acted and examination.verdict is RequestVerdict.LIVE:
             self._judge.count("undelivered", visit.grant)
 
     async def _misbehave(self, fault: Fault, connection: Connection) -> None:
@@ -157,19 +157,19 @@ class TokenEndpoint:
                 pieces = _blanks(fault.options["bytes"])
                 await connection.answer(StreamingResponse(pieces, media_type="application/json"))
             case _:
-                spoiled = spoiled_answer(fault, time.time())
+                spoiled = spoiled_reply(fault, time.time())
                 await connection.answer(Response(spoiled.body, spoiled.status, spoiled.headers))
 
 
 async def _blanks(length: int) -> AsyncIterator[bytes]:
-    """Yield so many bytes of JSON that never comes to its point."""
+    """Yield that many bytes of blanks, which may always be the start of JSON."""
     while length > 0:
         yield _CHUNK[:length]
         length -= len(_CHUNK)
 
 
-def build_app(rules: Rules, *, latency_seconds: float) -> Starlette:
-    """Put a fresh authorization server together."""
+def build_app(rules: IssuerRules, *, latency_seconds: float) -> Starlette:
+    """Build the application of one new authorization server."""
     judge, faults = Judge(), FaultBoard()
     issuer = Issuer(rules, judge)
 

@@ -1,8 +1,13 @@
-"""Redis as the store: packed records, the Lua scripts that change them, and the two views of them.
+"""Redis as the store: packed records, the Lua scripts that change them, and Python views of both.
 
-record.py       one grant as one packed value: the schema
-lua/            every change, one atomic script each; prelude.lua comes before all of them
-scripts.py      loads and runs them, in groups
-redis_store.py  what the refresher does: claim, commit, settle
-fleet.py        what operators do: import, list, pause, count, read events
+record.py         one grant as one packed record: the schema
+lua/              each change is one atomic script; prelude.lua, with the table of all keys, precedes each
+signatures.py     the typed arguments of each script
+scripts.py        loads the scripts and runs their calls in groups
+write_concern.py  what a write needs to count as stored
+redis_store.py    what the refresher does: claim, commit, record outcomes
+registry.py       what operators do: import, pause, find, list
+fleet_state.py    what the store knows of clients, endpoints and processes
+event_stream.py   reads the events
+durability.py     checks what the server promises to keep
 """

@@ -1,11 +1,11 @@
 """What a Redis server promises to keep: eviction, the append-only file and its fsync.
 
-A server that evicts keys forgets grants, so it is refused; one that may lose its last second is only warned
-of. Managed servers often hide CONFIG: what cannot be read is said to be unknown. Where more is demanded of a
-write than the primary's answer, what can never be met is refused, and what is not met now is warned of.
+A server that evicts keys forgets grants, so it is refused. One that may lose its last second only gives a
+warning. Managed servers often hide CONFIG; a setting that cannot be read is reported as unknown. A write
+concern that the server can never meet is refused; one that it does not meet now gives a warning.
 
-A worker looks when it starts, if the server can be asked then, and again in each epoch: one that restarted
-may have other settings, and one that was promoted is another server.
+A worker inspects the server when it starts, if it can be reached, and again in each epoch: a restarted server
+may have other settings, and a promoted one is another server.
 """
 
 from collections.abc import Collection, Mapping
@@ -35,31 +35,31 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One property of a server, and what it means for the grants."""
 
     level: Level
     text: str
 
 
 class DurabilityWatch:
-    """Looks at the store's server now and then, and warns of each thing that it finds once.
+    """Inspects the store's server now and then, and logs each warning once.
 
     Args:
-        redis: asks it.
-        write_concern: what must be true of a write.
-        told: warnings that were given already.
+        redis: a connection to it.
+        write_concern: what a write needs to count as stored, beyond the primary's answer.
+        warned: texts of warnings that were logged before.
     """
 
-    def __init__(self, redis: "Redis", write_concern: WriteConcern | None, told: Collection[str]) -> None:
+    def __init__(self, redis: "Redis", write_concern: WriteConcern | None, warned: Collection[str]) -> None:
         self._redis = redis
         self._write_concern = write_concern
-        self._told = told
+        self._warned = warned
 
     async def refusal(self) -> str:
-        """Why nothing may be claimed of this store; empty where something may.
+        """Why nothing may be claimed from this store; empty if claims are allowed.
 
         Raises:
-            StoreUnavailableError: it cannot be asked.
+            StoreUnavailableError: the server does not answer.
         """
         try:
             findings = await inspect_durability(self._redis, self._write_concern)
@@ -67,25 +67,25 @@ class DurabilityWatch:
             raise StoreUnavailableError.because(problem) from None
         warnings = warnings_of(findings)
         for text in warnings:
-            if text not in self._told:
+            if text not in self._warned:
                 log.warning("store.promises_too_little", problem=text)
-        self._told = warnings
+        self._warned = warnings
         return refusal_of(findings)
 
 
 def warnings_of(findings: Collection[Finding]) -> list[str]:
-    """What is to be warned of."""
+    """The texts of the warnings."""
     return [finding.text for finding in findings if finding.level is Level.WARNING]
 
 
 def refusal_of(findings: Collection[Finding]) -> str:
-    """Why the store is refused, with its setting's name; empty where it is not."""
+    """Why the store is refused, with the name of the setting; empty if it is accepted."""
     refused = (finding.text for finding in findings if finding.level is Level.REFUSED)
     return next((f"EVERGRANT_REDIS_URL: {text}" for text in refused), "")
 
 
 async def inspect_durability(redis: "Redis", write_concern: WriteConcern | None = None) -> list[Finding]:
-    """Look at what the server promises to keep, and whether it can give what is demanded of its replicas."""
+    """Find out what the server promises to keep, and whether its replicas can meet the write concern."""
     memory, persistence = await redis.info("memory"), await redis.info("persistence")
     replication = await redis.info("replication")
     fsync = await _config(redis, "appendfsync")
@@ -102,9 +102,9 @@ async def inspect_durability(redis: "Redis", write_concern: WriteConcern | None 
 
 
 async def inspect_broker(broker: "Redis", store: "Redis") -> list[Finding]:
-    """Look at what the broker promises to keep, where it is another server than the store.
+    """Find out what the broker promises to keep, unless it is the store's own server.
 
-    A lost message costs a delay, for the next sweep sends another: nothing is refused.
+    Nothing is refused: a lost message costs a delay, and the next sweep sends another.
     """
     of_broker, of_store = await broker.info("server"), await store.info("server")
     if of_broker.get("run_id") == of_store.get("run_id"):
@@ -154,7 +154,7 @@ def _append_only(*, enabled: bool, fsync: str | None) -> Finding:
 
 
 def _awaited_fsync(*, enabled: bool, fsync: str | None) -> Finding:
-    """Every write is waited for until it is on the primary's disk: it must get there by itself."""
+    """Each write is awaited until it is on the primary's disk, so the server must fsync by itself."""
     if not enabled:
         return Finding(
             Level.REFUSED,

@@ -1,4 +1,4 @@
-"""The event stream: what the scripts have told, for those who read it here."""
+"""Reads the event stream, which the scripts write."""
 
 import json
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class RedisEventStream:
         self._key = prefix + "events"
 
     async def read(self, since: str, *, most: int = PAGE, wait_ms: int | None = None) -> list[StreamEntry]:
-        """Events after the stream id `since`, oldest first; waits for one where `wait_ms` is given."""
+        """Events after the stream id `since`, oldest first; waits for one if `wait_ms` is given."""
         if wait_ms is None:
             entries = await self._redis.xrange(self._key, min="(" + since, count=most)
         else:
@@ -34,7 +34,7 @@ class RedisEventStream:
         return [StreamEntry(entry_id.decode(), json.loads(fields[b"event"])) for entry_id, fields in entries]
 
     async def last_id(self) -> str:
-        """The stream id to start from for what is still to come."""
+        """The stream id after which only new events come."""
         last = await self._redis.xrevrange(self._key, count=1)
         return last[0][0].decode() if last else "0-0"
 

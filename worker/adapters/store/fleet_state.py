@@ -1,4 +1,4 @@
-"""The state of clients, token endpoints and processes, as the scripts keep it in Redis."""
+"""Reads the state of clients, token endpoints and processes, which the scripts keep."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -10,8 +10,8 @@ from worker.core.registry import ClientState, OnUnreadable, refuse_unreadable
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-SOONEST_LOOKED_AT: Final = 50
-SEEN_LATELY_SECONDS: Final = 60  # processes send a heartbeat every second
+SOONEST: Final = 50  # grants due first, among which the soonest expiry is sought
+SEEN_LATELY_SECONDS: Final = 60  # a process sends a heartbeat every second
 
 CLIENT_FIELDS: Final = (
     *("state", "reason", "rejected_at", "probe_at", "throttled_until", "endpoint", "claimed_at"),
@@ -44,7 +44,7 @@ class RedisFleetState:
         text = await self._texts("client:" + name, CLIENT_FIELDS)
         endpoint = await self._texts("endpoint:" + text.get("endpoint", ""), ENDPOINT_FIELDS)
         due = await self._redis.zcount(schedule, "-inf", seconds * 1000 + microseconds // 1000)
-        first = await self._redis.zrange(schedule, 0, SOONEST_LOOKED_AT - 1, withscores=True)
+        first = await self._redis.zrange(schedule, 0, SOONEST - 1, withscores=True)
         soonest = [
             stored.grant.access_expires_at
             for stored in await read_grants(self._redis, self._prefix, first, unreadable)
@@ -71,7 +71,7 @@ class RedisFleetState:
         )
 
     async def troubles(self) -> dict[str, str]:
-        """What keeps processes from claiming, by process; only of processes that were seen lately."""
+        """What keeps each process from claiming, for processes seen in the last minute."""
         now, _ = await self._redis.time()
         since = (now - SEEN_LATELY_SECONDS) * 1000
         seen = set(await self._redis.zrangebyscore(self._key("processes"), since, "+inf"))
@@ -79,7 +79,7 @@ class RedisFleetState:
         return {owner.decode(): text.decode() for owner, text in fields.items() if owner in seen}
 
     async def _texts(self, name: str, fields: Sequence[str]) -> dict[str, str]:
-        """Some fields of a hash, without those that it does not have."""
+        """Some fields of a hash; absent ones are left out."""
         values = await self._redis.hmget(self._key(name), fields)
         return {
             field: value.decode() for field, value in zip(fields, values, strict=True) if value is not None

@@ -1,44 +1,119 @@
 """The packed record: one grant as one MessagePack array under one Redis key.
 
-Half the memory of a hash, on every Redis; Lua reads and writes it with `cmsgpack`. `FIELDS` is the schema:
-the scripts get their field positions from it.
+Half the memory of a hash, on every Redis; Lua reads and writes it with `cmsgpack`. `SCHEMA` declares each
+field once: packing, unpacking and the field positions in Lua come from it.
 
-Rules: absent is `false`, never nil (a nil would make a Lua array a map); instants are integers; strings are
-raw bytes.
+Rules:
+- Absent is `false`, never nil: a nil would make a Lua array a map.
+- Instants are integers, in Unix ms. Strings are raw bytes.
+- A new field goes to the end and is optional: records of an older release lack it, and records of a newer
+  one may have more.
 """
 
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from operator import itemgetter
+from typing import Any, Final
 
 import msgpack
 
 from worker.core.grant import Grant, Status
 from worker.core.registry import UnreadableRecordError
 
-FIELDS = (
-    "LEASE_OWNER",
-    "LEASE_UNTIL",
-    "FENCE",
-    "INTENT",  # a refresh may have been sent whose outcome is not stored
-    "ACCESS_EXPIRES_AT",
-    "STATUS",
-    "CLIENT",
-    "VERSION",
-    "LINEAGE",
-    "SEALED",
-    "ISSUED_AT",
-    "REFRESH_ISSUED_AT",
-    "REFRESH_EXPIRES_AT",
-    "AUTHORIZED_AT",
-    "SCOPE",
-    "LABELS",
-    "STREAK",
-    "REASON",
-    "NOTICED_AT",
-    "LAST",  # the fence whose outcome was stored last
-    "IMPORTED",  # the lineage that came from outside last: what is stored now descends from it
-    "REJECTED_AT",
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a value of a grant stands in its record.
+
+    Attributes:
+        encode: from the grant's value; `None` where they are the same.
+        decode: to the grant's value; `None` where they are the same.
+        optional: `None` in the grant, or an empty text, is `false` in the record.
+    """
+
+    encode: Callable[[Any], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
+    optional: bool = False
+
+
+def _labels_to_bytes(labels: Mapping[str, str]) -> bytes | bool:
+    return json.dumps(dict(labels), separators=(",", ":")).encode() if labels else False
+
+
+def _labels_from_bytes(packed: bytes | bool) -> dict[str, str]:  # noqa: FBT001 msgpack's false
+    return dict(json.loads(packed)) if isinstance(packed, bytes) else {}
+
+
+AS_IT_IS: Final = Encoding()
+FLAG: Final = Encoding(decode=bool)
+TEXT: Final = Encoding(str.encode, bytes.decode)
+OPTIONAL_TEXT: Final = Encoding(str.encode, bytes.decode, optional=True)
+OPTIONAL_INSTANT: Final = Encoding(decode=int, optional=True)
+STATUS: Final = Encoding(str.encode, {status.value.encode(): status for status in Status}.__getitem__)
+LABELS: Final = Encoding(_labels_to_bytes, _labels_from_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a record.
+
+    Attributes:
+        name: of its position in Lua.
+        attribute: of `Grant`; `None` where only scripts read the field.
+        encoding: of the attribute's value.
+        at_rest: what stands there when a grant is imported, where there is no attribute.
+        is_later: added since the first release.
+    """
+
+    name: str
+    attribute: str | None = None
+    encoding: Encoding = AS_IT_IS
+    at_rest: int | bool = False
+    is_later: bool = False
+
+
+SCHEMA: Final = (
+    # The front: what leasing reads and writes, up to CLIENT.
+    Field("LEASE_OWNER"),
+    Field("LEASE_UNTIL", at_rest=0),
+    Field("FENCE", at_rest=0),
+    Field("INTENT", "in_doubt", FLAG),  # a refresh may have been sent whose outcome is not stored
+    Field("ACCESS_EXPIRES_AT", "access_expires_at", OPTIONAL_INSTANT),
+    Field("STATUS", "status", STATUS),
+    Field("CLIENT", "client", TEXT),
+    # The rest.
+    Field("VERSION", "version"),
+    Field("LINEAGE", "lineage"),
+    Field("SEALED", "sealed"),
+    Field("ISSUED_AT", "issued_at"),
+    Field("REFRESH_ISSUED_AT", "refresh_issued_at"),
+    Field("REFRESH_EXPIRES_AT", "refresh_expires_at", OPTIONAL_INSTANT),
+    Field("AUTHORIZED_AT", "authorized_at", OPTIONAL_INSTANT),
+    Field("SCOPE", "scope", OPTIONAL_TEXT),
+    Field("LABELS", "labels", LABELS),
+    Field("STREAK", "streak"),
+    Field("REASON", "reason", OPTIONAL_TEXT),
+    Field("NOTICED_AT", "noticed_at", OPTIONAL_INSTANT),
+    Field("LAST", at_rest=0),  # the fence whose outcome was stored last
+    Field("IMPORTED", "root"),  # the lineage that was imported last: the stored pair descends from it
+    Field("REJECTED_AT", "rejected_at", OPTIONAL_INSTANT, is_later=True),
 )
-FRONT = FIELDS.index("CLIENT") + 1  # of a record: what leasing reads and writes, and nothing behind it
+FIELDS: Final = tuple(field.name for field in SCHEMA)
+FRONT: Final = FIELDS.index("CLIENT") + 1
+
+# What packing and unpacking need of the schema, looked up once: a claim unpacks records by the hundred.
+_LEASE_UNTIL, _FENCE, _INTENT, _ROOT = map(FIELDS.index, ("LEASE_UNTIL", "FENCE", "INTENT", "IMPORTED"))
+_LATER: Final = sum(field.is_later for field in SCHEMA)
+_DECODED: Final = tuple(
+    (i, field.encoding.decode, field.encoding.optional)
+    for i, field in enumerate(SCHEMA)
+    if field.encoding.decode is not None
+)
+_POSITIONS: Final = {field.attribute: i for i, field in enumerate(SCHEMA)}
+_values_of_grant: Final = itemgetter(
+    *(_POSITIONS[attribute.name] for attribute in fields(Grant) if attribute.name != "id")
+)
 
 
 def lua_positions() -> str:
@@ -48,34 +123,21 @@ def lua_positions() -> str:
 
 
 def pack(grant: Grant) -> bytes:
-    """A record at rest: no lease, no attempt yet."""
-    values = [
-        False,
-        0,
-        0,
-        grant.in_doubt,
-        _or_false(grant.access_expires_at),
-        grant.status.value.encode(),
-        grant.client.encode(),
-        grant.version,
-        grant.lineage,
-        grant.sealed,
-        grant.issued_at,
-        grant.refresh_issued_at,
-        _or_false(grant.refresh_expires_at),
-        _or_false(grant.authorized_at),
-        grant.scope.encode() if grant.scope else False,
-        json.dumps(dict(grant.labels), separators=(",", ":")).encode() if grant.labels else False,
-        grant.streak,
-        grant.reason.encode() if grant.reason else False,
-        _or_false(grant.noticed_at),
-        0,
-        grant.lineage,
-        _or_false(grant.rejected_at),
-    ]
+    """The record of an imported grant: no lease, no attempt yet, and its pair is the root of its line."""
+    values = [_encode(grant, field) for field in SCHEMA]
+    values[_ROOT] = grant.lineage
     # The old raw type for strings: the one that every cmsgpack reads.
     packed: bytes = msgpack.packb(values, use_bin_type=False)
     return packed
+
+
+def _encode(grant: Grant, field: Field) -> Any:
+    if field.attribute is None:
+        return field.at_rest
+    value, encoding = getattr(grant, field.attribute), field.encoding
+    if encoding.optional and (value is None or value == ""):
+        return False
+    return value if encoding.encode is None else encoding.encode(value)
 
 
 def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tuple[Grant, int, int]:
@@ -84,10 +146,10 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
     Args:
         grant_id: the id it was stored under.
         packed: the record.
-        in_doubt: what the intent said before the present lease set its own; `None` where there is none.
+        in_doubt: what the intent said before the present lease set its own; `None` where there is no lease.
 
     Raises:
-        UnreadableRecordError: it is none.
+        UnreadableRecordError: it is no record.
     """
     try:
         return _unpack(grant_id, packed, in_doubt=in_doubt)
@@ -96,58 +158,12 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
 
 
 def _unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None) -> tuple[Grant, int, int]:
-    # In the order of FIELDS; a newer release may have added some at the end.
-    (
-        _lease_owner,
-        lease_until,
-        fence,
-        intent,
-        access_expires_at,
-        status,
-        client,
-        version,
-        lineage,
-        sealed,
-        issued_at,
-        refresh_issued_at,
-        refresh_expires_at,
-        authorized_at,
-        scope,
-        labels,
-        streak,
-        reason,
-        noticed_at,
-        _last,
-        imported,
-        *later,
-    ) = msgpack.unpackb(packed, raw=True)
-    grant = Grant(
-        id=grant_id,
-        client=client.decode(),
-        status=Status(status.decode()),
-        version=version,
-        lineage=lineage,
-        sealed=sealed,
-        issued_at=issued_at,
-        access_expires_at=_or_none(access_expires_at),
-        refresh_issued_at=refresh_issued_at,
-        refresh_expires_at=_or_none(refresh_expires_at),
-        authorized_at=_or_none(authorized_at),
-        scope=scope.decode() if scope else None,
-        labels=json.loads(labels) if labels else {},
-        streak=streak,
-        reason=reason.decode() if reason else None,
-        in_doubt=bool(intent) if in_doubt is None else in_doubt,
-        noticed_at=_or_none(noticed_at),
-        root=imported,
-        rejected_at=_or_none(later[0]) if later else None,
-    )
-    return grant, fence, lease_until
-
-
-def _or_false(instant: int | None) -> int | bool:
-    return False if instant is None else instant
-
-
-def _or_none(instant: int | bool) -> int | None:  # noqa: FBT001 msgpack's false stands for absent
-    return None if instant is False else int(instant)
+    values = msgpack.unpackb(packed, raw=True)
+    if len(values) < len(SCHEMA):  # an older release wrote it
+        values += [False] * _LATER
+    if in_doubt is not None:
+        values[_INTENT] = in_doubt
+    for i, decode, optional in _DECODED:
+        value = values[i]
+        values[i] = None if optional and value is False else decode(value)
+    return Grant(grant_id, *_values_of_grant(values)), values[_FENCE], values[_LEASE_UNTIL]

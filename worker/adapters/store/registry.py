@@ -1,10 +1,10 @@
-"""All grants of a deployment in Redis: import, operate on, find and list.
+"""All grants of a deployment: import, pause, resume, delete, find and list.
 
 Rules:
-- Changes are scripts like the refresher's; reads are plain commands and may be a moment old.
-- A listing walks each client's schedule, which holds every grant (those out of work at infinity), so it never
-  looks at keys that are not ours.
-- One unreadable record never blocks the rest: the caller's `unreadable` hears of it. Without one it raises.
+- Changes are scripts like the refresher's. Reads are plain commands and may be a moment old.
+- A listing walks each client's schedule, which holds every grant, and so reads no foreign keys.
+- One unreadable record never blocks the rest: it is passed to the caller's `unreadable`, which raises by
+  default.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -84,7 +84,7 @@ class RedisRegistry:
         """One grant, or `None`.
 
         Raises:
-            UnreadableRecordError: what is stored of it is no record.
+            UnreadableRecordError: its record cannot be read.
         """
         packed = await self._redis.get(self._key("grant:" + grant_id))
         if packed is None:
@@ -127,7 +127,7 @@ class RedisRegistry:
         return listed
 
     async def noted_unreadable(self, most: int) -> list[UnreadableRecordError]:
-        """Some of the grants whose records a claim could not read, as far as they still cannot be read."""
+        """Some of the grants whose records a claim could not read and which still cannot be read."""
         noted = await self._redis.srandmember(self._key("unreadable"), most)
         still: list[UnreadableRecordError] = []
         found = [(grant_id, 0.0) for grant_id in noted]
@@ -147,7 +147,7 @@ async def read_grants(
         redis: a client that does not decode replies.
         prefix: what every key begins with.
         found: ids with the scores they have in their schedule.
-        unreadable: hears of each record that cannot be read.
+        unreadable: called for each record that cannot be read.
     """
     if not found:
         return []

@@ -1,7 +1,7 @@
-"""What must be true of a write before it counts as stored: how many replicas have it, and on which disks.
+"""What a write needs to count as stored: how many replicas have it, and whether it is on their disks.
 
-Redis answers a write before any replica has it; WAIT and WAITAOF then ask for that. What falls short has
-happened at the primary all the same: whoever wrote it offers it again.
+Redis answers a write before any replica has it; WAIT and WAITAOF then wait for the replicas. A write that
+falls short has still happened at the primary, so its caller makes it again.
 """
 
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from typing import Any, Final
 
 from worker.core.ports import StoreUnavailableError
 
-# Together below the socket's timeout. Where files are written every second, WAITAOF takes up to two.
+# Together less than the socket's timeout. With appendfsync everysec, WAITAOF takes up to two seconds.
 WAIT_MS: Final = 3_000
 ARRIVAL_MS: Final = 1_000
 
 
 class ShortfallError(StoreUnavailableError):
-    """The primary has a write, and too few others have; the message is one line that says who."""
+    """The primary has a write and too few replicas do; the message says in one line what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteConcern:
-    """What is asked of the writes that matter.
+    """What the writes that matter need.
 
     Attributes:
-        replicas: how many must have them.
-        fsync: they must be on the disk there and at the primary, rather than in memory.
-        wait_ms: how long this is waited for.
+        replicas: how many must have the write.
+        fsync: it must be on the disks of these and of the primary, rather than in memory.
+        wait_ms: how long to wait for that.
     """
 
     replicas: int
@@ -34,10 +34,10 @@ class WriteConcern:
 
     @property
     def commands(self) -> list[tuple[str | int, ...]]:
-        """The commands that wait for all that their connection wrote so far; the last one's reply counts.
+        """The commands that wait for everything their connection has written; the last reply counts.
 
-        A replica says what it has on disk when it is asked, and once a second. WAITAOF alone asks before the
-        write is there, and hears of it a second later; so WAIT goes first.
+        A replica reports what is on its disk when asked, and once a second. WAITAOF alone asks before the
+        write has arrived and then waits for the next report, so WAIT goes first.
         """
         if not self.fsync:
             return [("WAIT", self.replicas, self.wait_ms)]
@@ -45,10 +45,10 @@ class WriteConcern:
         return [arrival, ("WAITAOF", 1, self.replicas, self.wait_ms)]
 
     def shortfall(self, *, written: Any, waited: Any) -> str | None:
-        """What is lacking, in a line; `None` where nothing is.
+        """What is missing, in one line; `None` if nothing is.
 
         Args:
-            written: the reply to the write that was waited for.
+            written: the reply to the awaited write.
             waited: the last reply to the commands.
         """
         for reply in (written, waited):
