@@ -55,7 +55,7 @@ async def _agree(member: Member) -> None:
     await member.membership.recover()
 
 
-async def test_it_waits_while_the_store_settles(
+async def test_it_waits_while_the_store_recovers(
     runtime: Runtime,
     clients: Any,
     sandbox: Sandbox,

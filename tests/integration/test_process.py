@@ -60,7 +60,7 @@ def _strike(*_: object) -> None:
 
 
 @pytest.fixture
-def settled_in(
+def configured(
     configure: Configure,
     sandbox: Sandbox,
     valkey_socket: Path,
@@ -83,9 +83,9 @@ def journals(tmp_path: Path, prefix: str) -> Path:
 
 
 @pytest.fixture
-def ours(settled_in: Any) -> Iterator[Process]:
+def ours(configured: Any) -> Iterator[Process]:
     """This process, in which signals strike as a pool's do; afterwards they do what they did before."""
-    assert settled_in
+    assert configured
     before = {number: signal.signal(number, _strike) for number in SIGNALS}
     opened = Process(deploy)
     yield opened
@@ -107,9 +107,9 @@ def present(valkey_socket: Path, prefix: str) -> Iterator[Callable[[], set[str]]
 
 
 @pytest.fixture
-def spawn(settled_in: Any) -> Iterator[Spawn]:
+def spawn(configured: Any) -> Iterator[Spawn]:
     """Start a process that plays one of the parts at the end of this file, with the settings of this one."""
-    assert settled_in
+    assert configured
     processes = []
 
     def start(part: str, *arguments: str) -> subprocess.Popen[str]:
@@ -169,9 +169,9 @@ def test_a_process_can_be_started_again_after_it_was_closed(
 
 
 def test_a_start_that_failed_leaves_nothing_and_the_next_one_may_succeed(
-    settled_in: Any, present: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+    configured: Any, present: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert settled_in
+    assert configured
     ours = Process(deploy)
     with monkeypatch.context() as broken:
         broken.delenv("EVERGRANT_KEYS")
@@ -284,10 +284,10 @@ def test_a_worker_that_is_stopping_tells_its_children_and_no_task_resets_that(sp
 
 @pytest.fixture
 def start_store(
-    settled_in: Any, monkeypatch: pytest.MonkeyPatch
+    configured: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., AbstractContextManager[blocking.Redis]]]:
     """A server of one's own where the settings look for one; it runs as long as a block lasts."""
-    assert settled_in
+    assert configured
     with directory_for_sockets() as home:
         monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{home}/s")
 
@@ -319,7 +319,7 @@ def test_a_store_that_was_away_when_a_process_began_is_examined_when_it_is_there
             eventually(lambda: troubles(store))
             (trouble,) = troubles(store)
             assert trouble.startswith(b"EVERGRANT_REDIS_URL: maxmemory-policy is allkeys-lru")
-            store.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+            store.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it recovers is over
             assert not ours.run(may_claim)
 
             store.config_set("maxmemory-policy", "noeviction")
@@ -425,8 +425,8 @@ def test_a_store_that_does_not_answer_holds_up_no_refresher_that_is_done(
 # A kill
 
 
-async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_stored_by_its_adopter(
-    settled_in: Any,
+async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_stored_by_the_one_that_takes_over(
+    configured: Any,
     spawn: Spawn,
     sandbox: Sandbox,
     gate: Gate,
@@ -439,7 +439,7 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
-    (grant,) = await enroll(sandbox, settled_in)
+    (grant,) = await enroll(sandbox, configured)
     monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{gate.socket}")
     dead = asyncio.Event()
     children: list[subprocess.Popen[str]] = []
@@ -457,7 +457,7 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     children.append(spawn("refresh_what_is_due"))
     async with asyncio.timeout(PATIENCE_SECONDS):
         await dead.wait()
-    one = await open_member(settled_in)
+    one = await open_member(configured)
     await one.membership.beat()
     stored = await registry.find(grant.id)
     assert stored is not None

@@ -593,7 +593,7 @@ async def test_an_answer_that_waits_is_offered_in_the_same_epoch_too(
     assert (await _find(registry)).version == 1
 
 
-async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it_has_before_it_claims(
+async def test_a_process_that_was_frozen_through_the_recovery_gives_back_what_it_has_before_it_claims(
     join: Join,
     claim: Claim,
     seed_sealed: Seed,
@@ -610,7 +610,7 @@ async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it
     await frozen.answers.keep(sealed_answer(lease, "r1", by=frozen))
     await go_back()
     await _agree(other)
-    await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+    await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it recovers is over
     await _agree(other)
     assert await claim(frozen) == []
 
@@ -621,7 +621,7 @@ async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it
     assert [lease.grant.id for lease in await claim(frozen)] == ["two"]
 
 
-async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_settling_lasts_and_no_longer(
+async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_recovery_lasts_and_no_longer(
     join: Join,
     claim: Claim,
     seed_sealed: Seed,
@@ -866,7 +866,7 @@ async def test_the_answers_of_the_dead_are_given_back_in_each_new_epoch(
         assert (await _find(registry)).version == 1
 
 
-async def test_an_adopter_that_dies_is_followed_by_another(
+async def test_a_takeover_that_dies_is_followed_by_another(
     join: Join,
     claim: Claim,
     behind_gate: Redis,
@@ -895,7 +895,7 @@ async def test_an_adopter_that_dies_is_followed_by_another(
     assert dying.owner not in await present()
 
 
-async def test_an_adopter_that_lost_the_store_goes_on_when_it_is_back(
+async def test_a_takeover_that_lost_the_store_goes_on_when_it_is_back(
     join: Join,
     claim: Claim,
     behind_gate: Redis,
@@ -934,7 +934,7 @@ async def test_the_dead_are_present_as_long_as_their_journal_may_know_more_than_
     assert dying.owner in await present()
 
 
-async def test_an_adopted_journal_is_removed_after_the_retention_and_not_before(
+async def test_a_journal_that_was_taken_over_is_removed_after_the_retention_and_not_before(
     join: Join,
     claim: Claim,
     seed_sealed: Seed,
@@ -1125,7 +1125,7 @@ async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_
     await redis.set(f"{prefix}grant:{grant.id}", packed)
 
 
-async def test_journals_are_adopted_where_the_disk_has_no_room_for_answers_too(
+async def test_journals_are_taken_over_where_the_disk_has_no_room_for_answers_too(
     open_member: OpenMember,
     join: Join,
     claim: Claim,
@@ -1213,7 +1213,7 @@ async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_s
     with capture_logs() as logs:
         one, looks = await examined(found)
         await let_the_least_pass()
-        await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+        await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it recovers is over
         for _ in range(2):
             await _agree(one)
         assert await claim(one) == []

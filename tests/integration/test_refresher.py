@@ -417,7 +417,7 @@ async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_acce
     assert len(list(sandbox.log(grant.id))) == 2
 
 
-async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_blamed_on_the_client(
+async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_held_against_the_client(
     buddy: Sandbox,
     configure: Configure,
     enroll: Enroll,
@@ -569,7 +569,7 @@ async def test_an_outage_is_the_providers_two_events_and_no_grants(
     for grant in grants:
         await make_due(grant.id)
     await let_the_endpoint_probe_be_due(sandbox.token_url)
-    for _ in range(2):  # the endpoint_probe, then the rest
+    for _ in range(2):  # the probe, then the rest
         await _drain(refresher)
 
     await _assert_alive(registry, keys, sandbox, grants)
@@ -728,7 +728,7 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     assert await told() == []
 
 
-async def test_a_trial_is_sent_though_what_awaited_its_turn_before_it_is_given_back(
+async def test_a_probe_is_sent_though_what_awaited_its_turn_before_it_is_given_back(
     attended: Attended,
     sandbox: Sandbox,
     configure: Configure,
@@ -797,16 +797,14 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
 
     for _ in range(2):
         await _drain(refresher)
-    before_the_trial = _types(await told())
+    before_the_probe = _types(await told())
     await let_the_endpoint_probe_be_due(url)
     await _drain(refresher)
 
-    assert before_the_trial.count("provider.unavailable") == 1
-    used_up = before_the_trial.count("grant.failed")
+    assert before_the_probe.count("provider.unavailable") == 1
+    used_up = before_the_probe.count("grant.failed")
     assert 5 <= used_up < 9  # those that open the breaker, and what awaited its turn meanwhile
-    assert _types((await told())[used_up + 1 :]) == [
-        "grant.failed"
-    ]  # the endpoint_probe: it recovers from nothing
+    assert _types((await told())[used_up + 1 :]) == ["grant.failed"]  # the probe: it recovers nothing
     stored = [(await _find(registry, grant.id)).grant for grant in grants]
     assert {grant.reason for grant in stored if grant.status is Status.FAILED} == {"reply_lost"}
     assert [grant.status for grant in stored].count(Status.ACTIVE) == 12 - used_up - 1

@@ -350,7 +350,7 @@ async def test_a_claim_repeated_tells_of_the_doubt_it_found_the_first_time(
     assert first[5][1] == again[5][1] == 1
 
 
-async def test_a_claim_repeated_leaves_out_what_was_settled_deleted_or_leased_by_another_since(
+async def test_a_claim_repeated_leaves_out_what_ended_was_deleted_or_leased_by_another_since(
     claim_as: Callable[..., Awaitable[list[Any]]],
     registry: RedisRegistry,
     store: RedisStore,
@@ -642,7 +642,7 @@ SetEndpoint = Callable[..., Awaitable[None]]
 FAR = 8_000_000_000_000
 
 
-async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_trial(
+async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_probe(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, due_of: DueOf
 ) -> None:
     await seed("one")
@@ -655,7 +655,7 @@ async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_tri
     assert await due_of("one") == due
 
 
-async def test_when_the_trial_is_due_one_grant_is_let_through_even_if_it_is_not_due(
+async def test_when_the_probe_is_due_one_grant_is_let_through_even_if_it_is_not_due(
     store: RedisStore,
     client: Client,
     seed: Seed,
@@ -667,18 +667,18 @@ async def test_when_the_trial_is_due_one_grant_is_let_through_even_if_it_is_not_
     await seed("never", due_in_ms=None)
     await set_endpoint(state="unavailable", probe_at=1)
 
-    endpoint_probe = await store.claim(client, 10, "")
+    claim = await store.claim(client, 10, "")
     after = await store.claim(client, 10, "")
 
-    assert [
-        (lease.grant.id, lease.endpoint_probe, lease.client_probe) for lease in endpoint_probe.leases
-    ] == [("sooner", True, False)]
-    assert endpoint_probe.drained
+    assert [(lease.grant.id, lease.endpoint_probe, lease.client_probe) for lease in claim.leases] == [
+        ("sooner", True, False)
+    ]
+    assert claim.drained
     assert (after.leases, after.drained) == ([], True)
-    assert await endpoint_probe_at() == endpoint_probe.leases[0].until
+    assert await endpoint_probe_at() == claim.leases[0].until
 
 
-async def test_one_trial_is_enough_for_all_clients_of_the_endpoint(
+async def test_one_probe_is_enough_for_all_clients_of_the_endpoint(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     other = replace(client, name="other")
@@ -692,7 +692,7 @@ async def test_one_trial_is_enough_for_all_clients_of_the_endpoint(
     assert [len(claim.leases) for claim in claims] == [1, 0, 0]
 
 
-async def test_a_client_without_grants_leaves_the_trial_to_another(
+async def test_a_client_without_grants_leaves_the_probe_to_another(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     other = replace(client, name="other")
@@ -703,7 +703,7 @@ async def test_a_client_without_grants_leaves_the_trial_to_another(
     assert len((await store.claim(other, 10, "")).leases) == 1
 
 
-async def test_each_trial_takes_another_of_the_first_five(
+async def test_each_probe_takes_another_of_the_first_five(
     open_store: OpenStore,
     client: Client,
     seed: Seed,
@@ -727,7 +727,7 @@ async def test_each_trial_takes_another_of_the_first_five(
     assert tried == ["0", "1", "2", "3", "4", "0"]
 
 
-async def test_a_trial_claimed_twice_under_one_claim_id_is_still_a_trial(
+async def test_a_probe_claimed_twice_under_one_claim_id_is_still_a_probe(
     claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     await seed("one")
@@ -740,7 +740,7 @@ async def test_a_trial_claimed_twice_under_one_claim_id_is_still_a_trial(
     assert first[2] == again[2] == 1
 
 
-async def test_a_trial_keeps_to_the_rate_budget(
+async def test_a_probe_keeps_to_the_rate_budget(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     slow = replace(client, rate_per_second=0.001)
@@ -759,7 +759,7 @@ async def test_a_trial_keeps_to_the_rate_budget(
     ("probe_at", "endpoint_probe_at", "let_through"),
     [(FAR, FAR, 0), (FAR, 1, 0), (1, FAR, 0), (1, 1, 1)],
 )
-async def test_a_rejected_client_of_an_unavailable_endpoint_waits_for_both_its_probe_and_the_trial(
+async def test_a_rejected_client_of_an_unavailable_endpoint_waits_for_both_probes(
     store: RedisStore,
     client: Client,
     seed: Seed,
@@ -798,7 +798,7 @@ async def test_a_rejected_client_of_an_available_endpoint_is_probed_and_the_endp
     assert await redis.exists(f"{prefix}endpoint:{client.token_url}") == 0
 
 
-async def test_a_client_on_hold_is_given_neither_probe_nor_trial(
+async def test_a_client_that_was_told_to_wait_is_given_no_probe(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, redis: Redis, prefix: str
 ) -> None:
     await seed("one")
@@ -895,7 +895,7 @@ async def test_a_recovery_that_lies_ahead_because_the_clock_was_set_back_slows_n
 
 
 @pytest.mark.parametrize(("rate", "first"), [(20.0, 2), (1_000.0, 4)])
-async def test_the_smaller_of_the_ramps_rate_and_the_clients_own_counts(
+async def test_the_smaller_of_the_slow_starts_rate_and_the_clients_own_counts(
     store: RedisStore,
     client: Client,
     seed: Seed,
@@ -911,7 +911,7 @@ async def test_the_smaller_of_the_ramps_rate_and_the_clients_own_counts(
     assert first <= len(claim.leases) <= first + 1
 
 
-async def test_a_rate_below_one_a_second_still_lets_one_through_while_the_ramp_lasts(
+async def test_a_rate_below_one_a_second_still_lets_one_through_while_the_slow_start_lasts(
     store: RedisStore, client: Client, seed: Seed, recovered: Recovered
 ) -> None:
     await _seed_many(seed, 3)

@@ -361,7 +361,7 @@ def test_a_failure_while_others_are_answered_is_held_against_its_grant(ours: Dep
     assert (ours.grant("one").status, ours.grant("one").reason) == (Status.FAILING, "unavailable")
 
 
-def test_a_server_that_asks_to_wait_is_left_alone_and_nobody_is_blamed(ours: Deployment) -> None:
+def test_a_server_that_asks_to_wait_is_left_alone_and_nobody_is_at_fault(ours: Deployment) -> None:
     ours.seed("one", "two")
     ours.endpoint.otherwise = Unavailable("http_429", retry_after_ms=30_000)
 
