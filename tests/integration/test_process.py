@@ -425,7 +425,7 @@ def test_a_store_that_does_not_answer_holds_up_no_refresher_that_is_done(
 # A kill
 
 
-async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_stored_by_the_one_that_takes_over(
+async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_stored_after_a_takeover(
     configured: Any,
     spawn: Spawn,
     sandbox: Sandbox,

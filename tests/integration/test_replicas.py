@@ -1,4 +1,4 @@
-"""A primary and its replica: the write concern is waited for; a write that falls short of it is offered again.
+"""A primary and its replica: the write concern is waited for; a write that falls short is offered again.
 
 The replica is paused by SIGSTOP: it then acknowledges nothing, however long a wait is. So no test depends on
 how fast anything is: a wait that must fail is short, one that must not is far longer than anything takes.

@@ -727,7 +727,7 @@ async def test_each_probe_takes_another_of_the_first_five(
     assert tried == ["0", "1", "2", "3", "4", "0"]
 
 
-async def test_a_probe_claimed_twice_under_one_claim_id_is_still_a_probe(
+async def test_an_endpoints_probe_claimed_twice_under_one_claim_id_is_still_a_probe(
     claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     await seed("one")
@@ -740,7 +740,7 @@ async def test_a_probe_claimed_twice_under_one_claim_id_is_still_a_probe(
     assert first[2] == again[2] == 1
 
 
-async def test_a_probe_keeps_to_the_rate_budget(
+async def test_an_endpoints_probe_keeps_to_the_rate_budget(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     slow = replace(client, rate_per_second=0.001)
