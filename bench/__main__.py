@@ -1,14 +1,14 @@
-"""`make bench`: everything that docs/performance.md says, measured side by side in one run.
+"""`make bench`: every figure of docs/performance.md, measured in one run.
 
     python -m bench [--quick] [--repeats N] [--into DIRECTORY] [MEASUREMENT ...]
 
 Prints a table of ratios and writes docs/performance/figures.json and its plots. With names of measurements,
-only those are made, and the other figures stay. `--quick` is a sketch in a few minutes, and writes only where
-it is told to.
+only those are made, and the other figures stay. `--quick` makes a sketch in a few minutes, and writes only
+into the directory that `--into` names.
 
 Contenders take turns and are measured three times, or N; each figure is the median. The `repeats` among the
-figures name what was measured so; all else was once. A machine's speed drifts, and more so a virtual one's:
-believe the ratios.
+figures list what was measured like that; the rest was measured once. A machine's speed drifts, a virtual
+machine's even more: trust the ratios.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from bench.throughput import IDIOM, OURS
 WORTH_SECONDS: Final = 4.0  # of work in one cell
 LEAST: Final = 30
 MOST: Final = 12_000
-SLOW: Final = {"httpx": 600, IDIOM: 900}  # the most that one is asked for: it would take minutes
+SLOW: Final = {"httpx": 600, IDIOM: 900}  # at most so many tokens: more would take minutes
 DIRECTORY: Final = ROOT / "docs" / "performance"
 FIGURES: Final = "figures.json"
 
@@ -81,7 +81,7 @@ def _scaling(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
 
 
 def _backlog(*, quick: bool, repeats: int) -> dict[str, float]:
-    """Ten thousand due at once, a tenth of a second each, against the best that a hundred in flight allow."""
+    """Time for 10,000 due grants at 100 ms each, against the least that 100 in flight allow."""
     number, latency_ms, in_flight = 500 if quick else 10_000, 100.0, 100
     rates = [
         throughput.measure(OURS, latency_ms=latency_ms, in_flight=in_flight, number=number).per_second
@@ -100,12 +100,12 @@ def _footprint(*, quick: bool, repeats: int) -> dict[str, Any]:
 
 
 def _parts(*, quick: bool, repeats: int) -> dict[str, float]:
-    del repeats  # thousands of refreshes are in it
+    del repeats  # it covers thousands of refreshes
     return parts.measure(300 if quick else 5_000)
 
 
 def _claims(*, quick: bool, repeats: int) -> list[dict[str, float]]:
-    del repeats  # it is the median of many as it is
+    del repeats  # each cost is the median of many calls already
     return claims.measure((500, 1_000) if quick else (1_000, 10_000, 100_000, 1_000_000))
 
 
@@ -126,7 +126,7 @@ MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
 }
 
 
-# What of a measurement is measured as often as it is asked for; all else is once, or is of many as it is.
+# The figures that are medians of `--repeats` runs. The others are measured once, or medians of many calls.
 REPEATED: Final[dict[str, tuple[str, ...]]] = {
     "throughput": ("throughput",),
     "backlog": ("backlog",),
@@ -136,7 +136,7 @@ REPEATED: Final[dict[str, tuple[str, ...]]] = {
 
 
 def _ratios(figures: dict[str, Any]) -> dict[str, float]:
-    """What a reader wants to know first."""
+    """The ratios at the top of the report."""
     taken = figures["throughput"]
     cells = {(cell["contender"], cell["latency_ms"], cell["in_flight"]): cell for cell in taken}
     ours, slow = cells[OURS, 0.0, 100], cells[OURS, 100.0, 100]
@@ -154,7 +154,7 @@ def _per(ours: dict[str, float], theirs: dict[str, float]) -> float:
 
 
 def _worth(contender: str, latency_ms: float, in_flight: int) -> int:
-    """How many tokens make a cell that takes seconds, and not minutes."""
+    """How many tokens to ask for, so that a cell takes seconds and not minutes."""
     at_best = in_flight / (latency_ms / 1000 + 0.001)
     return min(max(int(at_best * WORTH_SECONDS), LEAST), SLOW.get(contender, MOST))
 
@@ -165,7 +165,7 @@ def _median(taken: list[throughput.Drain]) -> dict[str, float]:
 
 
 def _kept(directory: Path | None) -> dict[str, Any]:
-    """The figures of an earlier run, which those of this one take the place of."""
+    """The figures of an earlier run; the figures of this run replace them."""
     if directory is None or not (directory / FIGURES).exists():
         return {}
     figures: dict[str, Any] = json.loads((directory / FIGURES).read_text())

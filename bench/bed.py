@@ -1,9 +1,9 @@
-"""What a measurement stands on: a Redis and a token endpoint of its own, grants, and clocks.
+"""A deployment for one measurement: a Redis and a token endpoint of its own, grants, and clocks.
 
 Rules:
 - Everything is real and runs as it is deployed: the embedded server with every write fsynced, the commands of
-  the Procfile, grants that were imported.
-- What was started is ended with the block that started it, and so are its files.
+  the Procfile, imported grants.
+- Processes and files end with the block that started them.
 """
 
 import json
@@ -141,13 +141,13 @@ class Bed:
         return int(entry_id.split(b"-")[0]) / 1000
 
     def tally(self) -> dict[str, float]:
-        """What the endpoint has answered, and from when until when."""
+        """How many requests the endpoint has answered, and from when until when."""
         with urlopen(self.endpoint_url) as reply:  # noqa: S310 loopback
             tally: dict[str, float] = json.load(reply)
         return tally
 
     def wait_until(self, what: Callable[[], bool]) -> None:
-        """Look again and again, at little cost, until it is so."""
+        """Poll until it is true."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not what():
             if time.monotonic() > deadline:
@@ -185,7 +185,7 @@ def _endpoint(latency_ms: float, expires_in: int) -> Iterator[str]:
 
 
 def line_of(number: int, issued_at: datetime) -> dict[str, object]:
-    """A line of import as Buddy's users have them: tokens of 36 and 80 characters, two scopes, one label."""
+    """An import line like those of Buddy's users: tokens of 36 and 80 characters, two scopes, one label."""
     return {
         "id": f"user-{number:07d}/buddy",
         "client": CLIENT,

@@ -1,13 +1,12 @@
-"""What a sweep and a claim cost, by how many grants the store holds.
+"""What a sweep and a claim cost, by the number of stored grants.
 
 Rules:
-- Each size has a store of its own, and they take turns: the machine is not as fast at the end as at the
-  beginning. Each is filled by the product's own import script, with one sealed pair for all of its grants:
-  here nothing unseals them.
-- Both are what the worker's tasks call: a sweep that finds nothing due, and a claim of grants that are,
-  spread over all that is stored. They are given back as they were before the next.
-- Each cost is the median of many, in microseconds: until the caller has its answer, an fsync where something
-  was written included; and on the server, the script alone.
+- Each size has a store of its own, and the stores take turns, because the machine's speed drifts. The
+  product's import script fills them, with one sealed pair for all grants: nothing here unseals them.
+- The sweep and the claim are those of the worker's tasks. The sweep finds nothing due. The claimed grants are
+  spread over all stored ones, and are given back before the next claim.
+- Each cost is the median of many calls, in microseconds: for the caller, from call to reply with its fsync;
+  and on the server, the script alone.
 """
 
 import asyncio
@@ -30,12 +29,11 @@ from worker.core.grant import Grant
 from worker.core.interchange import read_line
 from worker.core.ports import Claim
 from worker.core.providers import Client
-from worker.fleet.sweeping import reserve_runners
 from worker.refreshing.drain import CHUNK
 from worker.runtime.assembly import Runtime, open_runtime
 from worker.runtime.deployment import deploy
 
-SIZES: Final = (50, CHUNK)  # of a claim in a fleet that is in step, and of one that works off a backlog
+SIZES: Final = (50, CHUNK)  # of a claim in a fleet without a backlog, and in one with a backlog
 REPEATS: Final = 200
 WARM_UPS: Final = 20
 IMPORTED_TOGETHER: Final = 1000
@@ -72,7 +70,7 @@ async def _measure(stored: Sequence[int]) -> list[dict[str, float]]:
         taken: list[defaultdict[str, list[Taken]]] = [defaultdict(list) for _ in stores]
         for turn in range(WARM_UPS + REPEATS):
             for store, of_store in zip(stores, taken, strict=True):
-                # Each time: a silence of seconds would begin an epoch in which nobody may claim.
+                # Each time: seconds without a heartbeat would begin an epoch, and nothing could be claimed.
                 await store.runtime.store.finish_recovery(await store.runtime.store.heartbeat(""))
                 of_store["sweep"].append(await _sweep(store))
                 for size in SIZES:
@@ -110,15 +108,15 @@ async def _import_grant(runtime: Runtime, grant: Grant, now: int) -> None:
 
 
 async def _sweep(store: Store) -> Taken:
-    """Look for what is due where nothing is."""
-    started, taken = await _timed(store.bed, reserve_runners(store.runtime))
+    """Sweep while nothing is due."""
+    started, taken = await _timed(store.bed, store.runtime.sweeping.reserve_runners())
     if started:
         raise RuntimeError("a sweep found something due")
     return taken
 
 
 async def _claim(store: Store, size: int, turn: int) -> Taken:
-    """Make so many due, claim them and give them back; others each time."""
+    """Make so many grants due, claim them and give them back; other grants each time."""
     runtime, spacing = store.runtime, max(store.stored // size, 1)
     chosen = {_id((turn + place * spacing) % store.stored): LONG_AGO for place in range(size)}
     store.bed.redis.zadd(f"{PREFIX}schedule:{CLIENT}", chosen)
@@ -149,13 +147,13 @@ def _script_us(bed: Bed) -> float:
 
 
 def _is_at_rest(bed: Bed) -> bool:
-    """Whether the server is not rewriting its log, as it does for a while when a store has grown."""
+    """Whether the server is not rewriting its log; it does so for a while after a store has grown."""
     state = bed.redis.info("persistence")
     return not state["aof_rewrite_in_progress"] and not state["aof_rewrite_scheduled"]
 
 
 def _medians(taken: Mapping[str, Sequence[Taken]]) -> dict[str, float]:
-    """The medians of each kind, without those that went first: one of them had to load the script."""
+    """The median of each kind, without the first calls: one of them had to load the script."""
     medians = {}
     for kind, each in taken.items():
         medians[f"{kind}_us"] = median(one.us for one in each[WARM_UPS:])

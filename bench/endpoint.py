@@ -1,10 +1,10 @@
-"""A token endpoint that costs next to nothing, so that whoever asks it is what is measured.
+"""A token endpoint that costs almost nothing, so that the contenders are measured and not the endpoint.
 
     python -m bench.endpoint [LATENCY_MS [EXPIRES_IN]]
 
-Prints its URL. Every POST is answered with a new pair as Buddy would answer it, `LATENCY_MS` after its body
-was read; nothing is judged. A GET tells how many were answered, and when the first request came and the last
-answer left, in Unix seconds.
+Prints its URL. Every POST gets a new pair in Buddy's form, `LATENCY_MS` after its body was read; no token is
+checked. A GET returns how many were answered, and when the first request came and the last answer left, in
+Unix seconds.
 """
 
 import asyncio

@@ -1,11 +1,11 @@
-"""What the product takes up: bytes of the store for a grant, memory of a worker over time, seconds to start.
+"""What the product takes: bytes of Redis for a grant, memory of a worker over time, seconds to start.
 
 Rules:
-- A grant's bytes are the server's `used_memory` after an import less before it: its record, its place in the
-  schedule and its share of every counter.
-- A worker's memory is the resident memory of the process that refreshes, while it does nothing but that: the
+- The bytes of a grant are the growth of the server's `used_memory` over an import: its record, its place in
+  the schedule and its share of every counter.
+- The memory of a worker is the resident memory of the process that refreshes. It is always busy: the
   endpoint's tokens live so short that every grant is due again at once.
-- A start is timed from exec, in a deployment of its own; a worker is ready when the store would let it claim.
+- A start is timed from exec, in a deployment of its own. A worker is ready once Redis would let it claim.
 """
 
 import time
@@ -22,7 +22,7 @@ SHORT_LIFE_SECONDS: Final = 2
 
 
 def bytes_a_grant(number: int) -> dict[str, float]:
-    """What so many grants take in the store, and how fast they were imported, start-up included."""
+    """How many bytes a grant takes in Redis, and how fast grants were imported, start-up included."""
     with made_up() as bed:
         before = _used_bytes(bed)
         seconds = bed.import_grants(number, due=False)
@@ -31,7 +31,7 @@ def bytes_a_grant(number: int) -> dict[str, float]:
 
 
 def worker_memory(first: int, last: int, in_flight: int) -> dict[str, float]:
-    """A worker's memory after so many refreshes and after so many; `growth` is a share of the former."""
+    """A worker's memory after `first` and after `last` refreshes; `growth` is relative to `first`."""
     with made_up(in_flight=in_flight, expires_in=SHORT_LIFE_SECONDS) as bed:
         bed.import_grants(min(first, REFRESHED_GRANTS), due=True)
         with bed.workers() as main, bed.beat():
@@ -79,6 +79,6 @@ def _worker_ready_seconds() -> float:
 
 
 def _may_claim(bed: Bed) -> bool:
-    """Whether the one process there is has confirmed the store's epoch, and nobody else is waited for."""
-    has_confirmed = bed.redis.scard(PREFIX + "recovered") > 0
-    return has_confirmed and not bed.redis.hexists(PREFIX + "epoch", "ends_at")
+    """Whether the only process has finished recovery, and the store waits for no other."""
+    has_finished = bed.redis.scard(PREFIX + "recovered") > 0
+    return has_finished and not bed.redis.hexists(PREFIX + "epoch", "ends_at")

@@ -1,12 +1,12 @@
-"""How long after a grant came due its new tokens are stored, with a sweep every 5 seconds as is the default.
+"""The time from when a grant came due until its new tokens were stored, with the default sweep of 5 seconds.
 
 Rules:
-- Two fleets: one that comes due evenly over a day, and one that does within a minute of it. The day is
-  compressed, and the minute with it; lifetimes are not, so each grant comes due once.
-- When a grant is due is what the store's schedule says before the first one is; when it was stored is the
-  time of its event. Both are by the store's clock.
-- Each grant was issued as long ago as puts its due time in its place, its jitter being known from its id.
-- Worker and scheduler run before the first is due, for longer than from sweep to sweep.
+- Two fleets: one comes due evenly over a day, the other within one minute of it. The day and the minute are
+  compressed; lifetimes are not, so each grant comes due once.
+- A grant's due time is read from the schedule before the first grant is due. Its event has the time at which
+  it was stored. Both are by Redis's clock.
+- Each grant's time of issue is chosen so that it comes due at its place. Its jitter follows from its id.
+- Worker and beat run for more than one sweep before the first grant is due.
 """
 
 import json
@@ -27,7 +27,7 @@ REFRESHED: Final = "evergrant.grant.refreshed"
 
 
 def measure(grants: int, day_seconds: float, in_flight: int) -> dict[str, dict[str, float]]:
-    """How late so many grants are, spread over such a day and within its minute."""
+    """How late so many grants are, spread over the day and within one minute of it."""
     return {
         "spread": _lateness(grants, day_seconds, in_flight),
         "same_minute": _lateness(grants, day_seconds / MINUTES_A_DAY, in_flight),
@@ -54,7 +54,7 @@ def _lateness(grants: int, within_seconds: float, in_flight: int) -> dict[str, f
 
 
 def _import(bed: Bed, grants: int, within_seconds: float) -> None:
-    """Store grants that come due one after another, the first when all are stored and a worker runs."""
+    """Store grants that come due one after another, the first once all are stored and a worker runs."""
     path = bed.directory / "spread.jsonl"
     first = time.time() + START_SECONDS + grants / IMPORTED_PER_SECOND
     with path.open("w") as file:
@@ -65,7 +65,7 @@ def _import(bed: Bed, grants: int, within_seconds: float) -> None:
 
 
 def _line_due_at(due_at: float, number: int) -> dict[str, object]:
-    """A line of import that the policy makes due then."""
+    """An import line that is due then by the policy."""
     line = line_of(number, datetime.now(UTC))
     share = Rules().refresh_at + JITTER * jitter(str(line["id"]))
     issued_at = datetime.fromtimestamp(due_at - ACCESS_SECONDS * share, UTC)
@@ -79,7 +79,7 @@ def _due_times(bed: Bed) -> dict[str, float]:
 
 
 def _check_in_time(first_due_at: float) -> None:
-    """Lateness of a worker that was not there would say nothing."""
+    """Refuse to measure if the worker started too late."""
     if time.time() + 2 * SWEEP_SECONDS > first_due_at:
         raise RuntimeError("the first grants came due before a worker ran; is this machine busy?")
 

@@ -1,9 +1,9 @@
-"""Where a worker's processor time goes: each part alone, doing what it does for one grant.
+"""Where a worker's processor time goes: each part of a refresh, measured alone.
 
 Rules:
 - Each part is the product's own code in a loop of 100 at once, as in a drain, on a worker's event loop and
-  with its garbage collector's settings. What the server and the endpoint spend is not in it.
-- The whole is a worker's drain. What the parts leave of it is the rest: decisions, tasks of the event loop.
+  with its garbage collector settings. The time of Redis and of the endpoint is not included.
+- The whole is a worker's drain. The rest is the whole less the parts: decisions, events, the event loop.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ async def _alone(bed: Bed, number: int) -> dict[str, float]:
 
 
 async def _claimed(runtime: Runtime, number: int) -> tuple[list[Lease], float]:
-    """Every grant's lease, and what claiming one of them took."""
+    """Every grant's lease, and the processor time of one claim."""
     client = runtime.clients.get(CLIENT, 0)
     await runtime.store.finish_recovery(await runtime.store.heartbeat(""))
     leases: list[Lease] = []
@@ -88,7 +88,7 @@ def _successor(runtime: Runtime, lease: Lease, pair: TokenPair) -> lifecycle.Suc
 
 
 def _without_sealing(runtime: Runtime, leases: Sequence[Lease]) -> float:
-    """What making the same commits takes but for opening and sealing."""
+    """The processor time of the same commits without opening and sealing."""
     pair = TokenPair("a" * 36, "r" * 80)
     began = time.process_time()
     for lease in leases:
@@ -98,7 +98,7 @@ def _without_sealing(runtime: Runtime, leases: Sequence[Lease]) -> float:
 
 
 async def _cpu_us(step: Callable[[], Awaitable[object]], number: int) -> float:
-    """Processor time of one step, of so many with a hundred at once."""
+    """The processor time of one step, over so many steps with a hundred at once."""
     left = number
 
     async def keep_on() -> None:
@@ -113,7 +113,7 @@ async def _cpu_us(step: Callable[[], Awaitable[object]], number: int) -> float:
 
 
 def _whole(bed: Bed, number: int) -> tuple[float, float]:
-    """A drain by a worker: of the process that refreshes, and of the one that hands it its tasks."""
+    """A worker's drain: the time of the process that refreshes, and of its main process."""
     with bed.workers() as main:
         child = main.children()[-1]
         before = cpu_seconds(child), cpu_seconds(main)

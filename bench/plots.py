@@ -39,7 +39,7 @@ COLOURS: Final = {
 
 
 def draw(figures: dict[str, Any], directory: Path) -> None:
-    """Draw what there are figures for."""
+    """Draw every plot whose figures exist."""
     directory.mkdir(parents=True, exist_ok=True)
     if "throughput" in figures:
         _throughput(figures["throughput"], directory / "throughput.svg")
@@ -69,7 +69,7 @@ def _throughput(cells: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _parts(parts: dict[str, float], path: Path) -> None:
-    """One bar, cut into what it is made of."""
+    """One bar, divided into its parts."""
     _, axes = plt.subplots(figsize=(9, 1.9))
     shown = {name: us for name, us in parts.items() if name != "whole"}
     colours = ["#3d5a80", "#c1121f", "#e09f3e", "#5c7fa3", "#8d99ae", "#0b6e4f"]
@@ -86,7 +86,7 @@ def _parts(parts: dict[str, float], path: Path) -> None:
 
 
 def _claims(costs: Sequence[dict[str, float]], path: Path) -> None:
-    """What claims and a sweep cost over the number of stored grants."""
+    """The cost of claims and a sweep over the number of stored grants."""
     _, axes = plt.subplots(figsize=(6, 3.4))
     stored = [cost["stored"] for cost in costs]
     largest_first = zip(sorted(SIZES, reverse=True), ("#0b6e4f", "#52a37f"), strict=True)
@@ -116,7 +116,7 @@ def _scaling(runs: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def _plain_numbers(axes: Axes, ticks: Iterable[float], *, y: bool = True) -> None:
-    """Say 1,000 and not ten to the third."""
+    """Label the axes with 1,000 instead of a power of ten."""
     axes.set_xticks(list(ticks), [f"{tick:,.0f}" for tick in ticks])
     axes.minorticks_off()
     if y:

@@ -1,7 +1,7 @@
-"""Refreshes a second, end to end, against bare loops and the idiom; and with more worker processes than one.
+"""Refreshes a second, end to end: against bare loops and the idiom, and with more than one worker process.
 
-A worker's time counts from the first request at the endpoint until the store has the last answer: claims,
-sealing, the journal, commits and Celery are in it. A bare loop's counts from its first request to its last
+A worker's time runs from the first request at the endpoint until Redis has the last answer. It includes
+claims, sealing, the journal, commits and Celery. A bare loop's time runs from its first request to its last
 answer.
 """
 
@@ -26,7 +26,7 @@ class Drain:
 
     Attributes:
         per_second: tokens renewed a second.
-        cpu_us: processor time of its own processes for each, without the server's and Redis's.
+        cpu_us: processor time of its own processes for each token, without the endpoint's and Redis's.
     """
 
     per_second: float

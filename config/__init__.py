@@ -1,4 +1,4 @@
-"""What the deployment says: settings and logging. Imports nothing else of ours.
+"""The deployment's settings and logging. Imports nothing else of ours.
 
 settings.py  environment, `.env` and secret files as one validated object
 logging.py   structured logs

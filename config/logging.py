@@ -1,6 +1,6 @@
 """Structured logs on standard error: one JSON object a line, or readable lines for a terminal.
 
-Rule: a log call names ids, codes and counts; never a request, a reply or a settings object.
+Rule: a log call gets ids, codes and counts, and never a request, a reply or a settings object.
 """
 
 import logging
@@ -13,7 +13,7 @@ _LEVELS = logging.getLevelNamesMapping()
 
 
 def configure_logging(level: str, form: Literal["json", "console"]) -> None:
-    """Send our logs and those of the libraries through one formatter."""
+    """Format our logs and those of the libraries alike."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,6 +1,6 @@
-"""A directory of secret files as a source of settings: one file a variable, named like it.
+"""A directory of secret files as a source of settings: one file for each variable, named like it.
 
-As Docker and Kubernetes mount them. Files of other names are no concern of ours and are not read.
+Docker and Kubernetes mount secrets like this. Files with other names are not read.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 
 
 class SecretFilesError(Exception):
-    """The directory or a file in it cannot be read; the message names its variable and no content."""
+    """The directory or a file in it cannot be read; the message names the variable and shows no content."""
 
 
 class SecretFilesSource(EnvSettingsSource):
@@ -19,7 +19,7 @@ class SecretFilesSource(EnvSettingsSource):
     Args:
         settings_cls: the settings.
         directory: where the files are; it may be missing.
-        prefix: what our variables begin with.
+        prefix: the beginning of our variables' names.
     """
 
     def __init__(self, settings_cls: type[BaseSettings], directory: Path, prefix: str) -> None:

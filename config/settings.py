@@ -1,10 +1,11 @@
 """Settings from the environment, a `.env` file and a directory of secret files, in that order.
 
 Rules:
-- A wrong or missing setting is one line that names the variable and says what it takes.
-- A name of ours that is no setting is refused wherever it stands: its default would be another, empty store.
+- The error for a wrong or missing setting is one line. It names the variable and says what it takes.
+- A name that begins with EVERGRANT_ and is no setting is refused in every source. A misspelt one would mean
+  its default, which may be another, empty store.
 - Secrets are `SecretStr`: no `repr`, no error and no log shows them.
-- Everything is read afresh by each `load_settings()`: a secret replaced in its file needs no restart.
+- Each `load_settings()` reads every source again: a secret replaced in its file needs no restart.
 
 `.env.example` lists every variable with its default.
 """
@@ -73,7 +74,7 @@ def _endpoint_url(url: str) -> str:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL; `None` for what is none. What `urlsplit` raises would repeat the password."""
+    """The parts of a URL; `None` if it is no URL. An error of `urlsplit` would repeat the password."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -97,7 +98,7 @@ def _redis_url(secret: SecretStr) -> SecretStr:
 
 
 def _directory(path: str | Path) -> Path:
-    """Its `~` is the home directory, as in a shell: a `.env` file has none to expand it."""
+    """Expand `~` as a shell does: nothing else does so for a `.env` file."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 it leaves the ~ of a user that is not there
 
 
@@ -225,7 +226,7 @@ class Settings(BaseSettings):
 
     @property
     def uses_embedded_server(self) -> bool:
-        """Whether the store is the server that ships with the product."""
+        """Whether the store is the embedded server."""
         return self.redis_url is None
 
 
@@ -251,7 +252,7 @@ def load_settings() -> Settings:
 
 
 def _names_in(source: PydanticBaseSettingsSource) -> dict[str, str | None]:
-    """What a source has for us, by names in capitals as they are documented."""
+    """The variables of a source that begin with EVERGRANT_, their names in capitals."""
     if not isinstance(source, EnvSettingsSource):
         return {}
     named = {name.upper(): value for name, value in source.env_vars.items()}
@@ -259,7 +260,7 @@ def _names_in(source: PydanticBaseSettingsSource) -> dict[str, str | None]:
 
 
 def _refuse_unknown(variables: Iterable[str], where: str) -> None:
-    """A misspelt variable would silently mean its default: another, empty store."""
+    """Refuse a misspelt variable: it would silently mean its default, such as another, empty store."""
     known = {name.upper() for name in Settings.model_fields} | {"SECRETS_DIR"}
     for variable in sorted(variables):
         name = variable.removeprefix(PREFIX).partition("__")[0]

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 from worker.celery import app
-from worker.fleet.sweeping import run_refresher
 from worker.runtime.celery_worker import this_process
 from worker.runtime.process import should_stop
 from worker.runtime.timing import RUN_SECONDS
@@ -16,7 +15,7 @@ def refresh(self: Any, client: str) -> None:
     end = time.monotonic() + RUN_SECONDS
     runner = self.request.id  # here, for Celery keeps the request in this thread
     this_process.run(
-        lambda runtime: run_refresher(
-            runtime, client, runner, lambda: should_stop() or time.monotonic() > end
+        lambda runtime: runtime.sweeping.run_refresher(
+            client, runner, stop=lambda: should_stop() or time.monotonic() > end
         )
     )

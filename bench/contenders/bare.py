@@ -1,4 +1,4 @@
-"""A loop that does nothing but ask for tokens: no store, no sealing, no rules.
+"""A loop that only asks for tokens: no store, no sealing, no rules.
 
     python -m bench.contenders.bare KIND URL IN_FLIGHT NUMBER
 
@@ -27,7 +27,7 @@ FORM: Final = {
     "client_secret": "bench",
 }
 TYPE: Final = {"Content-Type": "application/x-www-form-urlencoded"}
-# The callers bound their requests; who waits for a slot here would use up its deadline.
+# Generous: a request that waits for a connection uses up its deadline.
 PATIENCE_SECONDS: Final = 60.0
 NO_LIMIT: Final = httpx.Limits(max_connections=10_000, max_keepalive_connections=10_000)
 

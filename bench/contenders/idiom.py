@@ -1,6 +1,6 @@
-"""What people write: a Celery task a grant, Authlib, a Redis lock around it, tokens set in Redis.
+"""What people write: one Celery task a grant, Authlib, a Redis lock around it, tokens set in Redis.
 
-Kinder than most: one HTTP session a process, so that its connection is kept, and no expiry times to keep.
+It is faster than most: it keeps one HTTP session for each process, and stores no expiry times.
 """
 
 import json

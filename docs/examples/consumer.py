@@ -13,12 +13,12 @@ try:
 except redis.ResponseError:
     pass  # the group exists already
 
-pending = "0"  # first what this consumer took before a crash and never acknowledged, then what is new
+pending = "0"  # first the entries that this consumer took before a crash, then new ones
 while True:
     answer = client.xreadgroup(GROUP, NAME, {STREAM: pending or ">"}, count=100, block=2000)
     entries = [entry for stream in (answer or []) for entry in stream[1]]
     for entry_id, fields in entries:
-        if fields:  # nothing is left of an entry that was trimmed from the stream before it was acknowledged
+        if fields:  # an entry that was trimmed before it was acknowledged has none
             event = json.loads(fields["event"])
             data, who = event["data"], event["subject"]
             if event["type"] == "evergrant.grant.failed":

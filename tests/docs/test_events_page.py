@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import redis
 from worker.adapters.cloud_events import to_json
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.embedded import EmbeddedServer
+from worker.core import reasons
 from worker.core.events import Event, EventType, client_event, grant_event, provider_event
 from worker.core.grant import Grant, Status
 from worker.core.providers import BUDDY, Client
+from worker.core.reasons import Reason
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "events.md").read_text()
@@ -100,6 +102,25 @@ def test_the_pages_own_example_fits_its_schema() -> None:
 def test_every_type_and_the_page_know_each_other(event_type: EventType) -> None:
     assert f"`{event_type.value}`" in PAGE
     assert event_type.value in SCHEMA["properties"]["type"]["enum"]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "reasons"),
+    [
+        (EventType.GRANT_FAILING, reasons.FAILING),
+        (EventType.GRANT_FAILED, reasons.FAILED),
+        (EventType.GRANT_EXPIRING, reasons.EXPIRING),
+    ],
+)
+def test_the_page_explains_every_reason_in_the_words_of_the_code(
+    event_type: EventType, reasons: Sequence[Reason]
+) -> None:
+    name = event_type.removeprefix("evergrant.")
+    rows = re.search(rf"^\| `{name}` (\| `.*\n(?:\| \| .*\n)*)", PAGE, re.MULTILINE)
+
+    assert rows is not None
+    told = dict(re.findall(r"\| `(\w+)` \| (.*) \|$", rows[1], re.MULTILINE))
+    assert told == {reason.value: reason.meaning for reason in reasons}
 
 
 @pytest.fixture

@@ -446,6 +446,9 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
                 Ports(
                     owner=owner,
                     store=store,
+                    places=store,
+                    registry=RedisRegistry(redis, scripts, prefix),
+                    lease_ms=lease_ms,
                     endpoint=await opened.enter_async_context(endpoint),
                     sealer=sealer,
                     journal=journal,

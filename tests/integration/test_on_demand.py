@@ -18,9 +18,12 @@ from tests.support.member import Member
 from worker.adapters.journal.format import read_file
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import source
+from worker.cli.session import AnswerLeftError, heartbeat_kept
+from worker.core.grant import Status
 from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
+from worker.core.registry import StoredGrant
 from worker.fleet import tokens
-from worker.fleet.tokens import AnswerLeftError, RefreshFailedError, refresh_now
+from worker.fleet.tokens import TokenError, TokenFailure
 from worker.refresher import Effort
 from worker.runtime.assembly import Runtime, open_runtime
 from worker.runtime.deployment import deploy
@@ -55,6 +58,13 @@ async def _agree(member: Member) -> None:
     await member.membership.recover()
 
 
+async def _refresh_by_command(runtime: Runtime, grant_id: str) -> StoredGrant:
+    """What `evergrant grants refresh` does."""
+    await runtime.tokens.check(grant_id)
+    async with heartbeat_kept(runtime, grant_id):
+        return await runtime.tokens.refresh(grant_id)
+
+
 async def test_it_waits_while_the_store_recovers(
     runtime: Runtime,
     clients: Any,
@@ -70,7 +80,7 @@ async def test_it_waits_while_the_store_recovers(
     await _agree(worker)
     await redis.hincrby(f"{prefix}epoch", "heartbeat_at", -SILENCE_MS)
 
-    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
     deadline = time.monotonic() + PATIENCE_SECONDS
     while await redis.scard(f"{prefix}recovered") == 0:  # the command has; the worker has not
         assert time.monotonic() < deadline
@@ -95,7 +105,7 @@ async def test_it_waits_for_another_process_and_returns_what_that_one_got(
     lease = await worker.store.lease(grant.id)
     assert isinstance(lease, Lease)
 
-    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
     done, _ = await asyncio.wait({refreshing}, timeout=0.3)
     assert not done
     await worker.refresher.refresh_one(lease)
@@ -128,7 +138,7 @@ async def test_it_gives_back_a_lease_that_it_gets_just_after_another_was_done(
             await worker.refresher.refresh_one(others[0])
 
     gate.watch = refresh_by_the_other
-    refreshed = await refresh_now(runtime, grant.id)
+    refreshed = await _refresh_by_command(runtime, grant.id)
 
     stored = await registry.find(grant.id)
     assert others
@@ -154,7 +164,7 @@ async def test_its_answer_is_on_the_disk_before_the_store_is_asked_and_it_leaves
 
     before = await redis.get(f"{prefix}grant:{grant.id}")
     gate.watch = look
-    refreshed = await refresh_now(runtime, grant.id)
+    refreshed = await _refresh_by_command(runtime, grant.id)
 
     assert refreshed.grant.version == 1
     assert (1, True) in seen
@@ -167,7 +177,7 @@ async def test_it_may_be_cancelled_again_and_again_and_ends_only_after_its_answe
     (grant,) = await enroll(sandbox, clients)
     before = sandbox.totals()["requests"]
     with sandbox.fault("latency", ms=1500):
-        refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+        refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
         await _until(lambda: sandbox.totals()["requests"] > before)
         for _ in range(5):
             refreshing.cancel()
@@ -198,18 +208,141 @@ async def test_nothing_is_leased_once_the_disk_has_no_room_for_the_answer(
     async def refuse(_: int) -> None:
         raise JournalError("journal: full")
 
-    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
     done, _ = await asyncio.wait({refreshing}, timeout=0.3)
     assert not done
     monkeypatch.setattr(runtime.journal, "reserve", refuse)
     await end_lease(grant.id)
-    with pytest.raises(RefreshFailedError, match="not be kept safe: journal: full"):
+    with pytest.raises(TokenError) as failed:
         await refreshing
 
+    assert (failed.value.code, failed.value.detail) == (TokenFailure.NO_ROOM_ON_DISK, "journal: full")
     assert list(sandbox.log(grant.id)) == []
 
 
+# Many at once, under one heartbeat
+
+
+async def test_many_grants_are_refreshed_at_once_and_the_first_to_end_takes_the_heartbeat_from_none(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, redis: Any, prefix: str
+) -> None:
+    first, *others = await enroll(sandbox, clients, count=3)
+
+    async with runtime.membership.kept():
+        assert (await runtime.tokens.refresh(first.id)).grant.version == 1
+        refreshed = await asyncio.gather(*(runtime.tokens.refresh(grant.id) for grant in others))
+        present = await redis.zcard(f"{prefix}processes")
+
+    assert [stored.grant.version for stored in refreshed] == [1, 1]
+    assert present == 1
+    assert await redis.exists(f"{prefix}processes") == 0
+
+
+async def test_refreshes_at_once_each_have_room_on_the_disk(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grants = await enroll(sandbox, clients, count=3)
+    rooms: list[int] = []
+    reserve = runtime.journal.reserve
+
+    async def count(answers: int) -> None:
+        rooms.append(answers)
+        await reserve(answers)
+
+    monkeypatch.setattr(runtime.journal, "reserve", count)
+    async with runtime.membership.kept():
+        await asyncio.gather(*(runtime.tokens.refresh(grant.id) for grant in grants))
+
+    assert max(rooms) >= 3
+
+
+async def test_of_two_callers_for_one_grant_both_get_what_one_refresh_brought(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+
+    async with runtime.membership.kept():
+        with sandbox.fault("latency", ms=300):
+            refreshed = await asyncio.gather(*(runtime.tokens.refresh(grant.id) for _ in range(2)))
+
+    assert [stored.grant.version for stored in refreshed] == [1, 1]
+    assert len(list(sandbox.log(grant.id))) == 1
+
+
+async def test_of_two_callers_for_a_revoked_grant_the_second_does_not_confirm_the_rejection_at_once(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, registry: RedisRegistry
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    sandbox.revoke(grant.id)
+
+    async with runtime.membership.kept():
+        with sandbox.fault("latency", ms=300):
+            failed = await asyncio.gather(
+                *(runtime.tokens.refresh(grant.id) for _ in range(2)), return_exceptions=True
+            )
+
+    codes = {problem.code for problem in failed if isinstance(problem, TokenError)}
+    assert codes == {TokenFailure.PROVIDER_REJECTED, TokenFailure.BEING_CONFIRMED}
+    assert len(list(sandbox.log(grant.id))) == 1
+    stored = await registry.find(grant.id)
+    assert stored is not None
+    assert stored.grant.status is Status.FAILING
+
+
+async def test_a_lease_that_it_gets_just_after_anothers_rejection_is_given_back_until_the_confirming_try(
+    runtime: Runtime,
+    clients: Any,
+    sandbox: Sandbox,
+    gate: Gate,
+    enroll: Enroll,
+    open_member: OpenMember,
+    redis: Any,
+    prefix: str,
+    registry: RedisRegistry,
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    sandbox.revoke(grant.id)
+    worker = await open_member(clients)
+    await _agree(worker)
+    others: list[Any] = []
+    to_lease = hashlib.sha1(source("lease").encode(), usedforsecurity=False).hexdigest().encode()
+
+    async def refresh_by_the_other(request: bytes) -> None:
+        if to_lease in request and not others and await redis.scard(f"{prefix}recovered") == 2:
+            others.append(await worker.store.lease(grant.id))
+            await worker.refresher.refresh_one(others[0])
+
+    gate.watch = refresh_by_the_other
+    with pytest.raises(TokenError) as failed:
+        await _refresh_by_command(runtime, grant.id)
+
+    stored = await registry.find(grant.id)
+    assert others
+    assert stored is not None
+    assert failed.value.code is TokenFailure.BEING_CONFIRMED
+    assert (stored.grant.status, stored.lease_until) == (Status.FAILING, None)
+    assert stored.due_at == failed.value.until
+    assert stored.due_at is not None
+    assert await registry.now() < stored.due_at
+    assert len(list(sandbox.log(grant.id))) == 1
+
+
 # A store that goes away
+
+
+async def test_a_read_that_the_store_does_not_answer_fails_as_a_script_would(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, gate: Gate
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    await gate.shut()
+
+    for read in (
+        runtime.tokens.check(grant.id),
+        runtime.fleet_state.client_names(),
+        runtime.event_stream.last_id(),
+    ):
+        with pytest.raises(StoreUnavailableError):
+            await read
 
 
 @pytest.fixture
@@ -258,7 +391,7 @@ async def test_its_answer_is_offered_until_the_store_is_back_and_only_then_it_le
     monkeypatch.setattr(tokens, "OFFERED_SECONDS", PATIENCE_SECONDS)
     (grant,) = await enroll(sandbox, clients)
 
-    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
     await presented.wait()
     done, _ = await asyncio.wait({refreshing}, timeout=0.5)
     assert not done
@@ -289,7 +422,7 @@ async def test_where_the_store_stays_away_it_says_in_which_directory_its_answer_
     monkeypatch.setattr(tokens, "OFFERED_SECONDS", PATIENCE_SECONDS if interrupted else 0.0)
     (grant,) = await enroll(sandbox, clients)
 
-    refreshing = asyncio.create_task(refresh_now(runtime, grant.id))
+    refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
     await presented.wait()
     assert runtime.answers.waiting == 1
     while interrupted and not refreshing.done():
@@ -319,7 +452,7 @@ async def test_an_answer_that_neither_disk_nor_store_took_is_not_said_to_be_on_d
     (grant,) = await enroll(sandbox, clients)
 
     with pytest.raises(AnswerLeftError, match="they are lost with this command"):
-        await refresh_now(runtime, grant.id)
+        await _refresh_by_command(runtime, grant.id)
 
 
 async def _until(holds: Callable[[], bool]) -> None:

@@ -32,7 +32,6 @@ from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.ports import Commit, Recovering, StoreUnavailableError
 from worker.fleet import sweeping
-from worker.fleet.sweeping import run_refresher
 from worker.runtime import deployment, process
 from worker.runtime.assembly import Runtime
 from worker.runtime.deployment import Deployment
@@ -396,7 +395,7 @@ def test_a_refresher_that_broke_off_gives_back_its_place(
 ) -> None:
     async def work(runtime: Runtime) -> None:
         with ending:
-            await asyncio.create_task(run_refresher(runtime, "acme", "this-task", break_off))
+            await asyncio.create_task(runtime.sweeping.run_refresher("acme", "this-task", break_off))
 
     with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
         place = f"{prefix}runners:acme"
@@ -416,7 +415,7 @@ def test_a_store_that_does_not_answer_holds_up_no_refresher_that_is_done(
     async def work(runtime: Runtime) -> None:
         monkeypatch.setattr(runtime.store, "release_runner", say_nothing)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await run_refresher(runtime, "acme", "this-task", should_stop)
+            await runtime.sweeping.run_refresher("acme", "this-task", should_stop)
 
     monkeypatch.setattr(sweeping, "GIVE_BACK_SECONDS", 0.01)
     ours.run(work)

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 from tests.simulation.disk import Disk, SimulatedJournal, SimulatedJournalDirectory
@@ -25,9 +24,10 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, TokenPair
-from worker.core.ports import Lease, StoreUnavailableError, UnsealError
+from worker.core.ports import StoreUnavailableError, UnsealError
 from worker.core.providers import BUDDY, OAUTH2, Client
 from worker.fleet.importing import Importer, NumberedLine
+from worker.fleet.tokens import TokenError, Tokens
 from worker.recovery.membership import Membership
 from worker.recovery.recovery import Recovery
 from worker.recovery.takeover import Takeover
@@ -80,6 +80,7 @@ class Parts:
     recovery: Recovery
     takeover: Takeover
     membership: Membership
+    tokens: Tokens
 
     @staticmethod
     def replace(part: object, method: str, other: Callable[..., Any]) -> None:
@@ -152,7 +153,6 @@ class SimulatedDeployment:
         lifetime_s: int,
     ) -> list[str]:
         """What `evergrant import` does; returns why it was refused, if it was."""
-        registry = self.registry(process)
         line = {
             "id": grant_id,
             "client": client,
@@ -161,13 +161,13 @@ class SimulatedDeployment:
             "issued_at": self.world.redis_us / 1e6 - age_s,
             "expires_in": lifetime_s,
         }
-        runtime: Any = SimpleNamespace(
-            registry=registry,
+        importer = Importer(
+            registry=self.registry(process),
+            sealer=SimulatedSealer(),
             clients=self.clients,
             rules=RULES,
-            deployment=SimpleNamespace(keys=SimulatedSealer()),
+            replace_existing=replace,
         )
-        importer = Importer(runtime, replace_existing=replace)
         lines: Iterator[NumberedLine] = iter([(1, json.dumps(line).encode())])
         return [refusal.reason async for taken in importer.take_all(lines) for refusal in taken.refusals]
 
@@ -182,6 +182,7 @@ class SimulatedDeployment:
             Ports(
                 owner=process.name,
                 store=store,
+                places=store,
                 endpoint=endpoint,
                 sealer=sealer,
                 journal=journal,
@@ -192,6 +193,8 @@ class SimulatedDeployment:
                 chance=process.rng.random,
                 observer=LogObserver(),
                 effort=Effort(in_flight=10, request_ms=self._terms.request_ms),
+                registry=self.registry(process),
+                lease_ms=self._terms.lease_ms,
             )
         )
         parts = Parts(
@@ -205,6 +208,7 @@ class SimulatedDeployment:
             built.recovery,
             built.takeover,
             built.membership,
+            built.tokens,
         )
         if self._mutate is not None:
             self._mutate(parts)
@@ -233,14 +237,13 @@ class SimulatedDeployment:
             self.world.note(process, f"drain ends: {problem}")
 
     async def refresh_on_demand(self, process: Process, grant_id: str) -> None:
-        """What `evergrant refresh` does, in a worker's place."""
-        parts = self.parts[process]
+        """What a service does that is asked for a fresh token, under the worker's own heartbeat."""
         try:
-            lease = await parts.store.lease(grant_id)
-            if isinstance(lease, Lease):
-                await parts.refresher.refresh_one(lease)
-        except StoreUnavailableError as problem:
-            self.world.note(process, f"refresh on demand ends: {problem}")
+            await self.parts[process].tokens.refresh(grant_id)
+        except (TokenError, StoreUnavailableError) as problem:
+            self.world.note(process, f"refresh on demand ends: {problem!r}")
+        except Exception as problem:  # noqa: BLE001 whoever asked would be surprised by it
+            self.judge.fail(0, f"refresh on demand: {problem!r}")
 
 
 def clients_of(number: int, *, ambiguous: bool) -> list[Client]:

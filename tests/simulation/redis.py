@@ -290,6 +290,16 @@ class Connection:
         seconds, microseconds = divmod(int(now), 1_000_000)
         return seconds, microseconds
 
+    async def get(self, key: str) -> bytes | None:
+        """GET."""
+        (value,) = await self.exchange([lambda: self._server.read("GET", key)], "get")
+        return None if value is None else bytes(value)
+
+    async def zscore(self, key: str, member: str) -> float | None:
+        """ZSCORE."""
+        (score,) = await self.exchange([lambda: self._server.read("ZSCORE", key, member)], "zscore")
+        return None if score is None else float(score)
+
     async def exchange(self, commands: list[Callable[[], Any]], name: str) -> list[Any]:
         """Send commands and return their replies, trying as often as redis-py does.
 

@@ -133,7 +133,14 @@ class LiveDeployment:
 
         async def store(runtime: Runtime) -> None:
             numbered = enumerate((line.encode() for line in lines), 1)
-            async for taken in Importer(runtime, replace_existing=False).take_all(numbered):
+            importer = Importer(
+                registry=runtime.registry,
+                sealer=runtime.deployment.keys,
+                clients=runtime.clients,
+                rules=runtime.rules,
+                replace_existing=False,
+            )
+            async for taken in importer.take_all(numbered):
                 assert not taken.refusals
 
         self.run(store)

@@ -1,5 +1,6 @@
 """One process of ours, put together for a test."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from worker.adapters.clock import RedisClock
@@ -20,6 +21,9 @@ class NoClients:
 
     def reread(self, name: str) -> Client:
         raise AssertionError(f"{name} was asked for anew")
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(())
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -106,6 +106,9 @@ class OneClient:
 
     def reread(self, name: str) -> Client:  # noqa: ARG002
         return ACME
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter((ACME,))
 
 
 @dataclass(slots=True)

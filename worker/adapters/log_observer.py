@@ -40,4 +40,4 @@ class LogObserver:
 
     def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
         """This process has given back what it knows."""
-        log.info("recovery.finished", epoch=epoch, answers=offered, repaired=repaired)
+        log.debug("recovery.finished", epoch=epoch, answers=offered, repaired=repaired)

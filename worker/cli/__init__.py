@@ -3,8 +3,10 @@
     app.py        the commands and what becomes of their errors
     session.py    a command's connection to the deployment
     output.py     JSON lines, columns and times as people read them
-    grants.py     import, list, show, export, refresh, pause, resume, delete
-    fleet.py      token, events, status
+    grants.py     import, list, show, export, pause, resume, delete
+    tokens.py     token, grants refresh
+    events.py     the event stream
+    status.py     the fleet at a glance
     doctor.py     is everything in order?
     children.py   worker and beat as child processes
     up.py         everything in one terminal

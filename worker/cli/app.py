@@ -11,7 +11,7 @@ from io import TextIOWrapper
 import typer
 from typer.exceptions import TyperException
 
-from worker.cli import demo, doctor, fleet, grants, keys, up
+from worker.cli import demo, doctor, events, grants, keys, status, tokens, up
 from worker.cli.session import BAD_STATE, CommandError
 
 INTERRUPTED = 130
@@ -27,9 +27,9 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.add_typer(grants.app, name="grants")
-app.command("token")(fleet.token)
-app.command("events")(fleet.events)
-app.command("status")(fleet.status)
+app.command("token")(tokens.token)
+app.command("events")(events.events)
+app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.add_typer(keys.app, name="keys")
 

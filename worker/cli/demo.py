@@ -184,7 +184,14 @@ class _Show:
 
         order: dict[str, str | float] = {"client": CLIENT, "prefix": "user", "spread_seconds": OLDEST_SECONDS}
         lines = enumerate((line.encode() for line in self._sandbox.issue_lines(grants, **order)), 1)
-        async for taken in Importer(self._runtime, replace_existing=False).take_all(lines):
+        importer = Importer(
+            registry=self._runtime.registry,
+            sealer=self._runtime.deployment.keys,
+            clients=self._runtime.clients,
+            rules=self._runtime.rules,
+            replace_existing=False,
+        )
+        async for taken in importer.take_all(lines):
             for refusal in taken.refusals:
                 raise CommandError(f"line {refusal.number}: {refusal.reason}", BAD_STATE)
 

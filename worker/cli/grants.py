@@ -1,4 +1,4 @@
-"""`evergrant grants`: import, list, show, export, refresh, pause, resume, delete."""
+"""`evergrant grants`: import, list, show, export, pause, resume, delete (`refresh` is in tokens.py)."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
 
 import typer
 
+from worker.cli import tokens
 from worker.cli.output import columns, note, until, write_json, write_line
 from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
 from worker.core.registry import Operation, OperationResult, StoredGrant, UnreadableRecordError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The stored grants.", no_args_is_help=True)
 
-GrantId = Annotated[str, typer.Argument(metavar="ID", help="The grant's id.", callback=utf8)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 ClientName = Annotated[
     str | None, typer.Option("--client", metavar="NAME", help="Only this client's grants.", callback=utf8)
@@ -63,7 +63,7 @@ def list_(
 
 
 @app.command("show")
-def show(grant_id: GrantId, as_json: AsJson = False) -> None:
+def show(grant_id: tokens.GrantId, as_json: AsJson = False) -> None:
     """Show one grant, without its tokens.
 
     Example: evergrant grants show user-42/buddy
@@ -87,17 +87,11 @@ def export(
         raise typer.Exit(BAD_STATE)
 
 
-@app.command("refresh")
-def refresh(grant_id: GrantId) -> None:
-    """Refresh one grant now, due or not, under the same lease as the worker.
-
-    Example: evergrant grants refresh user-42/buddy
-    """
-    run(lambda runtime: _refresh(runtime, grant_id))
+app.command("refresh")(tokens.refresh)
 
 
 @app.command("pause")
-def pause(grant_id: GrantId) -> None:
+def pause(grant_id: tokens.GrantId) -> None:
     """Take one grant out of work; its tokens stay as they are.
 
     Example: evergrant grants pause user-42/buddy
@@ -106,7 +100,7 @@ def pause(grant_id: GrantId) -> None:
 
 
 @app.command("resume")
-def resume(grant_id: GrantId) -> None:
+def resume(grant_id: tokens.GrantId) -> None:
     """Put a paused grant back to work, or give a failed one another bout of tries.
 
     Example: evergrant grants resume user-42/buddy
@@ -115,7 +109,7 @@ def resume(grant_id: GrantId) -> None:
 
 
 @app.command("delete")
-def delete(grant_id: GrantId) -> None:
+def delete(grant_id: tokens.GrantId) -> None:
     """Forget one grant and its tokens. Nothing is revoked at the provider.
 
     Example: evergrant grants delete user-42/buddy
@@ -128,7 +122,13 @@ async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> t
 
     # Reading blocks: a Ctrl-C must interrupt the read itself, not wait for the loop to come round.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    importer = Importer(runtime, replace_existing=replace_existing)
+    importer = Importer(
+        registry=runtime.registry,
+        sealer=runtime.deployment.keys,
+        clients=runtime.clients,
+        rules=runtime.rules,
+        replace_existing=replace_existing,
+    )
     stored = refused = 0
     with _open(name) as file, _Progress(file) as progress:
         async for taken in importer.take_all(numbered_lines(file)):
@@ -286,17 +286,6 @@ async def _export(runtime: "Runtime", client: str | None, *, with_tokens: bool) 
                 continue
         write_json(export_line(stored.grant, pair))
     return cannot_unseal + _name_unreadable(unreadable)
-
-
-async def _refresh(runtime: "Runtime", grant_id: str) -> None:
-    from worker.fleet.tokens import RefreshFailedError, refresh_now
-
-    try:
-        stored = await refresh_now(runtime, grant_id)
-    except RefreshFailedError as problem:
-        raise CommandError(str(problem), BAD_STATE) from None
-    ends = until(stored.grant.access_expires_at, await runtime.registry.now())
-    write_line(f"refreshed: version {stored.grant.version}, the access token ends in {ends}")
 
 
 async def _operate(runtime: "Runtime", grant_id: str, operation: Operation, done: str) -> None:

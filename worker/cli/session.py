@@ -1,5 +1,6 @@
 """A command's connection to the deployment."""
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -8,7 +9,7 @@ from worker.cli.output import note
 from worker.core.registry import UnreadableRecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from config import Settings
     from worker.runtime.assembly import Runtime
@@ -26,6 +27,10 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class AnswerLeftError(Exception):
+    """New tokens that the store does not have; the message is one line that says where they are."""
 
 
 def settings() -> "Settings":
@@ -74,7 +79,6 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     from config import SettingsError
     from config.logging import configure_logging
     from worker.core.ports import StoreUnavailableError
-    from worker.fleet.tokens import AnswerLeftError
     from worker.runtime.assembly import open_runtime
     from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
     from worker.runtime.store_checks import ShortfallError
@@ -111,6 +115,32 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
     except RedisError as problem:
         line = f"{_store(chosen)} refused a command: {StoreUnavailableError.because(problem)}"
         raise CommandError(line, UNREACHABLE) from None
+
+
+@asynccontextmanager
+async def heartbeat_kept(runtime: "Runtime", grant_id: str) -> "AsyncIterator[None]":
+    """Keep this process's heartbeat while a grant is refreshed; leaving offers once more what waits.
+
+    Where there is no worker, nobody else would offer the new tokens to a store that was away.
+
+    Raises:
+        AnswerLeftError: the store does not have the new tokens.
+    """
+    try:
+        async with runtime.membership.kept():
+            yield
+    finally:  # also where an interrupt cut short the last offers
+        if runtime.answers.waiting:
+            raise AnswerLeftError(f"{grant_id}: {_what_is_left(runtime)}")
+
+
+def _what_is_left(runtime: "Runtime") -> str:
+    if runtime.answers.off_disk:
+        return "neither the store nor the disk took its new tokens, and they are lost with this command"
+    return (
+        f"the store is away, and its new tokens are on disk in {runtime.deployment.journals.absolute()}:"
+        " a worker with this EVERGRANT_DATA_DIR stores them, or this command when it is run again"
+    )
 
 
 def _store(chosen: "Settings") -> str:

@@ -4,7 +4,7 @@ Each Protocol is a noun the refresher orders effects on; the adapters implement 
 replaces those that are not under test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self
@@ -249,6 +249,9 @@ class Sealer(Protocol):
 
 class Clients(Protocol):
     """The configured clients, their secrets read from the source when they may have changed."""
+
+    def __iter__(self) -> Iterator[Client]:
+        """Every configured client."""
 
     def get(self, name: str, generation: int) -> Client:
         """The client as it is configured; read anew when `generation` has grown.

@@ -36,7 +36,7 @@ class Reason(StrEnum):
 
     # Why a grant is due.
     NO_ACCESS_TOKEN = "no_access_token", "it has no access token that works"
-    RETRY = "retry", "its last attempt failed and is tried again"
+    RETRY = "retry", "its last attempt failed, and it is tried again"
     ACCESS_TOKEN_SHARE = "access_token_share", "this share of its access token's life is over"
     ACCESS_TOKEN_FLOOR = "access_token_floor", "its access token ends within the least margin"
     REFRESH_TOKEN_SHARE = "refresh_token_share", "this share of its refresh token's life is over"
@@ -44,18 +44,18 @@ class Reason(StrEnum):
     NOTHING_EXPIRES = "nothing_expires", "nothing of it ends"
 
     # Why it is failing: an attempt brought no tokens, and another follows.
-    REJECTED = "rejected", "the provider rejected the refresh token once; a second try is on its way"
+    REJECTED = "rejected", "the provider rejected the refresh token once; a second try follows"
     UNAVAILABLE = (
         "unavailable",
         (
-            "no usable answer came, while the same endpoint answered others; or, with detail"
-            " `client_not_confirmed`, the provider refused in words that may mean the grant or the client,"
-            " and would not say which"
+            "no usable answer came, while the same endpoint answered others. With detail"
+            " `client_not_confirmed`: the provider's refusal may mean the grant or the client, and a check of"
+            " the client was not conclusive"
         ),
     )
     REPLY_UNKNOWN = (
         "reply_unknown",
-        "no usable answer came although the request was sent: it may have been acted on",
+        "the request was sent and no usable answer came; the provider may have rotated the tokens",
     )
     CANNOT_UNSEAL = (
         "cannot_unseal",
@@ -67,39 +67,39 @@ class Reason(StrEnum):
     REVOKED = "revoked", "the provider rejected the refresh token twice", "The person must connect again."
     REFRESH_TOKEN_EXPIRED = (
         "refresh_token_expired",
-        "rejected, and its refresh token's end had passed",
+        "rejected, after the end of its refresh token",
         "The person must connect again.",
     )
     REPLY_LOST = (
         "reply_lost",
-        "the provider rotated the tokens and its reply never arrived",
+        "the provider rotated the tokens, and its reply never arrived",
         "The person must connect again: the provider's reply was lost on the way.",
     )
     ACCESS_TOKEN_EXPIRED = (
         "access_token_expired",
-        "the grant had no refresh token and its access token has ended",
+        "the grant has no refresh token, and its access token has ended",
         "The person must connect again: this grant has no refresh token.",
     )
     INVALID_REQUEST = (
         "invalid_request",
-        "the provider calls our request invalid",
+        "the provider calls the request invalid",
         "Compare the client's settings with the provider's documentation.",
     )
 
     # Which end comes that no refresh can move; the first is also why a grant failed.
     ABSOLUTE_LIMIT = (
         "absolute_limit",
-        "the provider ends every consent then",
+        "the provider ends every consent after this time",
         "The person must connect again: the provider ends every consent after this time.",
     )
     NO_REFRESH_TOKEN = (
         "no_refresh_token",
-        "the access token ends and there is nothing to refresh it with",
+        "the access token ends, and the grant has no refresh token",
         "The person must connect again before then.",
     )
     REFRESH_TOKEN_LIMIT = (
         "refresh_token_limit",
-        "the refresh token ends and refreshing does not extend it",
+        "the refresh token ends, and refreshing does not extend it",
         "The person must connect again before then.",
     )
 

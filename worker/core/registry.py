@@ -1,7 +1,8 @@
 """What the use cases see of the store: the grants, the state of the fleet, and the event stream.
 
 The refresher changes grants under leases (`ports.py`). Operators, importers and reports use these ports
-instead: changes are atomic like the refresher's, reads may be a moment old.
+instead: changes are atomic like the refresher's, reads may be a moment old. Where the store does not answer,
+each method raises `StoreUnavailableError`.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -179,6 +180,25 @@ class FleetState(Protocol):
 
     async def troubles(self) -> Mapping[str, str]:
         """What keeps processes from claiming, by process; only of processes that were seen lately."""
+
+
+class RunnerPlaces(Protocol):
+    """The places of refreshers: how many may work on one client at once."""
+
+    async def reserve_runners(
+        self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]
+    ) -> tuple[int, int]:
+        """How many grants are due, and how many of the candidate refreshers to start for them.
+
+        Args:
+            client_name: whose grants.
+            share: how many due grants one refresher takes on.
+            place_ms: how long a place is kept for a refresher that does not claim.
+            candidates: runner ids, as many as there may be at once.
+        """
+
+    async def release_runner(self, client_name: str, runner: str) -> None:
+        """Give a refresher's place back."""
 
 
 class EventStream(Protocol):

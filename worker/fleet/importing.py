@@ -1,21 +1,23 @@
 """Import lines -> stored grants, in batches.
 
 Rules:
-- A bad line is refused with its number and its reason, and costs no good line anything.
-- An id that exists is refused unless it may be replaced; replacing the pair that is stored already keeps its
-  version, any other pair counts as a rotation.
+- A bad line is refused with its number and its reason; every good line is stored all the same.
+- An id that exists is refused unless it may be replaced. Importing the pair that is already stored keeps the
+  version; any other pair counts as a rotation.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import BinaryIO, Final
 
 from worker.core import lifecycle
 from worker.core.interchange import Line, LineError, read_line
-from worker.core.registry import ImportVerdict
-from worker.runtime.assembly import Runtime
+from worker.core.policy import Rules
+from worker.core.ports import Sealer
+from worker.core.providers import Client
+from worker.core.registry import ImportVerdict, Registry
 
 BATCH: Final = 500
 MAX_LINE_BYTES: Final = 256 * 1024
@@ -23,10 +25,9 @@ REFUSED: Final = {
     ImportVerdict.DESCENDS: "what is stored was made from this pair, which is dead by now",
     ImportVerdict.NEWER: "what is stored was issued after this pair",
 }
-MOST_TRIES: Final = 5  # of replacing a grant that is being refreshed at the same time
+MOST_TRIES: Final = 5  # to replace a grant that is being refreshed at the same time
 
-
-NumberedLine = tuple[int, bytes | None]  # `None` is a line too long
+NumberedLine = tuple[int, bytes | None]  # `None` stands for a line that is too long
 NumberedGrant = tuple[int, Line]
 
 
@@ -40,33 +41,46 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of one batch."""
+    """The result of one batch: how many lines were stored, and which ones were refused."""
 
     stored: int
     refusals: Sequence[Refusal]
 
 
 class Importer:
-    """Stores import lines of one run.
+    """Stores the import lines of one run.
 
     Args:
-        runtime: the open deployment.
-        replace_existing: whether a grant may take the place of one with the same id.
+        registry: where grants are stored.
+        sealer: seals their tokens.
+        clients: the configured clients; a line that names another one is refused.
+        rules: say when an imported grant is due.
+        replace_existing: whether a line may replace the stored grant with the same id.
     """
 
-    def __init__(self, runtime: Runtime, *, replace_existing: bool) -> None:
-        self._runtime = runtime
-        self._clients = {client.name: client for client in runtime.clients}
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        sealer: Sealer,
+        clients: Iterable[Client],
+        rules: Rules,
+        replace_existing: bool,
+    ) -> None:
+        self._registry = registry
+        self._sealer = sealer
+        self._clients = {client.name: client for client in clients}
+        self._rules = rules
         self._replace_existing = replace_existing
 
     async def take_all(self, lines: Iterator[NumberedLine]) -> AsyncIterator[Taken]:
-        """Store lines in batches, in order; one is read while the store works on the one before."""
+        """Store lines in batches, in order; each batch is read while the store works on the one before."""
         before: asyncio.Task[Taken] | None = None
         try:
             while batch := list(islice(lines, BATCH)):
-                now = await self._runtime.registry.now()
+                now = await self._registry.now()
                 good, refusals = self._sort(batch, now)
-                # Only then: of two lines with one id, the first one is the one that is stored.
+                # One batch at a time: of two lines with the same id the first one must win.
                 taken = None if before is None else await before
                 before = asyncio.create_task(self._store_all(good, refusals, now))
                 if taken is not None:
@@ -111,10 +125,10 @@ class Importer:
         """Store one grant; returns why it was refused."""
         version, replaces = line.grant.version, None
         for _ in range(MOST_TRIES):
-            sealed = self._runtime.deployment.keys.seal(line.grant.id, version, line.pair)
+            sealed = self._sealer.seal(line.grant.id, version, line.pair)
             grant = replace(line.grant, version=version, sealed=sealed)
-            change = lifecycle.admit(grant, self._clients[grant.client], self._runtime.rules, now)
-            result = await self._runtime.registry.import_grant(change, replaces=replaces)
+            change = lifecycle.admit(grant, self._clients[grant.client], self._rules, now)
+            result = await self._registry.import_grant(change, replaces=replaces)
             if result.verdict is ImportVerdict.STORED:
                 return None
             if not self._replace_existing:
@@ -131,9 +145,9 @@ class Importer:
 
 
 def numbered_lines(file: BinaryIO) -> Iterator[NumberedLine]:
-    """The lines of a file from 1, blank ones left out; `None` stands for one longer than the cap.
+    """The lines of a file, counted from 1, without the blank ones; `None` stands for a line over the cap.
 
-    However long a line is, no more than the cap is held.
+    However long a line is, no more than the cap is kept in memory.
     """
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):

@@ -1,18 +1,17 @@
 """The fleet at a glance: each client's numbers, and what is wrong, for whom, until when, and what to do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from worker.core.events import rfc3339
 from worker.core.grant import Status
 from worker.core.reasons import FAILED, Reason
-from worker.core.registry import UNREADABLE, WAY_OUT, ClientState, StoredGrant
-from worker.runtime.assembly import Runtime
+from worker.core.registry import UNREADABLE, WAY_OUT, ClientState, FleetState, Registry, StoredGrant
 
 MOST_NAMED: Final = 20
-OVERDUE_MS: Final = 60_000  # past this a due grant means that nobody claims
-CLOSE_MS: Final = 1_800_000  # so near to an expiry a person must know of an outage
+OVERDUE_MS: Final = 60_000  # a grant that is due for longer is late
+CLOSE_MS: Final = 1_800_000  # an outage this near to an expiry is worth waking a person
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +76,30 @@ class Report:
             }
 
 
-async def report_on(runtime: Runtime) -> Report:
-    """Look at every client that is configured or has grants."""
-    now = await runtime.registry.now()
-    names = sorted(
-        {client.name for client in runtime.clients} | set(await runtime.fleet_state.client_names())
-    )
-    unreadable = await runtime.registry.noted_unreadable(MOST_NAMED)
-    clients = [await runtime.fleet_state.of_client(name, unreadable=unreadable.append) for name in names]
-    troubled = await runtime.registry.needing_attention(MOST_NAMED, unreadable=unreadable.append)
-    incidents = [incident for client in clients for incident in _of_client(client, runtime, now)]
+async def report_on(registry: Registry, fleet_state: FleetState, configured: Collection[str]) -> Report:
+    """Look at every client that is configured or has grants.
+
+    Args:
+        registry: the grants.
+        fleet_state: the state of clients, token endpoints and processes.
+        configured: the names of the clients that have settings.
+    """
+    now = await registry.now()
+    names = sorted({*configured, *await fleet_state.client_names()})
+    unreadable = await registry.noted_unreadable(MOST_NAMED)
+    clients = [await fleet_state.of_client(name, unreadable=unreadable.append) for name in names]
+    troubled = await registry.needing_attention(MOST_NAMED, unreadable=unreadable.append)
+    incidents = [incident for client in clients for incident in _of_client(client, configured, now)]
     incidents += [_of_grant(stored, ends_at) for stored, ends_at in troubled]
     met = sorted({problem.grant_id for problem in unreadable})
     incidents += [_of_unreadable(grant_id) for grant_id in met[:MOST_NAMED]]
-    incidents += [
-        _of_worker(owner, trouble) for owner, trouble in (await runtime.fleet_state.troubles()).items()
-    ]
+    incidents += [_of_worker(owner, trouble) for owner, trouble in (await fleet_state.troubles()).items()]
     failed = sum(client.grants[Status.FAILED] for client in clients)
     named = sum(stored.grant.status is Status.FAILED for stored, _ in troubled)
     return Report(now, clients, incidents, max(failed - named, 0))
 
 
-def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Incident]:
+def _of_client(client: ClientState, configured: Collection[str], now: int) -> Iterator[Incident]:
     has_grants = any(client.grants.values())
     if client.state == "rejected":
         yield Incident(
@@ -111,7 +112,7 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
             " its secret file it is read again at the next probe, in a worker's environment at its restart.",
             needs_a_person=has_grants,
         )
-    elif client.name not in runtime.clients and has_grants:
+    elif client.name not in configured and has_grants:
         yield Incident(
             "client_not_configured",
             client.name,
@@ -148,7 +149,7 @@ def _of_client(client: ClientState, runtime: Runtime, now: int) -> Iterator[Inci
 
 
 def _provider_unavailable(client: ClientState, now: int, *, has_grants: bool) -> Incident:
-    """An outage is nothing to get up for while every token lives on, and somebody tries."""
+    """An outage needs no person while every token lives on and a worker keeps trying."""
     nobody_tries = (
         client.endpoint_probe_at is not None and now - client.endpoint_probe_at > OVERDUE_MS and has_grants
     )

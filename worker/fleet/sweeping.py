@@ -1,13 +1,12 @@
-"""What the scheduled tasks do: reserve places for refreshers, and run one.
+"""What the scheduled tasks do: reserve places for refreshers, and run one refresher.
 
-A place is held at the store for as long as a lease, from its reservation and again from each claim. So a task
-that is lost costs no more than its leases do, and neither two beats nor two sweeps start more refreshers than
-the due grants need.
+A place is reserved at the store for as long as a lease lasts, and each claim renews it. So a lost task costs
+no more than its leases do, and two beats or two sweeps start no more refreshers than the due grants need.
 """
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Final
@@ -15,57 +14,86 @@ from typing import Final
 import structlog
 
 from worker.core.ports import StoreUnavailableError
-from worker.runtime.assembly import Runtime
-from worker.runtime.timing import lease_ms
+from worker.core.providers import Client
+from worker.core.registry import RunnerPlaces
+from worker.refresher import Refresher
 
 MOST_RUNNERS: Final = 4  # of one client
-GIVE_BACK_SECONDS: Final = 5.0  # then the place comes free by itself, as a lost task's does
-ROUNDS: Final = 4  # times its requests in flight: what one refresher is expected to take on
+GIVE_BACK_SECONDS: Final = 5.0  # after that the place expires, as a lost task's does
+ROUNDS: Final = 4  # one refresher is expected to take on this many times its requests in flight
 
 log = structlog.get_logger(__name__)
 
 
-async def reserve_runners(runtime: Runtime) -> list[tuple[str, str]]:
-    """The (client, runner id) to start now: one for each client before any has a second.
+class Sweeping:
+    """Starts refreshers for what is due, and runs them.
 
-    So a client whose provider hangs does not keep another's refresher waiting in the queue.
+    Args:
+        places: where a refresher's place is reserved.
+        refresher: this process's.
+        clients: the configured clients.
+        in_flight: requests that one refresher has in flight at once.
+        place_ms: how long a place is kept for a refresher that does not claim: as long as a lease.
     """
-    settings = runtime.deployment.settings
-    share = ROUNDS * settings.in_flight
-    started: dict[str, list[str]] = {}
-    for client in runtime.clients:
-        candidates = [str(uuid.uuid4()) for _ in range(MOST_RUNNERS)]
+
+    def __init__(
+        self,
+        *,
+        places: RunnerPlaces,
+        refresher: Refresher,
+        clients: Iterable[Client],
+        in_flight: int,
+        place_ms: int,
+    ) -> None:
+        self._places = places
+        self._refresher = refresher
+        self._clients = clients
+        self._share = ROUNDS * in_flight
+        self._place_ms = place_ms
+
+    async def reserve_runners(self) -> list[tuple[str, str]]:
+        """The (client, runner id) pairs to start now: one for each client before any client has a second.
+
+        The order matters: a client whose provider hangs must not keep another's refresher in the queue.
+        """
+        started: dict[str, list[str]] = {}
+        for client in self._clients:
+            candidates = [str(uuid.uuid4()) for _ in range(MOST_RUNNERS)]
+            try:
+                due, starting = await self._places.reserve_runners(
+                    client.name, share=self._share, place_ms=self._place_ms, candidates=candidates
+                )
+            except StoreUnavailableError as problem:
+                log.warning("sweep.store_away", problem=str(problem))
+                break
+            if due or starting:
+                log.info("sweep", client=client.name, due=due, starting=starting)
+            started[client.name] = candidates[:starting]
+        turns = zip_longest(*([(client, runner) for runner in ids] for client, ids in started.items()))
+        return [start for turn in turns for start in turn if start is not None]
+
+    async def run_refresher(self, client: str, runner: str, stop: Callable[[], bool]) -> None:
+        """Refresh what a client has due, and give the place back whatever happens.
+
+        Args:
+            client: whose grants.
+            runner: the place that was reserved.
+            stop: says when to claim nothing more.
+        """
+        if client not in {each.name for each in self._clients}:
+            log.warning("refresh.client_not_configured", client=client)
+            return
         try:
-            due, starting = await runtime.store.reserve_runners(
-                client.name, share=share, place_ms=lease_ms(settings), candidates=candidates
-            )
+            attempted = await self._refresher.drain(client, runner, stop)
         except StoreUnavailableError as problem:
-            log.warning("sweep.store_away", problem=str(problem))
-            break
-        if due or starting:
-            log.info("sweep", client=client.name, due=due, starting=starting)
-        started[client.name] = candidates[:starting]
-    turns = zip_longest(*([(client, runner) for runner in ids] for client, ids in started.items()))
-    return [start for turn in turns for start in turn if start is not None]
+            log.warning("refresh.store_away", client=client, problem=str(problem))
+            return
+        finally:
+            await self._give_back(client, runner)
+        log.info("refresh.done", client=client, attempted=attempted)
 
-
-async def run_refresher(runtime: Runtime, client: str, runner: str, stop: Callable[[], bool]) -> None:
-    """Refresh what a client has due, and give the place back, whatever comes of it."""
-    if client not in runtime.clients:
-        log.warning("refresh.client_not_configured", client=client)
-        return
-    try:
-        attempted = await runtime.refresher.drain(client, runner, stop)
-    except StoreUnavailableError as problem:
-        log.warning("refresh.store_away", client=client, problem=str(problem))
-        return
-    finally:
-        await _give_back(runtime, client, runner)
-    log.info("refresh.done", client=client, attempted=attempted)
-
-
-async def _give_back(runtime: Runtime, client: str, runner: str) -> None:
-    """Let another take this place, if the store hears of it in time: this task may be about to be ended."""
-    with suppress(StoreUnavailableError, TimeoutError):
-        async with asyncio.timeout(GIVE_BACK_SECONDS):
-            await runtime.store.release_runner(client, runner)
+    async def _give_back(self, client: str, runner: str) -> None:
+        """Free the place, but do not wait long for the store: this task may be about to be killed."""
+        with suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                await self._places.release_runner(client, runner)

@@ -1,27 +1,29 @@
-"""Refresh one grant because somebody asks for it, under the same lease as the worker's.
+"""Tokens on demand: the access token of one grant, or a refresh of it now, because somebody asks.
 
 Rules:
-- The command is a process like any worker: present at the store, with a journal of its own, claiming only in
-  an epoch that it has confirmed.
+- A refresh runs under the same lease as a worker's, in a process that is known to the store like a worker:
+  whoever owns the process keeps its heartbeat, one for all refreshes. Without it no lease is given.
 - Nothing is presented unless the disk has room for the answer.
-- While another process refreshes the grant, its outcome is waited for, at most as long as its lease.
-- Once a request may have left, an interrupt waits for its outcome to be stored, and so does each further one.
-  That ends: a request has a deadline, and a store that is away is given a time.
-- It does not go while its answer waits for the store, within a bound: where there is no worker, nobody else
-  offers it. Where it must, it says what is left and where.
-- What a caller gets is what the store has afterwards.
+- A grant that is being refreshed, by another process or for another caller of this one, is not refreshed
+  again: its outcome is waited for, at most as long as a lease. Nor is a rejection that this outcome brings
+  confirmed before its time.
+- Once a request may have left, an interrupt waits until the outcome is stored, and so does each further one.
+  The wait is bounded: a request has a deadline, and a store that is away is given a time.
+- A caller gets what the store has afterwards.
+- A refresh that could not bring what is asked is not tried: it would rotate the grant at every call.
+- A failure is a code and its facts. Sentences are for the faces.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final, TypeVar
 
 from worker.core import lifecycle, policy
-from worker.core.grant import Status
+from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Phase
 from worker.core.outcomes import (
-    AttemptOutcome,
     CannotUnseal,
     ClientNotConfirmed,
     ClientRejected,
@@ -32,118 +34,332 @@ from worker.core.outcomes import (
     Unavailable,
     Unknown,
 )
-from worker.core.ports import JournalError, Lease, LeasedElsewhere, Paused, Recovering
-from worker.core.registry import StoredGrant
-from worker.runtime.assembly import Runtime
-from worker.runtime.timing import lease_ms
+from worker.core.policy import Rules
+from worker.core.ports import (
+    Clients,
+    Journal,
+    JournalError,
+    Lease,
+    LeasedElsewhere,
+    Paused,
+    Recovering,
+    Sealer,
+    Store,
+    UnsealError,
+)
+from worker.core.providers import Client
+from worker.core.registry import Registry, StoredGrant
+from worker.refresher import Refresher
+from worker.refreshing.answers import Answers
 
 T = TypeVar("T")
 
 LOOK_AGAIN_SECONDS: Final = 0.1
-OFFERED_SECONDS: Final = 10.0  # at most, what waits is offered, before the command goes without it stored
-RECOVERY_SLACK_SECONDS: Final = 5.0  # beyond the longest that a store settles
+OFFERED_SECONDS: Final = 10.0  # how long a caller waits for a store that is away to take the new tokens
+RECOVERY_SLACK_SECONDS: Final = 5.0  # on top of the longest recovery, which lasts as long as a lease
 
 
-class RefreshFailedError(Exception):
-    """No new tokens; the message is one line that says why and what becomes of the grant."""
+class TokenFailure(StrEnum):
+    """Why there is no token, or no new one."""
+
+    NO_SUCH_GRANT = "no_such_grant"
+    CLIENT_NOT_CONFIGURED = "client_not_configured"
+    NO_REFRESH_TOKEN = "no_refresh_token"
+    NO_ACCESS_TOKEN = "no_access_token"  # the first one has yet to be asked for
+    PAUSED = "paused"
+    BEING_CONFIRMED = "being_confirmed"  # rejected once, and tried again when its time has come
+    NO_ROOM_ON_DISK = "no_room_on_disk"  # an answer could not be kept safe
+    LEASED_ELSEWHERE = "leased_elsewhere"  # another process is refreshing it, for long
+    STORE_RECOVERING = "store_recovering"
+    ANSWER_WAITS = "answer_waits"  # the new tokens are kept here, and the store has yet to take them
+    PROVIDER_REJECTED = "provider_rejected"
+    CLIENT_REJECTED = "client_rejected"
+    NO_ANSWER = "no_answer"
+    CLIENT_NOT_CONFIRMED = "client_not_confirmed"  # a rejection that may have meant the client
+    LEASE_TOO_SHORT = "lease_too_short"  # this process was frozen: nothing was sent
+    CANNOT_UNSEAL = "cannot_unseal"
+    TTL_UNREACHABLE = "ttl_unreachable"  # no token of this grant lives so long: nothing was asked
+    TTL_NOT_REACHED = "ttl_not_reached"  # a new token was issued, and lives shorter than was asked
 
 
-class AnswerLeftError(Exception):
-    """New tokens that the store does not have; the message is one line that says where they are."""
+class TokenError(Exception):
+    """No token, or no new one.
 
-
-async def refresh_now(runtime: Runtime, grant_id: str) -> StoredGrant:
-    """Refresh a grant, or wait for whoever does; returns it as it is stored then.
-
-    Raises:
-        RefreshFailedError: there are no new tokens.
-        AnswerLeftError: there are, and the store could not be reached to take them.
+    Attributes:
+        code: why.
+        grant_id: of which grant.
+        detail: the client's name, the provider's error code, or what the disk or the sealer said.
+        status: the grant's, after a refresh that brought nothing.
+        until: Unix ms; when the rejection is confirmed.
+        span_ms: how long until then, or how long a new token lives.
     """
-    before = await _find(runtime, grant_id)
-    if before.grant.client not in runtime.clients:
-        raise RefreshFailedError(f"{grant_id}: its client {before.grant.client!r} is not configured")
-    if not policy.is_refreshable(before.grant, runtime.clients.get(before.grant.client, 0)):
-        raise RefreshFailedError(f"{grant_id} has no refresh token: the person must connect again")
-    now = await runtime.registry.now()
-    if lifecycle.phase_of(before.grant) is Phase.CONFIRMING and (before.due_at or 0) > now:
-        seconds = ((before.due_at or 0) - now) // 1000
-        raise RefreshFailedError(f"{grant_id} was rejected and is confirmed in {seconds} s: look again then")
-    await _reserve(runtime, grant_id)  # here too: a presence would say it again
-    async with _present(runtime, grant_id):
-        return await _refresh_or_wait(runtime, before)
+
+    def __init__(
+        self,
+        code: TokenFailure,
+        grant_id: str,
+        *,
+        detail: str | None = None,
+        status: Status | None = None,
+        until: int | None = None,
+        span_ms: int | None = None,
+    ) -> None:
+        super().__init__(f"{grant_id}: {code.value}")
+        self.code = code
+        self.grant_id = grant_id
+        self.detail = detail
+        self.status = status
+        self.until = until
+        self.span_ms = span_ms
 
 
-@asynccontextmanager
-async def _present(runtime: Runtime, grant_id: str) -> AsyncIterator[None]:
-    try:
-        async with runtime.membership.kept():
-            yield
-    finally:  # also where an interrupt cut short the last offers
-        if runtime.answers.waiting:
-            raise AnswerLeftError(f"{grant_id}: {_what_is_left(runtime)}")
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """An access token in the clear, and the record it was read from."""
+
+    value: str = field(repr=False)
+    stored: StoredGrant
 
 
-async def _refresh_or_wait(runtime: Runtime, before: StoredGrant) -> StoredGrant:
-    grant_id = before.grant.id
-    loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + lease_ms(runtime.deployment.settings) / 1000 + RECOVERY_SLACK_SECONDS
-    lease = await _lease(runtime, grant_id)
-    while isinstance(lease, LeasedElsewhere | Recovering) and loop.time() < give_up_at:
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        after = await _find(runtime, grant_id)
-        if after.grant.version > before.grant.version:
-            return after
-        lease = await _lease(runtime, grant_id)
-    match lease:
-        case LeasedElsewhere() | Recovering():
-            why = (
-                "another process refreshes it"
-                if isinstance(lease, LeasedElsewhere)
-                else "the store is recovering"
-            )
-            raise RefreshFailedError(f"{grant_id}: {why}; try again in a moment")
-        case None:
-            raise RefreshFailedError(f"no grant has the id {grant_id!r}")
-        case Paused():
-            raise RefreshFailedError(f"{grant_id} is paused; `evergrant grants resume` puts it back to work")
-        case Lease() if lease.grant.version > before.grant.version:
-            await _put_back(runtime, lease)  # the other one was done just before
-            return await _find(runtime, grant_id)
-        case Lease():
-            return await _refresh(runtime, lease)
+class Tokens:
+    """Gives out access tokens, and refreshes grants on demand; any number at once.
 
+    Args:
+        registry: where grants are read.
+        store: gives leases.
+        journal: must have room for every answer.
+        answers: those of this process, which its heartbeat offers to a store that was away.
+        refresher: this process's.
+        clients: the configured clients.
+        sealer: opens tokens.
+        rules: say when a grant is due that is given back.
+        lease_ms: how long a lease, and a recovery of the store, lasts at most.
+    """
 
-async def _lease(runtime: Runtime, grant_id: str) -> Lease | LeasedElsewhere | Recovering | Paused | None:
-    await _reserve(runtime, grant_id)
-    return await runtime.store.lease(grant_id)
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        store: Store,
+        journal: Journal,
+        answers: Answers,
+        refresher: Refresher,
+        clients: Clients,
+        sealer: Sealer,
+        rules: Rules,
+        lease_ms: int,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._journal = journal
+        self._answers = answers
+        self._refresher = refresher
+        self._clients = clients
+        self._sealer = sealer
+        self._rules = rules
+        self._wait_seconds = lease_ms / 1000 + RECOVERY_SLACK_SECONDS
+        self._at_work = 0  # callers whose refresh may bring an answer
 
+    async def at_hand(self, grant_id: str, min_ttl_ms: int) -> AccessToken | None:
+        """The stored access token, if it lives that long; `None` where a refresh may bring one that does.
 
-async def _reserve(runtime: Runtime, grant_id: str) -> None:
-    try:
-        await runtime.journal.reserve(1)
-    except JournalError as problem:
-        raise RefreshFailedError(
-            f"{grant_id} was not refreshed: its new tokens could not be kept safe: {problem}"
-        ) from None
+        Needs no heartbeat.
 
+        Raises:
+            TokenError: there is no such token, and no refresh can be tried.
+        """
+        stored = await self._find(grant_id)
+        if _lives(stored.grant, await self._registry.now(), min_ttl_ms):
+            return self._opened(stored)
+        _check_reachable(stored.grant, min_ttl_ms)
+        await self.check(grant_id)
+        return None
 
-async def _refresh(runtime: Runtime, lease: Lease) -> StoredGrant:
-    try:
-        outcome = await _to_its_end(runtime.refresher.refresh_one(lease))
-    finally:
-        await _until_stored(runtime)
-    after = await _find(runtime, lease.grant.id)
-    if isinstance(outcome, Refreshed):
+    async def token(self, grant_id: str, min_ttl_ms: int) -> AccessToken:
+        """An access token that lives at least `min_ttl_ms`; the grant is refreshed if it must be.
+
+        Raises:
+            TokenError: there is none.
+            StoreUnavailableError: the store went away.
+        """
+        token = await self.at_hand(grant_id, min_ttl_ms)
+        if token is not None:
+            return token
+        stored = await self.refresh(grant_id)
+        now = await self._registry.now()
+        if not _lives(stored.grant, now, min_ttl_ms):
+            left_ms = (stored.grant.access_expires_at or now) - now
+            raise TokenError(TokenFailure.TTL_NOT_REACHED, grant_id, span_ms=left_ms)
+        return self._opened(stored)
+
+    async def check(self, grant_id: str) -> StoredGrant:
+        """Find out whether a refresh can be tried; returns the grant as it is stored. Needs no heartbeat.
+
+        Raises:
+            TokenError: it cannot.
+        """
+        stored = await self._find(grant_id)
+        if not policy.is_refreshable(stored.grant, self._client_of(stored.grant)):
+            raise TokenError(TokenFailure.NO_REFRESH_TOKEN, grant_id)
+        is_confirming = lifecycle.phase_of(stored.grant) is Phase.CONFIRMING
+        if is_confirming and (stored.due_at or 0) > await self._registry.now():
+            raise await self._being_confirmed(stored)
+        await self._reserve(grant_id)
+        return stored
+
+    async def refresh(self, grant_id: str) -> StoredGrant:
+        """Refresh a grant, due or not, or wait for whoever does; returns it as it is stored then.
+
+        Raises:
+            TokenError: there are no new tokens, or the store does not have them yet.
+            StoreUnavailableError: the store went away.
+        """
+        self._at_work += 1
+        try:
+            before = await self.check(grant_id)
+            lease = await self._lease_or_outcome(before)
+            if isinstance(lease, StoredGrant):
+                return lease
+            if lease.grant.version > before.grant.version or _rejected_since(before, lease.grant):
+                return await self._outcome_of_another(lease)  # it ended just before
+            return await self._refresh(lease)
+        finally:
+            self._at_work -= 1
+
+    async def _lease_or_outcome(self, before: StoredGrant) -> Lease | StoredGrant:
+        """The right to refresh, or what another's refresh brought meanwhile."""
+        grant_id = before.grant.id
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._wait_seconds
+        while True:
+            await self._reserve(grant_id)
+            match await self._store.lease(grant_id):
+                case Lease() as lease:
+                    return lease
+                case None:
+                    raise TokenError(TokenFailure.NO_SUCH_GRANT, grant_id)
+                case Paused():
+                    raise TokenError(TokenFailure.PAUSED, grant_id)
+                case LeasedElsewhere() if loop.time() >= give_up_at:
+                    raise TokenError(TokenFailure.LEASED_ELSEWHERE, grant_id)
+                case Recovering() if loop.time() >= give_up_at:
+                    raise TokenError(TokenFailure.STORE_RECOVERING, grant_id)
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            after = await self._find(grant_id)
+            if after.grant.version > before.grant.version:
+                return after
+            if _rejected_since(before, after.grant):
+                raise await self._rejected(after)
+
+    async def _outcome_of_another(self, lease: Lease) -> StoredGrant:
+        """Give back a lease that came just after another's refresh ended; returns what that one brought."""
+        grant = lease.grant
+        client = self._client_of(grant)
+        due_at: int | None
+        match lifecycle.phase_of(grant):
+            case Phase.CONFIRMING:
+                now = await self._registry.now()
+                life_ms = None if grant.access_expires_at is None else grant.access_expires_at - now
+                due_at = now + policy.confirm_ms(life_ms)
+            case Phase.FAILED:
+                due_at = None
+            case _:
+                due_at = policy.next_due(grant, client, self._rules).at
+        await self._store.record_outcome(lease, lifecycle.leave(grant, due_at, client, self._rules))
+        after = await self._find(grant.id)
+        if lifecycle.phase_of(grant) in {Phase.CONFIRMING, Phase.FAILED}:
+            raise await self._rejected(after)
         return after
-    raise RefreshFailedError(f"{lease.grant.id} was not refreshed: {_why(outcome)}; {_what_next(after)}")
+
+    async def _refresh(self, lease: Lease) -> StoredGrant:
+        grant_id = lease.grant.id
+        try:
+            outcome = await _to_its_end(self._refresher.refresh_one(lease))
+        finally:
+            await self._until_stored(lease)
+        if self._answers.is_waiting(lease.fence):
+            raise TokenError(TokenFailure.ANSWER_WAITS, grant_id)
+        after = await self._find(grant_id)
+        status = after.grant.status
+        match outcome:
+            case Refreshed():
+                return after
+            case Rejected(code=code):
+                raise TokenError(TokenFailure.PROVIDER_REJECTED, grant_id, detail=code, status=status)
+            case ClientRejected(code=code):
+                raise TokenError(TokenFailure.CLIENT_REJECTED, grant_id, detail=code, status=status)
+            case Unavailable(detail=detail) | Unknown(detail=detail):
+                raise TokenError(TokenFailure.NO_ANSWER, grant_id, detail=detail, status=status)
+            case ClientNotConfirmed():
+                raise TokenError(TokenFailure.CLIENT_NOT_CONFIRMED, grant_id, status=status)
+            case LeaseTooShort() | Stopped():
+                raise TokenError(TokenFailure.LEASE_TOO_SHORT, grant_id, status=status)
+            case CannotUnseal():
+                raise TokenError(TokenFailure.CANNOT_UNSEAL, grant_id, status=status)
+
+    async def _until_stored(self, lease: Lease) -> None:
+        """Wait until the store has the answer, which this process's heartbeat offers, or for a while."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + OFFERED_SECONDS
+        while self._answers.is_waiting(lease.fence) and loop.time() < give_up_at:  # noqa: ASYNC110 heartbeat offers it
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _reserve(self, grant_id: str) -> None:
+        """Make sure that the disk has room for all that this process may be answered."""
+        answers = len(self._refresher.held()) + max(self._at_work, 1)
+        try:
+            await self._journal.reserve(answers)
+        except JournalError as problem:
+            raise TokenError(TokenFailure.NO_ROOM_ON_DISK, grant_id, detail=str(problem)) from None
+
+    async def _find(self, grant_id: str) -> StoredGrant:
+        stored = await self._registry.find(grant_id)
+        if stored is None:
+            raise TokenError(TokenFailure.NO_SUCH_GRANT, grant_id)
+        return stored
+
+    def _client_of(self, grant: Grant) -> Client:
+        try:
+            return self._clients.get(grant.client, 0)
+        except KeyError:
+            raise TokenError(TokenFailure.CLIENT_NOT_CONFIGURED, grant.id, detail=grant.client) from None
+
+    def _opened(self, stored: StoredGrant) -> AccessToken:
+        try:
+            pair = self._sealer.open(stored.grant)
+        except UnsealError as problem:
+            raise TokenError(TokenFailure.CANNOT_UNSEAL, stored.grant.id, detail=str(problem)) from None
+        if pair.access_token is None:
+            raise TokenError(TokenFailure.NO_ACCESS_TOKEN, stored.grant.id)
+        return AccessToken(pair.access_token, stored)
+
+    async def _rejected(self, after: StoredGrant) -> TokenError:
+        grant = after.grant
+        if lifecycle.phase_of(grant) is Phase.CONFIRMING:
+            return await self._being_confirmed(after)
+        return TokenError(TokenFailure.PROVIDER_REJECTED, grant.id, detail=grant.reason, status=grant.status)
+
+    async def _being_confirmed(self, stored: StoredGrant) -> TokenError:
+        until = stored.due_at or 0
+        span_ms = until - await self._registry.now()
+        return TokenError(TokenFailure.BEING_CONFIRMED, stored.grant.id, until=until, span_ms=max(span_ms, 0))
 
 
-async def _until_stored(runtime: Runtime) -> None:
-    """Wait until the store has all answers, which this process's presence offers, or for a while."""
-    loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + OFFERED_SECONDS
-    while runtime.answers.waiting and loop.time() < give_up_at:  # noqa: ASYNC110 presence offers it
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+def _lives(grant: Grant, now: int, min_ttl_ms: int) -> bool:
+    return grant.access_expires_at is None or grant.access_expires_at - now >= min_ttl_ms
+
+
+def _check_reachable(grant: Grant, min_ttl_ms: int) -> None:
+    """Refuse what no refresh can bring; only of a token that was issued here is the whole life known."""
+    life_ms = None if grant.access_expires_at is None else grant.access_expires_at - grant.issued_at
+    if grant.version > 0 and life_ms is not None and life_ms < min_ttl_ms:
+        raise TokenError(TokenFailure.TTL_UNREACHABLE, grant.id, span_ms=life_ms)
+
+
+def _rejected_since(before: StoredGrant, grant: Grant) -> bool:
+    """Whether another's refresh was rejected since: to present the token again would be no spaced try."""
+    phase = lifecycle.phase_of(grant)
+    return phase in {Phase.CONFIRMING, Phase.FAILED} and phase is not lifecycle.phase_of(before.grant)
 
 
 async def _to_its_end(work: Coroutine[None, None, T]) -> T:
@@ -159,52 +375,3 @@ async def _to_its_end(work: Coroutine[None, None, T]) -> T:
     if interrupt is not None:
         raise interrupt
     return done
-
-
-async def _put_back(runtime: Runtime, lease: Lease) -> None:
-    """Give a lease back with nothing learnt of the grant."""
-    client = runtime.clients.get(lease.grant.client, 0)
-    due = policy.next_due(lease.grant, client, runtime.rules)
-    await runtime.store.record_outcome(lease, lifecycle.leave(lease.grant, due.at, client, runtime.rules))
-
-
-async def _find(runtime: Runtime, grant_id: str) -> StoredGrant:
-    stored = await runtime.registry.find(grant_id)
-    if stored is None:
-        raise RefreshFailedError(f"no grant has the id {grant_id!r}")
-    return stored
-
-
-def _why(outcome: AttemptOutcome) -> str:
-    match outcome:
-        case Rejected(code=code):
-            return f"the provider rejected its refresh token ({code})"
-        case ClientRejected(code=code):
-            return f"the provider rejected the client's credentials ({code})"
-        case CannotUnseal():
-            return "its tokens cannot be unsealed with the keys in EVERGRANT_KEYS"
-        case Unavailable() | Unknown():
-            return f"no usable answer from the provider ({outcome.detail})"
-        case ClientNotConfirmed():
-            return "no usable answer from the provider (client_not_confirmed)"
-        case LeaseTooShort() | Stopped() | Refreshed():
-            return "no usable answer from the provider (lease_too_short)"
-
-
-def _what_is_left(runtime: Runtime) -> str:
-    if runtime.answers.off_disk:
-        return "neither the store nor the disk took its new tokens, and they are lost with this command"
-    return (
-        f"the store is away, and its new tokens are on disk in {runtime.deployment.journals.absolute()}:"
-        " a worker with this EVERGRANT_DATA_DIR stores them, or this command when it is run again"
-    )
-
-
-def _what_next(after: StoredGrant) -> str:
-    match after.grant.status:
-        case Status.FAILED:
-            return "it is failed: the person must connect again"
-        case Status.FAILING:
-            return "it is failing and will be tried again"
-        case _:
-            return f"it is {after.grant.status.value} as before"

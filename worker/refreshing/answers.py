@@ -69,6 +69,10 @@ class Answers:
         """How many the store could not take yet."""
         return len(self._waiting)
 
+    def is_waiting(self, fence: int) -> bool:
+        """Whether the store could not take the answer of this lease yet."""
+        return fence in self._waiting
+
     async def keep(self, commit: Commit) -> None:
         """Put an answer on the disk, then into the store; while that is away, it waits."""
         try:

@@ -30,6 +30,9 @@ from worker.adapters.store.scripts import Scripts
 from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.core import ports
 from worker.core.policy import Rules
+from worker.core.registry import Registry, RunnerPlaces
+from worker.fleet.sweeping import Sweeping
+from worker.fleet.tokens import Tokens
 from worker.recovery.disk_watch import DiskWatch
 from worker.recovery.heartbeat import Heartbeat, KeepRunning
 from worker.recovery.membership import Membership
@@ -50,6 +53,7 @@ class Ports:
     Attributes:
         owner: names the process.
         chance: a random number from 0 to 1, for jitter.
+        lease_ms: how long a lease, and a recovery of the store, lasts at most.
         keep_running: starts the store's server again if it is away; `None` where somebody else runs it.
         examine: says why nothing may be claimed of the store, empty where something may; `None` where nobody
             examines it.
@@ -57,6 +61,8 @@ class Ports:
 
     owner: str
     store: ports.Store
+    places: RunnerPlaces
+    registry: Registry
     endpoint: ports.TokenEndpoint
     sealer: ports.Sealer
     journal: ports.Journal
@@ -66,6 +72,7 @@ class Ports:
     rules: Rules
     chance: Callable[[], float]
     effort: Effort
+    lease_ms: int
     observer: ports.Observer
     keep_running: KeepRunning | None = None
     examine: Callable[[], Awaitable[str]] | None = None
@@ -80,6 +87,8 @@ class Assembly:
     recovery: Recovery
     takeover: Takeover
     membership: Membership
+    tokens: Tokens
+    sweeping: Sweeping
 
 
 def assemble(given: Ports) -> Assembly:
@@ -116,7 +125,25 @@ def assemble(given: Ports) -> Assembly:
         disk_watch=DiskWatch(answers=answers, journal=journal, held=refresher.held),
         answers=answers,
     )
-    return Assembly(answers, refresher, recovery, takeover, membership)
+    tokens = Tokens(
+        registry=given.registry,
+        store=store,
+        journal=journal,
+        answers=answers,
+        refresher=refresher,
+        clients=given.clients,
+        sealer=given.sealer,
+        rules=given.rules,
+        lease_ms=given.lease_ms,
+    )
+    sweeping = Sweeping(
+        places=given.places,
+        refresher=refresher,
+        clients=given.clients,
+        in_flight=given.effort.in_flight,
+        place_ms=given.lease_ms,
+    )
+    return Assembly(answers, refresher, recovery, takeover, membership, tokens, sweeping)
 
 
 @dataclass(frozen=True)
@@ -136,6 +163,8 @@ class Runtime:
     membership: Membership
     refresher: Refresher
     rules: Rules
+    tokens: Tokens
+    sweeping: Sweeping
 
 
 @asynccontextmanager
@@ -171,6 +200,8 @@ async def open_runtime(
         given = Ports(
             owner=owner,
             store=store,
+            places=store,
+            registry=(registry := RedisRegistry(redis, scripts, prefix)),
             endpoint=endpoint,
             sealer=deployment.keys,
             journal=journal,
@@ -181,6 +212,7 @@ async def open_runtime(
             chance=random.random,
             observer=LogObserver(),
             effort=timing.effort(settings),
+            lease_ms=timing.lease_ms(settings),
             keep_running=None if server is None else server.keep_running,
             examine=None if watch is None else watch.refusal,
         )
@@ -189,7 +221,7 @@ async def open_runtime(
             deployment=deployment,
             redis=redis,
             store=store,
-            registry=RedisRegistry(redis, scripts, prefix),
+            registry=registry,
             fleet_state=RedisFleetState(redis, prefix),
             event_stream=RedisEventStream(redis, prefix),
             clients=clients,
@@ -199,6 +231,8 @@ async def open_runtime(
             membership=process.membership,
             refresher=process.refresher,
             rules=given.rules,
+            tokens=process.tokens,
+            sweeping=process.sweeping,
         )
 
 

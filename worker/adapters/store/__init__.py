@@ -9,5 +9,6 @@ redis_store.py    what the refresher does: claim, commit, record outcomes
 registry.py       what operators do: import, pause, find, list
 fleet_state.py    what the store knows of clients, endpoints and processes
 event_stream.py   reads the events
+reads.py          plain reads, with the port's error where the server does not answer
 durability.py     checks what the server promises to keep
 """

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.adapters.store.reads import Reads
 from worker.core.registry import StreamEntry
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class RedisEventStream:
     """
 
     def __init__(self, redis: "Redis", prefix: str) -> None:
-        self._redis: Any = redis
+        self._redis: Any = Reads(redis)
         self._key = prefix + "events"
 
     async def read(self, since: str, *, most: int = PAGE, wait_ms: int | None = None) -> list[StreamEntry]:

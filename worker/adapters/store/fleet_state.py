@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.adapters.store.reads import Reads
 from worker.adapters.store.registry import instant_of, read_grants
 from worker.core.grant import Status
 from worker.core.registry import ClientState, OnUnreadable, refuse_unreadable
@@ -29,7 +30,7 @@ class RedisFleetState:
     """
 
     def __init__(self, redis: "Redis", prefix: str) -> None:
-        self._redis: Any = redis
+        self._redis: Any = Reads(redis)
         self._prefix = prefix
 
     async def client_names(self) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.adapters.store import record, signatures
+from worker.adapters.store.reads import Reads
 from worker.core.grant import Grant
 from worker.core.lifecycle import NO_END, Change
 from worker.core.registry import (
@@ -48,7 +49,7 @@ class RedisRegistry:
 
     def __init__(self, redis: "Redis", scripts: "Scripts", prefix: str) -> None:
         # redis-py types a reply as a union over every protocol and encoding; here strings are bytes.
-        self._redis: Any = redis
+        self._redis: Any = Reads(redis)
         self._scripts = scripts
         self._prefix = prefix
 
