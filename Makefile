@@ -31,8 +31,11 @@ install: $(VENV)/.run ## the environment in .venv, with `evergrant` and `celery`
 demo: $(VENV)/.run ## a live fleet against a sandbox Buddy, for SECONDS=60 with GRANTS=200
 	@$(BIN)/evergrant demo --seconds $(SECONDS) --grants $(GRANTS)
 
-# Each of these answers within seconds, all of them within minutes.
-QUICK = $(BIN)/python -m pytest -n auto -m "not slow"
+# Each of these answers within seconds, all of them within minutes. A process takes tests from another that has
+# more of them left; tests of one file mostly stay together, as do the servers that they share.
+QUICK = $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+# Whole fleets, judged by the clock: one at a time, with the machine to themselves.
+SLOW = $(BIN)/python -m pytest -m slow
 
 .PHONY: test
 test: $(VENV)/.bench ## the quick tests
@@ -40,7 +43,8 @@ test: $(VENV)/.bench ## the quick tests
 
 .PHONY: check
 check: lint $(VENV)/.bench ## what must pass before a change lands: lint and every test
-	@$(BIN)/python -m pytest
+	@$(QUICK)
+	@$(SLOW)
 
 .PHONY: coverage
 coverage: $(VENV)/.bench ## the quick tests, and the lines and branches of the product that they miss

@@ -18,7 +18,7 @@ from typing import Self
 from tests.chaos.plan import STORE_KILLS, WORKER_KILLS, Kind, Strike
 from tests.chaos.processes import Posts
 from tests.chaos.strikes import Strikes
-from tests.live import LiveDeployment
+from tests.support.live import LiveDeployment
 
 WORKERS = 3
 BEATS = 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.driver import Driver, Struck
-from tests.live import KEY, SECRET, LiveDeployment
+from tests.support.live import KEY, SECRET, LiveDeployment
 from worker.adapters.journal.format import read_file
 from worker.core.grant import TokenPair, lineage_of
 from worker.core.registry import StoredGrant

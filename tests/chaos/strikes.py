@@ -18,7 +18,7 @@ import redis
 
 from tests.chaos.plan import Kind, Strike
 from tests.chaos.processes import Posts, frozen, kill_child, kill_group, writing_no_file
-from tests.live import LiveDeployment
+from tests.support.live import LiveDeployment
 from worker.adapters.embedded import EmbeddedServerError
 
 EVERYSEC_SECONDS = 1.5  # with the looser fsync, before the store is killed

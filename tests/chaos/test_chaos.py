@@ -7,7 +7,6 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -18,10 +17,14 @@ from tests.chaos.driver import Driver
 from tests.chaos.plan import FULL, SHORT, Turn, make_plan, scaled
 from tests.chaos.summary import summary
 from tests.chaos.verdict import Verdict
-from tests.live import LiveDeployment
+from tests.support.callables import Build
+from tests.support.live import LiveDeployment
 from worker.runtime.timing import lease_ms
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="strikes processes through /proc and prlimit")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="strikes processes through /proc and prlimit"),
+]
 
 LATENCY_MS = 200  # of every answer, so that some are always on their way
 REFRESH_AT = 0.5  # of a token's life: what is left then outlasts the worst that a plan has
@@ -69,7 +72,7 @@ def _form() -> Form:
 
 
 def test_whatever_is_killed_no_grant_is_lost_that_could_be_kept_and_each_that_is_lost_is_told(
-    build: Callable[..., LiveDeployment], monkeypatch: pytest.MonkeyPatch
+    build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = _form()
     live = build(latency_ms=LATENCY_MS)

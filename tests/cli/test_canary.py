@@ -1,14 +1,11 @@
 """No secret, token or key is ever printed but where it was asked for."""
 
 from base64 import b64encode
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
+from tests.support.callables import Issue
+from tests.support.command import Cli
 from worker.sandbox.client import Sandbox
-
-Cli = Any  # conftest.py has it; test modules cannot import one another
-Line = Callable[..., dict[str, Any]]
 
 SECRET = "canary-secret"
 KEY = b64encode(b"canary of thirty-two bytes, whole").decode()[:43] + "="
@@ -21,7 +18,7 @@ FAILING = [
 
 
 def test_nothing_secret_is_printed_by_any_command_that_was_not_asked_for_it(
-    cli: Cli, enroll: Line, sandbox: Sandbox
+    cli: Cli, enroll: Issue, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     careful = cli.having(KEYS=f"a:{KEY}", CLIENTS__BUDDY__CLIENT_SECRET=SECRET)

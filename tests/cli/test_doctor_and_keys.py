@@ -1,14 +1,10 @@
 """`evergrant doctor` and `evergrant keys new`."""
 
 from base64 import b64decode
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
+from tests.support.callables import Line, StartValkey
+from tests.support.command import Cli
 from worker.sandbox.client import Sandbox
-
-Cli = Any  # conftest.py has it; test modules cannot import one another
-Line = Callable[..., dict[str, Any]]
 
 
 def test_the_embedded_server_with_a_reachable_provider_is_in_order(embedded: Cli, sandbox: Sandbox) -> None:
@@ -33,7 +29,7 @@ def test_findings_as_json_are_one_object_a_line_and_the_exit_code_is_the_same(cl
 
 
 def test_a_server_that_evicts_is_refused_and_one_without_a_log_on_disk_is_warned_of(
-    cli: Cli, start_valkey: Callable[..., Path]
+    cli: Cli, start_valkey: StartValkey
 ) -> None:
     evicting = start_valkey(maxmemory_policy="allkeys-lru", appendonly="no")
 
@@ -53,7 +49,7 @@ def test_a_log_that_is_off_alone_is_a_warning_and_no_failure(cli: Cli) -> None:
 
 
 def test_a_broker_of_its_own_that_evicts_is_a_warning_and_no_failure(
-    cli: Cli, start_valkey: Callable[..., Path]
+    cli: Cli, start_valkey: StartValkey
 ) -> None:
     evicting = start_valkey(maxmemory_policy="allkeys-lru")
 

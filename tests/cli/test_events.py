@@ -4,15 +4,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from tests.support.callables import Issue
+from tests.support.command import Cli
 from worker.sandbox.client import Sandbox
-
-Cli = Any  # conftest.py has it; test modules cannot import one another
-Line = Callable[..., dict[str, Any]]
 
 # Somebody presses Ctrl-C, once, while the first line is being shown.
 AT_THE_TERMINAL = """
@@ -42,7 +39,7 @@ main()
 
 
 def test_events_are_readable_or_cloud_events_with_their_stream_id_and_can_be_read_from_one_on(
-    cli: Cli, enroll: Line, sandbox: Sandbox
+    cli: Cli, enroll: Issue, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -74,13 +71,15 @@ def test_a_since_that_is_no_stream_id_is_a_usage_error(cli: Cli, since: str) -> 
     assert done.complaint == "evergrant: --since takes a stream id such as 1795322840527-0"
 
 
-def test_following_shows_what_happens_next_and_ends_on_ctrl_c(cli: Cli, enroll: Line) -> None:
+def test_following_shows_what_happens_next_and_ends_on_ctrl_c(cli: Cli, enroll: Issue) -> None:
     old, new = enroll(), enroll()
     cli.take_in(old, new)
     cli("grants", "refresh", old["id"])
     (told,) = cli("events", "--json").documents
 
     with cli.running("events", "--follow", "--json", "--since", told["streamid"]) as process:
+        assert process.stdout
+        assert process.stderr
         cli("grants", "refresh", new["id"])
         assert json.loads(process.stdout.readline())["subject"] == new["id"]
         process.send_signal(signal.SIGINT)
@@ -89,7 +88,7 @@ def test_following_shows_what_happens_next_and_ends_on_ctrl_c(cli: Cli, enroll: 
         assert process.stdout.read() + process.stderr.read() == b""
 
 
-def test_ctrl_c_ends_the_following_at_whatever_moment_it_comes(cli: Cli, enroll: Line) -> None:
+def test_ctrl_c_ends_the_following_at_whatever_moment_it_comes(cli: Cli, enroll: Issue) -> None:
     grant = enroll()
     cli.take_in(grant)
     cli("grants", "refresh", grant["id"])

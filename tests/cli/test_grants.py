@@ -2,16 +2,13 @@
 
 import json
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-Cli = Any  # conftest.py has it; test modules cannot import one another
-
-Line = Callable[..., dict[str, Any]]
+from tests.support.callables import Line
+from tests.support.command import Cli
 
 
 def test_a_list_can_be_narrowed_to_a_status_and_to_a_client(cli: Cli, line: Line) -> None:

@@ -1,7 +1,6 @@
 """`evergrant grants import` and `export`: what goes in, what is refused and why, what comes out again."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-Cli = Any  # conftest.py has it; test modules cannot import one another
+from tests.support.callables import Line, NewCli
+from tests.support.command import Cli
+from tests.support.waiting import eventually
 
-Line = Callable[..., dict[str, Any]]
 STORED_AT_ONCE = 500
 
 GOOD = b'{"id":"%s","client":"buddy","access_token":"at","refresh_token":"rt-%s","expires_in":28800'
@@ -84,7 +84,7 @@ class Taken:
 
 
 @pytest.fixture(scope="module")
-def taken(new_cli: Callable[[], Cli]) -> Taken:
+def taken(new_cli: NewCli) -> Taken:
     """A file that starts with a BOM, has CRLF and blank lines, and no newline at its end."""
     cli = new_cli()
     cli("grants", "import", "-", given=_good(b"existing"))
@@ -161,7 +161,7 @@ def test_replacing_a_pair_with_itself_keeps_the_version_and_another_pair_counts_
 
 
 def test_lines_are_stored_while_the_pipe_is_still_being_written(
-    cli: Cli, line: Line, connection: redis.Redis, wait_until: Callable[[Callable[[], object]], None]
+    cli: Cli, line: Line, connection: redis.Redis
 ) -> None:
     schedule = f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:schedule:buddy"
     lines = [json.dumps(line(f"g{number}")).encode() + b"\n" for number in range(20_000)]
@@ -170,7 +170,7 @@ def test_lines_are_stored_while_the_pipe_is_still_being_written(
         assert process.stderr is not None
         process.stdin.writelines(lines[:5_000])
         process.stdin.flush()
-        wait_until(lambda: connection.zcard(schedule))
+        eventually(lambda: connection.zcard(schedule))
         process.stdin.writelines(lines[5_000:])
         process.stdin.close()
         told = process.stderr.read()
@@ -179,7 +179,7 @@ def test_lines_are_stored_while_the_pipe_is_still_being_written(
     assert connection.zcard(schedule) == 20_000
 
 
-def test_an_export_with_tokens_goes_in_again_as_it_was(cli: Cli, new_cli: Callable[[], Cli]) -> None:
+def test_an_export_with_tokens_goes_in_again_as_it_was(cli: Cli, new_cli: NewCli) -> None:
     whole = {
         "access_token": "a",
         "refresh_token": "r",

@@ -3,22 +3,19 @@
 import fcntl
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.callables import Issue, Line, MakeDue
+from tests.support.command import Cli
+from tests.support.waiting import eventually
 from worker.adapters.embedded import EmbeddedServer
 from worker.sandbox.client import Sandbox
 
-Cli = Any  # conftest.py has it; test modules cannot import one another
-
-Line = Callable[..., dict[str, Any]]
-
 
 def test_a_refresh_prints_the_new_version_and_the_provider_has_rotated_once(
-    cli: Cli, enroll: Line, sandbox: Sandbox
+    cli: Cli, enroll: Issue, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -31,7 +28,7 @@ def test_a_refresh_prints_the_new_version_and_the_provider_has_rotated_once(
 
 
 def test_a_rejected_grant_is_exit_1_with_the_reason_and_what_becomes_of_it(
-    cli: Cli, enroll: Line, sandbox: Sandbox, make_due: Callable[[Any, str], None]
+    cli: Cli, enroll: Issue, sandbox: Sandbox, make_due: MakeDue
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -50,7 +47,7 @@ def test_a_rejected_grant_is_exit_1_with_the_reason_and_what_becomes_of_it(
     assert held.complaint == f"evergrant: {grant['id']} is failed (revoked): this is its last access token"
 
 
-def test_a_paused_grant_is_not_refreshed(cli: Cli, enroll: Line, sandbox: Sandbox) -> None:
+def test_a_paused_grant_is_not_refreshed(cli: Cli, enroll: Issue, sandbox: Sandbox) -> None:
     grant = enroll()
     cli.take_in(grant | {"status": "paused"})
 
@@ -74,7 +71,7 @@ def test_a_grant_of_a_client_that_is_not_configured_is_not_refreshed(cli: Cli, l
 
 
 def test_a_wrong_secret_in_one_shell_leaves_the_grant_and_the_workers_client_as_they_were(
-    cli: Cli, enroll: Line
+    cli: Cli, enroll: Issue
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -92,7 +89,7 @@ def test_a_wrong_secret_in_one_shell_leaves_the_grant_and_the_workers_client_as_
 
 @pytest.mark.parametrize("command", [("grants", "refresh"), ("token", "--min-ttl", "3000")], ids=" ".join)
 def test_where_the_disk_cannot_take_an_answer_none_is_asked_for(
-    cli: Cli, enroll: Line, sandbox: Sandbox, command: tuple[str, ...]
+    cli: Cli, enroll: Issue, sandbox: Sandbox, command: tuple[str, ...]
 ) -> None:
     grant = enroll(age_seconds=1_800)
     cli.take_in(grant)
@@ -111,7 +108,7 @@ def test_where_the_disk_cannot_take_an_answer_none_is_asked_for(
     assert diskless(*command, grant["id"]).code == 0
 
 
-def test_a_provider_that_does_not_answer_is_named_as_such(cli: Cli, enroll: Line, sandbox: Sandbox) -> None:
+def test_a_provider_that_does_not_answer_is_named_as_such(cli: Cli, enroll: Issue, sandbox: Sandbox) -> None:
     grant = enroll()
     cli.take_in(grant)
     with sandbox.fault("status", status=503):
@@ -122,7 +119,7 @@ def test_a_provider_that_does_not_answer_is_named_as_such(cli: Cli, enroll: Line
 
 
 def test_a_token_that_lives_long_enough_is_printed_without_a_request(
-    cli: Cli, enroll: Line, sandbox: Sandbox
+    cli: Cli, enroll: Issue, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -133,7 +130,7 @@ def test_a_token_that_lives_long_enough_is_printed_without_a_request(
     assert list(sandbox.log(grant["id"])) == []
 
 
-def test_a_token_that_ends_too_soon_is_refreshed_first(cli: Cli, enroll: Line, sandbox: Sandbox) -> None:
+def test_a_token_that_ends_too_soon_is_refreshed_first(cli: Cli, enroll: Issue, sandbox: Sandbox) -> None:
     grant = enroll(age_seconds=1_800)
     cli.take_in(grant)
 
@@ -144,7 +141,7 @@ def test_a_token_that_ends_too_soon_is_refreshed_first(cli: Cli, enroll: Line, s
     assert live["rotations"] == 1
 
 
-def test_a_life_that_no_token_has_is_exit_1(cli: Cli, enroll: Line) -> None:
+def test_a_life_that_no_token_has_is_exit_1(cli: Cli, enroll: Issue) -> None:
     grant = enroll()
     cli.take_in(grant)
 
@@ -169,9 +166,8 @@ def test_a_grant_that_cannot_get_a_token_prints_none(cli: Cli, line: Line) -> No
 @pytest.mark.parametrize("times", [1, 5])
 def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored_however_often_it_comes(
     cli: Cli,
-    enroll: Line,
+    enroll: Issue,
     sandbox: Sandbox,
-    wait_until: Callable[[Callable[[], object]], None],
     number: signal.Signals,
     times: int,
 ) -> None:
@@ -179,7 +175,7 @@ def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored_ho
     cli.take_in(grant)
     before = sandbox.totals()["requests"]
     with sandbox.fault("latency", ms=1500), cli.running("grants", "refresh", grant["id"]) as process:
-        wait_until(lambda: sandbox.totals()["requests"] > before)
+        eventually(lambda: sandbox.totals()["requests"] > before)
         for _ in range(times):
             process.send_signal(number)
             sandbox.totals()  # the command has a moment to hear this one before the next
@@ -191,14 +187,14 @@ def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored_ho
 
 
 def test_an_embedded_server_that_dies_under_a_refresh_is_brought_back_and_has_the_answer(
-    embedded: Cli, enroll: Line, sandbox: Sandbox, wait_until: Callable[[Callable[[], object]], None]
+    embedded: Cli, enroll: Issue, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     embedded.take_in(grant)
     server = EmbeddedServer(Path(embedded.environment["EVERGRANT_DATA_DIR"]))
     before = sandbox.totals()["requests"]
     with sandbox.fault("latency", ms=1500), embedded.running("grants", "refresh", grant["id"]) as process:
-        wait_until(lambda: sandbox.totals()["requests"] > before)
+        eventually(lambda: sandbox.totals()["requests"] > before)
         os.kill(server.server_pid, signal.SIGKILL)
         _, said = process.communicate(timeout=60)
 
@@ -207,14 +203,14 @@ def test_an_embedded_server_that_dies_under_a_refresh_is_brought_back_and_has_th
 
 
 def test_an_answer_that_the_store_went_away_from_is_said_to_be_on_disk_and_the_same_command_stores_it(
-    embedded: Cli, enroll: Line, sandbox: Sandbox, wait_until: Callable[[Callable[[], object]], None]
+    embedded: Cli, enroll: Issue, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     embedded.take_in(grant)
     data_dir = Path(embedded.environment["EVERGRANT_DATA_DIR"])
     before = sandbox.totals()["requests"]
     with sandbox.fault("latency", ms=1500), embedded.running("grants", "refresh", grant["id"]) as process:
-        wait_until(lambda: sandbox.totals()["requests"] > before)
+        eventually(lambda: sandbox.totals()["requests"] > before)
         with (data_dir / "server.lock").open("rb") as lock:
             os.kill(EmbeddedServer(data_dir).server_pid, signal.SIGKILL)
             fcntl.flock(lock, fcntl.LOCK_EX)  # nobody can bring it back
@@ -230,7 +226,7 @@ def test_an_answer_that_the_store_went_away_from_is_said_to_be_on_disk_and_the_s
 
 
 def test_a_grant_that_is_being_confirmed_is_not_presented_again_at_once(
-    cli: Cli, enroll: Line, sandbox: Sandbox
+    cli: Cli, enroll: Issue, sandbox: Sandbox
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -247,7 +243,7 @@ def test_a_grant_that_is_being_confirmed_is_not_presented_again_at_once(
 
 
 def test_a_command_with_the_wrong_key_says_so_and_holds_nothing_against_the_grant(
-    cli: Cli, enroll: Line
+    cli: Cli, enroll: Issue
 ) -> None:
     grant = enroll()
     cli.take_in(grant)

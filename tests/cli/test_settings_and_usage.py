@@ -1,6 +1,5 @@
 """What is wrong with settings, servers and command lines is one line that says what to do."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import pytest
 import redis
 
-Cli = Any  # conftest.py has it; test modules cannot import one another
-Line = Callable[..., dict[str, Any]]
+from tests.support.callables import Line, NewCli, StartValkey
+from tests.support.command import Cli
 
 COMMANDS = (
     *("up", "demo", "token", "events", "status", "doctor", "keys new"),
@@ -87,7 +86,7 @@ def test_a_status_that_does_not_exist_is_a_usage_error_that_names_those_that_do(
 
 
 @pytest.fixture(scope="module")
-def complaints(new_cli: Callable[[], Cli]) -> dict[tuple[str, str], Any]:
+def complaints(new_cli: NewCli) -> dict[tuple[str, str], Any]:
     """What a command says to each wrong setting; asked two at a time, as each is a process."""
     cli = new_cli()
     wrong = [(name, value) for name, values in WRONG.items() for value in values]
@@ -135,7 +134,7 @@ def test_a_redis_that_cannot_be_reached_is_one_line_and_exit_3(cli: Cli, url: st
 
 
 def test_a_redis_that_refuses_to_write_is_one_line_and_exit_3(
-    cli: Cli, line: Line, start_valkey: Callable[..., Path]
+    cli: Cli, line: Line, start_valkey: StartValkey
 ) -> None:
     full = start_valkey(appendonly="no")
     with redis.Redis(unix_socket_path=str(full)) as connection:

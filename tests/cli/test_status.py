@@ -5,16 +5,16 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from tests.support.callables import Issue, Line, MakeDue
+from tests.support.command import Cli
+from tests.support.waiting import eventually
 from worker.sandbox.client import Sandbox
 
-Cli = Any  # conftest.py has it; test modules cannot import one another
-Line = Callable[..., dict[str, Any]]
 MINUTE_MS = 60_000
 BUDDY = tuple(f"CLIENTS__BUDDY__{name}" for name in ("PROVIDER", "CLIENT_ID", "CLIENT_SECRET", "TOKEN_URL"))
 
@@ -39,7 +39,7 @@ def test_without_any_client_the_setting_that_comes_first_is_named(cli: Cli) -> N
 
 
 def test_a_failed_grant_is_named_with_the_time_that_is_left_and_what_to_do(
-    cli: Cli, enroll: Line, line: Line, sandbox: Sandbox, make_due: Callable[[Any, str], None]
+    cli: Cli, enroll: Issue, line: Line, sandbox: Sandbox, make_due: MakeDue
 ) -> None:
     grant = enroll()
     cli.take_in(grant, line("well"), line("paused", status="paused"))
@@ -61,14 +61,12 @@ def test_a_failed_grant_is_named_with_the_time_that_is_left_and_what_to_do(
     assert incident["needs_a_person"] is True
 
 
-def test_a_rejected_client_is_one_incident_that_names_its_setting(
-    cli: Cli, enroll: Line, wait_until: Callable[[Callable[[], object]], None]
-) -> None:
+def test_a_rejected_client_is_one_incident_that_names_its_setting(cli: Cli, enroll: Issue) -> None:
     grant = enroll(age_seconds=3000)
     cli.take_in(grant)
     quick = {"SWEEP_SECONDS": "0.2", "LOG_LEVEL": "error"}
     with cli.having(CLIENTS__BUDDY__CLIENT_SECRET="wrong", **quick).running("up") as process:
-        wait_until(lambda: "rejected" in cli("status").out)
+        eventually(lambda: "rejected" in cli("status").out)
         process.send_signal(signal.SIGINT)
         process.communicate()
 
@@ -118,13 +116,12 @@ def test_grants_of_a_client_without_settings_are_an_incident(cli: Cli, line: Lin
 
 
 @pytest.fixture
-def unreadable(cli: Cli, line: Line, valkey: Path) -> Callable[[], str]:
+def unreadable(cli: Cli, line: Line, connection: redis.Redis) -> Callable[[], str]:
     """Take in two grants and spoil the record of the second; returns its id."""
 
     def spoil() -> str:
         cli.take_in(line("one"), line("two"))
-        with redis.Redis(unix_socket_path=str(valkey)) as store:
-            store.set(f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:grant:two", b"\x00s3cr3t")
+        connection.set(f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:grant:two", b"\x00s3cr3t")
         return "two"
 
     return spoil

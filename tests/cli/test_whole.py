@@ -2,17 +2,16 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.callables import Issue
+from tests.support.command import Cli
+from tests.support.waiting import eventually
 from worker.sandbox.client import Sandbox
 
-Cli = Any  # conftest.py has it; test modules cannot import one another
-Line = Callable[..., dict[str, Any]]
-WaitUntil = Callable[[Callable[[], object]], None]
+pytestmark = pytest.mark.slow
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc here")
 
@@ -32,7 +31,7 @@ def processes_with(mark: str) -> list[int]:
 
 @needs_proc
 def test_up_refreshes_what_is_due_and_leaves_no_process_behind_after_ctrl_c(
-    embedded: Cli, enroll: Line, sandbox: Sandbox, tmp_path: Path, wait_until: WaitUntil
+    embedded: Cli, enroll: Issue, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     due = enroll(age_seconds=3_000)
     deployment = embedded.having(SWEEP_SECONDS="0.5")
@@ -40,13 +39,13 @@ def test_up_refreshes_what_is_due_and_leaves_no_process_behind_after_ctrl_c(
 
     log = tmp_path / "up.log"
     with log.open("wb") as output, deployment.running("up", output=output) as process:
-        wait_until(lambda: sandbox.grant(due["id"])["rotations"])
-        wait_until(lambda: deployment.grants()[due["id"]]["version"] == 1)
+        eventually(lambda: sandbox.grant(due["id"])["rotations"])
+        eventually(lambda: deployment.grants()[due["id"]]["version"] == 1)
         assert len(processes_with(str(tmp_path))) >= 4
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 
-    wait_until(lambda: not processes_with(str(tmp_path)))
+    eventually(lambda: not processes_with(str(tmp_path)))
     assert log.read_text().rstrip().endswith("evergrant: stopped")
     assert due["refresh_token"] not in log.read_text()
 
@@ -59,9 +58,7 @@ def test_up_without_a_key_for_a_server_of_ones_own_starts_nothing(cli: Cli) -> N
 
 
 @needs_proc
-def test_the_demo_keeps_its_fleet_alive_and_prints_the_summary(
-    cli: Cli, tmp_path: Path, wait_until: WaitUntil
-) -> None:
+def test_the_demo_keeps_its_fleet_alive_and_prints_the_summary(cli: Cli, tmp_path: Path) -> None:
     cli.environment["TMPDIR"] = str(tmp_path)
 
     done = cli("demo", "--seconds", "8", "--grants", "20")
@@ -72,5 +69,5 @@ def test_the_demo_keeps_its_fleet_alive_and_prints_the_summary(
     assert int(summary[1].removeprefix("rotations")) > 0
     assert summary[2].split() == ["failures", "announced", "1", "(one", "grant", "was", "revoked)"]
     assert [row.split()[-1] for row in summary[3:]] == ["0", "0", "0", "0"]
-    wait_until(lambda: not processes_with(str(tmp_path)))
+    eventually(lambda: not processes_with(str(tmp_path)))
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,6 @@
 """What the command line says where a write needs replicas that are not there."""
 
-from typing import Any
-
-Cli = Any  # conftest.py has it; test modules cannot import one another
+from tests.support.command import Cli
 
 
 def test_a_write_that_too_few_replicas_have_is_one_line_and_no_success(cli: Cli) -> None:

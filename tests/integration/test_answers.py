@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,18 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from tests.support.callables import (
+    Away,
+    Configure,
+    LoseReplies,
+    OnGrant,
+    OpenMember,
+    SealedAnswer,
+    Seed,
+    Told,
+)
+from tests.support.gate import Gate
+from tests.support.member import Member
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.format import read_file
 from worker.adapters.sealing import KeyRing
@@ -24,15 +35,6 @@ from worker.core.ports import Commit, Lease, StoreUnavailableError, Verdict
 from worker.core.providers import Client
 from worker.core.registry import ImportVerdict, Operation
 from worker.refreshing.answers import OFFERED_AT_ONCE
-
-Gate = Any  # conftest.py has these two; test modules cannot import one another
-Member = Any
-OpenMember = Callable[..., Awaitable[Member]]
-Seed = Callable[..., Awaitable[Grant]]
-SealedAnswer = Callable[..., Commit]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
-Away = Callable[[], AbstractAsyncContextManager[None]]
-OnGrant = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ async def test_an_answer_waits_while_the_store_is_away_and_is_stored_once_when_i
 async def test_an_answer_whose_reply_was_lost_each_time_is_stored_once(
     open_member: OpenMember,
     behind_gate: Redis,
-    lose_replies: Callable[[int], asyncio.Event],
+    lose_replies: LoseReplies,
     seed_sealed: Seed,
     lease_of: Callable[[Member], Awaitable[Lease]],
     sealed_answer: SealedAnswer,
@@ -186,7 +188,7 @@ async def test_an_answer_whose_reply_was_lost_each_time_is_stored_once(
 
 async def test_nothing_is_claimed_while_an_answer_waits(
     open_member: OpenMember,
-    configure: Callable[..., Any],
+    configure: Configure,
     behind_gate: Redis,
     redis_away: Away,
     seed_sealed: Seed,

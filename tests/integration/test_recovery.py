@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -22,6 +22,19 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from tests.support.callables import (
+    Away,
+    Configure,
+    Enroll,
+    OnGrant,
+    OpenMember,
+    Remember,
+    SealedAnswer,
+    Seed,
+    Told,
+)
+from tests.support.gate import Gate
+from tests.support.member import Member
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 from worker.adapters.sealing import KeyRing
@@ -30,20 +43,11 @@ from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, TokenPair, lineage_of
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, Lease, Recovering, StoreUnavailableError
+from worker.core.ports import Lease, Recovering, StoreUnavailableError
 from worker.core.providers import Client
 from worker.core.registry import ImportVerdict, Operation
 from worker.sandbox.client import Sandbox
 
-Gate = Any  # conftest.py has these two; test modules cannot import one another
-Member = Any
-OpenMember = Callable[..., Awaitable[Member]]
-Seed = Callable[..., Awaitable[Grant]]
-SealedAnswer = Callable[..., Commit]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
-Away = Callable[[], AbstractAsyncContextManager[None]]
-Remember = Callable[[], Awaitable[Callable[[], Awaitable[None]]]]
-OnGrant = Callable[..., Awaitable[None]]
 Step = Callable[[], Awaitable[None]]
 Join = Callable[..., Awaitable[Member]]
 Claim = Callable[[Member], Awaitable[list[Lease]]]
@@ -624,7 +628,7 @@ async def test_an_answer_that_waits_is_offered_in_the_same_epoch_too(
     assert (await _find(registry)).version == 1
 
 
-async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it_has_before_it_claims(
+async def test_a_process_that_was_frozen_through_the_recovery_gives_back_what_it_has_before_it_claims(
     join: Join,
     claim: Claim,
     seed_sealed: Seed,
@@ -641,7 +645,7 @@ async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it
     await frozen.answers.keep(sealed_answer(lease, "r1", by=frozen))
     await go_back()
     await _agree(other)
-    await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+    await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it recovers is over
     await _agree(other)
     assert await claim(frozen) == []
 
@@ -652,7 +656,7 @@ async def test_a_process_that_was_frozen_through_the_settling_gives_back_what_it
     assert [lease.grant.id for lease in await claim(frozen)] == ["two"]
 
 
-async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_settling_lasts_and_no_longer(
+async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_recovery_lasts_and_no_longer(
     join: Join,
     claim: Claim,
     seed_sealed: Seed,
@@ -717,8 +721,8 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
     join: Join,
     sandbox: Sandbox,
     held_back: tuple[str, asyncio.Event],
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     remember: Remember,
     let_the_least_pass: Step,
     present: Present,
@@ -769,8 +773,8 @@ async def test_a_lease_is_taken_back_before_its_holder_confirms(
     gate: Gate,
     sandbox: Sandbox,
     held_back: tuple[str, asyncio.Event],
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     remember: Remember,
     redis: Any,
     prefix: str,
@@ -897,7 +901,7 @@ async def test_the_answers_of_the_dead_are_given_back_in_each_new_epoch(
         assert (await _find(registry)).version == 1
 
 
-async def test_an_adopter_that_dies_is_followed_by_another(
+async def test_a_takeover_that_dies_is_followed_by_another(
     join: Join,
     claim: Claim,
     behind_gate: Redis,
@@ -926,7 +930,7 @@ async def test_an_adopter_that_dies_is_followed_by_another(
     assert dying.owner not in await present()
 
 
-async def test_an_adopter_that_lost_the_store_goes_on_when_it_is_back(
+async def test_a_takeover_that_lost_the_store_goes_on_when_it_is_back(
     join: Join,
     claim: Claim,
     behind_gate: Redis,
@@ -965,7 +969,7 @@ async def test_the_dead_are_present_as_long_as_their_journal_may_know_more_than_
     assert dying.owner in await present()
 
 
-async def test_an_adopted_journal_is_removed_after_the_retention_and_not_before(
+async def test_a_journal_that_was_taken_over_is_removed_after_the_retention_and_not_before(
     join: Join,
     claim: Claim,
     seed_sealed: Seed,
@@ -1134,8 +1138,8 @@ async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_
     join: Join,
     sandbox: Sandbox,
     held_back: tuple[str, asyncio.Event],
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     redis: Any,
     prefix: str,
     silence: Step,
@@ -1156,7 +1160,7 @@ async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_
     await redis.set(f"{prefix}grant:{grant.id}", packed)
 
 
-async def test_journals_are_adopted_where_the_disk_has_no_room_for_answers_too(
+async def test_journals_are_taken_over_where_the_disk_has_no_room_for_answers_too(
     open_member: OpenMember,
     join: Join,
     claim: Claim,
@@ -1184,8 +1188,8 @@ async def test_journals_are_adopted_where_the_disk_has_no_room_for_answers_too(
 async def test_nothing_is_claimed_while_the_disk_has_no_room_and_everybody_can_see_why(
     open_member: OpenMember,
     sandbox: Sandbox,
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     journals: Path,
     redis: Any,
     prefix: str,
@@ -1244,7 +1248,7 @@ async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_s
     with capture_logs() as logs:
         one, looks = await examined(found)
         await let_the_least_pass()
-        await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it settles is over
+        await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it recovers is over
         for _ in range(2):
             await _agree(one)
         assert await claim(one) == []
@@ -1331,8 +1335,8 @@ async def test_the_room_for_what_is_in_flight_stays_reserved(
     claim: Claim,
     sandbox: Sandbox,
     held_back: tuple[str, asyncio.Event],
-    configure: Callable[..., Any],
-    enroll: Callable[..., Awaitable[list[Grant]]],
+    configure: Configure,
+    enroll: Enroll,
     seed_sealed: Seed,
     sealed_answer: SealedAnswer,
     journals: Path,

@@ -7,18 +7,29 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from tests.support.callables import (
+    Away,
+    Configure,
+    Enroll,
+    LetProbeBeDue,
+    OnGrant,
+    OpenRefresher,
+    OpenStore,
+    Seed,
+    Told,
+)
+from tests.support.gate import Gate
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.fleet_state import RedisFleetState
-from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
@@ -26,16 +37,8 @@ from worker.core.outcomes import Refreshed, Unavailable
 from worker.core.ports import Lease, StoreUnavailableError
 from worker.core.registry import ImportVerdict, StoredGrant
 from worker.refresher import NO_ANSWER_PAUSE_MS, Refresher
-from worker.runtime.clients import ConfiguredClients
 from worker.sandbox.client import Sandbox
 
-Gate = Any  # conftest.py has it; test modules cannot import one another
-
-Configure = Callable[..., ConfiguredClients]
-Enroll = Callable[..., Awaitable[list[Grant]]]
-Open = Callable[..., Awaitable[Refresher]]
-OnGrant = Callable[..., Awaitable[None]]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
 HoldOf = Callable[..., Awaitable[int]]
 Answer = tuple[int, str, str]
 Reply = Callable[[], Awaitable[Answer]]
@@ -179,7 +182,7 @@ async def test_many_drains_at_once_refresh_each_grant_exactly_once(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -198,7 +201,7 @@ async def test_many_drains_at_once_refresh_each_grant_exactly_once(
 
 
 async def test_a_drain_of_nothing_due_asks_nobody(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients, age=0.1)
@@ -211,7 +214,7 @@ async def test_a_grant_claimed_before_its_time_is_put_back_until_then(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -232,8 +235,8 @@ async def test_a_refresh_somebody_asks_for_goes_the_same_way(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_store: Callable[..., Awaitable[RedisStore]],
-    open_refresher: Open,
+    open_store: OpenStore,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
@@ -256,7 +259,7 @@ async def test_after_an_unknown_reply_the_same_token_is_sent_once_more_under_the
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -276,7 +279,7 @@ async def test_two_unknown_replies_leave_a_grant_as_it_is_but_in_doubt_while_no_
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -301,7 +304,7 @@ async def test_a_grant_that_gets_no_reply_while_another_is_answered_is_failing_u
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -331,7 +334,7 @@ async def test_an_answer_lost_on_a_strict_server_fails_the_grant_as_reply_lost_w
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -354,7 +357,7 @@ async def test_a_worker_that_died_before_its_answer_leaves_a_doubt_that_names_th
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     end_lease: OnGrant,
     registry: RedisRegistry,
 ) -> None:
@@ -382,7 +385,7 @@ async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_acce
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -414,11 +417,11 @@ async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_acce
     assert len(list(sandbox.log(grant.id))) == 2
 
 
-async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_blamed_on_the_client(
+async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_held_against_the_client(
     buddy: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -442,7 +445,7 @@ async def test_an_ambiguous_refusal_whose_client_cannot_be_checked_is_no_rejecti
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -462,7 +465,7 @@ async def test_a_rejection_that_is_not_confirmed_ends_in_a_recovery(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -493,7 +496,7 @@ async def test_a_server_that_asks_to_be_left_alone_is_left_alone_by_the_whole_cl
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
     throttled_until_of: HoldOf,
@@ -523,7 +526,7 @@ async def test_a_client_waits_as_long_as_it_was_told_however_soon_the_token_ends
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     throttled_until_of: HoldOf,
     asked_seconds: int,
@@ -544,9 +547,9 @@ async def test_an_outage_is_the_providers_two_events_and_no_grants(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
-    let_the_endpoint_probe_be_due: OnGrant,
+    let_the_endpoint_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -566,7 +569,7 @@ async def test_an_outage_is_the_providers_two_events_and_no_grants(
     for grant in grants:
         await make_due(grant.id)
     await let_the_endpoint_probe_be_due(sandbox.token_url)
-    for _ in range(2):  # the endpoint_probe, then the rest
+    for _ in range(2):  # the probe, then the rest
         await _drain(refresher)
 
     await _assert_alive(registry, keys, sandbox, grants)
@@ -597,7 +600,7 @@ async def test_a_client_that_is_told_to_wait_sends_nothing_more_of_what_awaits_i
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     redis: Redis,
     prefix: str,
@@ -627,8 +630,8 @@ async def test_a_client_that_is_rejected_sends_nothing_more_of_what_awaits_its_t
     request: pytest.FixtureRequest,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     keys: KeyRing,
     provider: str,
@@ -655,7 +658,7 @@ async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awa
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -682,7 +685,11 @@ async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awa
     ],
 )
 async def test_a_drain_goes_on_after_an_answer_that_does_not_keep_its_client_from_claiming(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, fault: dict[str, Any]
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: OpenRefresher,
+    fault: dict[str, Any],
 ) -> None:
     clients = configure(sandbox.token_url)
     grants = await enroll(sandbox, clients, 30)
@@ -699,7 +706,7 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Redis,
     prefix: str,
     registry: RedisRegistry,
@@ -721,12 +728,12 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     assert await told() == []
 
 
-async def test_a_trial_is_sent_though_what_awaited_its_turn_before_it_is_given_back(
+async def test_a_probe_is_sent_though_what_awaited_its_turn_before_it_is_given_back(
     attended: Attended,
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Redis,
     prefix: str,
     registry: RedisRegistry,
@@ -759,8 +766,8 @@ async def test_a_refresh_somebody_asks_for_is_sent_whatever_another_one_was_told
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_store: Callable[..., Awaitable[RedisStore]],
-    open_refresher: Open,
+    open_store: OpenStore,
+    open_refresher: OpenRefresher,
 ) -> None:
     clients = configure(await scripted((429, "", "Retry-After: 600"), TOKENS))
     refresher, store = await open_refresher(clients), await open_store()
@@ -776,8 +783,8 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
     scripted: Script,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_endpoint_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_endpoint_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -790,16 +797,14 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
 
     for _ in range(2):
         await _drain(refresher)
-    before_the_trial = _types(await told())
+    before_the_probe = _types(await told())
     await let_the_endpoint_probe_be_due(url)
     await _drain(refresher)
 
-    assert before_the_trial.count("provider.unavailable") == 1
-    used_up = before_the_trial.count("grant.failed")
+    assert before_the_probe.count("provider.unavailable") == 1
+    used_up = before_the_probe.count("grant.failed")
     assert 5 <= used_up < 9  # those that open the breaker, and what awaited its turn meanwhile
-    assert _types((await told())[used_up + 1 :]) == [
-        "grant.failed"
-    ]  # the endpoint_probe: it recovers from nothing
+    assert _types((await told())[used_up + 1 :]) == ["grant.failed"]  # the probe: it recovers nothing
     stored = [(await _find(registry, grant.id)).grant for grant in grants]
     assert {grant.reason for grant in stored if grant.status is Status.FAILED} == {"reply_lost"}
     assert [grant.status for grant in stored].count(Status.ACTIVE) == 12 - used_up - 1
@@ -809,7 +814,7 @@ async def test_nothing_is_claimed_while_an_answer_is_on_no_disk(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clients = configure(sandbox.token_url)
@@ -835,8 +840,8 @@ async def test_a_wrong_secret_is_one_incident_and_the_right_one_put_back_lets_ev
     request: pytest.FixtureRequest,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
     keys: KeyRing,
@@ -872,7 +877,7 @@ async def test_a_wrong_secret_is_one_incident_and_the_right_one_put_back_lets_ev
 
 
 async def test_a_wrong_secret_met_by_many_at_once_is_checked_once(
-    buddy: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+    buddy: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(buddy.token_url, provider="buddy")
     await enroll(buddy, clients, 20)
@@ -890,8 +895,8 @@ async def test_a_probe_with_the_secret_still_wrong_tells_nothing_and_waits_twice
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
     told: Told,
@@ -918,8 +923,8 @@ async def test_a_probe_that_finds_its_grant_dead_lets_the_client_work_again(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -942,8 +947,8 @@ async def test_a_probe_does_no_harm_to_a_grant_that_cannot_be_refreshed(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -971,8 +976,8 @@ async def test_a_client_is_probed_with_the_next_grant_where_the_first_in_line_ca
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     make_due: OnGrant,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
@@ -999,8 +1004,8 @@ async def test_a_second_process_reads_its_secret_anew_when_another_found_the_cli
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -1026,7 +1031,7 @@ async def test_each_clients_secret_is_read_anew_however_often_anothers_was(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Redis,
     prefix: str,
     registry: RedisRegistry,
@@ -1068,7 +1073,7 @@ async def test_an_answer_that_comes_after_its_lease_ran_out_is_still_stored(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -1093,7 +1098,7 @@ async def test_a_late_answer_wins_over_whoever_took_the_lease_meanwhile(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     end_lease: OnGrant,
     registry: RedisRegistry,
     keys: KeyRing,
@@ -1119,7 +1124,7 @@ async def test_an_answer_made_while_the_same_pair_was_imported_anew_is_sealed_fo
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
@@ -1144,9 +1149,9 @@ async def test_answers_that_come_while_redis_is_away_hold_up_no_task_and_are_sto
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     behind_gate: Redis,
-    redis_away: Callable[[], AbstractAsyncContextManager[None]],
+    redis_away: Away,
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
@@ -1172,9 +1177,9 @@ async def test_a_drain_that_loses_redis_finishes_what_is_in_flight_before_it_end
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     behind_gate: Redis,
-    redis_away: Callable[[], AbstractAsyncContextManager[None]],
+    redis_away: Away,
     registry: RedisRegistry,
 ) -> None:
     # The budget lets one grant through a claim, so that claims go on while requests are in flight.
@@ -1201,7 +1206,7 @@ async def test_a_grant_without_a_refresh_token_fails_when_its_access_token_has_e
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -1219,7 +1224,7 @@ async def test_the_coming_end_of_a_grant_without_a_refresh_token_is_announced_on
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
@@ -1247,7 +1252,7 @@ async def test_an_absolute_end_is_announced_though_the_grant_is_well(
     pagerduty: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -1274,7 +1279,7 @@ async def test_clients_credentials_are_used_again_for_each_next_access_token(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
 ) -> None:
@@ -1300,7 +1305,7 @@ async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_w
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     make_due: OnGrant,
     registry: RedisRegistry,
     keys: KeyRing,
@@ -1331,7 +1336,7 @@ async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_wh
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     rate: str,
     claimed: int,
@@ -1358,7 +1363,7 @@ async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_wh
 
 
 async def test_no_more_requests_are_in_flight_than_asked_for_and_a_free_slot_is_taken_at_once(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(sandbox.token_url)
     grants = await enroll(sandbox, clients, 24)
@@ -1376,7 +1381,7 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     behind_gate: Redis,
     gate: Gate,
 ) -> None:
@@ -1400,7 +1405,7 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
 
 
 async def test_a_drain_told_to_stop_does_not_wait_for_the_rate_budget(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open
+    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(sandbox.token_url, rate_per_second="0.001")
     grants = await enroll(sandbox, clients, 2)
@@ -1418,7 +1423,7 @@ async def test_one_grants_surprise_does_not_stop_the_others(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Redis,
     prefix: str,
     registry: RedisRegistry,
@@ -1437,7 +1442,11 @@ async def test_one_grants_surprise_does_not_stop_the_others(
 
 
 async def test_a_client_that_is_not_configured_is_an_error_before_anything_is_claimed(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: Open, registry: RedisRegistry
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: OpenRefresher,
+    registry: RedisRegistry,
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
@@ -1451,7 +1460,7 @@ async def test_no_token_or_secret_stands_in_an_event_or_unsealed_in_the_store(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     redis: Any,
     prefix: str,
 ) -> None:
@@ -1483,7 +1492,7 @@ async def test_a_lease_that_does_not_outlast_a_request_presents_nothing(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
@@ -1508,7 +1517,7 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
     redis: Redis,
@@ -1552,9 +1561,9 @@ async def _refuses_the_bad(reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_up_the_others(
     configure: Configure,
-    seed: Callable[..., Awaitable[Grant]],
-    open_refresher: Open,
-    let_the_client_probe_be_due: OnGrant,
+    seed: Seed,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
     make_due: OnGrant,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
@@ -1588,7 +1597,7 @@ async def test_a_check_that_is_older_than_a_request_proves_nothing_for_it(
     buddy: Sandbox,
     configure: Configure,
     enroll: Enroll,
-    open_refresher: Open,
+    open_refresher: OpenRefresher,
     registry: RedisRegistry,
     told: Told,
 ) -> None:

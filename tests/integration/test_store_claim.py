@@ -10,24 +10,19 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from tests.support.callables import Answer, DueOf, OnGrant, OpenStore, RecordOf, Seed, Under
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import signatures
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import EventType, client_event
-from worker.core.grant import Grant, Status
-from worker.core.ports import Commit, Lease, LeasedElsewhere, Refusal
+from worker.core.grant import Status
+from worker.core.ports import LeasedElsewhere, Refusal
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-OnGrant = Callable[[str], Awaitable[None]]
-DueOf = Callable[..., Awaitable[float | None]]
-Answer = Callable[..., Commit]
-Under = Callable[..., Lease]
-OpenStore = Callable[..., Awaitable[RedisStore]]
+SEEDED_AT_ONCE = 50
 
 
 @pytest.fixture
@@ -297,7 +292,7 @@ async def test_leases_are_worth_more_than_the_note_that_one_of_them_cannot_be_re
 
 
 async def test_a_lease_that_ran_out_is_claimed_again_and_tells_that_its_intent_has_no_outcome(
-    open_store: Callable[..., Awaitable[RedisStore]], client: Client, seed: Seed
+    open_store: OpenStore, client: Client, seed: Seed
 ) -> None:
     dying, living = await open_store(lease_ms=30, owner="dying"), await open_store(owner="living")
     await seed("one", access_expires_at=1)  # a dead token: nobody waits beyond the lease's end
@@ -355,7 +350,7 @@ async def test_a_claim_repeated_tells_of_the_doubt_it_found_the_first_time(
     assert first[5][1] == again[5][1] == 1
 
 
-async def test_a_claim_repeated_leaves_out_what_was_settled_deleted_or_leased_by_another_since(
+async def test_a_claim_repeated_leaves_out_what_ended_was_deleted_or_leased_by_another_since(
     claim_as: Callable[..., Awaitable[list[Any]]],
     registry: RedisRegistry,
     store: RedisStore,
@@ -608,7 +603,7 @@ async def test_fences_grow_past_a_counter_that_is_ahead_of_the_clock(
 
 
 async def test_many_claims_at_once_never_lease_one_grant_twice(
-    open_store: Callable[..., Awaitable[RedisStore]], client: Client, seed: Seed
+    open_store: OpenStore, client: Client, seed: Seed
 ) -> None:
     for number in range(40):
         await seed(f"due-{number}")
@@ -647,7 +642,7 @@ SetEndpoint = Callable[..., Awaitable[None]]
 FAR = 8_000_000_000_000
 
 
-async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_trial(
+async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_probe(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, due_of: DueOf
 ) -> None:
     await seed("one")
@@ -660,7 +655,7 @@ async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_tri
     assert await due_of("one") == due
 
 
-async def test_when_the_trial_is_due_one_grant_is_let_through_even_if_it_is_not_due(
+async def test_when_the_probe_is_due_one_grant_is_let_through_even_if_it_is_not_due(
     store: RedisStore,
     client: Client,
     seed: Seed,
@@ -672,18 +667,18 @@ async def test_when_the_trial_is_due_one_grant_is_let_through_even_if_it_is_not_
     await seed("never", due_in_ms=None)
     await set_endpoint(state="unavailable", probe_at=1)
 
-    endpoint_probe = await store.claim(client, 10, "")
+    claim = await store.claim(client, 10, "")
     after = await store.claim(client, 10, "")
 
-    assert [
-        (lease.grant.id, lease.endpoint_probe, lease.client_probe) for lease in endpoint_probe.leases
-    ] == [("sooner", True, False)]
-    assert endpoint_probe.drained
+    assert [(lease.grant.id, lease.endpoint_probe, lease.client_probe) for lease in claim.leases] == [
+        ("sooner", True, False)
+    ]
+    assert claim.drained
     assert (after.leases, after.drained) == ([], True)
-    assert await endpoint_probe_at() == endpoint_probe.leases[0].until
+    assert await endpoint_probe_at() == claim.leases[0].until
 
 
-async def test_one_trial_is_enough_for_all_clients_of_the_endpoint(
+async def test_one_probe_is_enough_for_all_clients_of_the_endpoint(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     other = replace(client, name="other")
@@ -697,7 +692,7 @@ async def test_one_trial_is_enough_for_all_clients_of_the_endpoint(
     assert [len(claim.leases) for claim in claims] == [1, 0, 0]
 
 
-async def test_a_client_without_grants_leaves_the_trial_to_another(
+async def test_a_client_without_grants_leaves_the_probe_to_another(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     other = replace(client, name="other")
@@ -708,8 +703,8 @@ async def test_a_client_without_grants_leaves_the_trial_to_another(
     assert len((await store.claim(other, 10, "")).leases) == 1
 
 
-async def test_each_trial_takes_another_of_the_first_five(
-    open_store: Callable[..., Awaitable[RedisStore]],
+async def test_each_probe_takes_another_of_the_first_five(
+    open_store: OpenStore,
     client: Client,
     seed: Seed,
     set_endpoint: SetEndpoint,
@@ -732,7 +727,7 @@ async def test_each_trial_takes_another_of_the_first_five(
     assert tried == ["0", "1", "2", "3", "4", "0"]
 
 
-async def test_a_trial_claimed_twice_under_one_claim_id_is_still_a_trial(
+async def test_an_endpoints_probe_claimed_twice_under_one_claim_id_is_still_a_probe(
     claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     await seed("one")
@@ -745,7 +740,7 @@ async def test_a_trial_claimed_twice_under_one_claim_id_is_still_a_trial(
     assert first[2] == again[2] == 1
 
 
-async def test_a_trial_keeps_to_the_rate_budget(
+async def test_an_endpoints_probe_keeps_to_the_rate_budget(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint
 ) -> None:
     slow = replace(client, rate_per_second=0.001)
@@ -764,7 +759,7 @@ async def test_a_trial_keeps_to_the_rate_budget(
     ("probe_at", "endpoint_probe_at", "let_through"),
     [(FAR, FAR, 0), (FAR, 1, 0), (1, FAR, 0), (1, 1, 1)],
 )
-async def test_a_rejected_client_of_an_unavailable_endpoint_waits_for_both_its_probe_and_the_trial(
+async def test_a_rejected_client_of_an_unavailable_endpoint_waits_for_both_probes(
     store: RedisStore,
     client: Client,
     seed: Seed,
@@ -803,7 +798,7 @@ async def test_a_rejected_client_of_an_available_endpoint_is_probed_and_the_endp
     assert await redis.exists(f"{prefix}endpoint:{client.token_url}") == 0
 
 
-async def test_a_client_on_hold_is_given_neither_probe_nor_trial(
+async def test_a_client_that_was_told_to_wait_is_given_no_probe(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, redis: Redis, prefix: str
 ) -> None:
     await seed("one")
@@ -818,10 +813,14 @@ async def test_a_client_on_hold_is_given_neither_probe_nor_trial(
 
 
 @pytest.fixture
-def recovered(set_endpoint: SetEndpoint, registry: RedisRegistry) -> Callable[[int], Awaitable[None]]:
+def recovered(
+    set_endpoint: SetEndpoint, registry: RedisRegistry, store: RedisStore
+) -> Callable[[int], Awaitable[None]]:
     """Let the endpoint have recovered so long ago."""
 
     async def say(ms_ago: int) -> None:
+        # On a busy machine the test may have been silent for so long that the store began another epoch.
+        await store.finish_recovery(await store.heartbeat(""))
         await set_endpoint(state="available", recovered_at=await registry.now() - ms_ago)
 
     return say
@@ -831,8 +830,9 @@ Recovered = Callable[[int], Awaitable[None]]
 
 
 async def _seed_many(seed: Seed, number: int, **changes: Any) -> None:
-    for each in range(number):
-        await seed(f"due-{each:04}", **changes)
+    for start in range(0, number, SEEDED_AT_ONCE):
+        ids = [f"due-{each:04}" for each in range(start, min(start + SEEDED_AT_ONCE, number))]
+        await asyncio.gather(*(seed(grant_id, **changes) for grant_id in ids))
 
 
 async def test_after_a_recovery_the_first_claim_gets_one(
@@ -895,7 +895,7 @@ async def test_a_recovery_that_lies_ahead_because_the_clock_was_set_back_slows_n
 
 
 @pytest.mark.parametrize(("rate", "first"), [(20.0, 2), (1_000.0, 4)])
-async def test_the_smaller_of_the_ramps_rate_and_the_clients_own_counts(
+async def test_the_smaller_of_the_slow_starts_rate_and_the_clients_own_counts(
     store: RedisStore,
     client: Client,
     seed: Seed,
@@ -911,7 +911,7 @@ async def test_the_smaller_of_the_ramps_rate_and_the_clients_own_counts(
     assert first <= len(claim.leases) <= first + 1
 
 
-async def test_a_rate_below_one_a_second_still_lets_one_through_while_the_ramp_lasts(
+async def test_a_rate_below_one_a_second_still_lets_one_through_while_the_slow_start_lasts(
     store: RedisStore, client: Client, seed: Seed, recovered: Recovered
 ) -> None:
     await _seed_many(seed, 3)

@@ -1,26 +1,24 @@
 """reject_client.lua and accept_client.lua: a client that is refused is paused, probed, and let back."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from tests.support.callables import Answer, LetProbeBeDue, OnGrant, Seed, Told, Under
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.events import EventType, client_event
-from worker.core.ports import Commit, Lease, Refusal, Verdict
+from worker.core.ports import Refusal, Verdict
 from worker.core.providers import Client
 
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
 Reject = Callable[..., Awaitable[bool]]
 Accept = Callable[..., Awaitable[bool]]
 
 FIRST_PROBE_MS = 60_000
 LONGEST_PROBE_MS = 200_000
-Under = Callable[..., Lease]
 
 
 @pytest.fixture
@@ -196,7 +194,7 @@ async def test_a_late_probe_of_a_client_that_was_accepted_meanwhile_is_old_news(
 
 
 async def test_a_clients_incident_does_not_touch_another_client(
-    fleet_state: RedisFleetState, reject: Reject, seed: Callable[..., Awaitable[Any]]
+    fleet_state: RedisFleetState, reject: Reject, seed: Seed
 ) -> None:
     await seed("theirs", client="other")
 
@@ -244,8 +242,8 @@ async def test_a_grant_that_was_refreshed_is_no_suspect_when_its_client_is_refus
     fleet_state: RedisFleetState,
     client: Client,
     clock: RedisClock,
-    seed: Callable[..., Awaitable[Any]],
-    answer: Callable[[Lease], Commit],
+    seed: Seed,
+    answer: Answer,
     reject: Reject,
     accept: Accept,
 ) -> None:
@@ -264,10 +262,10 @@ async def test_a_grant_that_was_refreshed_is_no_suspect_when_its_client_is_refus
 async def test_each_probe_of_a_rejected_client_takes_another_grant(
     store: RedisStore,
     client: Client,
-    seed: Callable[..., Awaitable[Any]],
+    seed: Seed,
     reject: Reject,
-    let_the_client_probe_be_due: Callable[[], Awaitable[None]],
-    end_lease: Callable[[str], Awaitable[None]],
+    let_the_client_probe_be_due: LetProbeBeDue,
+    end_lease: OnGrant,
 ) -> None:
     for name in ("a", "b", "c"):
         await seed(name)

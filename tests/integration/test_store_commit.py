@@ -8,22 +8,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.support.callables import Answer, DueOf, OnGrant, RecordOf, Seed, Told
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core import lifecycle
-from worker.core.grant import Grant, Status, lineage_of
+from worker.core.grant import Status, lineage_of
 from worker.core.ports import Commit, Committed, Lease, Verdict
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-OnGrant = Callable[[str], Awaitable[None]]
-DueOf = Callable[..., Awaitable[float | None]]
-Answer = Callable[..., Commit]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
 Claim = Callable[[], Awaitable[Lease]]
 
 

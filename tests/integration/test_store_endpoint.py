@@ -6,22 +6,18 @@ from typing import Any
 
 import pytest
 
+from tests.support.callables import Answer, Seed, Told, Under
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.events import EventType, provider_event
-from worker.core.grant import Grant
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit, FailureOf, FailureVerdict, Lease, Verdict
+from worker.core.ports import FailureOf, FailureVerdict, Lease, Verdict
 from worker.core.providers import Client
 
-Seed = Callable[..., Awaitable[Grant]]
-Answer = Callable[..., Commit]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
-Under = Callable[..., Lease]
-FindsOut = Callable[..., Awaitable[FailureVerdict]]
+FindOut = Callable[..., Awaitable[FailureVerdict]]
 Fail = Callable[..., Awaitable[FailureOf]]
-Absolves = Callable[..., Awaitable[bool]]
-Hears = Callable[..., Awaitable[None]]
+RecordRecovery = Callable[..., Awaitable[bool]]
+Hear = Callable[..., Awaitable[None]]
 HashOf = Callable[..., Awaitable[dict[str, str]]]
 FIRST_MS, LONGEST_MS = 10_000, 35_000  # as conftest.py sets them
 LONG_AGO_MS = 600_000
@@ -29,7 +25,7 @@ LAG_MS = 400  # at most so far is a process's clock behind Redis's
 
 
 @pytest.fixture
-def find_out(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> FindsOut:
+def find_out(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> FindOut:
     """One attempt that brought no usable answer; each has its own number unless the test says otherwise."""
     attempts = iter(range(1, 1_000))
 
@@ -66,7 +62,7 @@ def find_out(store: RedisStore, client: Client, clock: RedisClock, under: Under)
 
 
 @pytest.fixture
-def fail(find_out: FindsOut) -> Fail:
+def fail(find_out: FindOut) -> Fail:
     """Whose trouble that attempt is."""
 
     async def run(grant_id: str = "one", **of_attempt: Any) -> FailureOf:
@@ -87,7 +83,7 @@ def open_breaker(fail: Fail) -> Callable[..., Awaitable[None]]:
 
 
 @pytest.fixture
-def record_recovery(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> Absolves:
+def record_recovery(store: RedisStore, client: Client, clock: RedisClock, under: Under) -> RecordRecovery:
     async def run(grant_id: str = "another", *, attempt: int = 2_000) -> bool:
         event = provider_event(EventType.PROVIDER_RECOVERED, client, attempt=attempt, now=clock.now())
         return await store.record_recovery(client, event, under(grant_id, endpoint_probe=True))
@@ -96,7 +92,7 @@ def record_recovery(store: RedisStore, client: Client, clock: RedisClock, under:
 
 
 @pytest.fixture
-def hear(store: RedisStore, client: Client) -> Hears:
+def hear(store: RedisStore, client: Client) -> Hear:
     """The endpoint answers a request readably, with a rejection."""
 
     async def run(sent_at: int, *, of: Client = client) -> None:
@@ -187,7 +183,7 @@ async def test_a_failure_told_twice_because_its_reply_was_lost_counts_once(
 async def test_a_failure_told_twice_does_not_make_the_endpoint_unavailable_again_after_it_recovered(
     fail: Fail,
     open_breaker: Callable[..., Awaitable[None]],
-    record_recovery: Absolves,
+    record_recovery: RecordRecovery,
     endpoint: HashOf,
     clock: RedisClock,
 ) -> None:
@@ -202,8 +198,8 @@ async def test_a_failure_told_twice_does_not_make_the_endpoint_unavailable_again
     assert (await endpoint())["state"] == "available"
 
 
-async def test_a_grant_is_blamed_if_the_endpoint_answered_another_request_that_left_no_earlier(
-    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+async def test_a_failure_is_its_grants_if_the_endpoint_answered_another_request_that_left_no_earlier(
+    fail: Fail, hear: Hear, seed: Seed, clock: RedisClock, endpoint: HashOf
 ) -> None:
     await seed("another")
     sent_at = clock.now()
@@ -215,7 +211,7 @@ async def test_a_grant_is_blamed_if_the_endpoint_answered_another_request_that_l
 
 
 async def test_failures_of_a_grant_are_not_counted_against_an_endpoint_that_answers_others(
-    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+    fail: Fail, hear: Hear, seed: Seed, clock: RedisClock, endpoint: HashOf
 ) -> None:
     await seed("another")
     await hear(clock.now())
@@ -229,7 +225,7 @@ async def test_failures_of_a_grant_are_not_counted_against_an_endpoint_that_answ
 
 
 async def test_an_answer_forgets_the_failures_of_requests_that_left_before_its_own(
-    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock, endpoint: HashOf
+    fail: Fail, hear: Hear, seed: Seed, clock: RedisClock, endpoint: HashOf
 ) -> None:
     await seed("another")
     start = clock.now()
@@ -247,7 +243,7 @@ async def test_an_answer_forgets_the_failures_of_requests_that_left_before_its_o
 
 
 async def test_an_answer_to_an_earlier_request_takes_nothing_back(
-    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, hear: Hear, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     later = clock.now()
@@ -292,7 +288,7 @@ async def test_an_answer_to_a_client_that_never_claimed_names_no_endpoint_and_is
 
 
 async def test_a_grant_that_fails_faster_than_others_are_answered_is_found_out_at_its_next_try(
-    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, hear: Hear, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     first = clock.now() - 1_000
@@ -304,7 +300,7 @@ async def test_a_grant_that_fails_faster_than_others_are_answered_is_found_out_a
 
 
 async def test_what_a_grant_did_long_ago_is_not_held_against_it(
-    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, hear: Hear, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     long_ago = clock.now() - LONG_AGO_MS
@@ -315,7 +311,7 @@ async def test_what_a_grant_did_long_ago_is_not_held_against_it(
 
 
 async def test_only_the_last_failures_are_remembered(
-    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock, redis: Any, prefix: str, client: Client
+    fail: Fail, hear: Hear, seed: Seed, clock: RedisClock, redis: Any, prefix: str, client: Client
 ) -> None:
     await seed("another")
     now = clock.now()
@@ -347,7 +343,7 @@ async def test_an_endpoint_is_shared_by_the_clients_that_have_its_url(
 
 
 async def test_an_answer_to_one_client_clears_the_endpoint_for_another_of_the_same_url(
-    fail: Fail, client: Client, hear: Hears, seed: Seed, clock: RedisClock
+    fail: Fail, client: Client, hear: Hear, seed: Seed, clock: RedisClock
 ) -> None:
     other = replace(client, name="other")
     elsewhere = replace(client, name="elsewhere", token_url="http://127.0.0.1:9/another")
@@ -359,7 +355,7 @@ async def test_an_answer_to_one_client_clears_the_endpoint_for_another_of_the_sa
     assert await fail(sent_at=sent_at, of=elsewhere) is FailureOf.PROVIDER
 
 
-# Trials
+# Half-open probes
 
 
 async def test_failures_of_requests_that_were_in_flight_when_it_became_unavailable_change_nothing(
@@ -375,7 +371,7 @@ async def test_failures_of_requests_that_were_in_flight_when_it_became_unavailab
     assert len(await told()) == 1
 
 
-async def test_each_failed_trial_waits_twice_as_long_for_the_next_up_to_the_longest(
+async def test_each_failed_probe_waits_twice_as_long_for_the_next_up_to_the_longest(
     open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf, clock: RedisClock
 ) -> None:
     await open_breaker()
@@ -389,7 +385,7 @@ async def test_each_failed_trial_waits_twice_as_long_for_the_next_up_to_the_long
 
 
 @pytest.mark.parametrize(("chance", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
-async def test_the_wait_for_the_next_trial_is_between_half_of_it_and_all_as_chance_has_it(
+async def test_the_wait_for_the_next_probe_is_between_half_of_it_and_all_as_chance_has_it(
     open_breaker: Callable[..., Awaitable[None]],
     fail: Fail,
     endpoint: HashOf,
@@ -408,7 +404,7 @@ async def test_the_wait_for_the_next_trial_is_between_half_of_it_and_all_as_chan
     assert int((await endpoint())["probe_delay"]) == LONGEST_MS  # chance is not carried on
 
 
-async def test_a_failed_trial_told_twice_puts_the_next_one_off_once(
+async def test_a_failed_probe_told_twice_puts_the_next_one_off_once(
     open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf
 ) -> None:
     await open_breaker()
@@ -420,7 +416,7 @@ async def test_a_failed_trial_told_twice_puts_the_next_one_off_once(
     assert await endpoint() == once
 
 
-async def test_an_endpoint_that_is_unavailable_still_lets_a_grant_be_blamed_when_it_answers_others(
+async def test_an_endpoint_that_is_unavailable_still_lets_a_failure_be_its_grants_when_it_answers_others(
     open_breaker: Callable[..., Awaitable[None]],
     store: RedisStore,
     client: Client,
@@ -438,10 +434,10 @@ async def test_an_endpoint_that_is_unavailable_still_lets_a_grant_be_blamed_when
     assert await fail("fails-0", sent_at=sent_at + 1) is FailureOf.PROVIDER  # the outage explains it
 
 
-async def test_a_trial_that_was_answered_makes_the_endpoint_available_and_tells_so_once(
+async def test_a_probe_that_was_answered_makes_the_endpoint_available_and_tells_so_once(
     open_breaker: Callable[..., Awaitable[None]],
     fail: Fail,
-    record_recovery: Absolves,
+    record_recovery: RecordRecovery,
     endpoint: HashOf,
     told: Told,
     clock: RedisClock,
@@ -467,7 +463,7 @@ async def test_a_trial_that_was_answered_makes_the_endpoint_available_and_tells_
 
 
 async def test_an_endpoint_that_was_never_unavailable_cannot_recover(
-    record_recovery: Absolves, endpoint: HashOf, told: Told
+    record_recovery: RecordRecovery, endpoint: HashOf, told: Told
 ) -> None:
     assert not await record_recovery()
 
@@ -477,9 +473,9 @@ async def test_an_endpoint_that_was_never_unavailable_cannot_recover(
 
 async def test_requests_that_left_before_the_recovery_failed_because_of_the_outage(
     open_breaker: Callable[..., Awaitable[None]],
-    record_recovery: Absolves,
+    record_recovery: RecordRecovery,
     fail: Fail,
-    hear: Hears,
+    hear: Hear,
     seed: Seed,
     endpoint: HashOf,
     clock: RedisClock,
@@ -498,7 +494,7 @@ async def test_requests_that_left_before_the_recovery_failed_because_of_the_outa
 
 async def test_after_a_recovery_it_takes_as_many_failures_as_before(
     open_breaker: Callable[..., Awaitable[None]],
-    record_recovery: Absolves,
+    record_recovery: RecordRecovery,
     fail: Fail,
     endpoint: HashOf,
     told: Told,
@@ -521,8 +517,8 @@ async def test_after_a_recovery_it_takes_as_many_failures_as_before(
     assert len({event["id"] for event in await told()}) == 3
 
 
-async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_blamed_once_another_was_answered(
-    record_recovery: Absolves, fail: Fail, endpoint: HashOf, clock: RedisClock
+async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_at_fault_once_another_was_answered(
+    record_recovery: RecordRecovery, fail: Fail, endpoint: HashOf, clock: RedisClock
 ) -> None:
     for _ in range(5):
         await fail("poison")
@@ -535,7 +531,7 @@ async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_blamed_once_a
 
 
 async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_cleared_by_its_own_answer(
-    record_recovery: Absolves, fail: Fail, clock: RedisClock
+    record_recovery: RecordRecovery, fail: Fail, clock: RedisClock
 ) -> None:
     for _ in range(5):
         await fail("the only one")
@@ -547,10 +543,10 @@ async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_cleared_by_it
 async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_no_suspect_once_it_was_refreshed(
     store: RedisStore,
     client: Client,
-    record_recovery: Absolves,
+    record_recovery: RecordRecovery,
     fail: Fail,
     seed: Seed,
-    answer: Callable[[Lease], Commit],
+    answer: Answer,
     clock: RedisClock,
 ) -> None:
     await seed("the only one")
@@ -568,7 +564,7 @@ async def test_what_failed_before_a_grant_was_refreshed_is_not_held_against_it_a
     client: Client,
     fail: Fail,
     seed: Seed,
-    answer: Callable[[Lease], Commit],
+    answer: Answer,
     clock: RedisClock,
 ) -> None:
     await seed("one")
@@ -580,7 +576,7 @@ async def test_what_failed_before_a_grant_was_refreshed_is_not_held_against_it_a
 
 
 async def test_a_suspect_is_forgotten_when_others_make_the_endpoint_unavailable(
-    record_recovery: Absolves, fail: Fail, clock: RedisClock, endpoint: HashOf
+    record_recovery: RecordRecovery, fail: Fail, clock: RedisClock, endpoint: HashOf
 ) -> None:
     for _ in range(5):
         await fail("poison")
@@ -712,8 +708,8 @@ async def test_a_503_that_says_when_to_come_back_is_a_failure_and_an_order_to_wa
     assert "throttled_until" in await of_client()
 
 
-async def test_a_grant_told_to_wait_is_never_blamed_whoever_was_answered_meanwhile(
-    fail: Fail, hear: Hears, seed: Seed, clock: RedisClock
+async def test_a_grant_told_to_wait_is_never_at_fault_whoever_was_answered_meanwhile(
+    fail: Fail, hear: Hear, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     sent_at = clock.now()
@@ -724,7 +720,7 @@ async def test_a_grant_told_to_wait_is_never_blamed_whoever_was_answered_meanwhi
         assert await fail("quick", sent_at=sent_at, **told) is FailureOf.PROVIDER
 
 
-async def test_a_trial_that_is_told_to_wait_neither_recovers_the_endpoint_nor_puts_off_the_next(
+async def test_a_probe_that_is_told_to_wait_neither_recovers_the_endpoint_nor_puts_off_the_next(
     open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf, of_client: HashOf
 ) -> None:
     await open_breaker()
@@ -762,7 +758,7 @@ async def test_a_trial_that_met_a_503_puts_off_the_next_and_holds_its_client(
 
 
 async def test_claims_stop_with_the_failure_that_makes_the_endpoint_unavailable_and_after_it(
-    find_out: FindsOut,
+    find_out: FindOut,
 ) -> None:
     stopped = [(await find_out(f"fails-{number}")).claims_stop for number in range(6)]
 
@@ -770,7 +766,7 @@ async def test_claims_stop_with_the_failure_that_makes_the_endpoint_unavailable_
 
 
 async def test_claims_stop_for_a_client_that_is_told_to_wait_and_not_for_one_that_is_to_wait_no_time(
-    find_out: FindsOut,
+    find_out: FindOut,
 ) -> None:
     told = {"reason": "http_429", "throttled": True}
 
@@ -780,7 +776,7 @@ async def test_claims_stop_for_a_client_that_is_told_to_wait_and_not_for_one_tha
 
 
 async def test_claims_stop_for_a_client_that_was_rejected_meanwhile(
-    find_out: FindsOut, redis: Any, prefix: str, clock: RedisClock
+    find_out: FindOut, redis: Any, prefix: str, clock: RedisClock
 ) -> None:
     await redis.hset(f"{prefix}client:acme", mapping={"state": "rejected", "probe_at": clock.now()})
 
@@ -788,7 +784,7 @@ async def test_claims_stop_for_a_client_that_was_rejected_meanwhile(
 
 
 async def test_claims_stop_though_the_failure_is_the_grants_own_and_go_on_when_nothing_else_is_wrong(
-    find_out: FindsOut, hear: Hears, seed: Seed, clock: RedisClock
+    find_out: FindOut, hear: Hear, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
     sent_at = clock.now()

@@ -1,23 +1,18 @@
 """import_grant.lua: grants from outside, new or in the place of others."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from tests.support.callables import Answer, DueOf, Failure, OnGrant, RecordOf, Seed, Told
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, lineage_of
 from worker.core.lifecycle import Change
-from worker.core.outcomes import Outcome, Rejected
-from worker.core.ports import Commit, Lease, Verdict
+from worker.core.outcomes import Rejected
+from worker.core.ports import Verdict
 from worker.core.providers import Client
 from worker.core.registry import ImportResult, ImportVerdict, Operation
-
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-DueOf = Callable[..., Awaitable[float | None]]
-Answer = Callable[..., Commit]
 
 
 def _renewed(grant: Grant, holds: str = "r-new", **changes: Any) -> Grant:
@@ -177,7 +172,7 @@ async def test_a_grant_replaced_in_flight_keeps_the_lease_until_whoever_refreshe
     client: Client,
     seed: Seed,
     record_of: RecordOf,
-    make_due: Callable[[str], Awaitable[None]],
+    make_due: OnGrant,
 ) -> None:
     grant = await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases
@@ -212,9 +207,9 @@ async def test_the_failure_of_a_pair_that_was_replaced_in_flight_says_nothing_of
     registry: RedisRegistry,
     client: Client,
     seed: Seed,
-    failure: Callable[[Lease, Outcome], Change],
+    failure: Failure,
     record_of: RecordOf,
-    told: Callable[[], Awaitable[list[dict[str, Any]]]],
+    told: Told,
 ) -> None:
     grant = await seed("one")
     (lease,) = (await store.claim(client, 1, "")).leases

@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.callables import DueOf, OnGrant, Seed
 from worker.adapters.store import signatures
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.scripts import Scripts
-from worker.core.grant import Grant, Status
+from worker.core.grant import Status
 from worker.core.ports import Lease, LeasedElsewhere, Paused
 from worker.core.providers import Client
-
-Seed = Callable[..., Awaitable[Grant]]
-OnGrant = Callable[[str], Awaitable[None]]
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def lease_as(
 
 
 async def test_a_grant_is_leased_whether_it_is_due_or_not(
-    store: RedisStore, seed: Seed, due_of: Callable[..., Awaitable[float | None]]
+    store: RedisStore, seed: Seed, due_of: DueOf
 ) -> None:
     await seed("later", due_in_ms=600_000, access_expires_at=None)
 
@@ -63,7 +61,7 @@ async def test_a_grant_that_is_not_there_is_none(store: RedisStore) -> None:
 
 
 async def test_a_failed_grant_may_be_tried_once_more_and_stays_out_of_the_schedule(
-    store: RedisStore, seed: Seed, due_of: Callable[..., Awaitable[float | None]]
+    store: RedisStore, seed: Seed, due_of: DueOf
 ) -> None:
     await seed("one", status=Status.FAILED, streak=2, reason="revoked")
 

@@ -1,20 +1,17 @@
 """pause_grant.lua, resume_grant.lua and delete_grant.lua: what an operator asks of one grant."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from tests.support.callables import DueOf, Seed
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
-from worker.core.grant import Grant, Status
+from worker.core.grant import Status
 from worker.core.outcomes import Unavailable
 from worker.core.providers import Client
 from worker.core.registry import Operation, OperationResult
-
-Seed = Callable[..., Awaitable[Grant]]
-DueOf = Callable[..., Awaitable[float | None]]
 
 
 async def _status(registry: RedisRegistry, grant_id: str) -> Status:

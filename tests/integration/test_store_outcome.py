@@ -2,28 +2,21 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from tests.support.callables import Answer, DueOf, Failure, OnGrant, RecordOf, Seed, Told
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
-from worker.core.grant import Grant, Status
+from worker.core.grant import Status
 from worker.core.lifecycle import NO_END, Change
-from worker.core.outcomes import Outcome, Rejected, Unavailable, Unknown
-from worker.core.ports import Commit, Lease, Verdict
+from worker.core.outcomes import Rejected, Unavailable, Unknown
+from worker.core.ports import Lease, Verdict
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-OnGrant = Callable[[str], Awaitable[None]]
-DueOf = Callable[..., Awaitable[float | None]]
-Answer = Callable[..., Commit]
-Failure = Callable[[Lease, Outcome], Change]
-Told = Callable[[], Awaitable[list[dict[str, Any]]]]
 Claim = Callable[[], Awaitable[Lease]]
 
 

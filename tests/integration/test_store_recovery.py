@@ -11,23 +11,20 @@ from typing import Any
 import msgpack
 import pytest
 
+from tests.support.callables import Answer, DueOf, OnGrant, RecordOf, Seed
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import record
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
-from worker.core.grant import Grant, Status
-from worker.core.ports import Commit, Lease, Recovering, Verdict
+from worker.core.grant import Status
+from worker.core.ports import Lease, Recovering, Verdict
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
-Seed = Callable[..., Awaitable[Grant]]
-RecordOf = Callable[[str], Awaitable[dict[str, Any]]]
-DueOf = Callable[..., Awaitable[float | None]]
-Answer = Callable[..., Commit]
 Process = Callable[..., RedisStore]
 Age = Callable[..., Awaitable[None]]
-SETTLE_MS = 60_000
+RECOVERY_MS = 60_000
 LEAST_MS = 2_000
 SILENCE_MS = 3_000
 DAY_MS = 86_400_000
@@ -37,7 +34,7 @@ DAY_MS = 86_400_000
 def process(scripts: Scripts, clock: RedisClock) -> Process:
     """A store as one process has it that has said nothing yet."""
 
-    def build(owner: str = "this", *, recovery_ms: int = SETTLE_MS) -> RedisStore:
+    def build(owner: str = "this", *, recovery_ms: int = RECOVERY_MS) -> RedisStore:
         limits = StoreLimits(recovery_ms, 10_000, 60_000, 60_000, 10_000, 10_000)
         return RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
 
@@ -77,7 +74,7 @@ def silence(age: Age) -> Callable[[], Awaitable[None]]:
 # How epochs begin
 
 
-async def test_the_first_process_of_all_finds_a_store_that_has_nothing_to_settle(process: Process) -> None:
+async def test_the_first_process_of_all_finds_a_store_that_has_nothing_to_recover(process: Process) -> None:
     assert not (await process().heartbeat("")).recovering
 
 
@@ -101,7 +98,9 @@ async def test_a_silence_begins_an_epoch(process: Process, silence: Callable[[],
     assert await one.heartbeat("") == second
 
 
-async def test_claims_keep_an_epoch_going_as_pulses_do(store: RedisStore, client: Client, age: Age) -> None:
+async def test_claims_keep_an_epoch_going_as_heartbeats_do(
+    store: RedisStore, client: Client, age: Age
+) -> None:
     for _ in range(3):
         await age("heartbeat_at", SILENCE_MS - 1_000)
         assert not (await store.claim(client, 1, "")).recovering
@@ -156,10 +155,10 @@ async def test_whatever_asks_first_finds_the_new_epoch_a_claim_as_well(
     assert (await store.heartbeat("")).number > before.number
 
 
-# How they settle
+# How recovery ends
 
 
-async def test_a_silence_is_settled_when_all_who_were_present_have_confirmed(
+async def test_recovery_after_a_silence_ends_when_all_who_were_present_have_finished_it(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one, other = process("one"), process("other")
@@ -216,13 +215,15 @@ async def test_a_process_can_say_of_another_that_it_is_gone(
     assert not (await one.heartbeat("")).recovering
 
 
-async def test_nobody_waits_for_a_process_that_was_silent_longer_than_settling_lasts(
+async def test_nobody_waits_for_a_process_that_was_silent_longer_than_recovery_lasts(
     process: Process, silence: Callable[[], Awaitable[None]], redis: Any, prefix: str
 ) -> None:
     one = process("one")
     await one.heartbeat("")
     now = int(await redis.zscore(f"{prefix}processes", "one"))
-    await redis.zadd(f"{prefix}processes", {"long gone": now - SETTLE_MS - 10_000, "just gone": now - 50_000})
+    await redis.zadd(
+        f"{prefix}processes", {"long gone": now - RECOVERY_MS - 10_000, "just gone": now - 50_000}
+    )
     await silence()
     epoch = await one.heartbeat("")
 
@@ -238,15 +239,15 @@ async def test_a_store_that_was_away_for_long_waits_for_those_who_were_there_whe
     one, other = process("one"), process("other")
     for each in (one, other):
         await each.heartbeat("")
-        await redis.zincrby(f"{prefix}processes", -10 * SETTLE_MS, "one" if each is one else "other")
-    await age("heartbeat_at", 10 * SETTLE_MS)
+        await redis.zincrby(f"{prefix}processes", -10 * RECOVERY_MS, "one" if each is one else "other")
+    await age("heartbeat_at", 10 * RECOVERY_MS)
     epoch = await one.heartbeat("")
 
     assert (await one.finish_recovery(epoch)).recovering
     assert not (await other.finish_recovery(epoch)).recovering
 
 
-async def test_one_who_comes_while_it_settles_is_waited_for_too(
+async def test_a_process_that_comes_during_recovery_is_waited_for_too(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one, late = process("one"), process("late")
@@ -284,7 +285,7 @@ async def test_a_confirmation_of_an_epoch_that_is_over_counts_for_nothing(
     assert present.recovering
 
 
-async def test_settling_ends_after_its_time_whoever_is_missing(
+async def test_recovery_ends_after_its_time_whoever_is_missing(
     process: Process, silence: Callable[[], Awaitable[None]], age: Age
 ) -> None:
     one = process("one")
@@ -292,14 +293,14 @@ async def test_settling_ends_after_its_time_whoever_is_missing(
     await silence()
     await one.heartbeat("")
 
-    await age("ends_at", SETTLE_MS - 1_000)
+    await age("ends_at", RECOVERY_MS - 1_000)
     assert (await one.heartbeat("")).recovering
     await age("ends_at", 1_000)
 
     assert not (await one.heartbeat("")).recovering
 
 
-async def test_after_a_restart_settling_leaves_time_for_one_whose_presence_was_forgotten(
+async def test_after_a_restart_recovery_leaves_time_for_a_process_whose_heartbeat_was_forgotten(
     process: Process, restart: Callable[[], Awaitable[None]], age: Age
 ) -> None:
     one = process("one")
@@ -315,7 +316,7 @@ async def test_after_a_restart_settling_leaves_time_for_one_whose_presence_was_f
     assert not (await one.heartbeat("")).recovering
 
 
-async def test_that_time_is_no_longer_than_settling_at_the_longest(
+async def test_that_time_is_no_longer_than_recovery_at_the_longest(
     process: Process, restart: Callable[[], Awaitable[None]]
 ) -> None:
     one = process("one", recovery_ms=1)
@@ -338,7 +339,7 @@ async def test_a_restart_while_nobody_was_present_has_nobody_to_leave_time_for(
     assert not (await one.heartbeat("")).recovering
 
 
-async def test_what_is_settled_stays_settled(
+async def test_a_recovery_that_ended_stays_ended(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one = process("one")
@@ -395,7 +396,9 @@ async def test_a_process_that_leaves_takes_everything_it_said_with_it(
     assert await redis.exists(f"{prefix}processes", f"{prefix}recovered", f"{prefix}troubles") == 0
 
 
-async def test_a_pulse_tells_the_time(process: Process, registry: RedisRegistry, clock: RedisClock) -> None:
+async def test_a_heartbeat_tells_the_time(
+    process: Process, registry: RedisRegistry, clock: RedisClock
+) -> None:
     await process().heartbeat("")
 
     assert abs(clock.now() - await registry.now()) < 1_000
@@ -454,7 +457,7 @@ async def test_nothing_is_given_while_another_has_yet_to_confirm(
     assert isinstance(await one.lease("two"), Lease)
 
 
-async def test_a_process_that_slept_through_the_settling_has_to_confirm_itself_first(
+async def test_a_process_that_slept_through_the_recovery_has_to_finish_it_first(
     process: Process, client: Client, seed: Seed, silence: Callable[[], Awaitable[None]], age: Age
 ) -> None:
     await seed("one")
@@ -464,7 +467,7 @@ async def test_a_process_that_slept_through_the_settling_has_to_confirm_itself_f
         await each.finish_recovery(await each.heartbeat(""))
     await silence()
     await other.finish_recovery(await other.heartbeat(""))
-    await age("ends_at", SETTLE_MS)
+    await age("ends_at", RECOVERY_MS)
     assert len((await other.claim(client, 1, "")).leases) == 1
 
     assert (await sleeper.claim(client, 1, "")).recovering
@@ -474,7 +477,7 @@ async def test_a_process_that_slept_through_the_settling_has_to_confirm_itself_f
     assert len((await sleeper.claim(client, 1, "")).leases) == 1
 
 
-async def test_answers_are_taken_while_the_store_settles(
+async def test_answers_are_taken_while_the_store_recovers(
     store: RedisStore, client: Client, seed: Seed, answer: Answer, silence: Callable[[], Awaitable[None]]
 ) -> None:
     await seed("one")
@@ -575,7 +578,7 @@ async def test_a_lease_that_the_store_knows_of_is_left_alone(
     client: Client,
     seed: Seed,
     record_of: RecordOf,
-    make_due: Callable[[str], Any],
+    make_due: OnGrant,
     due_of: DueOf,
 ) -> None:
     await seed("one")
@@ -594,7 +597,7 @@ async def test_a_lease_that_was_followed_by_another_is_not_taken_back(
     client: Client,
     seed: Seed,
     record_of: RecordOf,
-    end_lease: Callable[[str], Awaitable[None]],
+    end_lease: OnGrant,
 ) -> None:
     await seed("one")
     (first,) = (await store.claim(client, 1, "")).leases
@@ -633,7 +636,7 @@ async def test_an_answer_ends_a_lease_from_before_its_own_that_a_forgetful_store
     seed: Seed,
     answer: Answer,
     record_of: RecordOf,
-    end_lease: Callable[[str], Awaitable[None]],
+    end_lease: OnGrant,
     forget: Callable[[str], Awaitable[Callable[[], Awaitable[None]]]],
 ) -> None:
     await seed("one")

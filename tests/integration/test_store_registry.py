@@ -1,22 +1,18 @@
 """Fleet: what operators read."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from tests.support.callables import Answer, Seed
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
-from worker.core.grant import Grant, Status
-from worker.core.ports import Commit
+from worker.core.grant import Status
 from worker.core.providers import Client
 from worker.core.registry import UnreadableRecordError
-
-Seed = Callable[..., Awaitable[Grant]]
-Answer = Callable[..., Commit]
 
 
 async def test_a_clients_state_counts_what_is_due_and_tells_what_comes_next(

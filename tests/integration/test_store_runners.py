@@ -8,17 +8,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.support.callables import Seed, Under
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.events import EventType, client_event
-from worker.core.grant import Grant
-from worker.core.ports import Lease
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
-Seed = Callable[..., Awaitable[Grant]]
 Sweep = Callable[..., Awaitable[tuple[int, int]]]
-Under = Callable[..., Lease]
 FAR = 8_000_000_000_000
 
 

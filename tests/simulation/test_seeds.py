@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.simulation.explore import FAULTS
 from tests.simulation.many import Small, run_all
 from tests.simulation.provider import Mode
@@ -15,6 +17,7 @@ MODES = (Mode.STRICT, Mode.GRACE, Mode.FAMILY)
 MANY_WAYS = {"store requests late", "store replies lost", "store replies lost twice", "store requests lost"}
 
 
+@pytest.mark.slow
 def test_no_run_breaks_an_invariant_and_every_kind_of_trouble_was_met() -> None:
     cases = [
         Small(mode, kind, depth=4 if kind in MANY_WAYS else 6, ticks=0) for kind in FAULTS for mode in MODES

@@ -198,7 +198,7 @@ def test_the_first_of_two_fixed_ends_is_the_one_that_counts(
         pytest.param({"status": Status.FAILING}, Action.REFRESH, Reason.RETRY, id="retry"),
     ],
 )
-def test_what_is_overdue_is_done_most_settling_first(
+def test_what_is_overdue_is_done_most_final_first(
     grant: Grant,
     pagerduty: Client,
     rules: Rules,

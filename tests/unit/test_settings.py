@@ -215,7 +215,7 @@ def test_a_redis_url_of_any_of_three_schemes_is_accepted(place: Place, url: str)
     assert not settings.uses_embedded_server
 
 
-def test_no_replica_is_waited_for_unless_it_is_demanded(place: Place) -> None:
+def test_no_replica_is_waited_for_unless_it_is_asked_for(place: Place) -> None:
     settings = load_settings()
     assert (settings.wait_replicas, settings.wait_fsync) == (0, False)
     place.environment(REDIS_URL="redis://h", WAIT_REPLICAS="2", WAIT_FSYNC="true")

@@ -192,7 +192,9 @@ class LiveDeployment:
             if not live[grant_id]["revoked"] and kept != _pair_of(live[grant_id])
         ]
 
-    def wait_until(self, happened: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:
+    def wait_until(
+        self, happened: Callable[[], object], what: str, seconds: float = DEADLINE_SECONDS
+    ) -> None:
         """Wait for something to happen, looking again and again."""
         end = time.monotonic() + seconds
         while not happened():

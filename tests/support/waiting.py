@@ -1,0 +1,24 @@
+"""Waiting for something to come about, without a guess at how long it takes."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+PATIENCE_SECONDS = 60.0  # far longer than anything takes, on a loaded machine too; only a hang meets it
+LOOK_SECONDS = 0.02
+
+
+def eventually(holds: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(LOOK_SECONDS)
+
+
+async def until(holds: Callable[[], Awaitable[object]], seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until something holds, while the loop goes on."""
+    deadline = time.monotonic() + seconds
+    while not await holds():
+        assert time.monotonic() < deadline, "it never came about"
+        await asyncio.sleep(LOOK_SECONDS)

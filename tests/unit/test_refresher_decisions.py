@@ -1,0 +1,427 @@
+"""What the refresher decides, without Redis, sockets or files, in time that passes only in its own sleeps."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from tests.support.in_memory_store import InMemoryStore
+from tests.support.virtual_time import VirtualTime
+from worker.adapters.sealing import KeyRing
+from worker.core.grant import Grant, Status, TokenPair, lineage_of
+from worker.core.outcomes import (
+    AttemptOutcome,
+    CannotUnseal,
+    ClientRejected,
+    LeaseTooShort,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Unavailable,
+    Unknown,
+)
+from worker.core.policy import Rules
+from worker.core.ports import (
+    Claim,
+    ClientCheck,
+    Commit,
+    JournalError,
+    Lease,
+    RefreshReport,
+    Verdict,
+)
+from worker.core.providers import OAUTH2, Client
+from worker.refresher import Effort, Refresher
+from worker.refreshing.answers import Answers
+
+MINUTE_MS = 60_000
+BEGAN_AT = 1_700_000_000_000
+ACME = Client("acme", OAUTH2, "https://id.example.com/token", "id", ())
+TOKENS = Refreshed("a1", "r1", 3_600_000, None, None)
+KEYS = KeyRing({"k1": bytes(32)})
+
+Reply = Outcome | Callable[[], Outcome]
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """An authorization server that says what the test has it say.
+
+    Attributes:
+        replies: to the next requests of each grant; the last one stays.
+        otherwise: the reply to every other grant.
+        checked: what it says of the client alone.
+        presented: the refresh tokens that reached it, in order.
+    """
+
+    replies: dict[str, list[Reply]] = field(default_factory=dict)
+    otherwise: Reply = TOKENS
+    checked: ClientCheck = ClientCheck.UNKNOWN
+    presented: list[str] = field(default_factory=list)
+
+    async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:  # noqa: ARG002
+        assert pair.refresh_token is not None
+        self.presented.append(pair.refresh_token)
+        replies = self.replies.get(pair.refresh_token, [self.otherwise])
+        reply = replies.pop(0) if len(replies) > 1 else replies[0]
+        return reply() if callable(reply) else reply
+
+    async def check(self, client: Client, now: int) -> ClientCheck:  # noqa: ARG002
+        return self.checked
+
+
+@dataclass(slots=True)
+class Disk:
+    """A journal; it can be full, and it looks at the store at every write."""
+
+    store: InMemoryStore
+    is_full: bool = False
+    versions_at_write: list[int] = field(default_factory=list)
+    acknowledged: list[Commit] = field(default_factory=list)
+
+    async def reserve(self, answers: int) -> None:  # noqa: ARG002
+        if self.is_full:
+            raise JournalError("it is full")
+
+    async def write(self, commit: Commit) -> None:
+        self.versions_at_write.append(self.store.records[commit.change.grant.id].grant.version)
+
+    def acknowledge(self, commit: Commit) -> None:
+        self.acknowledged.append(commit)
+
+    def read(self) -> list[Commit]:
+        return []
+
+    async def sweep(self) -> None:
+        pass
+
+
+class OneClient:
+    """The clients, all of them ACME."""
+
+    def get(self, name: str, generation: int) -> Client:  # noqa: ARG002
+        return ACME
+
+    def reread(self, name: str) -> Client:  # noqa: ARG002
+        return ACME
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter((ACME,))
+
+
+@dataclass(slots=True)
+class Witness:
+    """Hears what happens."""
+
+    outcomes: list[AttemptOutcome] = field(default_factory=list)
+
+    def claimed(self, client: Client, claim: Claim) -> None:
+        pass
+
+    def refreshed(self, report: RefreshReport) -> None:
+        self.outcomes.append(report.outcome)
+
+    def committed(self, commit: Commit, verdict: Verdict) -> None:
+        pass
+
+    def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
+        pass
+
+
+class Deployment:
+    """A refresher on the double of the store, and what the test may look at."""
+
+    def __init__(self) -> None:
+        self.time = VirtualTime()
+        self._looks = 0
+        self.store = InMemoryStore(self.now, lease_ms=MINUTE_MS, probe_ms=MINUTE_MS)
+        self.endpoint = Endpoint()
+        self.disk = Disk(self.store)
+        self.witness = Witness()
+        answers = Answers(store=self.store, journal=self.disk, sealer=KEYS, observer=self.witness)
+        self.refresher = Refresher(
+            store=self.store,
+            endpoint=self.endpoint,
+            sealer=KEYS,
+            journal=self.disk,
+            answers=answers,
+            clients=OneClient(),
+            clock=self,
+            rules=Rules(),
+            chance=lambda: 0.5,
+            effort=Effort(in_flight=1, request_ms=10_000),
+            observer=self.witness,
+        )
+        self.time.run(self._recover())
+
+    async def _recover(self) -> None:
+        await self.store.finish_recovery(await self.store.heartbeat(""))
+
+    def now(self) -> int:
+        """The store's clock. No two looks at it see the same instant."""
+        self._looks += 1
+        return BEGAN_AT + int(self.time.seconds * 1000) + self._looks
+
+    def seed(self, *ids: str, keys: KeyRing = KEYS, **changes: object) -> None:
+        """Put grants into the store, due, the first of them first; a refresh token is its grant's id."""
+        for place, grant_id in enumerate(ids):
+            grant = Grant(
+                id=grant_id,
+                client=ACME.name,
+                status=Status.ACTIVE,
+                version=0,
+                lineage=lineage_of(grant_id, grant_id),
+                sealed=keys.seal(grant_id, 0, TokenPair("a0", grant_id)),
+                issued_at=BEGAN_AT - 55 * MINUTE_MS,
+                access_expires_at=BEGAN_AT + 5 * MINUTE_MS,
+                refresh_issued_at=BEGAN_AT - 55 * MINUTE_MS,
+                refresh_expires_at=None,
+                authorized_at=None,
+            )
+            self.store.put(replace(grant, **changes), BEGAN_AT - MINUTE_MS + place)  # type: ignore[arg-type]
+
+    def drain(self, stop: Callable[[], bool] = lambda: False) -> int:
+        """Refresh what is due."""
+        return self.time.run(self.refresher.drain(ACME.name, "runner", stop))
+
+    def refresh_one(self, grant_id: str) -> AttemptOutcome:
+        """Refresh one grant on demand."""
+
+        async def ask() -> AttemptOutcome:
+            lease = await self.store.lease(grant_id)
+            assert isinstance(lease, Lease)
+            return await self.refresher.refresh_one(lease)
+
+        return self.time.run(ask())
+
+    def grant(self, grant_id: str) -> Grant:
+        """A grant as it is stored."""
+        return self.store.records[grant_id].grant
+
+    def told(self) -> Counter[str]:
+        """How often each type of event was told."""
+        return Counter(event.type.value.removeprefix("evergrant.") for event in self.store.events)
+
+    def unharmed(self, *ids: str) -> bool:
+        """Whether these grants are as they were, nobody holds them, and they are still in the schedule."""
+        records = [self.store.records[grant_id] for grant_id in ids]
+        return all(
+            each.grant.status is Status.ACTIVE
+            and each.grant.version == each.grant.streak == each.lease_until == 0
+            and not each.grant.in_doubt
+            and each.due_at is not None
+            for each in records
+        )
+
+
+@pytest.fixture
+def ours() -> Deployment:
+    return Deployment()
+
+
+def test_an_answer_is_on_the_disk_before_the_store_has_it_and_is_acknowledged_after(ours: Deployment) -> None:
+    ours.seed("one")
+
+    assert ours.drain() == 1
+
+    assert ours.disk.versions_at_write == [0]
+    assert [commit.change.grant.version for commit in ours.disk.acknowledged] == [1]
+    assert ours.grant("one").version == 1
+    assert ours.told() == {"grant.refreshed": 1}
+
+
+def test_nothing_is_claimed_while_the_disk_has_no_room_for_an_answer(ours: Deployment) -> None:
+    ours.seed("one")
+    ours.disk.is_full = True
+
+    assert ours.drain() == 0
+    assert ours.unharmed("one")
+
+
+def test_after_an_unreadable_reply_the_same_token_is_sent_once_more_under_the_same_lease(
+    ours: Deployment,
+) -> None:
+    ours.seed("one")
+    ours.endpoint.replies["one"] = [Unknown("timeout"), TOKENS]
+
+    ours.drain()
+
+    assert ours.endpoint.presented == ["one", "one"]
+    assert ours.time.seconds >= 0.5
+    assert ours.store.records["one"].fence == 1
+    assert ours.grant("one").version == 1
+
+
+def test_two_unreadable_replies_leave_the_grant_in_doubt_and_are_not_held_against_it(
+    ours: Deployment,
+) -> None:
+    ours.seed("one")
+    ours.endpoint.replies["one"] = [Unknown("timeout")]
+    calls = iter([False, False, True, True, True])
+
+    ours.drain(lambda: next(calls, True))
+
+    assert ours.grant("one").in_doubt
+    assert ours.grant("one").status is Status.ACTIVE
+    assert not ours.told()
+
+
+def test_a_rejection_is_believed_only_when_it_comes_twice(ours: Deployment) -> None:
+    ours.seed("one")
+    ours.endpoint.replies["one"] = [Rejected("invalid_grant")]
+
+    ours.drain()
+    assert ours.grant("one").status is Status.FAILING
+    ours.refresh_one("one")
+
+    assert ours.grant("one").status is Status.FAILED
+    assert ours.store.records["one"].due_at is None
+    assert ours.told() == {"grant.failing": 1, "grant.failed": 1}
+
+
+def test_a_rejection_after_a_lost_reply_says_that_the_reply_was_lost(ours: Deployment) -> None:
+    ours.seed("one", status=Status.FAILING, streak=1, reason="rejected", in_doubt=True)
+    ours.endpoint.replies["one"] = [Rejected("invalid_grant")]
+
+    ours.refresh_one("one")
+
+    assert (ours.grant("one").status, ours.grant("one").reason) == (Status.FAILED, "reply_lost")
+
+
+def test_a_refused_client_is_paused_and_what_was_claimed_is_put_back_unsent(ours: Deployment) -> None:
+    ours.seed("one", "two", "three")
+    ours.endpoint.otherwise = ClientRejected("invalid_client")
+
+    ours.drain()
+
+    assert ours.endpoint.presented == ["one"]
+    assert ours.unharmed("one", "two", "three")
+    assert ours.told() == {"client.rejected": 1}
+    assert ours.drain() == 0  # its probe is not due
+
+
+@pytest.mark.parametrize(
+    ("checked", "told"),
+    [(ClientCheck.ACCEPTED, "grant.failing"), (ClientCheck.REJECTED, "client.rejected")],
+)
+def test_a_refusal_that_may_mean_grant_or_client_is_whose_the_check_of_the_client_says(
+    ours: Deployment, checked: ClientCheck, told: str
+) -> None:
+    ours.seed("one")
+    ours.endpoint.replies["one"] = [Rejected("http_401", ambiguous=True)]
+    ours.endpoint.checked = checked
+
+    ours.drain()
+
+    assert ours.told() == {told: 1}
+    assert ours.unharmed("one") is (checked is ClientCheck.REJECTED)
+
+
+def test_a_client_that_is_refused_on_demand_is_not_paused(ours: Deployment) -> None:
+    ours.seed("one")
+    ours.endpoint.otherwise = ClientRejected("invalid_client")
+
+    assert ours.refresh_one("one") == ClientRejected("invalid_client")
+    assert ours.unharmed("one")
+    assert not ours.told()
+
+
+def test_failures_in_a_row_stop_the_drain_and_no_grant_is_the_worse(ours: Deployment) -> None:
+    ids = [f"grant {number}" for number in range(8)]
+    ours.seed(*ids)
+    ours.endpoint.otherwise = Unavailable("http_503")
+
+    ours.drain()
+
+    assert ours.endpoint.presented == ids[:5]
+    assert ours.unharmed(*ids)
+    assert ours.told() == {"provider.unavailable": 1}
+
+
+def test_one_readable_answer_to_a_half_open_probe_lets_the_endpoint_work_again(ours: Deployment) -> None:
+    ours.seed(*(f"grant {number}" for number in range(8)))
+    ours.endpoint.otherwise = Unavailable("http_503")
+    ours.drain()
+    ours.store.client(ACME.name).endpoint_probe_at = 1
+    ours.endpoint.presented.clear()
+    ours.endpoint.otherwise = TOKENS
+
+    assert ours.drain() == 1  # the probe alone
+    assert ours.told()["provider.recovered"] == 1
+    assert ours.drain() >= 1
+
+
+def test_a_failure_while_others_are_answered_is_held_against_its_grant(ours: Deployment) -> None:
+    ours.seed("one", "two")
+    ours.endpoint.replies["one"] = [Unavailable("http_500")]
+
+    ours.drain()
+    ours.refresh_one("one")
+
+    assert ours.grant("two").version == 1
+    assert (ours.grant("one").status, ours.grant("one").reason) == (Status.FAILING, "unavailable")
+
+
+def test_a_server_that_asks_to_wait_is_left_alone_and_nobody_is_at_fault(ours: Deployment) -> None:
+    ours.seed("one", "two")
+    ours.endpoint.otherwise = Unavailable("http_429", retry_after_ms=30_000)
+
+    ours.drain()
+
+    assert ours.endpoint.presented == ["one"]
+    assert ours.unharmed("one", "two")
+    assert not ours.told()
+
+
+def test_nothing_is_sent_under_a_lease_that_would_end_before_the_reply(ours: Deployment) -> None:
+    ours.seed("one")
+
+    async def ask() -> AttemptOutcome:
+        lease = await ours.store.lease("one")
+        assert isinstance(lease, Lease)
+        return await ours.refresher.refresh_one(replace(lease, until=ours.now() + 9_000))
+
+    outcome = ours.time.run(ask())
+
+    assert outcome == LeaseTooShort()
+    assert ours.endpoint.presented == []
+    assert ours.unharmed("one")
+
+
+def test_a_drain_that_is_told_to_stop_puts_back_what_it_has_not_sent(ours: Deployment) -> None:
+    ours.seed("one", "two", "three")
+    ours.endpoint.otherwise = TOKENS
+
+    ours.drain(lambda: bool(ours.endpoint.presented))
+
+    assert ours.endpoint.presented == ["one"]
+    assert ours.grant("one").version == 1
+    assert ours.unharmed("two", "three")
+
+
+def test_a_missing_key_is_held_against_the_grant_by_a_worker_and_not_on_demand(ours: Deployment) -> None:
+    ours.seed("one", keys=KeyRing({"k2": bytes(range(32))}))
+
+    assert ours.refresh_one("one") == CannotUnseal()
+    assert ours.unharmed("one")
+    ours.drain()
+
+    assert (ours.grant("one").status, ours.grant("one").reason) == (Status.FAILING, "cannot_unseal")
+    assert ours.endpoint.presented == []
+
+
+def test_a_grant_that_cannot_be_refreshed_is_announced_before_its_end_and_expires_at_it(
+    ours: Deployment,
+) -> None:
+    ours.seed("one", lineage=lineage_of("one", None), sealed=KEYS.seal("one", 0, TokenPair("a0", None)))
+
+    ours.drain()
+    assert ours.told() == {"grant.expiring": 1}
+    ours.time.run(asyncio.sleep(6 * 60))
+    ours.drain()
+
+    assert ours.endpoint.presented == []
+    assert ours.grant("one").status is Status.FAILED
+    assert ours.told() == {"grant.expiring": 1, "grant.failed": 1}
