@@ -11,6 +11,9 @@ from tests.support.callables import Issue, Line, MakeDue
 from tests.support.command import Cli
 from tests.support.waiting import eventually
 from worker.adapters.embedded import EmbeddedServer
+from worker.cli.tokens import sentence
+from worker.core.grant import Status
+from worker.fleet.tokens import TokenError, TokenFailure
 from worker.sandbox.client import Sandbox
 
 
@@ -253,3 +256,11 @@ def test_a_command_with_the_wrong_key_says_so_and_holds_nothing_against_the_gran
     assert done.code == 1
     assert "its tokens cannot be unsealed with the keys in EVERGRANT_KEYS" in done.complaint
     assert cli.grants()[grant["id"]]["status"] == "active"
+
+
+@pytest.mark.parametrize("code", TokenFailure, ids=lambda code: code.value)
+def test_every_failure_has_a_sentence_that_names_its_grant(code: TokenFailure) -> None:
+    said = sentence(TokenError(code, "user-42/buddy", detail="x", status=Status.ACTIVE, span_ms=5_000))
+
+    assert "user-42/buddy" in said
+    assert "None" not in said
