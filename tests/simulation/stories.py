@@ -30,9 +30,17 @@ class StuckError(Exception):
 
 
 class Pace(RandomSchedule):
-    """Each leg to the store and the disk takes another time in each order; the provider is steady."""
+    """Each leg to the store and the disk takes another time in each order; the provider is steady.
+
+    Attributes:
+        disk_us: how long whatever is asked of a disk takes, where the story says so.
+    """
+
+    disk_us: int | None = None
 
     def delay_us(self, kind: str) -> int:
+        if kind == "disk" and self.disk_us is not None:
+            return self.disk_us
         self.slow_share = SLOW_SHARE if kind in {"store", "disk"} else 0.0
         return super().delay_us(kind)
 
@@ -50,7 +58,8 @@ class Story(Scene):
     """
 
     def __init__(self, valkey: Valkey, tale: "Tale", order: int, broken: Break = UNBROKEN) -> None:
-        super().__init__(valkey, tale.terms, Pace(dice(order)), dice(order), broken)
+        self.pace = Pace(dice(order))
+        super().__init__(valkey, tale.terms, self.pace, dice(order), broken)
         self.tale = tale
         self.order = order
         self.deployment.sweeps = False
@@ -248,6 +257,7 @@ def _new_process(story: Story) -> None:
     story.until(lambda: any(entry.synced for file in story.disks[0].files for entry in file.entries))
     story.deployment.crash(holder, loses_unsynced=True)
     story.wait(story.lease_s + 1)
+    story.pace.disk_us = 300_000  # so that it asks before it has looked
     new = story.deployment.start_worker(story.disks[0])
     story.drain(new)
     story.lease_at_once(new, "g0")
