@@ -117,11 +117,11 @@ def test_options_change_the_rules(refresh: Refresh) -> None:
         "client_id": "me",
         "client_secret": "mine",
         "access_seconds": 0,
-        "refresh_seconds": 5,
+        "refresh_seconds": 5000,
         "stated_refresh_seconds": 0,
         "errors": "rfc6749",
         "reuse": "grace",
-        "grace_seconds": 2.5,
+        "grace_seconds": 250.5,
         "latency_ms": 50,
     }
     with Sandbox.start("buddy", **options) as sandbox:
@@ -140,12 +140,12 @@ def test_options_change_the_rules(refresh: Refresh) -> None:
     assert rules == {
         "profile": "buddy",
         "access_seconds": 0,
-        "refresh_seconds": 5,
+        "refresh_seconds": 5000,
         "stated_refresh_seconds": None,
         "absolute_seconds": None,
         "errors": "rfc6749",
         "reuse": "grace",
-        "grace_seconds": 2.5,
+        "grace_seconds": 250.5,
         "rotation": True,
         "client_id": "me",
     }
