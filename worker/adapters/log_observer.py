@@ -40,4 +40,7 @@ class LogObserver:
 
     def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
         """This process has given back what it knows."""
-        log.debug("recovery.finished", epoch=epoch, answers=offered, repaired=repaired)
+        if repaired:
+            log.warning("journal.repaired_the_store", epoch=epoch, answers=offered, repaired=repaired)
+        else:
+            log.debug("journal.given_back", epoch=epoch, answers=offered)
