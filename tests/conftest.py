@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.callables import StartValkey
 from tests.support.servers import running_valkey
@@ -14,6 +15,10 @@ from worker.sandbox.client import Sandbox
 # A shell starts its background jobs with SIGINT ignored, and children inherit that: Ctrl-C would mean nothing
 # to the commands that are under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is the machine's business; no test depends on it.
+settings.register_profile("evergrant", deadline=None)
+settings.load_profile("evergrant")
 
 
 @pytest.fixture(scope="session")

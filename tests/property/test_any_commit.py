@@ -60,7 +60,7 @@ BY_TYPE[Change] = _any(Change)
 commits = _any(Commit)
 
 
-whole_commits = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # many fields to draw
+whole_commits = settings(suppress_health_check=[HealthCheck.too_slow])  # many fields to draw
 
 
 @whole_commits
