@@ -202,7 +202,9 @@ async def test_nobody_waits_for_a_disk_that_hangs_and_what_it_was_given_is_writt
             for refused in (journal.write(answer(4)), journal.reserve(1)):
                 with pytest.raises(JournalError, match="did not answer"):
                     await refused
-            await journal.sweep()
+            impatient.setattr(journal_module, "HANGS_SECONDS", 10 * PATIENCE_SECONDS)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await journal.sweep()
 
     await _until_it_answers(journal)
     await journal.write(answer(5))
