@@ -56,12 +56,21 @@ class Clock:
 
 
 class Syncs:
-    """The system call that puts data on the disk: counted, blocked, or failing."""
+    """The system call that puts data on the disk: counted, blocked, or failing.
+
+    Attributes:
+        count: how many there were.
+        most_at_once: how many threads were in it together.
+        begun: set when the next one begins.
+        failing: with which error the next ones fail, the last first.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
+        self.most_at_once = 0
         self.begun = threading.Event()
         self.failing: list[int] = []
+        self._running = 0
         self._may_end = threading.Event()
         self._may_end.set()
         self._real = os.fdatasync
@@ -69,8 +78,11 @@ class Syncs:
 
     def __call__(self, descriptor: int) -> None:
         self.count += 1
+        self._running += 1
+        self.most_at_once = max(self.most_at_once, self._running)
         self.begun.set()
         self._may_end.wait()
+        self._running -= 1
         if self.failing:
             raise OSError(self.failing.pop(), "Input/output error")
         self._real(descriptor)

@@ -102,3 +102,14 @@ async def test_a_journal_opened_again_keeps_what_was_in_it(
     await second.sweep()
     assert fences(second.read()) == [1, 2]
     assert [path.name for path in segments(journal_path)][:2] == ["00000001.segment", "00000002.segment"]
+
+
+async def test_a_closed_journal_leaves_its_files_to_the_next_owner(
+    journal: Journal, journal_path: Path, clock: Clock
+) -> None:
+    await journal.write(answer(1))
+    journal.acknowledge(answer(1))
+    await journal.close()
+    clock.at += KEEP
+    await journal.sweep()
+    assert len(segments(journal_path)) == 1

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,23 @@ async def test_a_segment_that_is_removed_while_the_journal_is_read_is_no_problem
     with capture_logs() as logs:
         assert journal.read() == []
     assert logs == []
+
+
+@pytest.mark.parametrize("done_meanwhile", ["reserve", "sweep"])
+async def test_an_answer_is_not_removed_before_the_journal_knows_where_it_is(
+    root: Path, clock: Clock, syncs: Syncs, done_meanwhile: str
+) -> None:
+    """Its segment is written and left while the event loop is busy, which hears of both at once."""
+    journal = Journal(root, "host:1:a", 0.0, clock)  # no retention that would protect it
+    await journal.reserve(1)
+    write = asyncio.create_task(journal.write(answer(1)))
+    async with syncs.blocked_from(write):
+        if done_meanwhile == "reserve":
+            other = asyncio.create_task(journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES))
+        else:
+            other = asyncio.create_task(journal.sweep())
+        await asyncio.sleep(0)
+    time.sleep(0.3)  # noqa: ASYNC251 the loop is to be busy
+    await asyncio.gather(write, other)
+    assert fences(journal.read()) == [1]
+    await journal.close()

@@ -25,6 +25,13 @@ async def test_a_new_segment_is_begun_when_the_present_one_has_too_little_room(
     assert fences(journal.read()) == list(range(1, written + 2))
 
 
+async def test_answers_take_the_room_that_was_reserved_for_them(journal: Journal, journal_path: Path) -> None:
+    await journal.reserve(100)
+    await journal.write(answer(0))
+    await asyncio.gather(*(journal.write(answer(fence, size=ANSWER_BYTES - 1024)) for fence in range(1, 200)))
+    assert len(segments(journal_path)) == 1
+
+
 async def test_what_waits_to_be_written_is_not_counted_as_room(
     journal: Journal, syncs: Syncs, journal_path: Path
 ) -> None:

@@ -134,13 +134,17 @@ async def test_a_cancelled_writer_changes_nothing_for_the_others_and_its_answer_
     assert fences(journal.read()) == [1, 2, 3]
 
 
-async def test_a_cancelled_reserve_leaves_the_journal_usable(journal: Journal, syncs: Syncs) -> None:
+async def test_a_cancelled_reserve_is_finished_before_the_next_answer_is_written(
+    journal: Journal, syncs: Syncs
+) -> None:
     reserve = asyncio.create_task(journal.reserve(1))
     async with syncs.blocked_from(reserve):
         reserve.cancel()
         await asyncio.wait([reserve])
         write = asyncio.create_task(journal.write(answer(1)))
+        await asyncio.sleep(0.1)  # another thread would begin
     await write
+    assert syncs.most_at_once == 1
     assert fences(journal.read()) == [1]
 
 

@@ -9,6 +9,7 @@ Rules:
 - A segment is removed when it is no longer written to, the store has all of its answers, and the
   retention has passed since the store took the last of them: a store that took an answer a moment ago
   may forget it, however long ago it was written.
+- An answer that could not be written may be in its segment nevertheless, which stays for the retention.
 - An answer that is acknowledged again is kept no longer for it, so that the journal stays bounded on
   the disk. Only unacknowledged answers are remembered one by one.
 - Nobody waits for a disk that hangs. Nothing more is taken until it answers; what it was given is
