@@ -205,6 +205,7 @@ def test_an_embedded_server_that_dies_under_a_refresh_is_brought_back_and_has_th
     assert embedded.grants()[grant["id"]]["version"] == 1
 
 
+@pytest.mark.slow
 def test_an_answer_that_the_store_went_away_from_is_said_to_be_on_disk_and_the_same_command_stores_it(
     embedded: Cli, enroll: Issue, sandbox: Sandbox
 ) -> None:

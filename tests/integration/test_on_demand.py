@@ -371,6 +371,7 @@ def presented(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> asyncio.Even
             is_over.set()
 
     monkeypatch.setattr(runtime.refresher, "_effort", Effort(store_patience_seconds=0.0))
+    monkeypatch.setattr(runtime.refresher._attribution, "_patience_seconds", 0.0)  # noqa: SLF001 it has a copy
     monkeypatch.setattr(runtime.refresher, "refresh_one", refresh)
     return is_over
 

@@ -161,6 +161,7 @@ def test_a_plain_server_can_keep_its_refresh_tokens(refresh: Refresh) -> None:
         assert sandbox.totals()["refreshes"] == 2
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_grants_are_issued_while_requests_are_served(refresh: Refresh) -> None:
     with Sandbox.start() as sandbox:
         lines = sandbox.issue_lines(100_000, spread_seconds=50)
