@@ -1,4 +1,4 @@
-"""One process's loop and presence: real threads, real signals, real children, a real kill.
+"""One process's loop and its membership: real threads, real signals, real children, a real kill.
 
 Other processes are this file run as a script: its first argument is the part that it plays.
 """
