@@ -136,7 +136,7 @@ def test_options_change_the_rules(refresh: Refresh) -> None:
     assert set(first.json()) == {"access_token", "refresh_token", "token_type"}
     assert again.json() == first.json()
     assert (refused.status_code, refused.json()) == (400, {"error": "invalid_grant"})
-    assert min(waited) >= 0.05
+    assert min(waited) >= 0.049  # an event loop counts whole milliseconds
     assert rules == {
         "profile": "buddy",
         "access_seconds": 0,
