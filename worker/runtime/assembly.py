@@ -14,10 +14,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
+from config import Settings
 from worker.adapters.clock import RedisClock
+from worker.adapters.endpoint_on_first_use import EndpointOnFirstUse
 from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
 from worker.adapters.log_observer import LogObserver
@@ -27,7 +30,6 @@ from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
-from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.core import ports
 from worker.core.policy import Rules
 from worker.core.registry import Registry, RunnerPlaces
@@ -45,6 +47,9 @@ from worker.runtime import timing
 from worker.runtime.clients import ConfiguredClients
 from worker.runtime.connections import connect
 from worker.runtime.deployment import Deployment, embedded_server
+
+if TYPE_CHECKING:
+    from worker.adapters.token_endpoint import HttpTokenEndpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +165,7 @@ class Runtime:
     fleet_state: RedisFleetState
     event_stream: RedisEventStream
     clients: ConfiguredClients
-    endpoint: HttpTokenEndpoint
+    endpoint: "HttpTokenEndpoint | EndpointOnFirstUse"
     journal: Journal
     answers: Answers
     membership: Membership
@@ -188,8 +193,8 @@ async def open_runtime(
         redis = await opened.enter_async_context(connect(deployment.redis_url))
         # A group of scripts has a deadline of its own, as a whole.
         redis_for_groups = await opened.enter_async_context(connect(deployment.redis_url, reply_seconds=None))
-        endpoint = HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds)
-        await opened.enter_async_context(endpoint)
+        endpoint = _endpoint(settings, is_worker=told is not None)
+        opened.push_async_exit(endpoint)
         if server is not None:
             opened.callback(server.close)
         directory = JournalDirectory(deployment.journals, settings.journal_seconds)
@@ -237,6 +242,15 @@ async def open_runtime(
             tokens=process.tokens,
             sweeping=process.sweeping,
         )
+
+
+def _endpoint(settings: Settings, *, is_worker: bool) -> "HttpTokenEndpoint | EndpointOnFirstUse":
+    """Loaded at once where refreshes are to come; on first use in a command, for most ask nothing."""
+    if not is_worker:
+        return EndpointOnFirstUse(timeout_seconds=settings.http_timeout_seconds)
+    from worker.adapters.token_endpoint import HttpTokenEndpoint  # noqa: PLC0415 a command does without it
+
+    return HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds)
 
 
 def _process_name() -> str:
