@@ -49,8 +49,9 @@ def test_a_wrong_client_secret_is_one_incident_and_the_right_one_brings_the_clie
 def test_a_worker_killed_in_the_middle_loses_at_most_the_answers_it_alone_held(
     build: Build,
 ) -> None:
-    live = build(access_seconds=40)
-    live.issue(80, spread_seconds=26)
+    # Due at two thirds of its life, a token outlives the lease of a worker that died over it by ten seconds.
+    live = build(access_seconds=70)
+    live.issue(80, spread_seconds=45)
     with live.sandbox.fault("latency", ms=400):
         worker = live.start_worker()
         live.start_beat()
