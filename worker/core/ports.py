@@ -47,8 +47,8 @@ class Lease:
             outcome nobody knows.
         fence: the lease's number, growing; every outcome is stored under it, once.
         until: when the lease ends.
-        probe: this grant was let through to find out whether its rejected client is accepted again.
-        endpoint_probe: this grant was let through to find out whether its token endpoint answers again.
+        client_probe: this grant finds out whether its rejected client is accepted again.
+        endpoint_probe: this grant finds out whether its unavailable token endpoint answers again.
     """
 
     grant: Grant
@@ -191,12 +191,14 @@ class ClientCheck(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RefreshReport:
-    """One refresh, from its claim to what was stored of it.
+    """One refresh, from when it was taken up until its outcome was handed to the store.
+
+    New tokens may still wait for a store that is away: `Observer.committed` says what became of them.
 
     Attributes:
-        began_at: when it was taken up, Unix ms.
-        ended_at: when its outcome was stored, Unix ms.
-        grant: as it stands afterwards, as far as this process knows.
+        began_at: Unix ms.
+        ended_at: Unix ms.
+        grant: as it is stored afterwards, as far as this process knows.
     """
 
     lease: Lease

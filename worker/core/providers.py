@@ -63,7 +63,8 @@ class Provider:
         refresh_lifetime_cap_ms: the longest refresh lifetime that is believed of a reply.
         absolute_lifetime_ms: of the grant, from the person's consent; no refresh extends it.
         resend_after_unknown: whether the same refresh token is sent once more after an unreadable reply.
-        rejected_codes: error codes that mean `invalid_grant` (RFC 6749 section 5.2) in other words.
+        rejected_codes: error codes that mean `invalid_grant` (RFC 6749 section 5.2) in other words. A
+            provider with codes of its own adds them to the default.
         ambiguous_message: what the server says both of a dead refresh token and of a wrong client secret,
             without an error code; a bare 401 is then ambiguous too. A client-credentials request tells which.
         reset_headers: headers that say when to come back after a 408 or 429 without `Retry-After`, by

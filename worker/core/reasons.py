@@ -3,8 +3,8 @@
 Rules:
 - One word, one meaning, everywhere: stored records, events, `status`, `grants show`, logs and metrics
   use these.
-- What a reason means and what to do about it stands here, once. `docs/events.md` and `status` are made
-  from it.
+- What a reason means and what to do about it stands here, once. `status` prints the advice, and a test
+  compares the table in `docs/events.md` with the meanings.
 - A reason is added, never renamed: consumers match on it.
 
 What a server or the wire said in its own words (`invalid_client`, `http_502`, `timeout`) is no reason of
@@ -73,7 +73,7 @@ class Reason(StrEnum):
     )
     REPLY_LOST = (
         "reply_lost",
-        "the provider rotated the tokens, and its reply never arrived",
+        "the token was rejected while an earlier reply was unknown: most likely that reply had the new tokens",
         "The person must connect again: the provider's reply was lost on the way.",
     )
     ACCESS_TOKEN_EXPIRED = (

@@ -11,6 +11,8 @@ Rules:
   The wait is bounded: a request has a deadline, and a store that is away is given a time.
 - A caller gets what the store has afterwards.
 - A refresh that could not bring what is asked is not tried: it would rotate the grant at every call.
+- How many are refreshed at once is for the caller to bound: neither the client's rate limit nor its
+  pause, nor an open breaker, holds back what somebody asks for.
 - A failure is a code and its facts. Sentences are for the faces.
 """
 

@@ -54,8 +54,6 @@ def configuration() -> dict[str, Any]:
     """
     chosen = settings()
     broker = broker_url(chosen)
-    soft_limit_seconds = timing.longest_run_seconds(chosen)
-    hard_limit_seconds = soft_limit_seconds + 30
     return {
         "broker_url": broker,
         "broker_use_ssl": broker_tls(broker),
@@ -63,7 +61,7 @@ def configuration() -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_transport_options": {
             "global_keyprefix": f"{{{chosen.namespace}}}:celery:",
-            "visibility_timeout": hard_limit_seconds + 60,
+            "visibility_timeout": timing.visibility_timeout_seconds(chosen),
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": embedded_server(chosen) is None,
@@ -79,8 +77,8 @@ def configuration() -> dict[str, Any]:
         "task_default_queue": "evergrant",
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
-        "task_soft_time_limit": soft_limit_seconds,
-        "task_time_limit": hard_limit_seconds,
+        "task_soft_time_limit": timing.longest_run_seconds(chosen),
+        "task_time_limit": timing.hard_limit_seconds(chosen),
         "worker_soft_shutdown_timeout": timing.in_flight_seconds(chosen),
         "worker_prefetch_multiplier": 1,
         "worker_cancel_long_running_tasks_on_connection_loss": False,

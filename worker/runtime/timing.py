@@ -16,6 +16,8 @@ REDIS_TIMEOUT_SECONDS: Final = GROUP_SECONDS
 RUN_SECONDS: Final = 10.0  # a refresh task claims for so long, then other clients get their turn
 CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
 COMMIT_SECONDS: Final = 5.0  # of a lease, for the commit
+HARD_LIMIT_SLACK_SECONDS: Final = 30.0
+VISIBILITY_SLACK_SECONDS: Final = 60.0
 
 # Between two probes of a rejected client the pauses grow from one `probe_seconds` to this many.
 LONGEST_PROBE_SHARE: Final = 5
@@ -42,6 +44,16 @@ def longest_run_seconds(settings: Settings) -> float:
     """The longest that a refresh task can take, even while the store is away."""
     store_seconds = 3 * effort(settings).store_patience_seconds
     return RUN_SECONDS + in_flight_seconds(settings) + store_seconds + 4 * 2 * REDIS_TIMEOUT_SECONDS
+
+
+def hard_limit_seconds(settings: Settings) -> float:
+    """When Celery kills a task: beyond everything that a task waits for."""
+    return longest_run_seconds(settings) + HARD_LIMIT_SLACK_SECONDS
+
+
+def visibility_timeout_seconds(settings: Settings) -> float:
+    """When a message that nobody acknowledged is delivered again: after its task can no longer live."""
+    return hard_limit_seconds(settings) + VISIBILITY_SLACK_SECONDS
 
 
 def store_limits(settings: Settings) -> StoreLimits:

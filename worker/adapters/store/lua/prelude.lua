@@ -49,11 +49,11 @@
 --                          seen_since (whoever was seen since is waited for), least_until and ends_at (of the
 --                          recovery).
 -- processes        zset    Processes, by their last heartbeat. Written by heartbeat and leave. A member lives until it
---                          leaves, or a day.
+--                          leaves, or until the first epoch that begins a day after its last heartbeat.
 -- recovered        set     Processes that finished recovery in this epoch. Written by finish_recovery and leave.
 --                          Emptied when an epoch begins.
 -- troubles         hash    What keeps each process from claiming; its fields are the processes. Written by heartbeat
---                          and leave. A field lives as long as its trouble.
+--                          and leave. A field lives until its process says otherwise, or leaves.
 -- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py. Lives for ever.
 
 local P = KEYS[1]
