@@ -73,7 +73,10 @@ class Reason(StrEnum):
     )
     REPLY_LOST = (
         "reply_lost",
-        "the token was rejected while an earlier reply was unknown: most likely that reply had the new tokens",
+        (
+            "the token was rejected while an earlier reply was unknown: most likely that reply had the new"
+            " tokens"
+        ),
         "The person must connect again: the provider's reply was lost on the way.",
     )
     ACCESS_TOKEN_EXPIRED = (
