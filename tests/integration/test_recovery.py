@@ -1264,7 +1264,7 @@ async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_s
     await one.membership.beat()
     assert await redis.exists(f"{prefix}troubles") == 0
     told = [(log["event"], log["log_level"]) for log in logs if log["event"].startswith("claims")]
-    assert told == [("claims.stopped", "error"), ("claims.go_on", "info")]
+    assert told == [("claims.stopped", "error"), ("claims.resumed", "info")]
 
 
 async def test_the_store_is_examined_once_in_each_epoch(
