@@ -183,22 +183,22 @@ class FleetState(Protocol):
 
 
 class RunnerPlaces(Protocol):
-    """The places of refreshers: how many may work on one client at once."""
+    """The places of runners: how many may work on one client at once."""
 
     async def reserve_runners(
         self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]
     ) -> tuple[int, int]:
-        """How many grants are due, and how many of the candidate refreshers to start for them.
+        """How many grants are due, and how many of the candidate runners to start for them.
 
         Args:
             client_name: whose grants.
-            share: how many due grants one refresher takes on.
-            place_ms: how long a place is kept for a refresher that does not claim.
-            candidates: runner ids, as many as there may be at once.
+            share: how many due grants one runner takes on.
+            place_ms: how long a place is kept for a runner that does not claim.
+            candidates: ids of new runners, as many as the client may have at once.
         """
 
     async def release_runner(self, client_name: str, runner: str) -> None:
-        """Give a refresher's place back."""
+        """Give a runner's place back."""
 
 
 class EventStream(Protocol):
