@@ -1,10 +1,13 @@
-"""The world outside, one noun a module; each implements a port of `worker.core.ports`.
+"""The world outside, one noun a module. Most implement a port of the core (`ports.py`, `registry.py`).
 
 store/             grants, leases, schedule and events in Redis, by Lua scripts
 journal/           answers on this machine's disk, from before their commit until a while after it
 token_endpoint.py  the authorization server over httpx
+credentials.py     how a client proves who it is
 sealing.py         AES-256-GCM with a key ring
+key_file.py        the sealing key of a single machine whose settings name none
 clock.py           Redis TIME between two calls
 cloud_events.py    events as CloudEvents JSON
-embedded.py        the Valkey server that makes a single machine need no other
+log_observer.py    what happens, as lines of the log
+embedded.py        the Valkey server of a single machine
 """
