@@ -186,7 +186,7 @@ async def test_an_answer_offered_again_over_a_new_connection_is_waited_for_thoug
             await open_with_concern(BRIEF, new_connection).commit(leased)
 
 
-async def test_with_too_few_replicas_their_number_is_told(redis: Redis, prefix: str) -> None:
+async def test_with_too_few_replicas_the_error_says_how_many(redis: Redis, prefix: str) -> None:
     scripts = Scripts(redis, prefix, WriteConcern(2, wait_ms=50))
 
     with pytest.raises(ShortfallError):  # the first wait may be over before the replica has answered

@@ -69,12 +69,12 @@ class LiveDeployment:
             monkeypatch.setenv(name, value)
 
     def _start_scribe(self) -> subprocess.Popen[bytes]:
-        """Writes down what the processes say: one that may not write files can then still be heard."""
+        """Write down the output of the processes, also of one that may not write files."""
         with self.log.open("ab") as log:
             return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log, start_new_session=True)  # noqa: S607
 
     def put_secret(self, secret: str) -> None:
-        """What an operator does who replaces the client's secret."""
+        """Replace the client's secret, as an operator would."""
         path = self.secrets / "EVERGRANT_CLIENTS__BUDDY__CLIENT_SECRET"
         aside = self.directory / "secret.new"
         aside.write_text(secret)
@@ -155,14 +155,14 @@ class LiveDeployment:
         return self.run(walk)
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event told so far."""
+        """Every event so far."""
 
         async def read(runtime: Runtime) -> list[dict[str, Any]]:
-            told, last = [], "0-0"
+            events, last = [], "0-0"
             while entries := await runtime.event_stream.read(last):
-                told += [dict(entry.event) for entry in entries]
+                events += [dict(entry.event) for entry in entries]
                 last = entries[-1].id
-            return told
+            return events
 
         return self.run(read)
 
