@@ -249,12 +249,10 @@ def test_an_answer_missing_between_two_rejections_does_not_make_the_first_forgot
         pytest.param(Unknown("timeout"), False, True, id="nothing-came-after-it-was-sent"),
         pytest.param(Unknown("http_500"), False, True, id="a-5xx"),
         pytest.param(Unknown("http_200_not_json"), False, True, id="a-200-that-is-not-json"),
-        pytest.param(
-            Unavailable("http_500", 9, may_have_acted=True), False, True, id="told-to-wait-by-a-fault"
-        ),
+        pytest.param(Unavailable("http_500", 9, may_have_acted=True), False, True, id="throttled-by-a-fault"),
         pytest.param(Unavailable("could_not_connect"), False, False, id="could-not-connect"),
         pytest.param(Unavailable("could_not_connect"), True, True, id="could-not-connect-after-a-lost-reply"),
-        pytest.param(Unavailable("http_429", 9), False, False, id="told-to-wait"),
+        pytest.param(Unavailable("http_429", 9), False, False, id="throttled"),
         pytest.param(REJECTED, False, False, id="rejected"),
     ],
 )
