@@ -47,13 +47,12 @@ class Children:
     """The processes of one command.
 
     Args:
-        environment: theirs.
         stop_seconds: how long they may take to end in order.
+        environment: of the children.
         output: where their output goes; `None` is this process's own.
     """
 
     stop_seconds: float
-
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     output: IO[bytes] | None = None
     running: list[Child] = field(default_factory=list)

@@ -232,7 +232,7 @@ class Observer(Protocol):
 
 
 class Clock(Protocol):
-    """Redis TIME, carried forward between calls by a monotonic clock."""
+    """The store's clock, carried forward between calls by a monotonic clock."""
 
     def now(self) -> int:
         """Unix milliseconds."""
@@ -245,7 +245,7 @@ class Sealer(Protocol):
         """Seal under the first key of the ring."""
 
     def open(self, grant: Grant) -> TokenPair:
-        """Open under whichever key sealed it.
+        """Open with the key that sealed it.
 
         Raises:
             UnsealError: no key of the ring fits.

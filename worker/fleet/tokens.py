@@ -7,8 +7,8 @@ Rules:
 - A grant that is being refreshed already, by another process or for another caller, is not refreshed again:
   the caller waits for that outcome, at most as long as a lease. If the outcome is a first rejection, the
   caller does not confirm it before its time.
-- Once a request may have left, every interrupt waits until the outcome is stored. The wait is bounded: a
-  request has a deadline, and a store that is away is waited for only so long.
+- Once a request may have left, every interrupt waits until the outcome is stored, or its answer on disk. If
+  the store is away, the answer is offered for a few seconds more, or until the next interrupt.
 - A caller gets what the store has afterwards.
 - A refresh that cannot bring a token of the wanted life is not tried: it would rotate the grant at each call.
 - A failure is a code and its facts. `worker/cli/tokens.py` makes the sentence.
