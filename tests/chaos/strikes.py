@@ -1,9 +1,9 @@
-"""What each kind of strike does to a live.
+"""What each kind of strike does to a live deployment.
 
 Rules:
 - A strike is a context: it strikes on entry, puts right again on exit, and names the process it struck.
-- The store's own data is touched in one way only: a server that is dead and locked out forgets what it wrote
-  last, as one does whose machine fails before the disk was synced.
+- The store's own data is touched in one way only: a server that is dead and locked out forgets its last
+  writes, as a server does if its machine fails before the disk was synced.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ PROVIDER_FAULTS: dict[Kind, Callable[[int], dict[str, str | float]]] = {
 
 
 class Strikes:
-    """Strikes against one live.
+    """Strikes against one live deployment.
 
     Args:
         live: whose store and provider are struck.

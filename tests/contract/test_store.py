@@ -1,4 +1,4 @@
-"""What the refresher relies on of its store: true of the one in Redis and of the double in memory alike."""
+"""What the refresher expects of its store: true of the store in Redis and of the double in memory."""
 
 from dataclasses import replace
 

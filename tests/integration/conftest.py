@@ -1,6 +1,6 @@
 """A store, processes of ours and authorization servers for these tests, in one namespace a test.
 
-Whatever a test does to the store, `redis` checks at its end what must always hold there.
+At the end of each test `redis` checks the store's invariants.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Refreshing one grant because somebody asks: as a process like any other, on the real store."""
+"""Tokens on demand: a refresh in a process like any other, on the real store."""
 
 import asyncio
 import hashlib

@@ -716,7 +716,7 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     grants = await enroll(sandbox, clients, 3)
     refresher = await open_refresher(clients, in_flight=1)
     draining = asyncio.create_task(_drain(refresher))
-    refused = await attended.next_request()  # two more await their turn
+    refused = await attended.next_request()  # two more wait for a slot
     # Meanwhile another process found the client rejected, and accepted with the new secret.
     await redis.hset(f"{prefix}client:acme", "accepted_at", await registry.now())
 
@@ -743,7 +743,7 @@ async def test_a_probe_is_sent_though_what_waited_for_a_slot_before_it_is_given_
     grants = await enroll(sandbox, clients, 4)
     refresher = await open_refresher(clients, in_flight=1)
     draining = asyncio.create_task(_drain(refresher))
-    first = await attended.next_request()  # two more await their turn
+    first = await attended.next_request()  # two more wait for a slot
     of_outage: dict[Any, Any] = {"state": "unavailable", "since": 1, "probe_delay": 5_000, "probe_at": 1}
     await redis.hset(f"{prefix}endpoint:{attended.url}", mapping=of_outage)  # another process says so
     first.set_result(TOKENS)
@@ -803,7 +803,7 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
 
     assert before_the_probe.count("provider.unavailable") == 1
     used_up = before_the_probe.count("grant.failed")
-    assert 5 <= used_up < 9  # those that open the breaker, and what awaited its turn meanwhile
+    assert 5 <= used_up < 9  # those that open the breaker, and those that waited for a slot meanwhile
     assert _types((await told())[used_up + 1 :]) == ["grant.failed"]  # the probe: it recovers nothing
     stored = [(await _find(registry, grant.id)).grant for grant in grants]
     assert {grant.reason for grant in stored if grant.status is Status.FAILED} == {"reply_lost"}
@@ -1396,7 +1396,7 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
 
     gate.watch = hold_commits
     draining = asyncio.create_task(_drain(refresher))
-    # Four may be in flight, eight more await their turn, and eight are being stored.
+    # Four may be in flight, eight more wait for a slot, and eight are being stored.
     await _wait_for(lambda: sum(len(list(sandbox.log(grant.id))) for grant in grants) == 20)
     assert len(refresher.held()) == 20
     let_pass.set()

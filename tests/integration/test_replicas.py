@@ -244,7 +244,7 @@ async def test_what_is_said_again_soon_waits_for_no_replica(open_with_concern: O
         await store.finish_recovery(await store.heartbeat(""))
         assert await store.reserve_runners("acme", share=1, place_ms=1_000, candidates=["r"]) == (0, 0)
         await store.release_runner("acme", "r")
-        await store.leave()  # each of them answers: what is waited for in vain ends in an error
+        await store.leave()  # each of them answers: a wait that is not met ends in an error
 
 
 async def test_a_heartbeat_does_not_queue_behind_a_write_that_waits(

@@ -1,4 +1,4 @@
-"""reserve_runners.lua and release_runner.lua: no more refreshers than the due grants need."""
+"""reserve_runners.lua and release_runner.lua: no more runners than the due grants need."""
 
 import asyncio
 import time

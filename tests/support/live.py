@@ -1,7 +1,7 @@
-"""A live: one real deployment under test, with the embedded server, and the sandbox as provider and judge.
+"""A live deployment: real processes, the embedded server, and the sandbox as provider and judge.
 
-Its processes are the Procfile's. What is started here is ended here. Whoever tests with a live imports
-`build` into the conftest.py beside the tests.
+Its processes are the Procfile's. What is started here is ended here. To use one, import `build` into the
+conftest.py beside the tests.
 """
 
 import asyncio
@@ -210,11 +210,11 @@ def _pair_of(line: dict[str, Any]) -> TokenPair:
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiveDeployment]]:
-    """Makes a live with a sandbox of the given options; everything ends with the test."""
+    """Makes a live deployment with a sandbox of the given options; everything ends with the test."""
     with ExitStack() as stack:
 
         @contextmanager
-        def lives(**options: Any) -> Iterator[LiveDeployment]:
+        def live_deployment(**options: Any) -> Iterator[LiveDeployment]:
             with Sandbox.start("buddy", **options) as sandbox:
                 live = LiveDeployment(tmp_path, sandbox, monkeypatch)
                 with live.server:
@@ -223,4 +223,4 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
                     finally:
                         live.stop()
 
-        yield lambda **options: stack.enter_context(lives(**options))
+        yield lambda **options: stack.enter_context(live_deployment(**options))
