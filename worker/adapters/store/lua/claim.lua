@@ -1,5 +1,5 @@
--- Claim a chunk of one client's due grants: lease, intent, and the due time moved to the end of the lease. So the grants
--- of a dead worker come back by themselves.
+-- Claim a chunk of one client's due grants: lease, intent, and the due time moved to the end of the lease. So the
+-- grants of a dead worker come back by themselves.
 --
 -- Returns {now, generation, drained, wait ms, probe (0 none, 1 of the client, 2 of the endpoint, 3 of both),
 --          {record, in doubt, id, ...}, recovering}.
@@ -66,8 +66,8 @@ local function first_due(number)
   return redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', digits(now), 'LIMIT', 0, number)
 end
 
--- The grant to probe with, due or not: another one each time, because client and endpoint may be well and only one grant
--- be refused.
+-- The grant to probe with, due or not: another one each time, because client and endpoint may be well and only one
+-- grant be refused.
 local function probe_candidate(endpoint_probe)
   local first = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', '(' .. FOREVER, 'LIMIT', 0,
     PROBE_CANDIDATES)

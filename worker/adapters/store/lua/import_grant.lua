@@ -1,8 +1,8 @@
 -- Store a grant that came from outside.
 --
--- Returns {verdict, version, lineage}. The verdicts: stored; exists; moved (another version is stored than the one to be
--- replaced); descends (the stored pair was made from this very pair, which is dead by now); newer (the stored pair was
--- issued later).
+-- Returns {verdict, version, lineage}. The verdicts: stored; exists; moved (another version is stored than the one to
+-- be replaced); descends (the stored pair was made from this very pair, which is dead by now); newer (the stored pair
+-- was issued later).
 
 local old = try(load, id)
 if old == nil and not replaces then return {'exists', 0, ''} end

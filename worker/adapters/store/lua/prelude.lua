@@ -106,8 +106,8 @@ local function save(id, r)
   redis.call('SET', grant_key(id), cmsgpack.pack(r))
 end
 
--- The front of a record: the fields that leasing needs. The rest stays packed: a claim reads hundreds of records, and in
--- a store of a million grants none of their memory is in a cache.
+-- The front of a record: the fields that leasing needs. The rest stays packed: a claim reads hundreds of records, and
+-- in a store of a million grants none of their memory is in a cache.
 local function load_front(id)
   local packed = read(id)
   if not packed then return false end
@@ -187,8 +187,8 @@ local function release(r)
   r[LEASE_UNTIL] = 0
 end
 
--- Give out `number` fences in a row; returns the first. The counter never falls behind the clock, so a Redis that forgot
--- its last writes still gives out fences that nobody has seen.
+-- Give out `number` fences in a row; returns the first. The counter never falls behind the clock, so a Redis that
+-- forgot its last writes still gives out fences that nobody has seen.
 local function next_fences(number)
   local last = tonumber(redis.call('GET', P .. 'fence') or '0')
   local first = math.max(last + 1, now_us())
@@ -208,9 +208,9 @@ local function claimable_from(r)
   return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), 0))
 end
 
--- Lease some of one client's grants, hundreds at most, by their fronts. Lease and intent are one write: from here on the
--- reply to a refresh may exist. Two commands write all of them, to save memory until they are in the log.
--- Sets in each front `in_doubt`, whether an earlier intent was left without an outcome, and `packed`, the new record.
+-- Lease some of one client's grants, hundreds at most, by their fronts. Lease and intent are one write: from here on
+-- the reply to a refresh may exist. Two commands write all of them, to save memory until they are in the log. Sets in
+-- each front `in_doubt`, whether an earlier intent was left without an outcome, and `packed`, the new record.
 local function take_leases(fronts, owner, until_ms)
   local fence, ends_at = next_fences(#fronts), digits(until_ms)
   local records, dues = {}, {}
