@@ -81,7 +81,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class LeasedElsewhere:
-    """Another process refreshes this grant, or may have its answer: nobody else leases it before `until`."""
+    """Another process refreshes this grant, or may have its answer: a lease is possible from `until` on."""
 
     until: int
 

@@ -123,7 +123,7 @@ class Attribution:
     async def note_recovery(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         """After a readable reply to a probe, let its client or its endpoint work again.
 
-        A rejection after a lost first reply does not show that the endpoint works: it may lose every reply.
+        A rejection after a lost first reply does not count: the endpoint may lose every reply with tokens.
         """
         lease, client = attempt.lease, attempt.client
         if lease.client_probe and isinstance(outcome, Refreshed | Rejected):
