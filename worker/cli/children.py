@@ -3,7 +3,7 @@
 Rules:
 - Only what was started here is ended here: in order first (SIGTERM; a worker finishes what is in flight), by
   force after a bound.
-- A child that dies is started again, at most so often; then the command ends.
+- A child that dies is started again, at most `MOST_RESTARTS` times in a window; then the command ends.
 - Children have a session of their own: a Ctrl-C in the terminal reaches this process alone, which stops them.
 """
 

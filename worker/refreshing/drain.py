@@ -58,7 +58,7 @@ class Drain:
         journal: makes room for the answers before anything is claimed.
         answers: those that wait stop the claims.
         clients: their settings, read anew when they may have changed.
-        observer: hears of each claim.
+        observer: is called with each claim.
         in_flight: requests at once.
     """
 
