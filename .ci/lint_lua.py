@@ -1,8 +1,9 @@
 """Check the Lua scripts with luacheck, in the form in which Redis runs them.
 
-A script is loaded as the record's field positions, the prelude, the names of its arguments and its own text.
-That whole text is checked, so a name that none of them defines is found. No script uses all of the prelude:
-there a finding counts only if luacheck repeats it for every script. The two generated lines may be long.
+A script is loaded as the record's field positions, the prelude, the lifecycle's tables, the names of its
+arguments and its own text. That whole text is checked, so a name that none of them defines is found. No
+script uses all of the prelude: there a finding counts only if luacheck repeats it for every script. The
+generated lines may be long.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""The deployment's settings and logging. Imports nothing else of ours.
+"""The deployment's settings and logging. Imports nothing from the other packages.
 
-settings.py  environment, `.env` and secret files as one validated object
-logging.py   structured logs
+settings.py      environment, `.env` and secret files as one validated object
+secret_files.py  a directory of secret files as a source of settings
+logging.py       structured logs
 """
 
 from config.settings import ClientSettings, Settings, SettingsError, load_settings

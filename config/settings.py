@@ -2,8 +2,8 @@
 
 Rules:
 - The error for a wrong or missing setting is one line. It names the variable and says what it takes.
-- A name that begins with EVERGRANT_ and is no setting is refused in every source. A misspelt one would mean
-  its default, which may be another, empty store.
+- An unknown name that begins with EVERGRANT_ is refused in every source. A misspelt setting would have its
+  default, which may mean another, empty store.
 - Secrets are `SecretStr`: no `repr`, no error and no log shows them.
 - Each `load_settings()` reads every source again: a secret replaced in its file needs no restart.
 
@@ -74,7 +74,7 @@ def _endpoint_url(url: str) -> str:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL; `None` if it is no URL. An error of `urlsplit` would repeat the password."""
+    """The parts of a URL; `None` if it is no URL. An error from `urlsplit` would repeat the password."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -260,7 +260,7 @@ def _names_in(source: PydanticBaseSettingsSource) -> dict[str, str | None]:
 
 
 def _refuse_unknown(variables: Iterable[str], where: str) -> None:
-    """Refuse a misspelt variable: it would silently mean its default, such as another, empty store."""
+    """Refuse a misspelt variable: its setting would silently have the default."""
     known = {name.upper() for name in Settings.model_fields} | {"SECRETS_DIR"}
     for variable in sorted(variables):
         name = variable.removeprefix(PREFIX).partition("__")[0]

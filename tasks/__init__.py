@@ -1,5 +1,5 @@
-"""The Celery tasks, verb phrases of a few lines: they call, they do not decide.
+"""The Celery tasks, each a few lines: they call, they do not decide.
 
-sweep.py    every few seconds: count what is due, start as many refreshers as it takes
+sweep.py    every few seconds: count what is due, start as many runners as it takes
 refresh.py  refresh one client's due grants until none is left
 """

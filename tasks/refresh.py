@@ -13,7 +13,7 @@ from worker.runtime.timing import RUN_SECONDS
 def refresh(self: Any, client: str) -> None:
     """Pull what is due for a while; the next sweep goes on where this one stopped."""
     end = time.monotonic() + RUN_SECONDS
-    runner = self.request.id  # here, for Celery keeps the request in this thread
+    runner = self.request.id  # read in this thread: Celery keeps the request here
     this_process.run(
         lambda runtime: runtime.sweeping.run_refresher(
             client, runner, stop=lambda: should_stop() or time.monotonic() > end

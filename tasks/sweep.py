@@ -7,6 +7,6 @@ from worker.runtime.celery_worker import this_process
 
 @app.task(name="tasks.sweep")
 def sweep() -> None:
-    """Start refreshers; two sweeps at once start no more than one would."""
+    """Start runners; two sweeps at once start no more than one would."""
     for client, runner in this_process.run(lambda runtime: runtime.sweeping.reserve_runners()):
         refresh.apply_async(args=(client,), task_id=runner)

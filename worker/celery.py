@@ -1,9 +1,9 @@
 """The Celery app and its schedule: what `celery -A worker` finds.
 
-A task carries a client's name and nothing else; the grants are pulled from the store. So a task that is lost,
-late or delivered twice costs a delay or a needless look at the schedule.
+A task carries a client's name and nothing else; its grants come from the store. So a lost, late or repeated
+task costs a delay or a needless look at the schedule.
 
-To import this reads no settings: Celery asks for its configuration when it first needs it.
+Importing this module reads no settings: Celery asks for its configuration when it first needs it.
 """
 
 from typing import Any

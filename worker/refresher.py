@@ -2,12 +2,12 @@
 
 Rules:
 - A refresh token is presented only under its grant's lease. Taking the lease has also stored the intent.
-- After a reply that could not be read the same token is sent once more, soon, under the same lease: a
-  server with a grace period answers, and with a strict one nothing more can be lost.
-- An answer, once here, is on the disk before the store is asked to take it (refreshing/answers.py).
-- A fault of the client or of the provider is never held against a grant (refreshing/attribution.py).
-  Once it is known, what was claimed and has not been sent is given back.
-- Decisions are the core's; this file only asks, sends and stores.
+- After an unreadable reply the same token is sent once more, soon, under the same lease. A server with a
+  grace period answers; with a strict one nothing more can be lost.
+- An answer is on the disk before the store is asked to take it (refreshing/answers.py).
+- A fault of the client or of the provider never counts against a grant (refreshing/attribution.py). Once it
+  is known, claimed grants that were not sent yet are given back.
+- The core decides; this file only asks, sends and stores.
 """
 
 import asyncio
@@ -64,8 +64,9 @@ class Effort:
 
     Attributes:
         in_flight: requests at once.
-        request_ms: the longest that one request takes; none leaves with less than this of its lease left.
-        store_patience_seconds: how long anything but an answer is offered to a store that is away.
+        request_ms: the longest that one request takes; none is sent under a lease that ends sooner.
+        store_patience_seconds: how long anything but an answer is offered to a store that is away; an
+            answer is offered until the store has it.
     """
 
     in_flight: int = 100
@@ -74,7 +75,7 @@ class Effort:
 
 
 class Refresher:
-    """Refreshes grants that are due, many at once, each in the order that its rules ask for."""
+    """Refreshes grants: many that are due at once, or one on demand."""
 
     def __init__(
         self,
@@ -134,8 +135,8 @@ class Refresher:
     async def refresh_one(self, lease: Lease) -> AttemptOutcome:
         """Refresh one leased grant now, due or not.
 
-        A success lets a rejected client work again. A refusal does not pause it, and a missing key is
-        not held against the grant: whoever asked may have other settings than the workers.
+        A success lets a rejected client work again. A refusal does not pause it, and a missing key does not
+        count against the grant: this process may have other settings than the workers.
         """
         client = self._clients.reread(lease.grant.client)
         self._leases[lease.fence] = lease
@@ -148,7 +149,7 @@ class Refresher:
         return outcome
 
     def _start(self, lease: Lease, client: Client, turn: Turn) -> Coroutine[None, None, None]:
-        self._leases[lease.fence] = lease  # at once: a store that forgets it is given it back
+        self._leases[lease.fence] = lease  # from now on recovery re-asserts it
         return self._work(lease, client, turn)
 
     async def _work(self, lease: Lease, client: Client, turn: Turn) -> None:
@@ -190,7 +191,7 @@ class Refresher:
         return outcome
 
     async def _attempt(self, attempt: Attempt, turn: Turn) -> tuple[AttemptOutcome, Grant]:
-        """Unseal, send, and store what came of it; returns the outcome, and the grant as it then is."""
+        """Unseal, send and store; returns the outcome, and the grant as it then is."""
         try:
             pair = self._sealer.open(attempt.lease.grant)
         except UnsealError as error:
@@ -211,7 +212,7 @@ class Refresher:
     async def _present(
         self, attempt: Attempt, pair: TokenPair, turn: Turn
     ) -> tuple[Attempt, Refreshed | FailedAttempt]:
-        """Present the refresh token, unless its time is over; returns the tokens, or whose failure it was."""
+        """Present the refresh token, unless it is too late; returns the tokens, or whose failure it was."""
         sent_at = self._clock.now()
         if turn.is_over(attempt.lease):
             return attempt, FailedAttempt(Stopped(), is_the_grants=False)
@@ -240,7 +241,7 @@ class Refresher:
         return second, replace(attempt, in_doubt=True, lost=first)
 
     def _covers_a_request(self, lease: Lease, now: int) -> bool:
-        """Whether a request sent now ends within the lease; in a process that was frozen it may not."""
+        """Whether a request sent now ends within the lease; after this process was frozen it may not."""
         return now + self._effort.request_ms < lease.until
 
     async def _commit(self, attempt: Attempt, pair: TokenPair, answer: Refreshed) -> Grant:
@@ -261,7 +262,7 @@ class Refresher:
         return change.grant
 
     async def _give_up(self, attempt: Attempt, failed: FailedAttempt) -> Grant:
-        """Hold a failure against its grant, or put the grant back with nothing learnt of it."""
+        """Count a failure against its grant, or put the grant back: nothing was learnt about it."""
         lease, client, now = attempt.lease, attempt.client, self._clock.now()
         outcome, in_doubt = failed.outcome, attempt.in_doubt
         if not failed.is_the_grants:
@@ -283,7 +284,7 @@ class Refresher:
         return change.grant
 
     def _next_try_at(self, outcome: AttemptOutcome, now: int) -> int:
-        """When a grant is due again of which nothing was learnt."""
+        """When a grant is due again after an attempt from which nothing was learnt about it."""
         match outcome:
             case ClientRejected() | CannotUnseal() | Stopped():
                 return now

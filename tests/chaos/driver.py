@@ -1,4 +1,4 @@
-"""Carries a plan out against a live, and notes what was struck when.
+"""Carries a plan out against a live deployment, and notes what was struck when.
 
 Rules:
 - Lanes run side by side. Every strike is put right in the end, also when the run is broken off.
@@ -40,7 +40,7 @@ class Struck:
 
 
 class Driver:
-    """Keeps a live's processes running and strikes them; a context, which ends its threads.
+    """Keeps a live deployment's processes running and strikes them; a context, which ends its threads.
 
     Attributes:
         struck: what was struck when.

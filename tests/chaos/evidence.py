@@ -1,4 +1,4 @@
-"""What a chaos run left behind: gathered from the live, kept as files, read by the judge."""
+"""What a chaos run left behind: gathered from the live deployment, kept as files, read by the judge."""
 
 import json
 import re
@@ -143,7 +143,7 @@ def _journaled(live: LiveDeployment) -> Iterator[bytes]:
 
 
 def _leaks(directory: Path, secrets: set[str]) -> Iterator[str]:
-    """Secrets in any file of the live: logs, and all that the store and the workers wrote to disk.
+    """Secrets in any file of the live deployment: logs, and all that the store and the workers wrote to disk.
 
     Looked for by their first bytes, in one pass: there are thousands of secrets and megabytes of text.
     """

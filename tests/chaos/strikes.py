@@ -1,9 +1,9 @@
-"""What each kind of strike does to a live.
+"""What each kind of strike does to a live deployment.
 
 Rules:
 - A strike is a context: it strikes on entry, puts right again on exit, and names the process it struck.
-- The store's own data is touched in one way only: a server that is dead and locked out forgets what it wrote
-  last, as one does whose machine fails before the disk was synced.
+- The store's own data is touched in one way only: a server that is dead and locked out forgets its last
+  writes, as a server does if its machine fails before the disk was synced.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ PROVIDER_FAULTS: dict[Kind, Callable[[int], dict[str, str | float]]] = {
 
 
 class Strikes:
-    """Strikes against one live.
+    """Strikes against one live deployment.
 
     Args:
         live: whose store and provider are struck.
@@ -47,7 +47,7 @@ class Strikes:
     """
 
     def __init__(self, live: LiveDeployment, workers: Posts, beats: Posts) -> None:
-        self._house = live
+        self._live = live
         self._workers = workers
         self._beats = beats
 
@@ -111,7 +111,7 @@ class Strikes:
         pid = self._store_pid()
         written: dict[Path, int] = {}
         if kind is not Kind.STORE_KILLED:
-            with closing(redis.Redis.from_url(self._house.server.url)) as store:
+            with closing(redis.Redis.from_url(self._live.server.url)) as store:
                 store.config_set("appendfsync", "everysec")
             time.sleep(EVERYSEC_SECONDS)
         if kind is Kind.STORE_FORGETS:
@@ -125,23 +125,23 @@ class Strikes:
                         os.truncate(log, size)
                 yield pid
         finally:
-            self._house.server.open()
+            self._live.server.open()
 
     def _store_pid(self) -> int:
         """Whose child the present server is does not matter: a worker may have started it first."""
-        self._house.server.open()
+        self._live.server.open()
         for _ in range(ANSWERS_WAITED_FOR):  # a busy machine's take longer than a second
             with suppress(EmbeddedServerError):
-                return self._house.server.server_pid
-        return self._house.server.server_pid
+                return self._live.server.server_pid
+        return self._live.server.server_pid
 
     def _append_only_files(self) -> list[Path]:
-        return sorted((self._house.directory / "data").rglob("*.incr.aof"))
+        return sorted((self._live.directory / "data").rglob("*.incr.aof"))
 
     @contextmanager
     def _locked_out(self) -> Iterator[bool]:
         """Keep everyone from bringing the dead server back; tells whether nobody was quicker."""
-        with (self._house.directory / "data" / "server.lock").open("rb") as lock:
+        with (self._live.directory / "data" / "server.lock").open("rb") as lock:
             end = time.monotonic() + DEATH_SECONDS
             while not (is_ours := _locked(lock.fileno())) and time.monotonic() < end:
                 time.sleep(0.001)
@@ -150,7 +150,7 @@ class Strikes:
     @contextmanager
     def _provider_faulty(self, fault: dict[str, str | float]) -> Iterator[None]:
         kind = str(fault.pop("kind"))
-        with self._house.sandbox.fault(kind, **fault):
+        with self._live.sandbox.fault(kind, **fault):
             yield
 
 

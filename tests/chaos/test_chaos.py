@@ -1,4 +1,4 @@
-"""Real processes, killed at random moments: no grant is lost that could be kept, and each that is, is told.
+"""Real processes, killed at random moments: no grant is lost needlessly, and every loss is announced.
 
 `make chaos` runs the long form; `SEED=` replays a plan. The short one has a seed of its own.
 """
@@ -71,7 +71,7 @@ def _form() -> Form:
     )
 
 
-def test_whatever_is_killed_no_grant_is_lost_that_could_be_kept_and_each_that_is_lost_is_told(
+def test_no_grant_is_lost_needlessly_and_every_loss_is_announced(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = _form()
@@ -92,9 +92,9 @@ def test_whatever_is_killed_no_grant_is_lost_that_could_be_kept_and_each_that_is
     if unacknowledged:
         violations.append(f"{len(unacknowledged)} not at rest at the end: {', '.join(unacknowledged[:5])}")
     table = [f"seed {form.seed}, {form.seconds:g} s", *summary(evidence, verdict)]
-    told = [f"VIOLATED: {violation}" for violation in violations]
+    violated = [f"VIOLATED: {violation}" for violation in violations]
     where = [f"evidence is in {traces.keep(evidence, live)}"] if violations else []
-    sys.stdout.write("\n".join(["", *table, *told, *where, ""]))
+    sys.stdout.write("\n".join(["", *table, *violated, *where, ""]))
     assert violations == []
 
 

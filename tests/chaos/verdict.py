@@ -6,7 +6,7 @@ Rules:
 - How long requests and answers were on their way is measured in the same run: what all but the slowest
   hundredth of those that were stored took, and longer by what the machine was held up meanwhile. An answer
   that a journal has was not on its way.
-- Everything else that is wrong is a violation, told in one line.
+- Everything else that is wrong is a violation, reported in one line.
 """
 
 from collections import Counter

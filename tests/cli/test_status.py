@@ -285,7 +285,7 @@ def test_an_outage_of_an_endpoint_nobody_has_grants_at_needs_nobody(
     assert cli("status").code == 0
 
 
-def test_a_client_that_was_told_to_wait_says_until_when(
+def test_a_throttled_client_says_until_when(
     cli: Cli, line: Line, let_it_say: Callable[..., None], now: int
 ) -> None:
     cli.take_in(line("one"))

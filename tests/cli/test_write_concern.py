@@ -10,7 +10,9 @@ def test_a_write_that_too_few_replicas_have_is_one_line_and_no_success(cli: Cli)
     assert done.complaint == "evergrant: EVERGRANT_REDIS_URL: 0 of 1 replicas have the write"
 
 
-def test_the_doctor_warns_of_too_few_replicas_and_refuses_a_demand_that_can_never_be_met(cli: Cli) -> None:
+def test_the_doctor_warns_of_too_few_replicas_and_refuses_an_impossible_write_concern(
+    cli: Cli,
+) -> None:
     few = cli.having(WAIT_REPLICAS="1")("doctor")
     never = cli.having(WAIT_FSYNC="true")("doctor")
 

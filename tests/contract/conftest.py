@@ -1,4 +1,4 @@
-"""The stores that are held to one contract, each with a way to move its time and to look at what it holds."""
+"""The stores under one contract, each with a way to move its time and to look at its grants."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ class Subject(Protocol):
         """Import a grant."""
 
     async def pause(self, grant_id: str) -> None:
-        """Take a grant out of work, as an operator does."""
+        """Pause a grant, as an operator does."""
 
     async def found(self, grant_id: str) -> StoredGrant:
         """A grant as it is stored."""

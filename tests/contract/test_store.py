@@ -1,4 +1,4 @@
-"""What the refresher relies on of its store: true of the one in Redis and of the double in memory alike."""
+"""What the refresher expects of its store: true of the store in Redis and of the double in memory."""
 
 from dataclasses import replace
 
@@ -203,7 +203,7 @@ async def test_an_answer_follows_a_record_whose_status_changed_meanwhile(subject
     assert (await subject.found("one")).due_at is None
 
 
-async def test_an_answer_for_a_grant_that_is_gone_is_told_so(subject: Subject) -> None:
+async def test_an_answer_for_a_deleted_grant_is_gone(subject: Subject) -> None:
     await _due(subject, "one")
     lease = await _lease(subject)
     elsewhere = replace(lease, grant=replace(lease.grant, id="gone"))
@@ -229,7 +229,7 @@ async def test_a_rejection_that_comes_twice_takes_its_grant_out_of_work_and_tell
     assert await subject.events() == ["evergrant.grant.failing", "evergrant.grant.failed"]
 
 
-async def test_a_grant_that_is_put_back_is_due_when_it_was_said_and_nothing_is_told(
+async def test_a_grant_that_is_put_back_is_due_as_asked_and_has_no_event(
     subject: Subject,
 ) -> None:
     await _due(subject, "one")
@@ -415,7 +415,7 @@ async def test_a_probe_that_fails_puts_the_next_one_off(subject: Subject) -> Non
     assert len(await subject.events()) == 1
 
 
-async def test_a_client_that_is_told_to_wait_waits_and_its_endpoint_stays_available(
+async def test_a_throttled_client_waits_and_its_endpoint_stays_available(
     subject: Subject,
 ) -> None:
     await _due(subject, "one", "two")

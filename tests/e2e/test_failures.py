@@ -90,7 +90,7 @@ def _in_flight(live: LiveDeployment) -> set[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the-main-process", "every-process"])
-def test_a_worker_that_is_told_to_stop_finishes_what_is_in_flight(
+def test_a_stopping_worker_finishes_what_is_in_flight(
     build: Build, number: signal.Signals, *, whole_group: bool
 ) -> None:
     """Some supervisors signal the main process, others (honcho, systemd) every process of the group."""

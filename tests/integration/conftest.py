@@ -1,6 +1,6 @@
 """A store, processes of ours and authorization servers for these tests, in one namespace a test.
 
-Whatever a test does to the store, `redis` checks at its end what must always hold there.
+At the end of each test `redis` checks the store's invariants.
 """
 
 import asyncio
@@ -122,7 +122,7 @@ def clock() -> RedisClock:
 
 @pytest.fixture
 def open_store(scripts: Scripts, clock: RedisClock) -> OpenStore:
-    """A store as one process has it that may claim; leases last as long as the test wants."""
+    """The store of a process that may claim; leases last as long as the test wants."""
 
     async def build(*, lease_ms: int = 60_000, owner: str = "this") -> RedisStore:
         limits = StoreLimits(
@@ -155,7 +155,7 @@ def client() -> Client:
 
 @pytest.fixture
 def under() -> Under:
-    """The lease of some grant, for what depends on its id and on what it was let through for alone."""
+    """The lease of a grant that need not exist, as a probe or not."""
 
     def make(grant_id: str, *, client_probe: bool = False, endpoint_probe: bool = False) -> Lease:
         grant = Grant(grant_id, "acme", Status.ACTIVE, 0, b"", b"", 0, None, 0, None, None)
@@ -237,7 +237,7 @@ def end_lease(redis: Redis, prefix: str) -> OnGrant:
 
 @pytest.fixture
 def epoch_number(store: RedisStore, redis: Any, prefix: str) -> Callable[[], Awaitable[int]]:  # noqa: ARG001
-    """The epoch that the store is in, and that this process has confirmed."""
+    """The store's epoch, in which this process has finished its recovery."""
 
     async def read() -> int:
         return int(await redis.hget(f"{prefix}epoch", "number"))
@@ -277,7 +277,7 @@ def let_the_endpoint_probe_be_due(redis: Redis, prefix: str, client: Client) -> 
 
 @pytest.fixture
 def throttled_until_of(redis: Any, prefix: str) -> Callable[..., Awaitable[int]]:
-    """Until when the client leaves its server alone, because it was told to."""
+    """Until when the client is throttled."""
 
     async def read(client_name: str = "acme") -> int:
         return int(await redis.hget(f"{prefix}client:{client_name}", "throttled_until") or 0)
@@ -353,7 +353,7 @@ def sandbox(oauth2_server: Sandbox) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def buddy(buddy_server: Sandbox) -> Iterator[Sandbox]:
-    """A strict server that says 401 to whatever it does not like."""
+    """A strict server that answers every refusal with a bare 401."""
     yield from lent(buddy_server)
 
 
@@ -404,7 +404,7 @@ def journals(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) -> AsyncIterator[OpenMember]:
-    """A process that has said nothing yet, with a journal and connections of its own."""
+    """A process that has not sent a heartbeat yet, with a journal and connections of its own."""
     async with AsyncExitStack() as opened:
 
         async def build(
@@ -481,7 +481,7 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
 
 @pytest.fixture
 async def open_refresher(open_member: OpenMember) -> AsyncIterator[OpenRefresher]:
-    """A process's refresher: it is present at the store and may claim."""
+    """The refresher of a process that may claim."""
     async with AsyncExitStack() as opened:
 
         async def build(clients: ConfiguredClients, **options: Any) -> Refresher:

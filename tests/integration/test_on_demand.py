@@ -1,4 +1,4 @@
-"""Refreshing one grant because somebody asks: as a process like any other, on the real store."""
+"""Tokens on demand: a refresh in a process like any other, on the real store."""
 
 import asyncio
 import hashlib
@@ -53,7 +53,7 @@ def clients(configure: Configure, sandbox: Sandbox) -> Any:
     return configure(sandbox.token_url)
 
 
-async def _agree(member: Member) -> None:
+async def _recover(member: Member) -> None:
     await member.membership.beat()
     await member.membership.recover()
 
@@ -77,7 +77,7 @@ async def test_it_waits_while_the_store_recovers(
 ) -> None:
     (grant,) = await enroll(sandbox, clients)
     worker = await open_member(clients)
-    await _agree(worker)
+    await _recover(worker)
     await redis.hincrby(f"{prefix}epoch", "heartbeat_at", -SILENCE_MS)
 
     refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
@@ -88,7 +88,7 @@ async def test_it_waits_while_the_store_recovers(
     done, _ = await asyncio.wait({refreshing}, timeout=0.3)
     assert not done
     assert list(sandbox.log(grant.id)) == []
-    await _agree(worker)
+    await _recover(worker)
     refreshed = await refreshing
 
     assert refreshed == await registry.find(grant.id)
@@ -101,7 +101,7 @@ async def test_it_waits_for_another_process_and_returns_what_that_one_got(
 ) -> None:
     (grant,) = await enroll(sandbox, clients)
     worker = await open_member(clients)
-    await _agree(worker)
+    await _recover(worker)
     lease = await worker.store.lease(grant.id)
     assert isinstance(lease, Lease)
 
@@ -127,7 +127,7 @@ async def test_it_gives_back_a_lease_that_it_gets_just_after_another_was_done(
 ) -> None:
     (grant,) = await enroll(sandbox, clients)
     worker = await open_member(clients)
-    await _agree(worker)
+    await _recover(worker)
     others: list[Any] = []
     to_lease = hashlib.sha1(source("lease").encode(), usedforsecurity=False).hexdigest().encode()
 
@@ -202,7 +202,7 @@ async def test_nothing_is_leased_once_the_disk_has_no_room_for_the_answer(
 ) -> None:
     (grant,) = await enroll(sandbox, clients)
     worker = await open_member(clients)
-    await _agree(worker)
+    await _recover(worker)
     await worker.store.lease(grant.id)
 
     async def refuse(_: int) -> None:
@@ -303,7 +303,7 @@ async def test_a_lease_that_it_gets_just_after_anothers_rejection_is_given_back_
     (grant,) = await enroll(sandbox, clients)
     sandbox.revoke(grant.id)
     worker = await open_member(clients)
-    await _agree(worker)
+    await _recover(worker)
     others: list[Any] = []
     to_lease = hashlib.sha1(source("lease").encode(), usedforsecurity=False).hexdigest().encode()
 

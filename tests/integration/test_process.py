@@ -213,7 +213,7 @@ def test_a_tasks_exception_reaches_its_caller_and_leaves_the_runtime_usable(
     eventually(present)
 
 
-def test_a_task_whose_wait_broke_off_is_told_to_end_and_what_it_needs_is_closed_after_it(
+def test_a_task_whose_wait_broke_off_is_stopped_and_what_it_needs_is_closed_after_it(
     ours: Process, present: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever broke it off: a signal that nobody provided for, or a want of memory."""

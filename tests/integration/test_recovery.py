@@ -78,11 +78,11 @@ async def somebody(scripts: Scripts) -> AsyncIterator[None]:
 
 @pytest.fixture
 def join(open_member: OpenMember) -> Join:
-    """A process that has said that it is there, and that it agrees with the store."""
+    """A process that the store knows, and that has finished its recovery."""
 
     async def build(clients: Any = (), **options: Any) -> Member:
         member = await open_member(clients, **options)
-        await _agree(member)
+        await _recover(member)
         return member
 
     return build
@@ -100,7 +100,7 @@ def claim(client: Client) -> Claim:
 
 @pytest.fixture
 def present(redis: Any, prefix: str) -> Present:
-    """Who is awaited in the next epoch."""
+    """The processes that the next recovery waits for."""
 
     async def read() -> set[str]:
         return {owner.decode() for owner in await redis.zrange(f"{prefix}processes", 0, -1)}
@@ -130,7 +130,7 @@ def epoch_now(redis: Any, prefix: str) -> Callable[[], Awaitable[int]]:
 
 @pytest.fixture
 def silence(redis: Any, prefix: str) -> Step:
-    """Let nobody have been heard of for longer than is allowed."""
+    """Let no process have sent a heartbeat for longer than an epoch allows."""
 
     async def pass_by() -> None:
         await redis.hincrby(f"{prefix}epoch", "heartbeat_at", -SILENCE_MS)
@@ -140,7 +140,7 @@ def silence(redis: Any, prefix: str) -> Step:
 
 @pytest.fixture
 def let_the_least_pass(redis: Any, prefix: str) -> Step:
-    """Let the time pass that is left to a process whose registration was forgotten."""
+    """Let the least time of a recovery pass, as waiting would."""
 
     async def wait() -> None:
         await redis.hset(f"{prefix}epoch", "least_until", "1")
@@ -148,10 +148,10 @@ def let_the_least_pass(redis: Any, prefix: str) -> Step:
     return wait
 
 
-async def _agree(member: Member) -> bool:
+async def _recover(member: Member) -> bool:
     await member.membership.beat()
-    agrees: bool = await member.membership.recover()
-    return agrees
+    may_claim: bool = await member.membership.recover()
+    return may_claim
 
 
 async def _find(registry: RedisRegistry, grant_id: str = "one") -> Grant:
@@ -205,7 +205,7 @@ async def test_a_rotation_that_the_store_forgot_is_given_back_with_its_event(
     assert (await _find(registry)).version == 0
 
     for _ in range(3):
-        await _agree(one)
+        await _recover(one)
         await let_the_least_pass()
 
     assert (await registry.find("one"), await told()) == before
@@ -240,7 +240,7 @@ async def test_what_the_store_forgot_is_given_back_the_newest_first(
     if whose == "of the dead":
         await answering.die()
 
-    await _agree(other if whose == "of the dead" else answering)
+    await _recover(other if whose == "of the dead" else answering)
 
     assert [event["subject"] for event in await told()] == [lease.grant.id for lease in reversed(leases)]
 
@@ -267,7 +267,7 @@ async def test_of_a_grants_answers_on_the_disk_and_on_none_the_newest_is_what_th
         monkeypatch.setattr(os, "fdatasync", _fails)
     await go_back()
 
-    await _agree(one)
+    await _recover(one)
 
     stored = await _find(registry)
     assert (stored.version, keys.open(stored)) == (2, TokenPair("access-r2", "r2"))
@@ -293,12 +293,12 @@ async def test_what_a_disk_refused_is_put_there_once_it_takes_it(
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
         assert [commit.fence for commit in one.answers.off_disk] == [lease.fence]
 
-    await _agree(one)
+    await _recover(one)
 
     assert one.answers.off_disk == []
     await one.die()
     await go_back()
-    await _agree(other)
+    await _recover(other)
     assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
 
@@ -353,7 +353,7 @@ async def test_what_a_store_forgot_before_it_was_away_for_longer_than_the_retent
                 await one.membership.recover()
     await go_back()
 
-    await _agree(one)
+    await _recover(one)
 
     assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
@@ -377,13 +377,13 @@ async def test_an_answer_that_waited_for_longer_than_the_retention_is_given_back
     async with redis_away():
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
         seconds[0] = 21 * 60
-    await _agree(one)
+    await _recover(one)
     assert (await _find(registry)).version == 1
     seconds[0] += 1
-    await _agree(one)
+    await _recover(one)
     await go_back()
 
-    await _agree(one)
+    await _recover(one)
 
     assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
@@ -413,9 +413,9 @@ async def test_a_store_that_forgot_rotations_in_several_journals_is_brought_to_t
     await go_back()
 
     for member in (members[first], members[1 - first]):
-        await _agree(member)
+        await _recover(member)
     await let_the_least_pass()
-    await _agree(members[0])
+    await _recover(members[0])
 
     stored = await _find(registry)
     assert (stored.version, keys.open(stored)) == (4, TokenPair("access-r4", "r4"))
@@ -442,7 +442,7 @@ async def test_a_grant_that_was_deleted_since_stays_deleted(
     await registry.operate("one", Operation.DELETE)
     await restart()
 
-    await _agree(one)
+    await _recover(one)
 
     assert await registry.find("one") is None
     assert _types(await told()) == ["grant.refreshed"]
@@ -473,13 +473,13 @@ async def test_a_grant_that_was_imported_anew_since_is_left_alone(
     assert result.verdict is ImportVerdict.STORED
     await restart()
 
-    await _agree(one)
+    await _recover(one)
 
     assert keys.open(await _find(registry)) == TokenPair("a", "consent")
     assert _types(await told()) == ["grant.refreshed"]
 
 
-async def test_what_a_recovery_repaired_is_told_once(
+async def test_what_a_recovery_repaired_is_logged_once(
     join: Join,
     claim: Claim,
     seed_sealed: Seed,
@@ -498,13 +498,13 @@ async def test_what_a_recovery_repaired_is_told_once(
 
     with capture_logs() as logs:
         for _ in range(2):
-            await _agree(one)
+            await _recover(one)
 
     (told,) = (log for log in logs if log["event"] == "journal.repaired_the_store")
     assert (told["answers"], told["repaired"], told["epoch"]) == (2, 1, await epoch_now())
 
 
-async def test_what_needs_no_repair_is_told_to_nobody(
+async def test_a_recovery_without_repairs_logs_no_warning(
     join: Join, claim: Claim, seed_sealed: Seed, sealed_answer: SealedAnswer, restart: Step
 ) -> None:
     await seed_sealed()
@@ -514,7 +514,7 @@ async def test_what_needs_no_repair_is_told_to_nobody(
     await restart()
 
     with capture_logs() as logs:
-        await _agree(one)
+        await _recover(one)
 
     assert [log for log in logs if log["log_level"] != "debug"] == []
 
@@ -522,7 +522,7 @@ async def test_what_needs_no_repair_is_told_to_nobody(
 # Nobody claims before
 
 
-async def test_after_a_restart_nobody_claims_before_all_who_were_present_have_confirmed(
+async def test_after_a_restart_nobody_claims_before_every_live_process_has_finished_its_recovery(
     join: Join, claim: Claim, seed_sealed: Seed, restart: Step, let_the_least_pass: Step
 ) -> None:
     members = [await join() for _ in range(3)]
@@ -531,15 +531,15 @@ async def test_after_a_restart_nobody_claims_before_all_who_were_present_have_co
 
     for number, member in enumerate(members):
         assert [await claim(each) for each in members] == [[]] * 3
-        agrees = await _agree(member)
+        may_claim = await _recover(member)
         await let_the_least_pass()
-        assert agrees is False or number == 2
-    assert await _agree(members[0])
+        assert may_claim is False or number == 2
+    assert await _recover(members[0])
 
     assert len(await claim(members[0])) == 1
 
 
-async def test_an_answer_is_given_back_before_its_process_confirms(
+async def test_an_answer_is_given_back_before_its_process_finishes_its_recovery(
     join: Join,
     claim: Claim,
     behind_gate: Redis,
@@ -585,7 +585,7 @@ async def test_an_answer_that_waits_is_offered_before_anybody_claims_after_a_sil
     registry: RedisRegistry,
     told: Told,
 ) -> None:
-    """The lease ran out under it: without the epoch the other one would present a token that is spent."""
+    """Its lease ran out: without the epoch the other process would present a superseded token."""
     await seed_sealed()
     one, other = await join(connection=behind_gate), await join()
     (lease,) = await claim(one)
@@ -593,16 +593,16 @@ async def test_an_answer_that_waits_is_offered_before_anybody_claims_after_a_sil
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
         await end_lease("one")
         await silence()
-        assert not await _agree(other)
+        assert not await _recover(other)
         assert await claim(other) == []
         with pytest.raises(StoreUnavailableError):
             await one.membership.recover()
 
-    assert await _agree(one)
+    assert await _recover(one)
 
     assert one.answers.waiting == 0
     assert (await _find(registry)).version == 1
-    assert await _agree(other)
+    assert await _recover(other)
     assert await claim(other) == []
     assert _types(await told()) == ["grant.refreshed"]
 
@@ -644,12 +644,12 @@ async def test_a_process_that_was_frozen_through_the_recovery_gives_back_what_it
     (lease,) = await claim(frozen)
     await frozen.answers.keep(sealed_answer(lease, "r1", by=frozen))
     await go_back()
-    await _agree(other)
+    await _recover(other)
     await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it recovers is over
-    await _agree(other)
+    await _recover(other)
     assert await claim(frozen) == []
 
-    assert await _agree(frozen)
+    assert await _recover(frozen)
 
     assert (await _find(registry)).version == 1
     await seed_sealed("two")
@@ -670,7 +670,7 @@ async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_recove
     await join(root=tmp_path / "another machine's")
     await seed_sealed()
     await silence()
-    await _agree(one)
+    await _recover(one)
     ends_at = await registry.now() + 500
     await redis.hset(f"{prefix}epoch", "ends_at", ends_at)
 
@@ -683,9 +683,9 @@ async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_recove
 
 
 @pytest.fixture
-async def held_back(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """The way to the sandbox, on which replies wait until the event is set; its token URL."""
-    let_go = asyncio.Event()
+async def delayed_replies(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A proxy of the sandbox that delays replies until the event is set: its token URL, and the event."""
+    let_pass = asyncio.Event()
     url = urlsplit(sandbox.token_url)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -705,12 +705,12 @@ async def held_back(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]
         assert url.hostname is not None
         up_reader, up_writer = await asyncio.open_connection(url.hostname, url.port)
         tasks.add(asyncio.create_task(carry(reader, up_writer, None)))
-        tasks.add(asyncio.create_task(carry(up_reader, writer, let_go)))
+        tasks.add(asyncio.create_task(carry(up_reader, writer, let_pass)))
 
     server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    yield url._replace(netloc=f"127.0.0.1:{port}").geturl(), let_go
-    let_go.set()
+    yield url._replace(netloc=f"127.0.0.1:{port}").geturl(), let_pass
+    let_pass.set()
     server.close()
     for task in tasks:
         task.cancel()
@@ -720,7 +720,7 @@ async def held_back(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]
 async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_present_its_token(
     join: Join,
     sandbox: Sandbox,
-    held_back: tuple[str, asyncio.Event],
+    delayed_replies: tuple[str, asyncio.Event],
     configure: Configure,
     enroll: Enroll,
     remember: Remember,
@@ -730,7 +730,7 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
     keys: KeyRing,
     told: Told,
 ) -> None:
-    url, let_go = held_back
+    url, let_pass = delayed_replies
     clients = configure(url)
     one = await join(clients, timeout_seconds=2 * PATIENCE_SECONDS, lease_ms=600_000)
     other = await join(configure(sandbox.token_url))
@@ -744,14 +744,14 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
     assert stored.lease_until is None
     assert one.owner in await present()
 
-    await _agree(other)
+    await _recover(other)
     await let_the_least_pass()
     assert await other.refresher.drain("acme", "", NEVER) == 0
-    assert await _agree(one)
-    assert await _agree(other)
+    assert await _recover(one)
+    assert await _recover(other)
     assert await other.refresher.drain("acme", "", NEVER) == 0
     assert not draining.done()
-    let_go.set()
+    let_pass.set()
     assert await draining == 1
 
     assert len(list(sandbox.log(grant.id))) == 1
@@ -766,13 +766,13 @@ async def _has_rotated(sandbox: Sandbox, grant: Grant) -> bool:
     return bool(sandbox.grant(grant.id)["rotations"])
 
 
-async def test_a_lease_is_taken_back_before_its_holder_confirms(
+async def test_a_lease_is_reasserted_before_its_holder_finishes_its_recovery(
     join: Join,
     claim: Claim,
     behind_gate: Redis,
     gate: Gate,
     sandbox: Sandbox,
-    held_back: tuple[str, asyncio.Event],
+    delayed_replies: tuple[str, asyncio.Event],
     configure: Configure,
     enroll: Enroll,
     remember: Remember,
@@ -780,7 +780,7 @@ async def test_a_lease_is_taken_back_before_its_holder_confirms(
     prefix: str,
     registry: RedisRegistry,
 ) -> None:
-    url, let_go = held_back
+    url, let_pass = delayed_replies
     clients = configure(url)
     one = await join(clients, connection=behind_gate, timeout_seconds=2 * PATIENCE_SECONDS, lease_ms=600_000)
     (grant,) = await enroll(sandbox, clients)
@@ -801,7 +801,7 @@ async def test_a_lease_is_taken_back_before_its_holder_confirms(
     await one.membership.recover()
     await one.membership.beat()
     gate.watch = None
-    let_go.set()
+    let_pass.set()
     await draining
 
     assert (False, False) in seen
@@ -836,14 +836,14 @@ async def test_the_journal_of_a_process_that_died_ends_the_waiting_for_it(
     await end_lease("one")
     await restart()
     for member in (one, other, one):
-        await _agree(member)
+        await _recover(member)
     await let_the_least_pass()
-    assert not await _agree(one)  # it may be alive
+    assert not await _recover(one)  # it may be alive
     await dying.die()
 
     await one.membership.recover()
 
-    assert await _agree(other)
+    assert await _recover(other)
     assert await present() == {one.owner, other.owner}
     assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
     assert [await claim(member) for member in (one, other)] == [[], []]
@@ -892,12 +892,12 @@ async def test_the_answers_of_the_dead_are_given_back_in_each_new_epoch(
     (lease,) = await claim(dying)
     await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
     await dying.die()
-    await _agree(one)
+    await _recover(one)
 
     for _ in range(2):
         await go_back()
         assert (await _find(registry)).version == 0
-        await _agree(one)
+        await _recover(one)
         assert (await _find(registry)).version == 1
 
 
@@ -920,11 +920,11 @@ async def test_a_takeover_that_dies_is_followed_by_another(
     async with redis_away():
         with pytest.raises(StoreUnavailableError):
             await new_owner.membership.recover()
-    await _agree(next_one)
+    await _recover(next_one)
     assert (await _find(registry)).version == 0  # the new_owner holds it, and may be about to give it back
     await new_owner.die()
 
-    await _agree(next_one)
+    await _recover(next_one)
 
     assert (await _find(registry)).version == 1
     assert dying.owner not in await present()
@@ -964,7 +964,7 @@ async def test_the_dead_are_present_as_long_as_their_journal_may_know_more_than_
     (segment,) = (journals / dying.owner).glob("*.segment")
     segment.write_bytes(segment.read_bytes().replace(b"journal 1\n", b"journal 27\n"))
 
-    await _agree(new_owner)
+    await _recover(new_owner)
 
     assert dying.owner in await present()
 
@@ -983,19 +983,19 @@ async def test_a_journal_that_was_taken_over_is_removed_after_the_retention_and_
     (lease,) = await claim(dying)
     await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
     await dying.die()
-    await _agree(one)
+    await _recover(one)
     seconds[0] = 899
     await restart()
-    await _agree(one)
-    await _agree(one)
+    await _recover(one)
+    await _recover(one)
     assert (journals / dying.owner).exists()
 
     seconds[0] = 901
-    await _agree(one)
+    await _recover(one)
 
     assert not (journals / dying.owner).exists()
     await restart()
-    assert await _agree(one) in {True, False}  # nothing is left to stumble over
+    assert await _recover(one) in {True, False}  # nothing is left to stumble over
 
 
 async def test_an_answer_of_a_machine_that_was_away_is_given_back_as_often_as_it_is_forgotten(
@@ -1018,21 +1018,21 @@ async def test_an_answer_of_a_machine_that_was_away_is_given_back_as_often_as_it
     await dying.die()
     for file in (journals / dying.owner).iterdir():
         os.utime(file, (0, 0))
-    await _agree(one)
+    await _recover(one)
 
     for _ in range(2):
         seconds[0] += 899
-        await _agree(one)
+        await _recover(one)
         await go_back()
         assert (await _find(registry)).version == 0
-        await _agree(one)
+        await _recover(one)
         assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
     seconds[0] += 899
-    await _agree(one)
+    await _recover(one)
     assert (journals / dying.owner).exists()
     seconds[0] += 1
-    await _agree(one)
+    await _recover(one)
     assert not (journals / dying.owner).exists()
 
 
@@ -1062,8 +1062,8 @@ async def test_journals_that_were_removed_cost_a_new_epoch_nothing(
             await dying.answers.keep(sealed_answer(lease, "r1", by=dying))
             await dying.die()
         requests.append(0)
-        await _agree(one)
-        await _agree(one)
+        await _recover(one)
+        await _recover(one)
         assert [path.name for path in journals.iterdir()] == [one.owner]
         await silence()
         await one.membership.beat()
@@ -1092,11 +1092,11 @@ async def test_what_cannot_be_unsealed_to_follow_its_record_stays_for_one_who_ca
     await dying.die()
 
     for _ in range(3):
-        await _agree(stranger)
+        await _recover(stranger)
     assert await present() == {stranger.owner}  # nobody is to wait for it
     assert (journals / dying.owner).exists()
     await stranger.die()
-    await _agree(await join())
+    await _recover(await join())
 
     assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
 
@@ -1123,28 +1123,28 @@ async def test_a_record_that_the_store_cannot_read_holds_up_no_other_and_its_ans
 
     with capture_logs() as logs:
         other = await join(keep_seconds=0)
-        await _agree(other)
+        await _recover(other)
 
     assert (await _find(registry, "two")).version == 1
     assert await present() == {other.owner}
     assert {log["grant"] for log in logs if log["log_level"] == "error"} == {"one"}
     await redis.set(f"{prefix}grant:one", packed)
     await other.die()
-    await _agree(await join())
+    await _recover(await join())
     assert keys.open(await _find(registry, "one")) == TokenPair("access-r1", "r1")
 
 
 async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_nothing(
     join: Join,
     sandbox: Sandbox,
-    held_back: tuple[str, asyncio.Event],
+    delayed_replies: tuple[str, asyncio.Event],
     configure: Configure,
     enroll: Enroll,
     redis: Any,
     prefix: str,
     silence: Step,
 ) -> None:
-    url, let_go = held_back
+    url, let_pass = delayed_replies
     clients = configure(url)
     one = await join(clients, timeout_seconds=2 * PATIENCE_SECONDS, lease_ms=600_000)
     (grant,) = await enroll(sandbox, clients)
@@ -1153,9 +1153,9 @@ async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_
     packed = await redis.getset(f"{prefix}grant:{grant.id}", "what no release has written")
     await silence()
 
-    assert await _agree(one)
+    assert await _recover(one)
 
-    let_go.set()
+    let_pass.set()
     assert await draining == 1
     await redis.set(f"{prefix}grant:{grant.id}", packed)
 
@@ -1169,7 +1169,7 @@ async def test_journals_are_taken_over_where_the_disk_has_no_room_for_answers_to
     journals: Path,
     registry: RedisRegistry,
 ) -> None:
-    """What fills the disk kills processes as well: those that are left must give back what they had."""
+    """A full disk may kill processes too: the living ones must give back the answers of the dead."""
     await seed_sealed()
     dying, one = await join(), await open_member([])
     (lease,) = await claim(dying)
@@ -1177,7 +1177,7 @@ async def test_journals_are_taken_over_where_the_disk_has_no_room_for_answers_to
     await dying.die()
     (journals / one.owner).write_text("in the place of its journal")
 
-    await _agree(one)
+    await _recover(one)
 
     assert (await _find(registry)).version == 1
 
@@ -1200,7 +1200,7 @@ async def test_nothing_is_claimed_while_the_disk_has_no_room_and_everybody_can_s
     journals.write_text("in the place of the journals")
     with capture_logs() as logs:
         for _ in range(3):
-            await _agree(one)
+            await _recover(one)
 
     troubles = await redis.hgetall(f"{prefix}troubles")
     assert list(troubles) == [one.owner.encode()]
@@ -1210,7 +1210,7 @@ async def test_nothing_is_claimed_while_the_disk_has_no_room_and_everybody_can_s
     assert [log["event"] for log in logs].count("claims.stopped") == 1
     journals.unlink()
     for _ in range(2):
-        await _agree(one)
+        await _recover(one)
 
     assert await redis.exists(f"{prefix}troubles") == 0
     assert await one.refresher.drain("acme", "", NEVER) == 1
@@ -1250,21 +1250,21 @@ async def test_nothing_is_claimed_of_a_store_that_is_refused_and_everybody_can_s
         await let_the_least_pass()
         await redis.hset(f"{prefix}epoch", "ends_at", "1")  # the longest that it recovers is over
         for _ in range(2):
-            await _agree(one)
+            await _recover(one)
         assert await claim(one) == []
         await one.membership.beat()
         assert await redis.hgetall(f"{prefix}troubles") == {one.owner.encode(): b"it evicts"}
 
         found["against it"] = ""
         for _ in range(2):
-            await _agree(one)
+            await _recover(one)
 
     assert looks == ["it evicts"] * 3 + [""]
     assert len(await claim(one)) == 1
     await one.membership.beat()
     assert await redis.exists(f"{prefix}troubles") == 0
     told = [(log["event"], log["log_level"]) for log in logs if log["event"].startswith("claims")]
-    assert told == [("claims.stopped", "error"), ("claims.go_on", "info")]
+    assert told == [("claims.stopped", "error"), ("claims.resumed", "info")]
 
 
 async def test_the_store_is_examined_once_in_each_epoch(
@@ -1274,7 +1274,7 @@ async def test_the_store_is_examined_once_in_each_epoch(
     for number, begin in enumerate((restart, silence), 2):
         await begin()
         for _ in range(3):
-            await _agree(one)
+            await _recover(one)
         assert len(looks) == number
 
 
@@ -1317,7 +1317,7 @@ async def test_a_store_that_is_refused_is_given_back_what_it_forgot_and_once_onl
     await go_back()
     found["against it"] = "it evicts"
 
-    await _agree(one)
+    await _recover(one)
 
     assert (await _find(registry)).version == 1
     asked: list[bytes] = []
@@ -1334,7 +1334,7 @@ async def test_the_room_for_what_is_in_flight_stays_reserved(
     join: Join,
     claim: Claim,
     sandbox: Sandbox,
-    held_back: tuple[str, asyncio.Event],
+    delayed_replies: tuple[str, asyncio.Event],
     configure: Configure,
     enroll: Enroll,
     seed_sealed: Seed,
@@ -1342,7 +1342,7 @@ async def test_the_room_for_what_is_in_flight_stays_reserved(
     journals: Path,
 ) -> None:
     """More of it than a segment has by itself; the segment is left for a new one meanwhile."""
-    url, let_go = held_back
+    url, let_pass = delayed_replies
     clients = configure(url)
     seconds = [0.0]
     count = SEGMENT_BYTES // ANSWER_BYTES + 20
@@ -1362,16 +1362,16 @@ async def test_the_room_for_what_is_in_flight_stays_reserved(
         return len(one.refresher.held()) == count
 
     await _wait_for(are_held)
-    await _agree(one)
+    await _recover(one)
     await one.answers.keep(sealed_answer(lease, "r1", by=one))
     seconds[0] = 500  # more than half of the retention: a new segment is due
     before = set((journals / one.owner).glob("*.segment"))
 
-    await _agree(one)
+    await _recover(one)
 
     (new,) = set((journals / one.owner).glob("*.segment")) - before
     assert new.stat().st_size > count * ANSWER_BYTES
-    let_go.set()
+    let_pass.set()
     assert await draining == count
 
 
@@ -1403,7 +1403,7 @@ async def test_a_process_that_leaves_gives_what_waits_a_last_chance(
 ) -> None:
     await seed_sealed()
     one = await open_member([], connection=behind_gate)
-    await _agree(one)
+    await _recover(one)
     (lease,) = await claim(one)
     async with redis_away():
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
@@ -1437,7 +1437,7 @@ async def test_a_process_that_cannot_give_back_what_waits_is_not_said_to_be_gone
     assert one.owner in await present()
     await one.die()
 
-    await _agree(other)
+    await _recover(other)
 
     assert (await _find(registry)).version == 1
     assert await present() == {other.owner}
@@ -1497,7 +1497,7 @@ async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
 
 
 async def _beat(redis: Any, prefix: str, member: Member) -> None:
-    """Wait until a process was heard of at three different times."""
+    """Wait until a process has sent three heartbeats."""
     beats: set[float] = set()
 
     async def has_beaten() -> bool:
@@ -1509,7 +1509,7 @@ async def _beat(redis: Any, prefix: str, member: Member) -> None:
 
 @contextmanager
 def _unreadable(path: Path) -> Iterator[None]:
-    """A pipe among a journal's segments: whoever reads it waits until the block ends."""
+    """A pipe among a journal's segments: reading it blocks until the block ends."""
     os.mkfifo(path)
     at_last = threading.Timer(PATIENCE_SECONDS, _let_go, (path,))  # should the loop itself wait
     at_last.start()
@@ -1569,7 +1569,7 @@ async def test_a_step_that_breaks_off_is_taken_again_until_it_succeeds(
     prefix: str,
     registry: RedisRegistry,
 ) -> None:
-    """Here over a record with a status that there is not."""
+    """Here at a record with an unknown status."""
     await seed_sealed()
     one = await join(connection=behind_gate)
     (lease,) = await claim(one)
@@ -1592,7 +1592,7 @@ async def test_a_step_that_breaks_off_is_taken_again_until_it_succeeds(
             await _wait_for(is_stored)
 
 
-async def test_a_new_epoch_is_agreed_on_as_soon_as_it_is_heard_of(
+async def test_a_new_epoch_starts_a_recovery_step_at_once(
     open_member: OpenMember,
     claim: Claim,
     seed_sealed: Seed,

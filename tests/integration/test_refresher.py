@@ -79,7 +79,7 @@ async def _until_rotated(registry: RedisRegistry, grants: Sequence[Grant]) -> No
 
 
 async def _assert_alive(registry: RedisRegistry, keys: KeyRing, server: Sandbox, grants: list[Grant]) -> None:
-    """What is stored is what lives at the server, and no dead token was ever shown to it."""
+    """The stored tokens are the live ones at the server, and no dead token was presented."""
     live = {pair["id"]: pair for pair in server.pairs()}
     for grant in grants:
         stored = (await _find(registry, grant.id)).grant
@@ -417,7 +417,7 @@ async def test_a_revoked_grant_is_failing_then_failed_as_revoked_before_its_acce
     assert len(list(sandbox.log(grant.id))) == 2
 
 
-async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_is_not_held_against_the_client(
+async def test_a_revoked_grant_of_a_server_with_ambiguous_refusals_does_not_count_against_the_client(
     buddy: Sandbox,
     configure: Configure,
     enroll: Enroll,
@@ -522,7 +522,7 @@ async def test_a_server_that_asks_to_be_left_alone_is_left_alone_by_the_whole_cl
     ("asked_seconds", "waits_ms"),
     [pytest.param(600, 600_000, id="as-asked"), pytest.param(86_400, 3_600_000, id="an-hour-at-most")],
 )
-async def test_a_client_waits_as_long_as_it_was_told_however_soon_the_token_ends_of_the_grant_that_was_told(
+async def test_a_client_waits_as_long_as_the_server_asked_however_soon_that_grants_token_ends(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
@@ -586,7 +586,7 @@ def _requests(server: Sandbox, grants: list[Grant]) -> int:
 
 
 async def _assert_given_back(registry: RedisRegistry, grants: list[Grant]) -> None:
-    """Whoever claims next may have them, and nothing of the kind was presented."""
+    """They may be claimed again, and none of them was presented."""
     now = await registry.now()
     for grant in grants:
         stored = await _find(registry, grant.id)
@@ -596,7 +596,7 @@ async def _assert_given_back(registry: RedisRegistry, grants: list[Grant]) -> No
         assert stored.due_at <= now + NO_ANSWER_PAUSE_MS
 
 
-async def test_a_client_that_is_told_to_wait_sends_nothing_more_of_what_awaits_its_turn(
+async def test_a_throttled_client_sends_nothing_more_of_what_waits_for_a_slot(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
@@ -626,7 +626,7 @@ async def test_a_client_that_is_told_to_wait_sends_nothing_more_of_what_awaits_i
 
 
 @pytest.mark.parametrize("provider", ["oauth2", "buddy"])
-async def test_a_client_that_is_rejected_sends_nothing_more_of_what_awaits_its_turn(
+async def test_a_rejected_client_sends_nothing_more_of_what_waits_for_a_slot(
     request: pytest.FixtureRequest,
     configure: Configure,
     enroll: Enroll,
@@ -654,7 +654,7 @@ async def test_a_client_that_is_rejected_sends_nothing_more_of_what_awaits_its_t
     await _assert_alive(registry, keys, server, grants)
 
 
-async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_awaits_its_turn(
+async def test_an_endpoint_that_became_unavailable_gets_nothing_more_of_what_waits_for_a_slot(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
@@ -716,7 +716,7 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     grants = await enroll(sandbox, clients, 3)
     refresher = await open_refresher(clients, in_flight=1)
     draining = asyncio.create_task(_drain(refresher))
-    refused = await attended.next_request()  # two more await their turn
+    refused = await attended.next_request()  # two more wait for a slot
     # Meanwhile another process found the client rejected, and accepted with the new secret.
     await redis.hset(f"{prefix}client:acme", "accepted_at", await registry.now())
 
@@ -728,7 +728,7 @@ async def test_a_secret_that_was_replaced_is_not_sent_again_for_what_was_claimed
     assert await told() == []
 
 
-async def test_a_probe_is_sent_though_what_awaited_its_turn_before_it_is_given_back(
+async def test_a_probe_is_sent_though_what_waited_for_a_slot_before_it_is_given_back(
     attended: Attended,
     sandbox: Sandbox,
     configure: Configure,
@@ -743,7 +743,7 @@ async def test_a_probe_is_sent_though_what_awaited_its_turn_before_it_is_given_b
     grants = await enroll(sandbox, clients, 4)
     refresher = await open_refresher(clients, in_flight=1)
     draining = asyncio.create_task(_drain(refresher))
-    first = await attended.next_request()  # two more await their turn
+    first = await attended.next_request()  # two more wait for a slot
     of_outage: dict[Any, Any] = {"state": "unavailable", "since": 1, "probe_delay": 5_000, "probe_at": 1}
     await redis.hset(f"{prefix}endpoint:{attended.url}", mapping=of_outage)  # another process says so
     first.set_result(TOKENS)
@@ -761,7 +761,7 @@ async def test_a_probe_is_sent_though_what_awaited_its_turn_before_it_is_given_b
     assert _types(await told()).count("provider.recovered") == 1
 
 
-async def test_a_refresh_somebody_asks_for_is_sent_whatever_another_one_was_told(
+async def test_a_refresh_on_demand_is_sent_even_if_another_was_throttled(
     scripted: Script,
     sandbox: Sandbox,
     configure: Configure,
@@ -788,7 +788,7 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
     registry: RedisRegistry,
     told: Told,
 ) -> None:
-    """It rotates, and sends what nobody understands; to the second try it says that the token is dead."""
+    """It rotates and sends an unreadable reply; to the second try it says that the token is dead."""
     lost, dead = (200, "<html>", ""), (400, '{"error": "invalid_grant"}', "")
     url = await scripted(*[lost, dead] * 12)
     clients = configure(url)
@@ -803,7 +803,7 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
 
     assert before_the_probe.count("provider.unavailable") == 1
     used_up = before_the_probe.count("grant.failed")
-    assert 5 <= used_up < 9  # those that open the breaker, and what awaited its turn meanwhile
+    assert 5 <= used_up < 9  # those that open the breaker, and those that waited for a slot meanwhile
     assert _types((await told())[used_up + 1 :]) == ["grant.failed"]  # the probe: it recovers nothing
     stored = [(await _find(registry, grant.id)).grant for grant in grants]
     assert {grant.reason for grant in stored if grant.status is Status.FAILED} == {"reply_lost"}
@@ -1332,7 +1332,7 @@ async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_w
 
 
 @pytest.mark.parametrize(("rate", "claimed"), [("", 15), ("100000", 5)], ids=["ahead", "under-a-budget"])
-async def test_a_drain_told_to_stop_finishes_what_is_in_flight_and_gives_back_what_awaits_its_turn(
+async def test_a_stopping_drain_finishes_what_is_in_flight_and_gives_back_what_waits_for_a_slot(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
@@ -1396,7 +1396,7 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
 
     gate.watch = hold_commits
     draining = asyncio.create_task(_drain(refresher))
-    # Four may be in flight, eight more await their turn, and eight are being stored.
+    # Four may be in flight, eight more wait for a slot, and eight are being stored.
     await _wait_for(lambda: sum(len(list(sandbox.log(grant.id))) for grant in grants) == 20)
     assert len(refresher.held()) == 20
     let_pass.set()
@@ -1404,7 +1404,7 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
     assert await draining == 24
 
 
-async def test_a_drain_told_to_stop_does_not_wait_for_the_rate_budget(
+async def test_a_stopping_drain_does_not_wait_for_the_rate_budget(
     sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
     clients = configure(sandbox.token_url, rate_per_second="0.001")

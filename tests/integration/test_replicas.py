@@ -186,7 +186,7 @@ async def test_an_answer_offered_again_over_a_new_connection_is_waited_for_thoug
             await open_with_concern(BRIEF, new_connection).commit(leased)
 
 
-async def test_with_too_few_replicas_their_number_is_told(redis: Redis, prefix: str) -> None:
+async def test_with_too_few_replicas_the_error_says_how_many(redis: Redis, prefix: str) -> None:
     scripts = Scripts(redis, prefix, WriteConcern(2, wait_ms=50))
 
     with pytest.raises(ShortfallError):  # the first wait may be over before the replica has answered
@@ -244,7 +244,7 @@ async def test_what_is_said_again_soon_waits_for_no_replica(open_with_concern: O
         await store.finish_recovery(await store.heartbeat(""))
         assert await store.reserve_runners("acme", share=1, place_ms=1_000, candidates=["r"]) == (0, 0)
         await store.release_runner("acme", "r")
-        await store.leave()  # each of them answers: what is waited for in vain ends in an error
+        await store.leave()  # each of them answers: a wait that is not met ends in an error
 
 
 async def test_a_heartbeat_does_not_queue_behind_a_write_that_waits(

@@ -1,4 +1,4 @@
-"""Scripts: calls in groups, each with its own answer, whatever happens to Redis or to the caller."""
+"""Scripts: calls in groups, each with its own answer, even if Redis or a caller fails."""
 
 import asyncio
 import re

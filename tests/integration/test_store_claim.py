@@ -798,7 +798,7 @@ async def test_a_rejected_client_of_an_available_endpoint_is_probed_and_the_endp
     assert await redis.exists(f"{prefix}endpoint:{client.token_url}") == 0
 
 
-async def test_a_client_that_was_told_to_wait_is_given_no_probe(
+async def test_a_throttled_client_is_given_no_probe(
     store: RedisStore, client: Client, seed: Seed, set_endpoint: SetEndpoint, redis: Redis, prefix: str
 ) -> None:
     await seed("one")

@@ -147,7 +147,7 @@ async def test_accepting_a_client_that_was_not_rejected_changes_nothing(
     assert await told() == []
 
 
-async def test_a_recovery_reported_twice_is_told_once(
+async def test_a_recovery_reported_twice_has_one_event(
     store: RedisStore, client: Client, reject: Reject, accept: Accept, told: Told
 ) -> None:
     await reject()

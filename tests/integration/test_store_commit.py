@@ -397,7 +397,7 @@ def line(
 
 @pytest.fixture
 def go_back(records: list[Any], redis: Redis, prefix: str) -> GoBack:
-    """Let the store have forgotten all but so many commits, with what they told."""
+    """Let the store have forgotten all but the first commits, and their events."""
 
     async def run(commits: int) -> None:
         await redis.set(f"{prefix}grant:one", records[commits])

@@ -63,7 +63,7 @@ def find_out(store: RedisStore, client: Client, clock: RedisClock, under: Under)
 
 @pytest.fixture
 def fail(find_out: FindOut) -> Fail:
-    """Whose trouble that attempt is."""
+    """Whose failure that attempt is."""
 
     async def run(grant_id: str = "one", **of_attempt: Any) -> FailureOf:
         return (await find_out(grant_id, **of_attempt)).whose
@@ -166,7 +166,7 @@ async def test_one_grants_failures_alone_make_the_endpoint_unavailable_too(
     assert (await endpoint())["state"] == "unavailable"
 
 
-async def test_a_failure_told_twice_because_its_reply_was_lost_counts_once(
+async def test_a_failure_recorded_twice_because_its_reply_was_lost_counts_once(
     fail: Fail, endpoint: HashOf, told: Told, clock: RedisClock
 ) -> None:
     sent_at = clock.now()
@@ -180,7 +180,7 @@ async def test_a_failure_told_twice_because_its_reply_was_lost_counts_once(
     assert len(await told()) == 1
 
 
-async def test_a_failure_told_twice_does_not_make_the_endpoint_unavailable_again_after_it_recovered(
+async def test_a_failure_recorded_twice_does_not_make_the_endpoint_unavailable_again_after_it_recovered(
     fail: Fail,
     open_breaker: Callable[..., Awaitable[None]],
     record_recovery: RecordRecovery,
@@ -299,7 +299,7 @@ async def test_a_grant_that_fails_faster_than_others_are_answered_is_found_out_a
     assert await fail("innocent", sent_at=first + 200) is FailureOf.PROVIDER
 
 
-async def test_what_a_grant_did_long_ago_is_not_held_against_it(
+async def test_a_grants_old_failures_do_not_count(
     fail: Fail, hear: Hear, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
@@ -404,7 +404,7 @@ async def test_the_wait_for_the_next_probe_is_between_half_of_it_and_all_as_chan
     assert int((await endpoint())["probe_delay"]) == LONGEST_MS  # chance is not carried on
 
 
-async def test_a_failed_probe_told_twice_puts_the_next_one_off_once(
+async def test_a_failed_probe_recorded_twice_puts_the_next_one_off_once(
     open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf
 ) -> None:
     await open_breaker()
@@ -559,7 +559,7 @@ async def test_a_grant_that_alone_made_the_endpoint_unavailable_is_no_suspect_on
     assert await fail("the only one", sent_at=clock.now() + 2_000) is FailureOf.PROVIDER
 
 
-async def test_what_failed_before_a_grant_was_refreshed_is_not_held_against_it_afterwards(
+async def test_a_grants_failures_before_its_last_refresh_do_not_count(
     store: RedisStore,
     client: Client,
     fail: Fail,
@@ -590,10 +590,10 @@ async def test_a_suspect_is_forgotten_when_others_make_the_endpoint_unavailable(
     assert "suspect" not in await endpoint()
 
 
-# Told to wait
+# Throttled clients
 
 
-async def test_a_client_that_is_told_to_wait_waits_as_a_whole_and_no_other_does(
+async def test_a_throttled_client_waits_as_a_whole_and_no_other_does(
     store: RedisStore, client: Client, fail: Fail, seed: Seed, of_client: HashOf, clock: RedisClock
 ) -> None:
     other = replace(client, name="other")
@@ -630,7 +630,7 @@ async def test_a_shorter_wait_never_cuts_a_longer_one_short(fail: Fail, of_clien
     assert (await of_client())["throttled_until"] == once
 
 
-async def test_an_order_to_wait_that_is_told_twice_is_no_longer_for_it(fail: Fail, of_client: HashOf) -> None:
+async def test_a_throttling_recorded_twice_is_no_longer_for_it(fail: Fail, of_client: HashOf) -> None:
     await fail(attempt=9, reason="http_429", throttled=True, retry_after_ms=60_000)
     once = await of_client()
 
@@ -708,7 +708,7 @@ async def test_a_503_that_says_when_to_come_back_is_a_failure_and_an_order_to_wa
     assert "throttled_until" in await of_client()
 
 
-async def test_a_grant_told_to_wait_is_never_at_fault_whoever_was_answered_meanwhile(
+async def test_a_throttled_grant_is_never_at_fault_even_if_others_were_answered_meanwhile(
     fail: Fail, hear: Hear, seed: Seed, clock: RedisClock
 ) -> None:
     await seed("another")
@@ -716,11 +716,11 @@ async def test_a_grant_told_to_wait_is_never_at_fault_whoever_was_answered_meanw
     await hear(sent_at)
 
     for reason in ("http_429", "http_503"):
-        told = {"reason": reason, "throttled": True, "retry_after_ms": 1_000}
-        assert await fail("quick", sent_at=sent_at, **told) is FailureOf.PROVIDER
+        reply = {"reason": reason, "throttled": True, "retry_after_ms": 1_000}
+        assert await fail("quick", sent_at=sent_at, **reply) is FailureOf.PROVIDER
 
 
-async def test_a_probe_that_is_told_to_wait_neither_recovers_the_endpoint_nor_puts_off_the_next(
+async def test_a_throttled_probe_neither_recovers_the_endpoint_nor_puts_off_the_next(
     open_breaker: Callable[..., Awaitable[None]], fail: Fail, endpoint: HashOf, of_client: HashOf
 ) -> None:
     await open_breaker()
@@ -732,7 +732,7 @@ async def test_a_probe_that_is_told_to_wait_neither_recovers_the_endpoint_nor_pu
     assert "throttled_until" in await of_client()
 
 
-async def test_a_trial_that_met_a_503_puts_off_the_next_and_holds_its_client(
+async def test_a_probe_that_met_a_503_puts_off_the_next_and_throttles_its_client(
     open_breaker: Callable[..., Awaitable[None]],
     fail: Fail,
     endpoint: HashOf,
@@ -747,8 +747,8 @@ async def test_a_trial_that_met_a_503_puts_off_the_next_and_holds_its_client(
     await open_breaker()
     await store.record_outcome(lease, Change(lease.grant, 1, None, None), answered_at=clock.now())
 
-    told = {"reason": "http_503", "throttled": True, "retry_after_ms": 2_000}
-    assert await fail(endpoint_probe=True, sent_at=clock.now() - 1_000, **told) is FailureOf.PROVIDER
+    reply = {"reason": "http_503", "throttled": True, "retry_after_ms": 2_000}
+    assert await fail(endpoint_probe=True, sent_at=clock.now() - 1_000, **reply) is FailureOf.PROVIDER
 
     assert int((await endpoint())["probe_delay"]) == 2 * FIRST_MS
     assert "throttled_until" in await of_client()
@@ -765,14 +765,14 @@ async def test_claims_stop_with_the_failure_that_makes_the_endpoint_unavailable_
     assert stopped == [False] * 4 + [True] * 2
 
 
-async def test_claims_stop_for_a_client_that_is_told_to_wait_and_not_for_one_that_is_to_wait_no_time(
+async def test_claims_stop_for_a_throttled_client_but_not_if_its_wait_is_zero(
     find_out: FindOut,
 ) -> None:
-    told = {"reason": "http_429", "throttled": True}
+    reply = {"reason": "http_429", "throttled": True}
 
-    assert not (await find_out(**told, retry_after_ms=0)).claims_stop
-    assert (await find_out(**told, retry_after_ms=60_000)).claims_stop
-    assert (await find_out()).claims_stop  # another answer of the same client is in time to learn it
+    assert not (await find_out(**reply, retry_after_ms=0)).claims_stop
+    assert (await find_out(**reply, retry_after_ms=60_000)).claims_stop
+    assert (await find_out()).claims_stop  # the client is throttled already
 
 
 async def test_claims_stop_for_a_client_that_was_rejected_meanwhile(

@@ -32,7 +32,7 @@ DAY_MS = 86_400_000
 
 @pytest.fixture
 def process(scripts: Scripts, clock: RedisClock) -> Process:
-    """A store as one process has it that has said nothing yet."""
+    """The store of a process that has not sent a heartbeat yet."""
 
     def build(owner: str = "this", *, recovery_ms: int = RECOVERY_MS) -> RedisStore:
         limits = StoreLimits(recovery_ms, 10_000, 60_000, 60_000, 10_000, 10_000)
@@ -63,7 +63,7 @@ def restart(redis: Any, prefix: str) -> Callable[[], Awaitable[None]]:
 
 @pytest.fixture
 def silence(age: Age) -> Callable[[], Awaitable[None]]:
-    """Let nobody have been heard of for longer than is allowed."""
+    """Let no process have sent a heartbeat for longer than an epoch allows."""
 
     async def pass_by() -> None:
         await age("heartbeat_at", SILENCE_MS + 1)
@@ -144,7 +144,7 @@ async def test_numbers_grow_even_if_the_clock_was_set_back(
     assert (await one.heartbeat("")).number == 8_000_000_000_001
 
 
-async def test_whatever_asks_first_finds_the_new_epoch_a_claim_as_well(
+async def test_the_first_script_of_any_kind_begins_the_new_epoch(
     store: RedisStore, client: Client, seed: Seed, silence: Callable[[], Awaitable[None]]
 ) -> None:
     await seed("one")
@@ -172,7 +172,7 @@ async def test_recovery_after_a_silence_ends_when_all_who_were_present_have_fini
     assert not (await one.heartbeat("")).recovering
 
 
-async def test_confirming_twice_does_not_stand_for_another(
+async def test_finishing_twice_does_not_stand_for_another_process(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one, other = process("one"), process("other")
@@ -260,7 +260,7 @@ async def test_a_process_that_comes_during_recovery_is_waited_for_too(
     assert not (await late.finish_recovery(epoch)).recovering
 
 
-async def test_what_was_confirmed_of_one_epoch_says_nothing_of_the_next(
+async def test_a_recovery_finished_in_one_epoch_does_not_count_in_the_next(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one, other = process("one"), process("other")
@@ -272,7 +272,7 @@ async def test_what_was_confirmed_of_one_epoch_says_nothing_of_the_next(
     assert await one.finish_recovery(epoch) == replace(epoch, recovering=True)
 
 
-async def test_a_confirmation_of_an_epoch_that_is_over_counts_for_nothing(
+async def test_a_recovery_finished_in_an_epoch_that_is_over_does_not_count(
     process: Process, silence: Callable[[], Awaitable[None]]
 ) -> None:
     one = process("one")
@@ -285,7 +285,7 @@ async def test_a_confirmation_of_an_epoch_that_is_over_counts_for_nothing(
     assert present.recovering
 
 
-async def test_recovery_ends_after_its_time_whoever_is_missing(
+async def test_recovery_ends_after_its_time_even_if_a_process_is_missing(
     process: Process, silence: Callable[[], Awaitable[None]], age: Age
 ) -> None:
     one = process("one")
@@ -407,7 +407,7 @@ async def test_a_heartbeat_tells_the_time(
 # The gate
 
 
-async def test_nothing_is_given_to_a_process_that_has_not_confirmed(
+async def test_a_process_that_has_not_finished_its_recovery_is_given_nothing(
     process: Process, client: Client, seed: Seed, due_of: DueOf
 ) -> None:
     await seed("one")
@@ -422,7 +422,7 @@ async def test_nothing_is_given_to_a_process_that_has_not_confirmed(
     assert await due_of("one") == due
 
 
-async def test_a_process_that_confirmed_is_given_what_is_due(
+async def test_a_process_that_finished_its_recovery_is_given_what_is_due(
     process: Process, client: Client, seed: Seed
 ) -> None:
     await seed("one")
@@ -437,7 +437,7 @@ async def test_a_process_that_confirmed_is_given_what_is_due(
     assert isinstance(await one.lease("two"), Lease)
 
 
-async def test_nothing_is_given_while_another_has_yet_to_confirm(
+async def test_nothing_is_given_while_another_process_recovers(
     process: Process, client: Client, seed: Seed, silence: Callable[[], Awaitable[None]]
 ) -> None:
     await seed("one")

@@ -1,4 +1,4 @@
-"""Fleet: what operators read."""
+"""What operators read of the store: clients, listings and events."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""reserve_runners.lua and release_runner.lua: no more refreshers than the due grants need."""
+"""reserve_runners.lua and release_runner.lua: no more runners than the due grants need."""
 
 import asyncio
 import time
@@ -54,7 +54,7 @@ async def test_never_more_than_the_limit_are_started(sweep: Sweep, seed: Seed) -
     assert await sweep(share=1, most=2) == (5, 2)
 
 
-async def test_the_places_that_are_reserved_are_those_of_the_candidates_told_to_start(
+async def test_the_places_that_are_reserved_are_those_of_the_candidates_that_start(
     sweep: Sweep, registry: RedisRegistry, seed: Seed, redis: Redis, prefix: str
 ) -> None:
     await _seed_many(seed, 3)
@@ -163,15 +163,15 @@ async def test_one_sweep_repeated_because_its_reply_was_lost_gives_the_same_answ
 @pytest.mark.parametrize(
     ("of_client", "of_endpoint", "starting"),
     [
-        pytest.param({"throttled_until": FAR}, {}, 0, id="on-hold"),
-        pytest.param({"throttled_until": 1}, {}, 3, id="hold-over"),
+        pytest.param({"throttled_until": FAR}, {}, 0, id="throttled"),
+        pytest.param({"throttled_until": 1}, {}, 3, id="throttling-over"),
         pytest.param({}, {"state": "unavailable", "probe_at": FAR}, 0, id="unavailable"),
-        pytest.param({}, {"state": "unavailable", "probe_at": 1}, 1, id="endpoint_probe-due"),
+        pytest.param({}, {"state": "unavailable", "probe_at": 1}, 1, id="half-open-probe-due"),
         pytest.param(
             {"throttled_until": FAR},
             {"state": "unavailable", "probe_at": 1},
             0,
-            id="endpoint_probe-due-on-hold",
+            id="half-open-probe-due-but-throttled",
         ),
         pytest.param({}, {"state": "available", "recovered_at": 1}, 3, id="available-again"),
         pytest.param(
@@ -181,17 +181,17 @@ async def test_one_sweep_repeated_because_its_reply_was_lost_gives_the_same_answ
             {"state": "rejected", "probe_at": FAR},
             {"state": "unavailable", "probe_at": 1},
             0,
-            id="endpoint_probe-due-probe-not",
+            id="half-open-probe-due-client-probe-not",
         ),
         pytest.param(
             {"state": "rejected", "probe_at": 1},
             {"state": "unavailable", "probe_at": FAR},
             0,
-            id="probe-due-endpoint_probe-not",
+            id="client-probe-due-half-open-probe-not",
         ),
     ],
 )
-async def test_only_as_many_refreshers_are_started_as_the_client_and_its_endpoint_let_work(
+async def test_only_as_many_runners_are_started_as_the_client_and_its_endpoint_let_work(
     store: RedisStore,
     client: Client,
     sweep: Sweep,

@@ -1,4 +1,4 @@
-"""HttpTokenEndpoint over real HTTP: whatever a server does is an Outcome, and the next request works."""
+"""HttpTokenEndpoint over real HTTP: anything a server does is an Outcome, and the next request works."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""Whatever the lifetimes, a grant is due before every deadline, and never left alone for ever."""
+"""For any lifetimes, a grant is due before every deadline, and never left alone for ever."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Whatever stands on an import line, it is a grant or one clause; what was exported goes in again."""
+"""Any import line is a grant or an error of one clause; what was exported goes in again."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whatever a token endpoint sends is an Outcome, and nothing it wrote is repeated."""
+"""Any reply of a token endpoint is an Outcome, and nothing the server wrote is repeated."""
 
 import json
 from datetime import UTC, datetime

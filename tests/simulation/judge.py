@@ -5,9 +5,9 @@ The invariants, by number; a violation names one:
 1. One presenter at a time. A process presents a refresh token from its decision to send it until the server
    has acted on it, or it is certain that it never will. Two presentations of one token never overlap. Each
    begins, and is acted on, within a lease that the store gave this process for this very token. What
-   happens to the lease after the server has acted is of no importance: who is frozen then holds an answer,
-   not a token to present.
-2. A superseded token is presented only as a retry: the same lease has presented it before and heard no
+   happens to the lease after the server has acted does not matter: a process that is frozen then has an
+   answer, not a token to present.
+2. A superseded token is presented only as a retry: the same lease has presented it before and got no
    reply, or the store said with the lease that an earlier reply is in doubt.
 3. One successor per version. A stored pair is only ever replaced by one that the server made from it,
    directly or over pairs that the store has forgotten; its version counts the server's rotations.
@@ -16,22 +16,22 @@ The invariants, by number; a violation names one:
 5. No live pair is lost while a process that lives, or a disk, holds it. In the end every grant is active
    with the live pair, or failed for the right reason: `reply_lost` where the only holder died with it, and
    where no holder had it; `revoked` only where a person revoked it.
-6. An outage or a refused client fails nothing: who is `failed` was refused by name, or its answer was lost;
-   and who is `failing` for want of an answer saw the server answer another since its own first failure. One
-   grant's own trouble stops its client, or its endpoint, once at most.
+6. An outage or a refused client fails no grant. A `failed` grant was refused itself, or its answer was
+   lost. If a grant is `failing` without an answer, the server answered another grant after its first
+   failure. One grant's own failures stop its client, or its endpoint, once at most.
 7. No claim passes while the store recovers, after a restart and after a silence, and none by a process that
    has not itself recovered in the store's epoch. An answer is on a disk before it is committed.
 8. A claim that is asked again, because its reply was lost, gives the same leases again.
 
 The exceptions, each listed here and nowhere else; most are double faults:
 
-- forgotten intent: Redis forgot the intent, and whoever had sent it died with the answer before it could
-  take its lease back, or was out of reach while the store recovered. Nobody is there who could know: the next
-  presentation is not known to be a retry (2), and its refusal reads as `revoked` (5).
-- forgotten doubt: no reply was heard, the store was told so, and then Redis forgot that. Outcomes without
-  tokens are in no journal, so the next refusal reads as `revoked` (5).
-- late answer: whoever held the answer was out of reach (frozen, or cut off from the store) for longer than
-  its lease and the patience after it, or Redis forgot that lease. The retry then revoked the family at a
+- forgotten intent: Redis forgot the intent, and the process that wrote it died with the answer before it
+  could re-assert its lease, or was out of reach while the store recovered. Nobody else knows of the request:
+  the next presentation is not known to be a retry (2), and its refusal reads as `revoked` (5).
+- forgotten doubt: no reply came, the store recorded that, and then Redis forgot it. Outcomes without tokens
+  are in no journal, so the next refusal reads as `revoked` (5).
+- late answer: the process with the answer was out of reach (frozen, or cut off from the store) for longer
+  than its lease and the patience after it, or Redis forgot that lease. The retry then revoked the family at a
   server that does that, and the late answer, stored because its lineage was undisputed, is dead. Its grant is
   active until its next refresh, which says `revoked` (5).
 - forgotten import: Redis forgot that an operator had put another consent in the place of one. It goes on
@@ -246,7 +246,7 @@ class Judge(Witness):
             self.on_unknown(presentation.process)
 
     def _check_reuse(self, family: Family, retry: Presentation) -> None:
-        """A retry revoked a family: whoever held its live pair was out of reach, and was waited for."""
+        """A retry revoked a family: the holder of its live pair was out of reach, and was waited for."""
         lineage = self.lineage(family.live)
         holders = self._holders(lineage)
         on_its_way = [
@@ -310,7 +310,7 @@ class Judge(Witness):
             self.fail(2, f"{presentation.process} presents {presentation.token}, which is superseded")
 
     def _is_within_reach(self, lineage: bytes) -> bool:
-        """Whether the answer to this refresh token, or a later one, is held by anybody who could tell."""
+        """Whether a process that can act has the answer to this refresh token, or a later one."""
         token = self.token(lineage)
         family = self.bank.families[token]
         later = family.live
@@ -661,7 +661,7 @@ class Judge(Witness):
                 self.fail(5, f"{grant_id} is failed with {reason}, and its answer was lost")
 
     def _was_forgotten(self, family: Family) -> bool:
-        """Whether the live pair was lost together with the intent that told of it."""
+        """Whether the live pair was lost together with the intent of its request."""
         made_from = family.parents.get(family.live)
         if made_from is None or self.is_held(self.lineage(family.live)):
             return False

@@ -112,7 +112,7 @@ def _outages_are_blamed_on_grants(parts: Parts) -> None:
 
 
 def _present_twice(parts: Parts) -> None:
-    """Every token is presented once more, whatever the server said."""
+    """Every token is presented once more, even after a readable reply."""
     refresh = parts.endpoint.refresh
 
     async def twice(client: Any, pair: Any, now: int) -> Any:

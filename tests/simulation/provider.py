@@ -5,7 +5,7 @@ Rules:
   revoked.
 - A refresh token that was superseded is refused; `grace` repeats its answer for a while, `family` revokes
   all.
-- It acts on a request when it gets it, whoever still waits for the reply."""
+- It acts on a request when it gets it, even if nobody waits for the reply any more."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """A deployment, a server and a judge, put together for one run; and how every run ends.
 
-At the end the faults are lifted, what died is started again, and the run goes on until every grant has
-settled: that it does is itself checked. Then the judge sums up."""
+At the end the faults are lifted, dead processes are started again, and the run goes on until every grant is
+at rest, which is checked too. Then the judge sums up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

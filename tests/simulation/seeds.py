@@ -305,7 +305,7 @@ def _connect_again(run: Run) -> None:
 
 
 def _import_old_file(run: Run) -> None:
-    """The line of the first import once more, to replace whatever is there."""
+    """The line of the first import once more, to replace the stored grant."""
     grant_id = run.rng.choice(run.grants)
     token = f"{grant_id}.0.r0"
     pair = run.bank.families[token]

@@ -1,8 +1,8 @@
 """Stories: each provokes one mechanism whose loss random runs would hardly ever notice.
 
-A story says in code what happens; only how long each step takes is drawn. It is told in several orders, and
-holds in each. Without its mechanism the judge finds a violation in every order. `mutants.py` names the words
-that are taken away, and `test_stories.py` tells each story with them and without.
+A story says in code what happens; only how long each step takes is drawn. It runs in several orders, and the
+judge finds no violation in any. Without its mechanism the judge finds one in every order. `mutants.py` names
+the words that are taken away, and `test_stories.py` runs each story with them and without.
 """
 
 from collections.abc import Callable

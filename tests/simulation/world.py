@@ -32,7 +32,7 @@ class RanAwayError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """One thing that can happen next; `process` is who has it happen, `None` where a server does."""
+    """One thing that can happen next, in `process`; `None` is a server."""
 
     at_us: int
     order: int
@@ -144,7 +144,7 @@ class World:
         raise RanAwayError
 
     def happen(self, step: Step) -> None:
-        """Let one step happen, and whatever follows from it without another effect."""
+        """Let one step happen, and everything that follows from it without another effect."""
         self.now_us = max(self.now_us, step.at_us)
         if step.process is None or step.process.alive:
             if not step.is_timer:
@@ -216,7 +216,7 @@ class World:
 
 
 def give(future: "asyncio.Future[Any]", value: Any) -> None:
-    """A value, or an exception to be raised; whoever waited may have given up."""
+    """A value, or an exception to be raised; the waiting task may have given up."""
     if future.done():
         return
     if isinstance(value, BaseException):

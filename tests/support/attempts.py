@@ -50,27 +50,27 @@ def failure(lease: Lease, client: Client, outcome: Outcome, now: int) -> Change:
 
 
 def put_back(lease: Lease, client: Client, due_at: int | None) -> Change:
-    """A lease that is given back with nothing learnt."""
+    """A lease that is given back: nothing was learnt about its grant."""
     return lifecycle.leave(lease.grant, due_at, client, RULES)
 
 
 def rejected(client: Client, lease: Lease, now: int) -> Event:
-    """Tells that a client is rejected."""
+    """The event of a rejected client."""
     return client_event(
         EventType.CLIENT_REJECTED, client, attempt=lease.fence, now=now, reason="invalid_client"
     )
 
 
 def accepted(client: Client, lease: Lease, now: int) -> Event:
-    """Tells that a client is accepted again."""
+    """The event of a client that is accepted again."""
     return client_event(EventType.CLIENT_RECOVERED, client, attempt=lease.fence, now=now)
 
 
 def unavailable(client: Client, lease: Lease, now: int, reason: str = "http_502") -> Event:
-    """Tells that an endpoint is unavailable."""
+    """The event of an unavailable endpoint."""
     return provider_event(EventType.PROVIDER_UNAVAILABLE, client, attempt=lease.fence, now=now, reason=reason)
 
 
 def recovered(client: Client, lease: Lease, now: int) -> Event:
-    """Tells that an endpoint is available again."""
+    """The event of an endpoint that is available again."""
     return provider_event(EventType.PROVIDER_RECOVERED, client, attempt=lease.fence, now=now)

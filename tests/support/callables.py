@@ -73,13 +73,13 @@ class DueOf(Protocol):
 
 
 class OpenStore(Protocol):
-    """A store as one process has it that may claim."""
+    """The store of a process that may claim."""
 
     def __call__(self, *, lease_ms: int = ..., owner: str = ...) -> Awaitable[RedisStore]: ...
 
 
 class Under(Protocol):
-    """The lease of some grant, for what depends on its id and on what it was let through for alone."""
+    """The lease of a grant that need not exist, as a probe or not."""
 
     def __call__(self, grant_id: str, *, client_probe: bool = ..., endpoint_probe: bool = ...) -> Lease: ...
 
@@ -104,7 +104,7 @@ class Configure(Protocol):
 
 
 class OpenMember(Protocol):
-    """A process that has said nothing yet, with a journal and connections of its own."""
+    """A process that has not sent a heartbeat yet, with a journal and connections of its own."""
 
     def __call__(
         self,
@@ -127,7 +127,7 @@ class OpenMember(Protocol):
 
 
 class OpenRefresher(Protocol):
-    """The refresher of a process that is present at the store; options as of `OpenMember`."""
+    """The refresher of a process that may claim; options as of `OpenMember`."""
 
     def __call__(self, clients: ConfiguredClients, **options: Any) -> Awaitable[Refresher]: ...
 

@@ -1,7 +1,7 @@
-"""A live: one real deployment under test, with the embedded server, and the sandbox as provider and judge.
+"""A live deployment: real processes, the embedded server, and the sandbox as provider and judge.
 
-Its processes are the Procfile's. What is started here is ended here. Whoever tests with a live imports
-`build` into the conftest.py beside the tests.
+Its processes are the Procfile's. What is started here is ended here. To use one, import `build` into the
+conftest.py beside the tests.
 """
 
 import asyncio
@@ -69,12 +69,12 @@ class LiveDeployment:
             monkeypatch.setenv(name, value)
 
     def _start_scribe(self) -> subprocess.Popen[bytes]:
-        """Writes down what the processes say: one that may not write files can then still be heard."""
+        """Write down the output of the processes, also of one that may not write files."""
         with self.log.open("ab") as log:
             return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log, start_new_session=True)  # noqa: S607
 
     def put_secret(self, secret: str) -> None:
-        """What an operator does who replaces the client's secret."""
+        """Replace the client's secret, as an operator would."""
         path = self.secrets / "EVERGRANT_CLIENTS__BUDDY__CLIENT_SECRET"
         aside = self.directory / "secret.new"
         aside.write_text(secret)
@@ -155,14 +155,14 @@ class LiveDeployment:
         return self.run(walk)
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event told so far."""
+        """Every event so far."""
 
         async def read(runtime: Runtime) -> list[dict[str, Any]]:
-            told, last = [], "0-0"
+            events, last = [], "0-0"
             while entries := await runtime.event_stream.read(last):
-                told += [dict(entry.event) for entry in entries]
+                events += [dict(entry.event) for entry in entries]
                 last = entries[-1].id
-            return told
+            return events
 
         return self.run(read)
 
@@ -210,11 +210,11 @@ def _pair_of(line: dict[str, Any]) -> TokenPair:
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiveDeployment]]:
-    """Makes a live with a sandbox of the given options; everything ends with the test."""
+    """Makes a live deployment with a sandbox of the given options; everything ends with the test."""
     with ExitStack() as stack:
 
         @contextmanager
-        def lives(**options: Any) -> Iterator[LiveDeployment]:
+        def live_deployment(**options: Any) -> Iterator[LiveDeployment]:
             with Sandbox.start("buddy", **options) as sandbox:
                 live = LiveDeployment(tmp_path, sandbox, monkeypatch)
                 with live.server:
@@ -223,4 +223,4 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
                     finally:
                         live.stop()
 
-        yield lambda **options: stack.enter_context(lives(**options))
+        yield lambda **options: stack.enter_context(live_deployment(**options))

@@ -28,7 +28,7 @@ class NoClients:
 
 @dataclass(frozen=True)
 class Member:
-    """What one process has, as the wiring puts it together."""
+    """One process, as `assemble` puts it together."""
 
     owner: str
     store: RedisStore
@@ -40,6 +40,6 @@ class Member:
     membership: Membership
 
     async def die(self) -> None:
-        """Let the journal go as the end of the process would: nothing is given back, nobody is told."""
+        """Release the journal as the end of the process would, without giving anything back or leaving."""
         await self.journal.close()
         self.directory.close()

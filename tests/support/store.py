@@ -1,4 +1,4 @@
-"""What must always hold in a Redis store, whatever was asked of it."""
+"""Invariants of a Redis store, to be checked after any test."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ from worker.core.grant import Status
 
 
 async def assert_sound(redis: Any, prefix: str) -> None:
-    """Check what every script must leave behind, whatever was asked of it."""
+    """Check the invariants that every script must keep."""
     keys = [key.decode().removeprefix(prefix) async for key in redis.scan_iter(match=prefix + "*", count=500)]
     recount: Counter[tuple[str, str]] = Counter()
     client_of: dict[str, str] = {}
@@ -51,4 +51,4 @@ async def assert_sound(redis: Any, prefix: str) -> None:
 
     events = [json.loads(fields[b"event"]) for _, fields in await redis.xrange(prefix + "events")]
     ids = [event["id"] for event in events]
-    assert len(ids) == len(set(ids)), "one event was told twice"
+    assert len(ids) == len(set(ids)), "one event was written twice"

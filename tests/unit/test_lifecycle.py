@@ -109,7 +109,7 @@ def test_an_outcome_that_tells_nothing_leaves_the_status_as_it_was() -> None:
             assert STATUS_OF[step.phase] is STATUS_OF[phase], (phase, trigger)
 
 
-def test_what_operators_do_tells_nothing() -> None:
+def test_what_operators_do_has_no_event() -> None:
     assert not [
         step
         for (_, trigger), step in TABLE.items()
@@ -249,12 +249,10 @@ def test_an_answer_missing_between_two_rejections_does_not_make_the_first_forgot
         pytest.param(Unknown("timeout"), False, True, id="nothing-came-after-it-was-sent"),
         pytest.param(Unknown("http_500"), False, True, id="a-5xx"),
         pytest.param(Unknown("http_200_not_json"), False, True, id="a-200-that-is-not-json"),
-        pytest.param(
-            Unavailable("http_500", 9, may_have_acted=True), False, True, id="told-to-wait-by-a-fault"
-        ),
+        pytest.param(Unavailable("http_500", 9, may_have_acted=True), False, True, id="throttled-by-a-fault"),
         pytest.param(Unavailable("could_not_connect"), False, False, id="could-not-connect"),
         pytest.param(Unavailable("could_not_connect"), True, True, id="could-not-connect-after-a-lost-reply"),
-        pytest.param(Unavailable("http_429", 9), False, False, id="told-to-wait"),
+        pytest.param(Unavailable("http_429", 9), False, False, id="throttled"),
         pytest.param(REJECTED, False, False, id="rejected"),
     ],
 )
@@ -350,7 +348,7 @@ def test_a_failing_grant_is_due_again_after_its_backoff_or_a_confirming_pause(
         pytest.param(Unknown("timeout"), None, id="no-reply"),
     ],
 )
-def test_a_client_holds_for_what_the_server_asked_an_hour_at_most(
+def test_a_client_waits_for_as_long_as_the_server_asked_but_an_hour_at_most(
     outcome: Outcome, throttle_ms: int | None
 ) -> None:
     assert lifecycle.throttle_ms(outcome) == throttle_ms
@@ -393,7 +391,7 @@ def test_an_answer_makes_the_next_version_with_lifetimes_that_count_from_sending
     assert after.lineage == lineage_of("user-42/buddy", "refresh-2")
 
 
-def test_an_answer_clears_everything_that_was_held_against_the_grant(succeed: Succeed, grant: Grant) -> None:
+def test_an_answer_clears_the_grants_failures(succeed: Succeed, grant: Grant) -> None:
     failing = replace(grant, status=Status.FAILING, reason="rejected", streak=3, in_doubt=True)
     after = succeed(base=failing).grant
     assert (after.status, after.reason, after.streak, after.in_doubt) == (Status.ACTIVE, None, 0, False)
@@ -447,7 +445,7 @@ def test_an_answer_is_due_when_the_policy_says_so(succeed: Succeed, oauth2: Clie
         (Status.PAUSED, EventType.GRANT_REFRESHED, "paused"),
     ],
 )
-def test_an_answer_is_told_by_one_event_that_depends_on_what_the_grant_was(
+def test_an_answer_has_one_event_that_depends_on_what_the_grant_was(
     succeed: Succeed, grant: Grant, now: int, before: Status, told: EventType, after: str
 ) -> None:
     successor = succeed(base=replace(grant, status=before))
@@ -546,7 +544,7 @@ def test_a_failing_grant_whose_token_never_expires_has_no_end_but_needs_attentio
 # From outside
 
 
-def test_a_grant_from_outside_is_due_as_the_policy_says_and_nothing_is_told_of_it(
+def test_a_grant_from_outside_is_due_as_the_policy_says_and_has_no_event(
     grant: Grant, oauth2: Client, rules: Rules, now: int
 ) -> None:
     change = lifecycle.admit(grant, oauth2, rules, now)

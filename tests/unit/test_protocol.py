@@ -309,7 +309,7 @@ def test_a_429_prefers_retry_after_to_the_reset_header() -> None:
     assert outcome == Unavailable("http_429", 5_000)
 
 
-def test_a_429_is_told_to_wait_whatever_its_body_says() -> None:
+def test_a_429_throttles_even_if_its_body_says_otherwise() -> None:
     assert _read(429, {"error": "invalid_grant"}) == Unavailable("http_429", None)
 
 
@@ -361,7 +361,7 @@ def test_a_503_waits_as_long_as_was_asked_and_may_have_rotated_all_the_same() ->
     assert outcome == Unavailable("http_503", 30_000, may_have_acted=True)
 
 
-def test_a_5xx_that_says_temporarily_unavailable_is_told_to_wait_and_may_have_rotated() -> None:
+def test_a_5xx_that_says_temporarily_unavailable_throttles_and_may_have_rotated() -> None:
     outcome = _read(500, {"error": "temporarily_unavailable"})
     assert outcome == Unavailable("http_500", may_have_acted=True)
 

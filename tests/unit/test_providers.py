@@ -1,4 +1,4 @@
-"""What Buddy, PagerDuty and any other server promise, and what becomes of it in a grant's lifetimes."""
+"""What Buddy, PagerDuty and any other server promise, and the lifetimes of grants that follow from it."""
 
 from collections.abc import Callable
 from dataclasses import replace

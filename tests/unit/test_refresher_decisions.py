@@ -113,7 +113,7 @@ class OneClient:
 
 @dataclass(slots=True)
 class Witness:
-    """Hears what happens."""
+    """Keeps the outcome of each refresh."""
 
     outcomes: list[AttemptOutcome] = field(default_factory=list)
 
@@ -201,11 +201,11 @@ class Deployment:
         return self.store.records[grant_id].grant
 
     def told(self) -> Counter[str]:
-        """How often each type of event was told."""
+        """How often each type of event was emitted."""
         return Counter(event.type.value.removeprefix("evergrant.") for event in self.store.events)
 
     def unharmed(self, *ids: str) -> bool:
-        """Whether these grants are as they were, nobody holds them, and they are still in the schedule."""
+        """Whether these grants are as they were, not leased, and still in the schedule."""
         records = [self.store.records[grant_id] for grant_id in ids]
         return all(
             each.grant.status is Status.ACTIVE
@@ -254,7 +254,7 @@ def test_after_an_unreadable_reply_the_same_token_is_sent_once_more_under_the_sa
     assert ours.grant("one").version == 1
 
 
-def test_two_unreadable_replies_leave_the_grant_in_doubt_and_are_not_held_against_it(
+def test_two_unreadable_replies_leave_the_grant_in_doubt_and_do_not_count_against_it(
     ours: Deployment,
 ) -> None:
     ours.seed("one")
@@ -353,7 +353,7 @@ def test_one_readable_answer_to_a_half_open_probe_lets_the_endpoint_work_again(o
     assert ours.drain() >= 1
 
 
-def test_a_failure_while_others_are_answered_is_held_against_its_grant(ours: Deployment) -> None:
+def test_a_failure_while_others_are_answered_counts_against_its_grant(ours: Deployment) -> None:
     ours.seed("one", "two")
     ours.endpoint.replies["one"] = [Unavailable("http_500")]
 
@@ -390,7 +390,7 @@ def test_nothing_is_sent_under_a_lease_that_would_end_before_the_reply(ours: Dep
     assert ours.unharmed("one")
 
 
-def test_a_drain_that_is_told_to_stop_puts_back_what_it_has_not_sent(ours: Deployment) -> None:
+def test_a_stopping_drain_puts_back_what_it_has_not_sent(ours: Deployment) -> None:
     ours.seed("one", "two", "three")
     ours.endpoint.otherwise = TOKENS
 
@@ -401,7 +401,7 @@ def test_a_drain_that_is_told_to_stop_puts_back_what_it_has_not_sent(ours: Deplo
     assert ours.unharmed("two", "three")
 
 
-def test_a_missing_key_is_held_against_the_grant_by_a_worker_and_not_on_demand(ours: Deployment) -> None:
+def test_a_missing_key_counts_against_the_grant_in_a_worker_and_not_on_demand(ours: Deployment) -> None:
     ours.seed("one", keys=KeyRing({"k2": bytes(range(32))}))
 
     assert ours.refresh_one("one") == CannotUnseal()

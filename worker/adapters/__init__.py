@@ -1,4 +1,4 @@
-"""The world outside, one noun a module; each implements a port of `worker.core.ports`.
+"""The world outside, one noun a module. Most implement a port of the core (`ports.py`, `registry.py`).
 
 store/                    grants, leases, schedule and events in Redis, by Lua scripts
 journal/                  answers on this machine's disk, from before their commit until a while after it

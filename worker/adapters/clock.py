@@ -1,8 +1,9 @@
 """One clock for every process: Redis TIME, carried forward by a monotonic clock between two calls.
 
-Each claim sets the clock from its `now`. The reply takes a moment to arrive, so this clock runs a little
-behind Redis: a lifetime counted from it ends early, never late. A reply that took long, perhaps because its
-reader was frozen, is ignored: it would set the clock so far behind that leases would seem to last longer.
+Each claim, lease and heartbeat sets the clock from its reply. The reply takes a moment to arrive, so this
+clock runs a little behind Redis: a lifetime counted from it ends early, never late. A reply that was
+slow, perhaps because this process was frozen, is ignored: it would set the clock so far behind that leases
+would seem longer.
 """
 
 import time
@@ -15,7 +16,7 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def _since_boot_ms() -> int:
-    """Keeps counting while the machine is suspended, where the system has such a clock (Linux)."""
+    """Milliseconds that go on while the machine is suspended, where the system has such a clock (Linux)."""
     return time.clock_gettime_ns(_CLOCK) // 1_000_000
 
 

@@ -88,7 +88,7 @@ class EmbeddedServer:
         self._users_lock = self._data_dir / "users.lock"
         self._membership: int | None = None
         self._member_pid = 0
-        self._failure_is_told = False
+        self._failure_is_reported = False
 
     @property
     def socket_path(self) -> Path:
@@ -156,16 +156,16 @@ class EmbeddedServer:
             tell: called with one line when this process has started the server, and once when it cannot.
         """
         if self.is_running():
-            self._failure_is_told = False
+            self._failure_is_reported = False
             return
         try:
             was_started = self.open()
         except EmbeddedServerError as problem:
-            if not self._failure_is_told:
+            if not self._failure_is_reported:
                 tell(str(problem))
-            self._failure_is_told = True
+            self._failure_is_reported = True
             return
-        self._failure_is_told = False
+        self._failure_is_reported = False
         if was_started:
             tell(str(self._failure("was gone and has been started again")))
 
@@ -207,15 +207,15 @@ class EmbeddedServer:
 
     def _prepare_directories(self) -> None:
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        home = self.socket_path.parent
-        if home == self._data_dir:
+        directory = self.socket_path.parent
+        if directory == self._data_dir:
             return
-        home.mkdir(mode=0o700, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         # Somebody else may have made this directory to read our tokens.
-        found = home.lstat()
+        found = directory.lstat()
         private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
         if not private or found.st_uid != os.geteuid():
-            raise self._failure(f"{home} is not a private directory of this user")
+            raise self._failure(f"{directory} is not a private directory of this user")
 
     def _join(self) -> None:
         """Take the shared lock; wait while the last user of the server holds it to stop the server."""

@@ -1,4 +1,4 @@
-"""What happens, as lines of the log. Names ids, codes and counts; never a token."""
+"""What happens, as lines of the log: ids, codes and counts, never a token."""
 
 import structlog
 
@@ -10,7 +10,7 @@ log = structlog.get_logger(__name__)
 
 
 class LogObserver:
-    """Writes down what an operator may want to read: failures as warnings, what went well for debugging."""
+    """Logs failures as warnings, and what went well for debugging."""
 
     def claimed(self, client: Client, claim: Claim) -> None:
         """A claim was answered."""
@@ -20,7 +20,7 @@ class LogObserver:
     def refreshed(self, report: RefreshReport) -> None:
         """A refresh ended."""
         if isinstance(report.outcome, Refreshed | Stopped):
-            return  # a commit tells of the one, and the other was never sent
+            return  # the commit logs the first, and the second was never sent
         log.warning(
             "refresh.failed",
             grant=report.lease.grant.id,

@@ -6,8 +6,8 @@ Rules:
 - One deadline covers connecting, sending and reading. If this process stood still past it (frozen, suspended,
   starved), a reply that arrived meanwhile is still read: it may hold the only living tokens. But nothing more
   is sent, because the lease may have ended too.
-- Whatever happens is an outcome. The server certainly did not act if no connection was made; in every other
-  case without a readable reply it is unknown.
+- Every end of a request is an outcome. If no connection was made, the server certainly did not act. In every
+  other case without a readable reply it is unknown whether it did.
 - Replies are read up to a cap. TLS certificates are verified. No exception text from the wire is passed on.
 
 The transport is called directly, because `httpx.AsyncClient` would keep cookies from grant to grant. The

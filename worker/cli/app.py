@@ -1,4 +1,4 @@
-"""The commands and what becomes of their errors.
+"""The commands, their errors and exit codes.
 
 Exit codes: 0 done, 1 the thing asked about is in a bad state, 2 usage or settings, 3 a server cannot be
 reached. An error is one line on standard error.

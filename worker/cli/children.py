@@ -3,7 +3,7 @@
 Rules:
 - Only what was started here is ended here: in order first (SIGTERM; a worker finishes what is in flight), by
   force after a bound.
-- A child that dies is started again, so often at most; then the command ends.
+- A child that dies is started again, at most `MOST_RESTARTS` times in a window; then the command ends.
 - Children have a session of their own: a Ctrl-C in the terminal reaches this process alone, which stops them.
 """
 
@@ -47,13 +47,12 @@ class Children:
     """The processes of one command.
 
     Args:
-        environment: theirs.
         stop_seconds: how long they may take to end in order.
+        environment: of the children.
         output: where their output goes; `None` is this process's own.
     """
 
     stop_seconds: float
-
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     output: IO[bytes] | None = None
     running: list[Child] = field(default_factory=list)
@@ -65,7 +64,7 @@ class Children:
         return child
 
     def look_after(self) -> None:
-        """Start again whichever died.
+        """Start dead children again.
 
         Raises:
             ChildGaveUpError: one died too often.

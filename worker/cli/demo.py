@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CLIENT = "buddy"
 TOKEN_SECONDS = 60
-OLDEST_SECONDS = 34  # grants come in at all ages up to this, so that the first are due at once
+OLDEST_SECONDS = 34  # grants are imported at every age up to this, so that the first are due at once
 REVOKE_AT = 0.25  # of the demo
 LOOK_SECONDS = 0.5
 FAILURE_WAIT_SECONDS = 25  # a revoked grant is announced within its token's life
@@ -51,7 +51,7 @@ class Summary:
 
     @property
     def good(self) -> bool:
-        """Whether every grant was kept alive, and the one that was revoked was announced."""
+        """Whether every grant was kept alive, and the revoked one was announced."""
         announced = self.failures == int(self.revoked)
         faults = self.expired + self.lost + self.superseded_presented + self.overlapping
         return faults == 0 and announced
@@ -82,9 +82,9 @@ def demo(
     from worker.sandbox.client import Sandbox, SandboxError
 
     try:
-        with _own_house() as house, Sandbox.start("buddy", access_seconds=TOKEN_SECONDS) as sandbox:
-            _settings_of_the_demo(house, sandbox)
-            summary = _run(house, sandbox, grants, seconds)
+        with _own_directory() as directory, Sandbox.start("buddy", access_seconds=TOKEN_SECONDS) as sandbox:
+            _settings_of_the_demo(directory, sandbox)
+            summary = _run(directory, sandbox, grants, seconds)
     except (EmbeddedServerError, SandboxError) as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
     except ChildGaveUpError as problem:
@@ -96,8 +96,8 @@ def demo(
 
 
 @contextmanager
-def _own_house() -> Iterator[Path]:
-    """A directory of its own, and none of the settings around it."""
+def _own_directory() -> Iterator[Path]:
+    """Work in a new directory, without the settings around it."""
     for name in [name for name in os.environ if name.startswith("EVERGRANT_")]:
         del os.environ[name]
     before = Path.cwd()
@@ -109,10 +109,10 @@ def _own_house() -> Iterator[Path]:
             os.chdir(before)
 
 
-def _settings_of_the_demo(house: Path, sandbox: "Sandbox") -> None:
-    """Compressed like the tokens: what lives a minute is looked at every second."""
+def _settings_of_the_demo(directory: Path, sandbox: "Sandbox") -> None:
+    """Compress the settings like the tokens: a fleet whose tokens live a minute is swept every second."""
     os.environ |= {
-        "EVERGRANT_DATA_DIR": str(house / "data"),
+        "EVERGRANT_DATA_DIR": str(directory / "data"),
         "EVERGRANT_SWEEP_SECONDS": "1",
         "EVERGRANT_HTTP_TIMEOUT_SECONDS": "2",
         "EVERGRANT_CLIENTS__BUDDY__PROVIDER": "buddy",
@@ -122,7 +122,7 @@ def _settings_of_the_demo(house: Path, sandbox: "Sandbox") -> None:
     }
 
 
-def _run(house: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Summary:
+def _run(directory: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Summary:
     from config import load_settings
     from config.logging import configure_logging
     from worker.cli.children import BEAT, WORKER, Children
@@ -133,7 +133,7 @@ def _run(house: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Summar
     settings = load_settings()
     configure_logging("error", "console")
     deployment = deploy(settings, lambda _: None)
-    log = house / "children.log"
+    log = directory / "children.log"
     with log.open("wb") as output, embedded_server(settings) or nullcontext():
         children = Children(stop_seconds=2 * in_flight_seconds(settings), output=output)
 
@@ -219,7 +219,7 @@ class _Show:
             pass
 
     async def _revoke_one(self) -> None:
-        """What a user does who disconnects the application; the one who is due next, to see it soon."""
+        """Revoke a grant as its user would: the one that is due next, so that the failure shows soon."""
         soon = [
             (stored.due_at, stored.grant.id)
             async for stored in self._runtime.registry.walk(CLIENT)

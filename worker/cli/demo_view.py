@@ -29,14 +29,14 @@ class Moment:
 
     Attributes:
         paces: (instant, rotations) of the last seconds, oldest first.
-        told: the last events worth telling, oldest first.
+        events: the last events worth showing, oldest first.
         last_id: of the event stream.
     """
 
     at: int
     state: "ClientState"
     paces: Sequence[tuple[int, int]]
-    told: Sequence["StreamEntry"]
+    events: Sequence["StreamEntry"]
     last_id: str
 
     @property
@@ -58,12 +58,12 @@ async def look(runtime: "Runtime", client: str, before: Moment | None) -> Moment
     last_id = "0-0" if before is None else before.last_id
     entries = await runtime.event_stream.read(last_id)
     paces = [*(before.paces if before is not None else ()), (now, state.refreshed)]
-    told = [*(before.told if before is not None else ()), *entries]
+    events = [*(before.events if before is not None else ()), *entries]
     paces = [pace for pace in paces if pace[0] > now - PACE_WINDOW_MS]
-    return Moment(now, state, paces, _worth_telling(told), entries[-1].id if entries else last_id)
+    return Moment(now, state, paces, _worth_showing(events), entries[-1].id if entries else last_id)
 
 
-def _worth_telling(entries: "Sequence[StreamEntry]") -> "Sequence[StreamEntry]":
+def _worth_showing(entries: "Sequence[StreamEntry]") -> "Sequence[StreamEntry]":
     """The last ones, but never a failure crowded out by refreshes."""
     failures = [entry for entry in entries if entry.event["type"] != REFRESHED][-EVENTS_SHOWN:]
     refreshes = [entry for entry in entries if entry.event["type"] == REFRESHED]
@@ -81,7 +81,7 @@ class View:
         console = Console()
         self._live = Live(console=console, transient=False) if console.is_terminal else None
         self._said_at = 0.0
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -97,16 +97,16 @@ class View:
         if self._live is not None:
             self._live.update(self._table(moment, elapsed, seconds))
             return
-        self._tell_failures(moment)
+        self._show_failures(moment)
         if time.monotonic() - self._said_at >= PLAIN_EVERY_SECONDS:
             self._said_at = time.monotonic()
             pace = f"{moment.rate:.0f} rotations/s"
             _say(f"{elapsed:4.0f} s  {_fleet(moment)}  next due {_next_due(moment)}  {pace}")
 
-    def _tell_failures(self, moment: Moment) -> None:
-        for entry in moment.told:
-            if entry.event["type"] != REFRESHED and entry.id not in self._told:
-                self._told.add(entry.id)
+    def _show_failures(self, moment: Moment) -> None:
+        for entry in moment.events:
+            if entry.event["type"] != REFRESHED and entry.id not in self._shown:
+                self._shown.add(entry.id)
                 _say(f"        {_event(entry)}")
 
     def _table(self, moment: Moment, elapsed: float, seconds: float) -> Table:
@@ -118,7 +118,7 @@ class View:
         table.add_row("next due", _next_due(moment))
         table.add_row("rotations", f"{moment.state.refreshed} in all, {moment.rate:.0f} a second")
         table.add_row("soonest expiry", until(moment.state.soonest_expiry_at, moment.at))
-        for index, entry in enumerate(moment.told):
+        for index, entry in enumerate(moment.events):
             table.add_row("events" if index == 0 else "", _event(entry), style=_style(entry))
         return table
 

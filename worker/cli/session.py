@@ -48,7 +48,7 @@ def settings() -> "Settings":
 
 
 def utf8(text: str | None) -> str | None:
-    """Refuse an argument that no stored text can be equal to.
+    """Refuse an argument that no stored text can equal.
 
     Raises:
         typer.BadParameter: it is not UTF-8.
@@ -59,11 +59,11 @@ def utf8(text: str | None) -> str | None:
 
 
 def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
-    """Run `work` on the deployment that the settings name; the embedded server runs meanwhile.
+    """Run `work` on the configured deployment; the embedded server runs meanwhile.
 
     Raises:
         CommandError: a setting is wrong, or a server cannot be reached.
-        typer.Exit: an answer could not be stored, and where it is has been said.
+        typer.Exit: an answer could not be stored; a line has said where it is.
     """
     chosen = settings()  # before all that takes long to load
 
@@ -119,9 +119,9 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
 
 @asynccontextmanager
 async def heartbeat_kept(runtime: "Runtime", grant_id: str) -> "AsyncIterator[None]":
-    """Keep this process's heartbeat while a grant is refreshed; leaving offers once more what waits.
+    """Keep this process's heartbeat while a grant is refreshed; leaving offers waiting answers once more.
 
-    Where there is no worker, nobody else would offer the new tokens to a store that was away.
+    Without a worker nobody else would offer the new tokens to a store that was away.
 
     Raises:
         AnswerLeftError: the store does not have the new tokens.
@@ -150,7 +150,7 @@ def _store(chosen: "Settings") -> str:
 def _end_in_order() -> None:
     """Let Ctrl-C, SIGTERM and SIGHUP end a command after what it must not drop, however often they come.
 
-    At a second Ctrl-C asyncio itself would break off whatever runs.
+    By itself asyncio would break off the running command at a second Ctrl-C.
     """
     import asyncio
     import signal

@@ -81,7 +81,7 @@ def _command_error(problem: "TokenError") -> CommandError:
 
 
 def sentence(problem: "TokenError") -> str:
-    """One line that says why there is no token, and what becomes of the grant."""
+    """One line: why there is no token, and what happens to the grant next."""
     from worker.fleet.tokens import TokenFailure
 
     grant_id, detail, span_ms = problem.grant_id, problem.detail, problem.span_ms or 0

@@ -1,8 +1,8 @@
 """What consumers learn: CloudEvents 1.0, never with a token in them.
 
-An event is written by the same script that makes the change it tells of, so none is lost and none is
-told twice; its id is made from the attempt that caused it, so a consumer can drop what it has seen.
-`docs/events.md` is the public description of these.
+One script makes a change and writes its event, so no event is lost or written twice. An event's id is made
+from the attempt that caused it, so a consumer can drop what it has seen. `docs/events.md` is the public
+description.
 """
 
 from collections.abc import Mapping
@@ -54,11 +54,11 @@ def grant_event(
     expires_at: int | None,
     detail: str | None = None,
 ) -> Event:
-    """Tell what became of a grant; `grant` is as it stands after the change.
+    """The event of a change of a grant.
 
     Args:
-        event_type: which.
-        grant: the record.
+        event_type: its type.
+        grant: the record after the change.
         client: whose grant it is.
         attempt: the fence of the attempt that made the change: it makes the id.
         now: when.
@@ -81,8 +81,8 @@ def grant_event(
     return Event(event_type, _event_id(event_type, attempt), grant.id, now, data)
 
 
-def retold(event: Event, event_type: EventType, grant: Grant, *, attempt: int) -> Event:
-    """The same event of the same attempt, told of a record that had moved on."""
+def rebased(event: Event, event_type: EventType, grant: Grant, *, attempt: int) -> Event:
+    """The same event of the same attempt, for a record that had moved on."""
     data = {**event.data, "status": grant.status.value, "version": grant.version}
     return replace(event, type=event_type, id=_event_id(event_type, attempt), data=data)
 
@@ -90,7 +90,7 @@ def retold(event: Event, event_type: EventType, grant: Grant, *, attempt: int) -
 def client_event(
     event_type: EventType, client: Client, *, attempt: int, now: int, reason: str | None = None
 ) -> Event:
-    """Tell what became of a client; its grants are left as they are."""
+    """The event of a change of a client; its grants are left as they are."""
     status = "rejected" if event_type is EventType.CLIENT_REJECTED else "accepted"
     data = {
         "client": client.name,
@@ -104,9 +104,9 @@ def client_event(
 def provider_event(
     event_type: EventType, client: Client, *, attempt: int, now: int, reason: str | None = None
 ) -> Event:
-    """Tell what became of a token endpoint; `client` is the one whose request found it out.
+    """The event of a change of a token endpoint, which every client with its URL shares.
 
-    The endpoint is shared by every client that has its URL.
+    `client` is the client whose request showed the change.
     """
     unavailable = event_type is EventType.PROVIDER_UNAVAILABLE
     data = {

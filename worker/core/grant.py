@@ -50,11 +50,10 @@ class Grant:
         refresh_expires_at: `None` means no end is known.
         authorized_at: when the person consented; an absolute limit counts from here.
         streak: attempts in a row that brought no tokens.
-        reason: why the last of them failed, a `Reason`; a newer release may have written one that is
-            unknown here.
+        reason: why the last of them failed: the value of a `Reason`, or of a newer release's.
         rejected_at: when the provider rejected it for the first time in this bout; a second rejection is
             believed.
-        in_doubt: a refresh was sent, or may have been, whose reply nobody knows.
+        in_doubt: a refresh was or may have been sent, and its reply is unknown.
         noticed_at: when its coming end was last announced.
     """
 

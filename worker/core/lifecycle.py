@@ -1,20 +1,20 @@
 """What becomes of a grant: one table from (phase, trigger) to the next phase and its event.
 
 Rules:
-- The table is the whole truth, for outcomes and operators, in Python and in Lua: the scripts' decisions
-  are made from it when they are loaded. A pair that is not in it cannot happen, and asking for it raises.
+- The table is the whole truth, for outcomes and operators, in Python and in Lua: the scripts' own tables
+  are made from it when they are loaded. A pair that is not in it cannot happen, and looking it up raises.
 - A fault of the client or of the provider is no trigger: it leaves its grants as they are.
-- A rejection is believed when a second, spaced try says the same. One that comes while an earlier reply
-  is in doubt is believed at once: asking again would present a token that may be superseded.
-- One `failing` event a bout, one `failed` or `recovered` at its end. Without an event the status stays
-  as it was.
+- A rejection is believed when a second, spaced try says the same. A rejection while an earlier reply is
+  in doubt is believed at once: asking again would present a token that may be superseded.
+- A bout has at most one `failing` event, and at most one `failed` or `recovered` at its end. An outcome
+  without an event leaves the status as it was.
 """
 
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from worker.core import policy
-from worker.core.events import Event, EventType, grant_event, retold
+from worker.core.events import Event, EventType, grant_event, rebased
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.outcomes import (
     AttemptOutcome,
@@ -32,7 +32,7 @@ from worker.core.reasons import Reason
 
 
 class Phase(Enum):
-    """Where a grant stands: its status, with a failing grant's two kinds told apart."""
+    """Where a grant stands: its status, with the two kinds of failing kept apart."""
 
     ACTIVE = auto()
     RETRYING = auto()  # failing: no usable answer yet
@@ -92,7 +92,7 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.CONFIRMING, Trigger.REJECTED_IN_DOUBT): _FAILED,
     (Phase.CONFIRMING, Trigger.EXPIRED): _FAILED,
     (Phase.CONFIRMING, Trigger.PAUSE): _PAUSED,
-    # A person may ask for a try of a failed grant; nothing but tokens or `resume` brings it back.
+    # A failed grant is tried only on demand; nothing but tokens or `resume` brings it back.
     (Phase.FAILED, Trigger.REFRESHED): _RECOVERED,
     (Phase.FAILED, Trigger.NO_ANSWER): _STAYS_FAILED,
     (Phase.FAILED, Trigger.REJECTED): _STAYS_FAILED,
@@ -100,7 +100,7 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.FAILED, Trigger.PAUSE): _PAUSED,
     (Phase.FAILED, Trigger.RESUME): _RETRYING,
     (Phase.FAILED, Trigger.RESUME_IN_BOUT): _RETRYING,
-    # What was under way when a grant was paused changes nothing but its tokens.
+    # A refresh that was under way when its grant was paused changes nothing but the tokens.
     (Phase.PAUSED, Trigger.REFRESHED): Step(Phase.PAUSED, EventType.GRANT_REFRESHED),
     (Phase.PAUSED, Trigger.NO_ANSWER): _PAUSED,
     (Phase.PAUSED, Trigger.REJECTED): _PAUSED,
@@ -166,11 +166,10 @@ def phase_of(grant: Grant) -> Phase:
 
 
 def next_statuses(trigger: Trigger) -> dict[Status, Status]:
-    """Where a trigger leads from each status; without those from which it cannot come.
+    """Where a trigger leads, by the status it comes in; without the statuses it cannot come in.
 
     Raises:
-        ValueError: two phases of one status lead to different statuses, so that the status alone does
-            not tell.
+        ValueError: two phases of one status lead to different statuses, so the status does not decide.
     """
     found: dict[Status, Status] = {}
     for (phase, each), step in TABLE.items():
@@ -182,7 +181,7 @@ def next_statuses(trigger: Trigger) -> dict[Status, Status]:
 
 
 def unmoved_by_outcomes() -> list[Status]:
-    """The statuses of which an outcome without tokens changes nothing."""
+    """The statuses in which an outcome without tokens changes nothing."""
     return [
         STATUS_OF[phase]
         for phase in Phase
@@ -205,11 +204,11 @@ def succeed(
 
     Args:
         grant: the record that the successor follows: its version and status are the stored ones.
-        pair: the tokens it was made with.
+        pair: the tokens that the request was made with.
         refreshed: the answer.
         client: whose grant it is.
         rules: the deployment's.
-        attempt: the fence it was made under.
+        attempt: the fence of the request's lease.
         sent_at: when the request left: lifetimes count from here.
         now: when the answer was read.
     """
@@ -256,19 +255,19 @@ def rebase(change: Change, version: int, status: Status, *, attempt: int) -> Cha
     """Let an answer follow a record that moved on while its refresh token stayed unused.
 
     Args:
-        change: what the answer made of the record as it was.
+        change: the answer's change of the record as it was claimed.
         version: of the record as it stands.
         status: of the record as it stands.
-        attempt: the fence that the answer was asked for under.
+        attempt: the fence of the answer's lease.
 
-    Returns the change anew; its pair is still sealed for the version it had before.
+    Returns the new change; its pair is still sealed for its former version.
     """
     if change.event is None:
         raise ValueError("an answer without its event cannot be rebased")
-    # Which kind of failing it is makes no difference to an answer.
+    # An answer leads to the same status from both kinds of failing.
     step = TABLE[phase_of(replace(change.grant, status=status)), Trigger.REFRESHED]
     grant = replace(change.grant, version=version + 1, status=STATUS_OF[step.phase])
-    return replace(change, grant=grant, event=retold(change.event, _event_of(step), grant, attempt=attempt))
+    return replace(change, grant=grant, event=rebased(change.event, _event_of(step), grant, attempt=attempt))
 
 
 def fail(
@@ -286,7 +285,7 @@ def fail(
 
     Args:
         grant: the record as it was claimed.
-        outcome: what is held against the grant; a fault of the client or of the provider is not.
+        outcome: one that counts against the grant; a fault of the client or of the provider does not.
         client: whose grant it is.
         rules: the deployment's.
         in_doubt: an earlier request with this refresh token may have been acted on.
@@ -320,7 +319,7 @@ def fail(
 
 
 def still_in_doubt(outcome: AttemptOutcome, *, in_doubt: bool) -> bool:
-    """Whether a request with the stored refresh token may have been acted on, after this outcome too."""
+    """Whether, after this outcome, a request with the stored refresh token may have been acted on."""
     match outcome:
         case Unknown() | Unavailable(may_have_acted=True):
             return True
@@ -329,7 +328,7 @@ def still_in_doubt(outcome: AttemptOutcome, *, in_doubt: bool) -> bool:
 
 
 def throttle_ms(outcome: Outcome) -> int | None:
-    """How long the server's own wish keeps the client waiting; `None` where it named no time."""
+    """How long the server asked the client to wait, bounded; `None` where it named no time."""
     if not isinstance(outcome, Unavailable) or outcome.retry_after_ms is None:
         return None
     return policy.retry_after_ms(outcome.retry_after_ms)
@@ -365,12 +364,12 @@ def announce(grant: Grant, due: Due, client: Client, rules: Rules, *, attempt: i
 
 
 def leave(grant: Grant, due_at: int | None, client: Client, rules: Rules) -> Change:
-    """Put a grant back as it was: nothing was learnt of it."""
+    """Put a grant back as it was: nothing was learnt about it."""
     return Change(grant, due_at, attention_at(grant, client, rules), None)
 
 
 def admit(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
-    """Take in a grant from outside: nothing is told of it, a failing one is tried at once."""
+    """Take in a grant from outside, without an event; a failing grant is due at once."""
     is_failing = grant.status is Status.FAILING
     return leave(grant, now if is_failing else policy.next_due(grant, client, rules).at, client, rules)
 
@@ -396,17 +395,17 @@ def _changed(
     now: int,
     detail: str | None = None,
 ) -> Change:
-    told = None
+    emitted = None
     if event is not None:
-        ends_at = grant.access_expires_at
-        told = grant_event(event, grant, client, attempt=attempt, now=now, expires_at=ends_at, detail=detail)
-    return Change(grant, due_at, attention_at(grant, client, rules), told)
+        end = grant.access_expires_at
+        emitted = grant_event(event, grant, client, attempt=attempt, now=now, expires_at=end, detail=detail)
+    return Change(grant, due_at, attention_at(grant, client, rules), emitted)
 
 
 def _next_refresh_token(pair: TokenPair, refreshed: Refreshed, client: Client) -> str | None:
-    """The new one discards the old; none leaves the old good (RFC 6749 section 6).
+    """A new refresh token replaces the old one; without one the old one stays good (RFC 6749 section 6).
 
-    With client credentials the next token is asked for afresh (section 4.4.3), so none is kept.
+    With client credentials each access token is asked for afresh (section 4.4.3): there is no refresh token.
     """
     if client.grant_type is GrantType.CLIENT_CREDENTIALS:
         return None
@@ -427,7 +426,7 @@ def _refresh_times(
         return sent_at, None
     ends_at = sent_at + lifetime_ms
     if grant.refresh_expires_at is not None and ends_at <= grant.refresh_expires_at + SAME_END_MS:
-        # A new token with the old one's end: to the schedule it is as old as that end is.
+        # The new token ends when the old one did, so the schedule counts its life from the old one's issue.
         return grant.refresh_issued_at, ends_at
     return sent_at, ends_at
 

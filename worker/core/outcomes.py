@@ -1,7 +1,7 @@
 """What one attempt to refresh a grant came to, and what that says of the grant.
 
-Every attempt ends as exactly one `AttemptOutcome`: as the `Outcome` of its request, or as one of those
-that a request cannot have. No outcome contains text that a server wrote, except for registered error
+Every attempt ends as exactly one `AttemptOutcome`: the `Outcome` of its request, or an outcome that no
+request has. No outcome contains text that a server wrote, except for registered error
 codes: any other text could hold a secret.
 """
 
@@ -89,9 +89,9 @@ Outcome = Refreshed | Rejected | ClientRejected | Unavailable | Unknown
 
 @dataclass(frozen=True, slots=True)
 class ClientNotConfirmed:
-    """The server refused the grant or the client, and asking about the client alone told nothing.
+    """The server refused the grant or the client, and a check of the client was not conclusive.
 
-    Nobody knows whose refusal it is. The grant is tried again; the client is not paused.
+    The grant is tried again; the client is not paused.
 
     Attributes:
         code: of the refusal.
@@ -109,7 +109,7 @@ class CannotUnseal:
 class LeaseTooShort:
     """Nothing was sent: the lease would have ended before the request's deadline.
 
-    This process may have stood still.
+    This process may have been frozen.
     """
 
 

@@ -42,7 +42,7 @@ class Rules:
     Attributes:
         refresh_at: share of a lifetime after which a token is refreshed, 0 to 1.
         min_margin_ms: never refresh later than this before the end, unless the lifetime is so short
-            that this would be most of it.
+            that this margin would be most of it.
     """
 
     refresh_at: float = 2 / 3
@@ -79,7 +79,7 @@ def next_due(grant: Grant, client: Client, rules: Rules) -> Due:
 def decide(grant: Grant, client: Client, rules: Rules, now: int) -> Due:
     """What to do with a grant that was found due at `now`; a `WAIT` says until when.
 
-    What is overdue is done in the order of `Action`: a refresh settles more than a notice does.
+    A refresh comes before an expiry, and an expiry before a notice: an end that has come needs no notice.
     """
     if grant.status is Status.FAILING and is_refreshable(grant, client):
         return Due(now, Action.REFRESH, Reason.RETRY)
@@ -142,7 +142,7 @@ def backoff_ms(streak: int, chance: float, life_left_ms: int | None) -> int:
         streak: failures in a row, from 1.
         chance: 0 to 1, drawn by the caller.
         life_left_ms: of the access token; negative when it is dead, `None` when it never dies. While it
-            lives, never more than a third of it, so that several more attempts fit.
+            lives, the wait is at most a third of that, so that several more attempts fit.
     """
     ceiling = min(BACKOFF_BASE_MS * 2 ** min(streak - 1, 16), BACKOFF_CAP_MS)
     return int(chance * _within_life(ceiling, life_left_ms))
@@ -151,7 +151,7 @@ def backoff_ms(streak: int, chance: float, life_left_ms: int | None) -> int:
 def retry_after_ms(asked_ms: int) -> int:
     """How much of a server's `Retry-After` to grant: at most an hour.
 
-    It is said to the whole client: the life of the grant that happened to hear it is no measure.
+    The server means the whole client, so the life of one grant's token does not shorten the wait.
     """
     return min(max(asked_ms, 0), RETRY_AFTER_CAP_MS)
 
@@ -196,7 +196,7 @@ def _refresh_token_due(grant: Grant, rules: Rules) -> Due:
 def _refresh_limit_stands(grant: Grant, rules: Rules) -> bool:
     """Whether a refresh past its due time has left the refresh token's end where it was.
 
-    Such a server counts from the first consent: asking again would not help, only load it.
+    Such a server counts from the consent: another refresh would only load it.
     """
     return grant.refresh_issued_at < grant.issued_at and _refresh_share_at(grant, rules) <= grant.issued_at
 
@@ -214,7 +214,7 @@ def _share_at(grant: Grant, start: int, lifetime_ms: int, rules: Rules) -> int:
 
 
 def _next_notice(grant: Grant, end: End, rules: Rules) -> int | None:
-    """The first notice not given yet; a life too short for the day's steps gets one at its share."""
+    """When the next notice is due. A life too short for the steps in days gets one notice, at its share."""
     steps = [end.at - step_ms for step_ms in NOTICE_STEPS_MS if end.at - step_ms > end.start]
     if not steps:
         steps = [end.start + int((end.at - end.start) * rules.refresh_at)]

@@ -1,7 +1,6 @@
 """What the refresher needs of the world.
 
-Each Protocol is a noun the refresher orders effects on; the adapters implement them, the simulation
-replaces those that are not under test.
+The adapters implement these protocols; the simulation replaces those that are not under test.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ class UnsealError(Exception):
 
 
 class StoreUnavailableError(Exception):
-    """The store did not answer, or cannot do it now; what was asked of it may have happened."""
+    """The store did not answer, or cannot do it now; the change may have been made all the same."""
 
     @classmethod
     def because(cls, cause: Exception) -> Self:
@@ -35,7 +34,7 @@ class StoreUnavailableError(Exception):
 
 
 class StoreRefusedError(StoreUnavailableError):
-    """The store is there and broke off at what it was asked or found: to ask again will not help."""
+    """The store answers, but fails at this request or at a record it found: asking again will not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +42,12 @@ class Lease:
     """The right to refresh one grant until `until`.
 
     Attributes:
-        grant: the record as it was when the lease was taken; `in_doubt` tells of an intent whose
-            outcome nobody knows.
-        fence: the lease's number, growing; every outcome is stored under it, once.
+        grant: the record as it was when the lease was taken; it is `in_doubt` where an earlier intent has
+            no outcome.
+        fence: the lease's number. Fences only grow, and one outcome is stored for each.
         until: when the lease ends.
-        client_probe: this grant finds out whether its rejected client is accepted again.
-        endpoint_probe: this grant finds out whether its unavailable token endpoint answers again.
+        client_probe: this grant tests whether its rejected client is accepted again.
+        endpoint_probe: this grant is the half-open probe of its unavailable token endpoint.
     """
 
     grant: Grant
@@ -66,8 +65,8 @@ class Claim:
         now: Redis's clock.
         leases: what was claimed.
         drained: nothing more is due.
-        wait_ms: the rate budget is spent for this long.
-        generation: grows when the client is accepted again; its secrets are to be read anew.
+        wait_ms: how long the rate budget allows nothing more.
+        generation: grows when the client is accepted again; then its secrets are read anew.
         recovering: nothing was claimed: the store is recovering, or this process has not recovered in its
             present epoch.
     """
@@ -82,14 +81,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class LeasedElsewhere:
-    """Another process refreshes this grant, or may have its answer; it is waited for until `until`."""
+    """Another process refreshes this grant, or may have its answer: a lease is possible from `until` on."""
 
     until: int
 
 
 @dataclass(frozen=True, slots=True)
 class Recovering:
-    """The store restarted or was away, and nothing can be leased until what it forgot is given back."""
+    """The store restarted or was away: nothing is leased until its recovery is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +101,10 @@ class Verdict(StrEnum):
 
     STORED = "stored"
     KNOWN = "known"  # it was stored before
-    SUPERSEDED = "superseded"
-    STALE = "stale"
+    SUPERSEDED = "superseded"  # the stored refresh token is another one
+    STALE = "stale"  # the lease is another's by now
     GONE = "gone"
-    REBASE = "rebase"
+    REBASE = "rebase"  # the answer stands, but must be made anew: the record moved on
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +112,11 @@ class Commit:
     """An answer on its way into the store; what the journal keeps of it.
 
     Attributes:
-        fence: of the lease that the answer was asked for under.
-        base_lineage: the refresh token the answer was made from.
-        base_version: of the record it follows.
-        base_status: of that record: it decides which event tells of the commit.
-        change: the successor, its pair sealed for its version, when it is due, and the event.
+        fence: of the lease under which the answer was asked for.
+        base_lineage: of the refresh token that the answer was made from.
+        base_version: of the record that the answer follows.
+        base_status: of that record; it decides which event the commit emits.
+        change: the successor with its sealed pair, its due time and its event.
     """
 
     fence: int
@@ -129,7 +128,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What the store made of a commit, and the version and status that an answer has to follow.
+    """The store's verdict about a commit, and the version and status that are stored now.
 
     `status` is `None` where the grant is gone.
     """
@@ -141,11 +140,11 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A stretch of the store's life without a restart or a silence; at its begin it settles.
+    """A stretch of the store's life without a restart or a silence; it begins with a recovery.
 
     Attributes:
-        number: growing, and none is used twice by a store that forgot.
-        recovering: no claim passes until all that are present have confirmed it, or a time has passed.
+        number: grows with each epoch; a store that forgot its last epoch does not use its number again.
+        recovering: nothing is claimed until every live process has finished its recovery, or its time is up.
     """
 
     number: int
@@ -153,7 +152,7 @@ class Epoch:
 
 
 class Refusal(StrEnum):
-    """What the store made of a client's refusal."""
+    """The store's verdict about a refused client."""
 
     CHANGED = "changed"
     UNCHANGED = "unchanged"  # it is rejected already, or was accepted again since the request left
@@ -161,20 +160,20 @@ class Refusal(StrEnum):
 
 
 class FailureOf(StrEnum):
-    """Whose trouble it is that an attempt brought no usable answer."""
+    """Whose failure an attempt without a usable answer is."""
 
     GRANT = "grant"  # the endpoint answers others
-    PROVIDER = "provider"  # the endpoint's, or nobody can tell: the grant is left as it is
+    PROVIDER = "provider"  # it may be the endpoint's: the grant is left as it is
 
 
 @dataclass(frozen=True, slots=True)
 class FailureVerdict:
-    """What the store made of an attempt without a usable answer.
+    """The store's verdict about an attempt without a usable answer.
 
     Attributes:
-        whose: trouble it is.
-        claims_stop: the client is to wait, or it or its endpoint is in trouble: for now nothing of it is sent
-            but what is let through alone.
+        whose: whose failure it is.
+        claims_stop: the client is throttled or rejected, or its endpoint is unavailable: for now only probes
+            are sent.
     """
 
     whose: FailureOf
@@ -210,7 +209,7 @@ class RefreshReport:
 
 
 class Observer(Protocol):
-    """Hears what happens, once each, in the process where it happens. The log is one; metrics are another.
+    """Is called once for each thing that happens, in the process where it happens: a log, or metrics.
 
     Its methods are on the path of every refresh: they return at once and raise nothing.
     """
@@ -219,7 +218,7 @@ class Observer(Protocol):
         """A claim was answered; it may hold no lease."""
 
     def refreshed(self, report: RefreshReport) -> None:
-        """A refresh ended, whatever its outcome; nothing is heard of one that the store broke off."""
+        """A refresh ended, with any outcome. A refresh that the store broke off is not reported."""
 
     def committed(self, commit: Commit, verdict: Verdict) -> None:
         """The store decided about an answer."""
@@ -235,7 +234,7 @@ class Observer(Protocol):
 
 
 class Clock(Protocol):
-    """Redis TIME, carried forward between calls by a monotonic clock."""
+    """The store's clock, carried forward between calls by a monotonic clock."""
 
     def now(self) -> int:
         """Unix milliseconds."""
@@ -248,7 +247,7 @@ class Sealer(Protocol):
         """Seal under the first key of the ring."""
 
     def open(self, grant: Grant) -> TokenPair:
-        """Open under whichever key sealed it.
+        """Open with the key that sealed it.
 
         Raises:
             UnsealError: no key of the ring fits.
@@ -290,7 +289,7 @@ class Journal(Protocol):
     """Answers on this machine's disk, from before their commit until a while after it."""
 
     async def reserve(self, answers: int) -> None:
-        """Make sure that so many answers can be written, whatever becomes of the disk meanwhile.
+        """Make sure that so many answers can be written, even if the disk fills up meanwhile.
 
         Args:
             answers: all that may come, those in flight included.
@@ -307,10 +306,10 @@ class Journal(Protocol):
         """
 
     def acknowledge(self, commit: Commit) -> None:
-        """The store has taken this answer, or another in its place: it may be forgotten after a while."""
+        """The store has this answer, or a later one in its place: it may be removed after the retention."""
 
     def read(self) -> list[Commit]:
-        """What this journal holds, the last answer of each grant, oldest first."""
+        """The last answer of each grant in this journal, oldest first."""
 
     async def sweep(self) -> None:
         """Remove what has been kept long enough."""
@@ -329,16 +328,16 @@ class AbandonedJournal(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of it could be read the last time."""
+        """Whether the last `read` could read all of it."""
 
     def read(self) -> list[Commit]:
-        """What it holds, the last answer of each grant, oldest first."""
+        """The last answer of each grant in it, oldest first."""
 
     def acknowledge(self, *, repaired: bool) -> None:
-        """The store has all its answers, or others in their place: they may be forgotten after the retention.
+        """The store has all its answers, or later ones: they may be removed after the retention.
 
         Args:
-            repaired: the store took some of them just now.
+            repaired: the store had lost some of them, and took them just now.
         """
 
 
@@ -404,15 +403,15 @@ class Store(Protocol):
         throttled: bool,
         chance: float,
     ) -> FailureVerdict:
-        """Find out whose trouble an attempt without a usable answer is; the endpoint's is counted.
+        """Attribute an attempt without a usable answer; the endpoint's failures are counted.
 
         Args:
-            client: whose request it was; a client that was told to wait is held as a whole.
-            event: tells that the endpoint is unavailable, if this makes it so; its reason is what happened.
-            lease: the attempt's. A failed endpoint_probe puts the next one off.
+            client: whose request it was. All grants of a throttled client wait.
+            event: emitted if this failure makes the endpoint unavailable; its reason is what happened.
+            lease: the attempt's. A failed half-open probe puts the next one off.
             sent_at: when the request left.
-            retry_after_ms: how long to wait, bounded; `None` where the server did not say.
-            throttled: whether the server asked for it.
+            retry_after_ms: how long the server asked to wait, bounded; `None` where it named no time.
+            throttled: whether the server asked for fewer requests.
             chance: 0 to 1, for the jitter.
         """
 
@@ -420,7 +419,7 @@ class Store(Protocol):
         """Let an unavailable endpoint's grants be claimed again; returns whether it was unavailable."""
 
     async def heartbeat(self, trouble: str) -> Epoch:
-        """Say that this process is present, and what keeps it from claiming, if anything."""
+        """Say that this process lives, and why it claims nothing; `trouble` is empty where it claims."""
 
     async def finish_recovery(self, epoch: Epoch) -> Epoch:
         """Say that this process has given back what it knows; from then on it claims in this epoch."""
@@ -429,4 +428,4 @@ class Store(Protocol):
         """Take back a lease that the store may have forgotten."""
 
     async def leave(self, owner: str | None = None) -> None:
-        """Say that this process is gone, or another one that is known to be."""
+        """Say that this process is gone, or that `owner` is."""

@@ -97,7 +97,7 @@ _BUDDY_SCOPES = frozenset(
 
 # buddy.works/docs/api/getting-started/oauth2: "Refresh tokens are valid for 6 months", but its sample reply
 # states 158112000 s (1,830 days) and a newer one 15811201 s (183 days). Hence the cap of 183 days.
-# Whatever is wrong, Buddy replies 401 with 'Wrong authentication data'.
+# For every refusal Buddy replies 401 with 'Wrong authentication data'.
 BUDDY = Provider(
     name="buddy",
     base_url="https://api.buddy.works",
@@ -130,11 +130,11 @@ OAUTH2 = Provider(name="oauth2")
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Our registration at a provider: everything a token request needs but the grant's own token.
+    """Our registration at a provider: everything that a token request needs except the grant's own token.
 
     Attributes:
-        credentials: at least one. A request is tried with each in turn until one is not refused: the new
-            secret first, then the one that it replaces.
+        credentials: at least one. A request is tried with each in turn until the client is not refused: first
+            with the new secret, then with the secret that it replaces.
         scopes: asked for by client-credentials requests only.
         rate_per_second: refreshes at most; `None` for no limit.
     """

@@ -26,7 +26,7 @@ class Reason(StrEnum):
     meaning: str
     advice: str
 
-    # What stands behind each word below: its value, its meaning, its advice.
+    # Each member below is given as its value, its meaning and its advice.
     def __new__(cls, value: str, meaning: str, advice: str = "") -> Self:  # noqa: D102 it is the enum's own constructor
         member = str.__new__(cls, value)
         member._value_ = value

@@ -18,7 +18,7 @@ WAY_OUT = "Put the grant in anew (`evergrant grants import --replace`), or `ever
 
 
 class UnreadableRecordError(Exception):
-    """What is stored of a grant is no record. Names the grant, and repeats nothing of what is stored."""
+    """A grant's record cannot be read. The message names the grant and repeats nothing of the record."""
 
     def __init__(self, grant_id: str) -> None:
         super().__init__(f"{grant_id}: {UNREADABLE}. {WAY_OUT}")
@@ -38,7 +38,7 @@ class ImportVerdict(StrEnum):
 
     STORED = "stored"
     EXISTS = "exists"
-    MOVED = "moved"  # another version is stored than the one that was to be replaced
+    MOVED = "moved"  # the stored version is not the one to be replaced
     DESCENDS = "descends"  # the stored pair was made from this one, which is dead by now
     NEWER = "newer"  # the stored pair was issued after this one
 
@@ -61,7 +61,7 @@ class Operation(StrEnum):
 
 
 class OperationResult(StrEnum):
-    """What became of it."""
+    """The result of an operation."""
 
     DONE = "done"
     UNCHANGED = "unchanged"
@@ -91,10 +91,10 @@ class ClientState:
         reason: why it was rejected.
         probe_at: when a rejected client is tried again.
         provider_state: `available` or `unavailable`: its token endpoint, which other clients may share.
-        provider_reason: what came in place of a usable answer the last time.
+        provider_reason: what came last in place of a usable answer.
         unavailable_since: when it became so.
         endpoint_probe_at: when an unavailable endpoint is tried again.
-        throttled_until: the server told the client to wait until then.
+        throttled_until: until when the server asked the client to wait.
         claimed_at: when a worker last asked for what is due.
         grants: how many, by status.
         due: how many wait to be refreshed.
@@ -152,7 +152,7 @@ class Registry(Protocol):
         """One grant, or `None`.
 
         Raises:
-            UnreadableRecordError: what is stored of it is no record.
+            UnreadableRecordError: its record cannot be read.
         """
 
     def walk(
@@ -179,26 +179,26 @@ class FleetState(Protocol):
         """One client's part of the fleet."""
 
     async def troubles(self) -> Mapping[str, str]:
-        """What keeps processes from claiming, by process; only of processes that were seen lately."""
+        """Why processes claim nothing, by process; only of processes that were seen lately."""
 
 
 class RunnerPlaces(Protocol):
-    """The places of refreshers: how many may work on one client at once."""
+    """The places of runners: how many may work on one client at once."""
 
     async def reserve_runners(
         self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]
     ) -> tuple[int, int]:
-        """How many grants are due, and how many of the candidate refreshers to start for them.
+        """How many grants are due, and how many of the candidate runners to start for them.
 
         Args:
             client_name: whose grants.
-            share: how many due grants one refresher takes on.
-            place_ms: how long a place is kept for a refresher that does not claim.
-            candidates: runner ids, as many as there may be at once.
+            share: how many due grants one runner takes on.
+            place_ms: how long a place is kept for a runner that does not claim.
+            candidates: ids of new runners, as many as the client may have at once.
         """
 
     async def release_runner(self, client_name: str, runner: str) -> None:
-        """Give a refresher's place back."""
+        """Give a runner's place back."""
 
 
 class EventStream(Protocol):

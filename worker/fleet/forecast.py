@@ -10,7 +10,7 @@ from worker.core.registry import StoredGrant
 
 
 def reason_of_due(stored: StoredGrant, client: Client | None, rules: Rules, now: int) -> Reason | None:
-    """What will be found when the grant's due time has come.
+    """Why the grant is due at its due time.
 
     Args:
         stored: the grant.

@@ -54,7 +54,7 @@ class Importer:
         registry: where grants are stored.
         sealer: seals their tokens.
         clients: the configured clients; a line that names another one is refused.
-        rules: say when an imported grant is due.
+        rules: the deployment's; they say when an imported grant is due.
         replace_existing: whether a line may replace the stored grant with the same id.
     """
 

@@ -10,7 +10,7 @@ from worker.core.reasons import FAILED, Reason
 from worker.core.registry import UNREADABLE, WAY_OUT, ClientState, FleetState, Registry, StoredGrant
 
 MOST_NAMED: Final = 20
-OVERDUE_MS: Final = 60_000  # a grant that is due for longer is late
+OVERDUE_MS: Final = 60_000  # a grant that has been due for longer is late
 CLOSE_MS: Final = 1_800_000  # an outage this near to an expiry is worth waking a person
 
 

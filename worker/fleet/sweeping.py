@@ -1,7 +1,8 @@
-"""What the scheduled tasks do: reserve places for refreshers, and run one refresher.
+"""What the scheduled tasks do: reserve places for runners, and run one.
 
-A place is reserved at the store for as long as a lease lasts, and each claim renews it. So a lost task costs
-no more than its leases do, and two beats or two sweeps start no more refreshers than the due grants need.
+A runner is one refresh task, queued or at work. Its place is reserved at the store for as long as a lease
+lasts, and each claim renews it. So a lost task costs no more than its leases do, and two beats or two sweeps
+start no more runners than the due grants need.
 """
 
 import asyncio
@@ -19,21 +20,21 @@ from worker.core.registry import RunnerPlaces
 from worker.refresher import Refresher
 
 MOST_RUNNERS: Final = 4  # of one client
-GIVE_BACK_SECONDS: Final = 5.0  # after that the place expires, as a lost task's does
-ROUNDS: Final = 4  # one refresher is expected to take on this many times its requests in flight
+GIVE_BACK_SECONDS: Final = 5.0  # a place that is not given back expires, as a lost task's does
+ROUNDS: Final = 4  # one runner takes on this many times its requests in flight
 
 log = structlog.get_logger(__name__)
 
 
 class Sweeping:
-    """Starts refreshers for what is due, and runs them.
+    """Starts runners for what is due, and runs them.
 
     Args:
-        places: where a refresher's place is reserved.
+        places: where a runner's place is reserved.
         refresher: this process's.
         clients: the configured clients.
-        in_flight: requests that one refresher has in flight at once.
-        place_ms: how long a place is kept for a refresher that does not claim: as long as a lease.
+        in_flight: requests that one runner has in flight at once.
+        place_ms: how long a place is kept for a runner that does not claim: as long as a lease.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Sweeping:
     async def reserve_runners(self) -> list[tuple[str, str]]:
         """The (client, runner id) pairs to start now: one for each client before any client has a second.
 
-        The order matters: a client whose provider hangs must not keep another's refresher in the queue.
+        The order matters: a client whose provider hangs must not keep another's runner in the queue.
         """
         started: dict[str, list[str]] = {}
         for client in self._clients:
@@ -73,7 +74,7 @@ class Sweeping:
         return [start for turn in turns for start in turn if start is not None]
 
     async def run_refresher(self, client: str, runner: str, stop: Callable[[], bool]) -> None:
-        """Refresh what a client has due, and give the place back whatever happens.
+        """Refresh what a client has due, and give the place back, also after an error.
 
         Args:
             client: whose grants.
@@ -93,7 +94,7 @@ class Sweeping:
         log.info("refresh.done", client=client, attempted=attempted)
 
     async def _give_back(self, client: str, runner: str) -> None:
-        """Free the place, but do not wait long for the store: this task may be about to be killed."""
+        """Free the place, without a long wait for the store: this task may be about to be killed."""
         with suppress(StoreUnavailableError, TimeoutError):
             async with asyncio.timeout(GIVE_BACK_SECONDS):
                 await self._places.release_runner(client, runner)

@@ -1,19 +1,19 @@
-"""Tokens on demand: the access token of one grant, or a refresh of it now, because somebody asks.
+"""Tokens on demand: one grant's access token, or a refresh of the grant now.
 
 Rules:
-- A refresh runs under the same lease as a worker's, in a process that is known to the store like a worker:
-  whoever owns the process keeps its heartbeat, one for all refreshes. Without it no lease is given.
+- A refresh runs under the same kind of lease as a worker's. The store gives leases only to processes that it
+  knows, so the process must keep a heartbeat (recovery/membership.py), one for all its refreshes.
 - Nothing is presented unless the disk has room for the answer.
-- A grant that is being refreshed, by another process or for another caller of this one, is not refreshed
-  again: its outcome is waited for, at most as long as a lease. Nor is a rejection that this outcome brings
-  confirmed before its time.
-- Once a request may have left, an interrupt waits until the outcome is stored, and so does each further one.
-  The wait is bounded: a request has a deadline, and a store that is away is given a time.
+- A grant that is being refreshed already, by another process or for another caller, is not refreshed again:
+  the caller waits for that outcome, at most as long as a lease. If the outcome is a first rejection, the
+  caller does not confirm it before its time.
+- Once a request may have left, every interrupt waits until the outcome is stored, or its answer on disk. If
+  the store is away, the answer is offered for a few seconds more, or until the next interrupt.
 - A caller gets what the store has afterwards.
-- A refresh that could not bring what is asked is not tried: it would rotate the grant at every call.
-- How many are refreshed at once is for the caller to bound: neither the client's rate limit nor its
-  pause, nor an open breaker, holds back what somebody asks for.
-- A failure is a code and its facts. Sentences are for the faces.
+- A refresh that cannot bring a token of the wanted life is not tried: it would rotate the grant at each call.
+- The caller bounds how many refreshes run at once: neither the client's rate limit nor its pause, nor an open
+  breaker, holds back what somebody asks for.
+- A failure is a code and its facts. `worker/cli/tokens.py` makes the sentence.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ from worker.refreshing.answers import Answers
 T = TypeVar("T")
 
 LOOK_AGAIN_SECONDS: Final = 0.1
-OFFERED_SECONDS: Final = 10.0  # how long a caller waits for a store that is away to take the new tokens
+OFFERED_SECONDS: Final = 10.0  # how long a caller waits until a store that is away has the new tokens
 RECOVERY_SLACK_SECONDS: Final = 5.0  # on top of the longest recovery, which lasts as long as a lease
 
 
@@ -67,21 +67,21 @@ class TokenFailure(StrEnum):
     NO_SUCH_GRANT = "no_such_grant"
     CLIENT_NOT_CONFIGURED = "client_not_configured"
     NO_REFRESH_TOKEN = "no_refresh_token"
-    NO_ACCESS_TOKEN = "no_access_token"  # the first one has yet to be asked for
+    NO_ACCESS_TOKEN = "no_access_token"  # none was issued yet
     PAUSED = "paused"
-    BEING_CONFIRMED = "being_confirmed"  # rejected once, and tried again when its time has come
-    NO_ROOM_ON_DISK = "no_room_on_disk"  # an answer could not be kept safe
-    LEASED_ELSEWHERE = "leased_elsewhere"  # another process is refreshing it, for long
+    BEING_CONFIRMED = "being_confirmed"  # rejected once; the second try has its time
+    NO_ROOM_ON_DISK = "no_room_on_disk"  # for an answer: nothing was sent
+    LEASED_ELSEWHERE = "leased_elsewhere"  # another process had the lease for as long as the caller waited
     STORE_RECOVERING = "store_recovering"
-    ANSWER_WAITS = "answer_waits"  # the new tokens are kept here, and the store has yet to take them
+    ANSWER_WAITS = "answer_waits"  # this process has the new tokens, and the store does not yet
     PROVIDER_REJECTED = "provider_rejected"
     CLIENT_REJECTED = "client_rejected"
     NO_ANSWER = "no_answer"
     CLIENT_NOT_CONFIRMED = "client_not_confirmed"  # a rejection that may have meant the client
     LEASE_TOO_SHORT = "lease_too_short"  # this process was frozen: nothing was sent
     CANNOT_UNSEAL = "cannot_unseal"
-    TTL_UNREACHABLE = "ttl_unreachable"  # no token of this grant lives so long: nothing was asked
-    TTL_NOT_REACHED = "ttl_not_reached"  # a new token was issued, and lives shorter than was asked
+    TTL_UNREACHABLE = "ttl_unreachable"  # no token of this grant lives so long: nothing was sent
+    TTL_NOT_REACHED = "ttl_not_reached"  # a new token was issued, and its life is shorter than wanted
 
 
 class TokenError(Exception):
@@ -92,7 +92,7 @@ class TokenError(Exception):
         grant_id: of which grant.
         detail: the client's name, the provider's error code, or what the disk or the sealer said.
         status: the grant's, after a refresh that brought nothing.
-        until: Unix ms; when the rejection is confirmed.
+        until: Unix ms; when the second try after a rejection is due.
         span_ms: how long until then, or how long a new token lives.
     """
 
@@ -130,11 +130,11 @@ class Tokens:
         registry: where grants are read.
         store: gives leases.
         journal: must have room for every answer.
-        answers: those of this process, which its heartbeat offers to a store that was away.
+        answers: of this process; its recovery loop offers them to a store that was away.
         refresher: this process's.
         clients: the configured clients.
         sealer: opens tokens.
-        rules: say when a grant is due that is given back.
+        rules: the deployment's; they say when a grant that is given back is due.
         lease_ms: how long a lease, and a recovery of the store, lasts at most.
     """
 
@@ -210,7 +210,7 @@ class Tokens:
         return stored
 
     async def refresh(self, grant_id: str) -> StoredGrant:
-        """Refresh a grant, due or not, or wait for whoever does; returns it as it is stored then.
+        """Refresh a grant, due or not, or wait for another's refresh; returns the grant as it is stored then.
 
         Raises:
             TokenError: there are no new tokens, or the store does not have them yet.
@@ -229,7 +229,7 @@ class Tokens:
             self._at_work -= 1
 
     async def _lease_or_outcome(self, before: StoredGrant) -> Lease | StoredGrant:
-        """The right to refresh, or what another's refresh brought meanwhile."""
+        """A lease, or the grant that another's refresh stored meanwhile."""
         grant_id = before.grant.id
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._wait_seconds
@@ -254,7 +254,7 @@ class Tokens:
                 raise await self._rejected(after)
 
     async def _outcome_of_another(self, lease: Lease) -> StoredGrant:
-        """Give back a lease that came just after another's refresh ended; returns what that one brought."""
+        """Give back a lease that came just after another's refresh ended; returns that refresh's grant."""
         grant = lease.grant
         client = self._client_of(grant)
         due_at: int | None
@@ -300,14 +300,14 @@ class Tokens:
                 raise TokenError(TokenFailure.CANNOT_UNSEAL, grant_id, status=status)
 
     async def _until_stored(self, lease: Lease) -> None:
-        """Wait until the store has the answer, which this process's heartbeat offers, or for a while."""
+        """Wait until the store has the answer, but not for long. The recovery loop offers it."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + OFFERED_SECONDS
-        while self._answers.is_waiting(lease.fence) and loop.time() < give_up_at:  # noqa: ASYNC110 heartbeat offers it
+        while self._answers.is_waiting(lease.fence) and loop.time() < give_up_at:  # noqa: ASYNC110 the loop offers it
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _reserve(self, grant_id: str) -> None:
-        """Make sure that the disk has room for all that this process may be answered."""
+        """Make sure that the disk has room for every answer that may come to this process."""
         answers = len(self._refresher.held()) + max(self._at_work, 1)
         try:
             await self._journal.reserve(answers)
@@ -352,20 +352,20 @@ def _lives(grant: Grant, now: int, min_ttl_ms: int) -> bool:
 
 
 def _check_reachable(grant: Grant, min_ttl_ms: int) -> None:
-    """Refuse what no refresh can bring; only of a token that was issued here is the whole life known."""
+    """Refuse a life that no refresh can bring; a whole life is known only of a token issued to Evergrant."""
     life_ms = None if grant.access_expires_at is None else grant.access_expires_at - grant.issued_at
     if grant.version > 0 and life_ms is not None and life_ms < min_ttl_ms:
         raise TokenError(TokenFailure.TTL_UNREACHABLE, grant.id, span_ms=life_ms)
 
 
 def _rejected_since(before: StoredGrant, grant: Grant) -> bool:
-    """Whether another's refresh was rejected since: to present the token again would be no spaced try."""
+    """Whether another's refresh was rejected since: presenting the token again now would be no spaced try."""
     phase = lifecycle.phase_of(grant)
     return phase in {Phase.CONFIRMING, Phase.FAILED} and phase is not lifecycle.phase_of(before.grant)
 
 
 async def _to_its_end(work: Coroutine[None, None, T]) -> T:
-    """Do what no interrupt may break off: the answer on its way may be the only living tokens."""
+    """Finish work in spite of interrupts: the answer on its way may hold the only living tokens."""
     task = asyncio.create_task(work)
     interrupt = None
     while not task.done():

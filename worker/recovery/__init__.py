@@ -3,7 +3,7 @@
 membership.py  the two loops of a process: its heartbeat, and its recovery
 heartbeat.py   tells the store every second that this process lives
 recovery.py    gives back what the store may have forgotten, once in each epoch
-replay.py      offers the store the answers of a journal, the newest first
-takeover.py    finds the journals of dead processes, replays them and removes them in time
-disk_watch.py  notices that the disk cannot take another answer, and says why nothing is claimed
+replay.py      offers a journal's answers to the store, the newest first
+takeover.py    finds the journals of dead processes, replays them, and removes them after their retention
+disk_watch.py  notices that the disk cannot take another answer
 """

@@ -1,10 +1,9 @@
-"""The disk watch: it notices that the disk cannot take another answer, and says why nothing is claimed.
+"""The disk watch: notices that the disk cannot take another answer, and knows why nothing is claimed.
 
 Rules:
-- There is room on the disk for the answer of every lease that is held, and for one more.
+- Room for the answer of every held lease, and for one more, is reserved on the disk.
 - Answers that the disk refused are put there as soon as it takes them.
-- Why nothing is claimed is logged once when it begins and once when it ends; each heartbeat repeats it to the
-  store.
+- A trouble is logged once when it begins and once when it ends. Each heartbeat repeats it to the store.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,15 +17,15 @@ log = structlog.get_logger(__name__)
 
 
 class DiskWatch:
-    """Looks at the disk that answers are kept on.
+    """Looks at the disk of this process's journal.
 
     Args:
-        answers: those that the disk refused.
+        answers: of this process; they know which of them the disk refused.
         journal: this process's own.
-        held: the leases of this process.
+        held: returns the leases of this process.
 
     Attributes:
-        trouble: why nothing is claimed; empty where something may be.
+        trouble: why nothing is claimed; empty if claims are allowed.
     """
 
     def __init__(self, *, answers: Answers, journal: Journal, held: Callable[[], Sequence[Lease]]) -> None:
@@ -39,8 +38,8 @@ class DiskWatch:
         """Find out whether the disk can take another answer.
 
         Args:
-            trouble: what else keeps this process from claiming; empty where nothing does. A trouble of the
-                disk is reported in its place.
+            trouble: another reason why nothing is claimed; empty if there is none. A trouble of the disk
+                takes its place.
         """
         try:
             await self._answers.put_on_disk()
@@ -50,5 +49,5 @@ class DiskWatch:
         if trouble and trouble != self.trouble:
             log.error("claims.stopped", problem=trouble)
         elif self.trouble and not trouble:
-            log.info("claims.go_on")
+            log.info("claims.resumed")
         self.trouble = trouble

@@ -1,12 +1,10 @@
-"""The heartbeat: this process tells the store that it lives, and hears which epoch the store is in.
+"""The heartbeat: this process tells the store that it lives, and learns which epoch the store is in.
 
 Rules:
 - The heartbeat waits for nothing else: a process that replays a long journal still beats every second.
-- Each heartbeat carries the reason why this process claims nothing, if there is one, so that `evergrant
-  status` can show it.
-- Where the store is the embedded server and does not answer, this process starts it again. A worker's main
-  process cannot: it is waiting for its broker then, and its forks would inherit the locks that are held
-  while the server starts.
+- Each heartbeat says why this process claims nothing, if it does not, so that `evergrant status` can show it.
+- An embedded server that does not answer is started again here. A worker's main process cannot do it: it
+  waits for its broker then, and its forks would inherit the locks that it holds while the server starts.
 """
 
 import asyncio
@@ -28,9 +26,9 @@ class Heartbeat:
     """Tells the store that one process lives.
 
     Args:
-        store: hears the heartbeat.
+        store: takes the heartbeat.
         keep_running: starts the store's server again if it is away, and reports what it did. It may block
-            for seconds. `None` where somebody else runs the server.
+            for seconds. `None` where the server is not ours to start.
 
     Attributes:
         is_away: the store did not answer the last heartbeat.
@@ -42,7 +40,7 @@ class Heartbeat:
         self.is_away = False
 
     async def beat(self, trouble: str) -> Epoch:
-        """Say that this process lives, and return the epoch that the store is in.
+        """Say that this process lives; returns the epoch that the store is in.
 
         Args:
             trouble: why this process claims nothing; empty where it claims.
@@ -70,7 +68,7 @@ class Heartbeat:
         try:
             await asyncio.shield(starting)
         finally:
-            await asyncio.wait([starting])  # whoever cancels this closes the server that the thread uses
+            await asyncio.wait([starting])  # what follows closes the server that the thread uses
 
     async def leave(self) -> None:
         """Say that this process is gone.

@@ -1,11 +1,11 @@
-"""Membership: one process among those that the store knows, for as long as it lives.
+"""Membership: while a process lives, the store knows it, and has what the process knows.
 
 Rules:
 - Two loops keep it: the heartbeat, and the recovery step. Neither waits for the other, and neither ends
   because a step failed.
-- A new epoch starts a recovery step at once; without news there is one every second.
+- A recovery step is taken every second, and at once when a new epoch begins.
 - Nothing is removed from the disk while the store is away, or may lack what this process knows.
-- A process that leaves gives back what it knows before it says that it is gone: nobody waits for it then.
+- A leaving process gives back what it knows, then says that it is gone: nobody waits for it after that.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Membership:
             await self._leave()
 
     async def beat(self) -> Epoch:
-        """Say that this process lives; an epoch that it has not recovered in is passed on to `recover`.
+        """Say that this process lives; an epoch in which it has not recovered starts a recovery step.
 
         Raises:
             StoreUnavailableError: the store is away.
@@ -79,7 +79,7 @@ class Membership:
             StoreUnavailableError: the store is away.
         """
         try:
-            await self._answers.offer_waiting()  # first, because a disk may block whoever looks at it
+            await self._answers.offer_waiting()  # first, because looking at a disk may block
         finally:
             await self._look_at_the_disk()
         await self._recovery.step(self._recovery.epoch or await self.beat())
@@ -102,7 +102,7 @@ class Membership:
         await self._disk_watch.look(trouble)
 
     async def _repeat(self, step: Callable[[], Awaitable[object]], news: asyncio.Event | None = None) -> None:
-        """Take a step every second, or sooner when there is news."""
+        """Take a step every second, and at once when there is news."""
         news = news or asyncio.Event()
         while True:
             try:

@@ -5,9 +5,9 @@ Rules:
   processes that the store knows have finished their recovery.
 - A process finishes its recovery only after it has given back its leases, and the answers of its own journal
   and of the journals that it took over. The store decides by lineage which of them are news.
-- One unreadable record never blocks the rest: what belongs to it stays in the journal.
-- The store's durability is examined once in each epoch. An unfit store is given back everything all the
-  same, but recovery is not finished: the store is examined again at each step until it is fit.
+- One unreadable record never blocks the rest: its answers stay in the journal.
+- The store's durability is examined once in each epoch. A refused store is given back everything all the
+  same, but recovery is not finished: the store is examined again at each step until it is accepted.
 - Answers are removed from the disk only in an epoch whose recovery this process has finished.
 """
 
@@ -28,19 +28,19 @@ class Recovery:
     """Gives the store back what this process knows.
 
     Args:
-        store: what may have forgotten.
-        answers: those that no journal has.
+        store: may have forgotten.
+        answers: of this process; they know which of them no journal has.
         journal: this process's own.
         replay: offers journals to the store.
         takeover: the journals of dead processes.
-        held: the leases of this process.
-        observer: hears what was given back.
-        examine: says why nothing may be claimed of the store, empty where something may. `None` where nobody
-            examines it.
+        held: returns the leases of this process.
+        observer: is called with what was given back.
+        examine: returns why nothing may be claimed from the store, empty if claims are allowed. `None`: the
+            store is not examined.
 
     Attributes:
-        epoch: the newest one that was heard of; `None` before the first heartbeat.
-        refusal: why nothing may be claimed of the store; empty where something may.
+        epoch: the newest one that the store reported; `None` before the first heartbeat.
+        refusal: why nothing may be claimed from the store; empty if claims are allowed.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Recovery:
         self._held = held
         self._observer = observer
         self._examine = examine
-        self._given_back_in: int | None = None  # an epoch's number, as the next one
-        self._finished_in: int | None = None
+        self._given_back_in: int | None = None  # an epoch's number
+        self._finished_in: int | None = None  # likewise
         self.epoch: Epoch | None = None
         self.refusal = ""
 
@@ -79,7 +79,7 @@ class Recovery:
         return self.is_finished and self.epoch is not None and not self.epoch.recovering
 
     async def step(self, epoch: Epoch) -> None:
-        """Give back what the store has not been given in this epoch, and finish its recovery.
+        """Give back what the store was not given in this epoch yet, and finish its recovery.
 
         Raises:
             StoreUnavailableError: the store went away; the next step gives everything back again.
@@ -116,4 +116,4 @@ class Recovery:
         try:
             await self._store.reassert(lease)
         except StoreRefusedError as problem:
-            log.error("grant.cannot_be_told", grant=lease.grant.id, problem=str(problem))  # noqa: TRY400
+            log.error("lease.not_reasserted", grant=lease.grant.id, problem=str(problem))  # noqa: TRY400

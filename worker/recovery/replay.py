@@ -1,7 +1,7 @@
-"""Replay: the answers of a journal are offered to the store, and those that it had lost are counted.
+"""Replay: a journal's answers are offered to the store, and the ones that it had lost are counted.
 
-The newest answers are offered first. A store that lost writes lost its last ones, and recovery does not wait
-for ever until all are given back.
+The newest answers go first: a store that lost writes lost its last ones, and a recovery ends after a time
+even if not all answers are given back.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from worker.refreshing.answers import Answers
 
 
 class Replay:
-    """Offers journals to the store, and counts what became of their answers."""
+    """Offers journals to the store, and counts their answers."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._offered = self._repaired = 0
 
     async def offer(self, read: Callable[[], list[Commit]]) -> list[Verdict | None]:
-        """Offer what a journal holds; returns what the store made of each, as `Answers.replay` does.
+        """Offer a journal's answers, the newest first; returns the verdicts as `Answers.replay` does.
 
         Args:
             read: reads the journal, oldest answer first; blocks.

@@ -1,12 +1,12 @@
-"""Takeover: the journals of processes that died are found, replayed and in time removed.
+"""Takeover: the journals of dead processes are found, replayed, and removed after their retention.
 
 Rules:
 - A living process of the same data directory takes over the journal of a dead one, even on a full disk.
 - In each new epoch every journal that was taken over is replayed again: the store may have forgotten again.
-- The store hears that a process is gone only after its journal was replayed. A recovery waits for every
-  process that is known, so it cannot end before that.
-- A process whose journal could not be read completely is not reported gone: its recovery is waited for as
-  long as that of a living one.
+- A dead process is reported gone only after its journal was replayed. A recovery waits for every process that
+  the store knows, so it cannot end before that.
+- A dead process whose journal could not be read completely is not reported gone: a recovery waits for it as
+  long as for a living one.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class Takeover:
 
     Args:
         owner: names this process, whose own journal is left alone.
-        store: hears which processes are gone.
+        store: is told which processes are gone.
         replay: offers journals to the store.
         directory: where the journals are.
     """

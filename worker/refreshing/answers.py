@@ -1,14 +1,13 @@
 """Answers, from the moment they are read until the store has them.
 
 Rules:
-- An answer is on this machine's disk before the store is asked to take it. Where the disk cannot take it, the
-  store is asked all the same, and the answer is remembered here until the disk has it: the store may forget
-  it.
-- While the store is away an answer waits here, holds up nobody, and is offered again and again.
-- An answer that breaks the store's own work holds up no other: it stays in the journal, and is offered again
-  when the journal is replayed.
-- The store decides by lineage. A record that moved on with its refresh token unused is followed; an answer
-  that another one has superseded is let go.
+- An answer is on this machine's disk before the store is asked to take it. If the disk cannot take it, the
+  store is asked all the same. The answer then stays in memory until the disk has it: the store may forget it.
+- While the store is away an answer waits here, blocks nobody, and is offered again and again.
+- An answer that the store fails at never blocks the rest: it stays in the journal, and is offered again when
+  the journal is replayed.
+- The store decides by lineage. If the record moved on and its refresh token was not used, the answer is made
+  anew as that record's successor. A superseded answer is dropped.
 """
 
 import asyncio
@@ -36,8 +35,8 @@ from worker.core.ports import (
 T = TypeVar("T")
 
 OFFERED_AT_ONCE: Final = 100
-MOST_OFF_DISK: Final = 1_000  # more than are at work when a disk begins to refuse: then nothing is claimed
-MOST_REBASES: Final = 10  # a record that moves on more often is somebody else's at the moment
+MOST_OFF_DISK: Final = 1_000  # more than can be in flight when a disk begins to refuse: claims stop then
+MOST_REBASES: Final = 10  # a record that moves on more often is in use by others just now
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +48,7 @@ class _OffDisk:
 
 
 class Answers:
-    """What one process has been answered and the store may not have yet."""
+    """The answers of one process that the store may not have yet."""
 
     def __init__(self, *, store: Store, journal: Journal, sealer: Sealer, observer: Observer) -> None:
         self._store = store
@@ -61,12 +60,12 @@ class Answers:
 
     @property
     def off_disk(self) -> list[Commit]:
-        """The last ones that no journal has, oldest first."""
+        """The last answers that the disk refused, oldest first."""
         return [each.commit for each in self._off_disk.values()]
 
     @property
     def waiting(self) -> int:
-        """How many the store could not take yet."""
+        """How many answers the store could not take yet."""
         return len(self._waiting)
 
     def is_waiting(self, fence: int) -> bool:
@@ -74,7 +73,7 @@ class Answers:
         return fence in self._waiting
 
     async def keep(self, commit: Commit) -> None:
-        """Put an answer on the disk, then into the store; while that is away, it waits."""
+        """Put an answer on the disk, then into the store; it waits while the store is away."""
         try:
             await self._journal.write(commit)
         except JournalError as problem:
@@ -83,16 +82,16 @@ class Answers:
             self._off_disk[commit.fence] = _OffDisk(commit)
             log.warning("journal.cannot_write", grant=commit.change.grant.id, problem=str(problem))
         try:
-            await self._take_home(commit)
+            await self._offer_and_note(commit)
         except StoreUnavailableError as problem:
             self._waiting[commit.fence] = commit
             log.warning("answer.waits", grant=commit.change.grant.id, problem=str(problem))
 
     async def put_on_disk(self) -> None:
-        """Put on the disk what it refused before.
+        """Put the answers on the disk that it refused before.
 
         Raises:
-            JournalError: it refuses still.
+            JournalError: it still refuses.
         """
         for fence, each in list(self._off_disk.items()):
             await self._journal.write(each.commit)
@@ -101,25 +100,25 @@ class Answers:
             self._off_disk.pop(fence, None)
 
     async def offer_waiting(self) -> None:
-        """Offer what waits.
+        """Offer the waiting answers.
 
         Raises:
             StoreUnavailableError: the store is still away.
         """
-        await _in_parts(self._take_home, list(self._waiting.values()))
+        await _in_parts(self._offer_and_note, list(self._waiting.values()))
 
     async def replay(self, commits: Sequence[Commit]) -> list[Verdict | None]:
-        """Offer what a journal holds; what the store did not have is `STORED`.
+        """Offer a journal's answers; the verdict is `STORED` where the store had lost one.
 
-        `None` stands for an answer that must stay in its journal: the store breaks off at it, or it cannot be
-        unsealed to follow a record that moved on.
+        `None` stands for an answer that must stay in its journal: the store fails at it, or it must be made
+        anew and cannot be unsealed.
 
         Raises:
             StoreUnavailableError: the store went away; replaying twice is harmless.
         """
         return await _in_parts(self._offer, commits)
 
-    async def _take_home(self, commit: Commit) -> None:
+    async def _offer_and_note(self, commit: Commit) -> None:
         verdict = await self._offer(commit)
         self._waiting.pop(commit.fence, None)
         if verdict is not None:

@@ -2,13 +2,14 @@
 
 Rules:
 - A refusal that may mean the grant or the client is checked: a client-credentials request asks about the
-  client alone. One check serves every request that left before it, for a wrong secret is met by many at once.
+  client alone. One check serves every request that left before it, because many requests meet a wrong secret
+  at once.
 - A refused client is paused before its grant is put back, so nothing can claim the grant in between.
   Where the store knows that the client is well, the refusal is the grant's own.
-- An attempt without a readable reply is compared with others at the same endpoint: it is the grant's
-  only where they were answered meanwhile.
-- On demand a refusal pauses nobody: whoever asked may have other settings than the workers.
-- What the server said to a half-open probe lets its client or its endpoint work again.
+- An attempt without a readable reply is compared with others at the same endpoint: it is the grant's failure
+  only if others were answered meanwhile.
+- A refusal on demand pauses no client: this process may have other settings than the workers.
+- A readable reply to a probe lets its client or its endpoint work again.
 """
 
 import asyncio
@@ -50,13 +51,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt that brought no tokens.
+    """One attempt to refresh a grant.
 
     Attributes:
-        sent_at: when its first request left, Unix ms.
+        sent_at: when its first request left, Unix ms; before that, when it began.
         in_doubt: an earlier request with this refresh token may have been acted on.
-        on_demand: somebody asked for it.
-        lost: what was unknown of its first reply, where the token was sent twice.
+        on_demand: it was asked for, rather than due.
+        lost: its unreadable first reply, where the token was sent twice.
     """
 
     lease: Lease
@@ -72,9 +73,9 @@ class FailedAttempt:
     """An attempt that brought no tokens, and whose failure that is.
 
     Attributes:
-        outcome: what it turned out to be.
-        is_the_grants: it is held against the grant, which is else put back as it was.
-        claims_stop: for now nothing more of this client is to be sent.
+        outcome: the outcome, after any check.
+        is_the_grants: it counts against the grant. Otherwise the grant is put back as it was.
+        claims_stop: nothing more of this client may be sent for now.
     """
 
     outcome: AttemptOutcome
@@ -83,14 +84,14 @@ class FailedAttempt:
 
 
 class Attribution:
-    """Finds out whose failure it was, and has the store remember it.
+    """Finds out whose failure it was, and records it at the store.
 
     Args:
-        store: remembers failures, pauses clients, opens breakers.
+        store: records failures, pauses clients, opens breakers.
         endpoint: is asked about a client alone.
         clock: the store's.
         chance: 0 to 1, for the jitter.
-        patience_seconds: how long anything is offered to a store that is away.
+        patience_seconds: how long a failure or recovery is offered to a store that is away.
     """
 
     def __init__(
@@ -120,9 +121,9 @@ class Attribution:
         return await self._of_any(attempt, failure)
 
     async def note_recovery(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
-        """Let a client or an endpoint work again whose half-open probe got a readable answer.
+        """After a readable reply to a probe, let its client or its endpoint work again.
 
-        The rejection of a token whose first reply was lost is none: the provider may lose all of its replies.
+        A rejection after a lost first reply does not count: the endpoint may lose every reply with tokens.
         """
         lease, client = attempt.lease, attempt.client
         if lease.client_probe and isinstance(outcome, Refreshed | Rejected):
@@ -156,10 +157,10 @@ class Attribution:
                 raise ValueError("tokens are no failure")
 
     async def _replies_are_lost(self, attempt: Attempt) -> bool:
-        """Count a lost first reply against the endpoint, although the second one rejected the token.
+        """Count a lost first reply against the endpoint, although the second reply rejected the token.
 
-        The server used the token up and its reply could not be read. Where it does so with every grant,
-        the breaker has to open before all of them are lost.
+        The server has used the token up, and its reply could not be read. If it does so with every grant, the
+        breaker must open before all of them are lost.
         """
         if attempt.lost is None:
             return False
@@ -183,15 +184,15 @@ class Attribution:
             log.warning("client.rejected", client=client.name, code=refusal.code)
         if verdict is Refusal.GRANT:
             return FailedAttempt(Rejected(refusal.code), is_the_grants=True)
-        # Accepted again meanwhile or not: what awaits its turn has the same credentials.
+        # Even if the client was accepted meanwhile: the requests that wait have the refused credentials.
         return FailedAttempt(refusal, is_the_grants=False, claims_stop=True)
 
     async def _record_failure(
         self, attempt: Attempt, failure: Unavailable | Unknown
     ) -> tuple[FailureOf, bool]:
-        """Whose it is that no readable reply came, and whether claims of this client stop.
+        """Whose failure a missing readable reply is, and whether this client's claims stop.
 
-        What is asked for by `Retry-After` holds the whole client.
+        A `Retry-After` throttles the whole client.
         """
         lease, client, now = attempt.lease, attempt.client, self._clock.now()
         event = provider_event(
@@ -227,7 +228,7 @@ class Attribution:
                 return ClientNotConfirmed(refusal.code)
 
     async def _check(self, client: Client, sent_at: int) -> ClientCheck:
-        """Ask about the client, or share a check that left after this request.
+        """Check the client, or share a check that left after this request.
 
         An older check proves nothing: the secret may have changed since.
         """

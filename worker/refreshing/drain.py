@@ -1,9 +1,10 @@
-"""Work off what one client has due: claim a chunk, keep requests in flight, claim again.
+"""Refresh what one client has due: claim a chunk, keep requests in flight, claim again.
 
 Rules:
 - Nothing is claimed while an answer waits for the store, or while the disk has no room for the answers
   to come.
-- What is in flight is always finished. What still awaits its turn when the drain ends is given back.
+- Requests in flight are always finished. Grants that still wait for a slot when the drain ends are given
+  back.
 """
 
 import asyncio
@@ -19,9 +20,8 @@ from worker.core.providers import Client
 from worker.refreshing.answers import Answers
 from worker.refreshing.in_flight import InFlight
 
-CHUNK: Final = (
-    150  # grants a claim takes at most: two fill a drain, and more at once cost a large store too much
-)
+# The most grants of one claim: two claims fill a drain, and a larger one costs a large store too much.
+CHUNK: Final = 150
 LOOK_UP_SECONDS: Final = 1.0  # the longest wait before `stop` is looked at again
 
 log = structlog.get_logger(__name__)
@@ -32,9 +32,9 @@ class Turn:
     """When an attempt may send.
 
     Attributes:
-        slot: entered while its request is in flight, and until it is known whose failure it was.
-        stop: says whether nothing more is to be sent.
-        is_closed: the client is throttled, or it or its endpoint is in trouble.
+        slot: entered while its request is in flight, and until its failure is attributed.
+        stop: whether nothing more may be sent.
+        is_closed: the client is throttled or rejected, or its endpoint is unavailable.
     """
 
     slot: AbstractAsyncContextManager[None]
@@ -42,7 +42,7 @@ class Turn:
     is_closed: bool = False
 
     def is_over(self, lease: Lease) -> bool:
-        """Whether a request is not to be sent any more; a half-open probe is, for it finds out."""
+        """Whether it is too late to send; a probe is still sent to a closed client: it tests just that."""
         is_probe = lease.client_probe or lease.endpoint_probe
         return self.stop() or (self.is_closed and not is_probe)
 
@@ -58,7 +58,7 @@ class Drain:
         journal: makes room for the answers before anything is claimed.
         answers: those that wait stop the claims.
         clients: their settings, read anew when they may have changed.
-        observer: hears of each claim.
+        observer: is called with each claim.
         in_flight: requests at once.
     """
 
@@ -80,13 +80,13 @@ class Drain:
         self._in_flight = in_flight
 
     async def run(self, client_name: str, runner: str, stop: Callable[[], bool], start: Start) -> int:
-        """Drain one client until nothing is due, `stop` says so, or an answer does.
+        """Drain one client until nothing is due, `stop` says so, or nothing may be claimed.
 
         Returns how many grants were claimed.
 
         Args:
             client_name: whose grants.
-            runner: the place that the claims keep up.
+            runner: the reserved place that each claim renews.
             stop: whether to claim nothing more.
             start: makes the work on one lease.
 
@@ -116,7 +116,7 @@ class Drain:
                     break
                 if claim.wait_ms:
                     await asyncio.sleep(min(claim.wait_ms / 1_000, LOOK_UP_SECONDS))
-        finally:  # whatever it is, answers in flight come first
+        finally:  # also after an error: answers in flight come first
             await at_work.until_done()
         return claimed
 

@@ -1,13 +1,13 @@
-"""What one drain has at work: requests in flight, and besides them what awaits its turn or is being stored.
+"""The attempts of one drain: requests in flight, attempts that wait for a slot, answers being stored.
 
 Rules:
-- So many requests at once and no more. Whatever else an attempt does takes nobody's turn, but for finding out
-  whose failure it met: whoever came next might meet it too.
-- Others await their turn, so that one that comes free is taken at once. Not so under a rate budget: what
-  awaited its turn at a provider that was slow would all leave when it is no more.
-- What is being stored has a limit of its own: a slow store does not leave the endpoint without requests, nor
-  answers without number in memory.
-- One attempt's surprise stops no other; its lease brings the grant back.
+- The number of slots is fixed. An attempt occupies a slot only while its request is in flight and its failure
+  is being attributed: the next request might meet the same failure.
+- Some attempts wait for a slot, so that a free slot is taken at once. Under a rate limit nothing queues: a
+  recovered provider would get a burst.
+- Answers being stored have a limit of their own. A slow store neither keeps the endpoint idle nor fills the
+  memory.
+- An attempt that raises stops no other; its grant comes back when its lease ends.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from typing import Final
 
 import structlog
 
-AHEAD: Final = 200  # attempts that await their turn; a process that is killed leaves as many in vain
+AHEAD: Final = 200  # attempts that wait for a slot; if the process is killed, their leases run out unused
 BEING_STORED: Final = 200
-WORTH_A_CLAIM: Final = 25  # its round trip costs as much as ten grants do
+WORTH_A_CLAIM: Final = 25  # a claim's round trip costs as much as ten grants do
 
 log = structlog.get_logger(__name__)
 
 
 class InFlight:
-    """Attempts at work; an attempt enters it while its request is in flight, and while its failure is judged.
+    """Attempts at work. Entering takes a slot, leaving frees it.
 
     Args:
-        requests: how many may be in flight at once.
-        ahead: whether others may await their turn.
+        requests: the number of slots.
+        ahead: whether more attempts may wait for a slot.
     """
 
     def __init__(self, requests: int, *, ahead: bool) -> None:
@@ -57,19 +57,19 @@ class InFlight:
 
     @property
     def room(self) -> int:
-        """How many more may be started; none until there are enough to be worth a claim."""
+        """How many more attempts may start; 0 until there are enough to be worth a claim."""
         room = min(self._most - len(self._at_work), self._most_unanswered - len(self._unanswered))
         return room if room >= self._worth_a_claim else 0
 
     def start(self, attempt: Coroutine[None, None, None]) -> None:
-        """Let an attempt begin."""
+        """Start an attempt."""
         task = asyncio.create_task(attempt)
         self._at_work.add(task)
         self._unanswered.add(task)
         task.add_done_callback(self._end)
 
     async def until_room(self, seconds: float) -> None:
-        """Wait until there is room again, though not longer than that."""
+        """Wait until there is room again, at most so many seconds."""
         self._has_room.clear()
         if not self.room:
             with suppress(TimeoutError):
@@ -94,4 +94,4 @@ class InFlight:
             self._is_done.set()
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            log.error("refresh.broke_off", error=type(error).__name__, exc_info=error)
+            log.error("refresh.crashed", error=type(error).__name__, exc_info=error)

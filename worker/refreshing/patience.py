@@ -1,4 +1,4 @@
-"""Offer something to the store until it takes it, within a patience."""
+"""Repeat a call to the store while it is away, up to a limit."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,10 +12,10 @@ PAUSE_SECONDS: Final = 0.2
 
 
 async def until_stored(offer: Callable[[], Awaitable[T]], patience_seconds: float) -> T:
-    """Make a call to the store, again and again while it is away.
+    """Call the store, again and again while it is away.
 
     Raises:
-        StoreUnavailableError: it was still away when the patience had run out.
+        StoreUnavailableError: it was still away after `patience_seconds`.
     """
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + patience_seconds

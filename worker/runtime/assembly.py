@@ -1,8 +1,7 @@
-"""One process, put together from what it needs of the world.
+"""Puts one process together.
 
 Rules:
-- `assemble` is used alike by production, the integration tests and the simulation, which differ only in the
-  ports that they give it.
+- Production, the integration tests and the simulation use the same `assemble`, with different ports.
 - `open_runtime` makes the ports of production. It runs in the process that uses them, after any fork, because
   connections and event loops cannot be inherited. What it opens it closes.
 """
@@ -54,15 +53,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """What one process needs of the world.
+    """The ports and settings of one process.
 
     Attributes:
         owner: names the process.
         chance: a random number from 0 to 1, for jitter.
         lease_ms: how long a lease, and a recovery of the store, lasts at most.
-        keep_running: starts the store's server again if it is away; `None` where somebody else runs it.
-        examine: says why nothing may be claimed of the store, empty where something may; `None` where nobody
-            examines it.
+        keep_running: starts the store's server again if it is away; `None` where it is not ours to start.
+        examine: returns why nothing may be claimed from the store, empty if claims are allowed. `None`: the
+            store is not examined.
     """
 
     owner: str
@@ -98,7 +97,7 @@ class Assembly:
 
 
 def assemble(given: Ports) -> Assembly:
-    """Put one process together; nothing is asked of the world yet."""
+    """Put one process together; nothing is sent or opened yet."""
     store, journal = given.store, given.journal
     answers = Answers(store=store, journal=journal, sealer=given.sealer, observer=given.observer)
     refresher = Refresher(
@@ -177,14 +176,14 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(
-    deployment: Deployment, *, told: Collection[str] | None = None
+    deployment: Deployment, *, warned: Collection[str] | None = None
 ) -> AsyncIterator[Runtime]:
     """Connect everything in the running event loop, and close it at the end.
 
     Args:
         deployment: where things are.
-        told: the warnings that `check_store` gave. They are for a worker, which examines the store again in
-            each epoch; a command passes `None` and does not, because a person has `evergrant doctor`.
+        warned: the warnings of `check_store` that were logged at start. A worker passes them and examines the
+            store again in each epoch. A command passes `None` and does not: there is `evergrant doctor`.
     """
     settings, prefix, write_concern = deployment.settings, deployment.prefix, deployment.write_concern
     owner = _process_name()
@@ -193,7 +192,7 @@ async def open_runtime(
         redis = await opened.enter_async_context(connect(deployment.redis_url))
         # A group of scripts has a deadline of its own, as a whole.
         redis_for_groups = await opened.enter_async_context(connect(deployment.redis_url, reply_seconds=None))
-        endpoint = _endpoint(settings, is_worker=told is not None)
+        endpoint = _endpoint(settings, is_worker=warned is not None)
         opened.push_async_exit(endpoint)
         if server is not None:
             opened.callback(server.close)
@@ -204,7 +203,7 @@ async def open_runtime(
         scripts, clock = Scripts(redis_for_groups, prefix, write_concern), RedisClock()
         source = f"evergrant/{settings.namespace}"
         store = RedisStore(scripts, clock, timing.store_limits(settings), source=source, owner=owner)
-        watch = None if told is None else DurabilityWatch(redis, write_concern, told)
+        watch = None if warned is None else DurabilityWatch(redis, write_concern, warned)
         given = Ports(
             owner=owner,
             store=store,

@@ -4,7 +4,7 @@ Rules:
 - A message carries no token, and a result is never stored.
 - A message is acknowledged when its task ends, and delivered again where the task's process died.
 - No task is killed before all it has in flight is stored. The soft time limit only asks a task to claim
-  nothing more (see process.py); the hard one is beyond everything that a task waits for.
+  nothing more (see process.py). The hard one is longer than all that a task waits for.
 """
 
 import sys
@@ -47,7 +47,7 @@ def settings() -> Settings:
 
 
 def configuration() -> dict[str, Any]:
-    """What Celery is to know.
+    """The configuration that Celery asks for.
 
     Raises:
         WrongSettingsError: a setting is wrong.

@@ -4,7 +4,7 @@ Rules:
 - Before anything connects, the embedded server runs, and the settings and the store are fit. Otherwise the
   worker or beat says what is wrong in one line and exits with 2.
 - Each child of a worker opens its runtime after the fork, and is known to the store without a task.
-- A worker that is told to stop claims nothing more, and closes a child after all it has in flight is stored.
+- A stopping worker claims nothing more, and closes a child after all it has in flight is stored.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from worker.runtime.store_checks import check_store
 
 
 def tell(line: str) -> None:
-    """Say something to whoever started this worker or beat."""
+    """Write a line to the standard error of this worker or beat."""
     sys.stderr.write(f"evergrant: {line}\n")
 
 
@@ -44,7 +44,7 @@ this_process = Process(_deploy, _warnings)
 
 
 def connect_signals() -> None:
-    """Have Celery call what belongs to each moment of a worker's and beat's life."""
+    """Connect Celery's signals to the functions below."""
     signals.setup_logging.connect(_configure_logging)
     signals.celeryd_init.connect(_prepare)
     signals.beat_init.connect(_prepare)

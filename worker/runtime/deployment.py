@@ -46,7 +46,7 @@ def deploy(settings: Settings, tell: Callable[[str], None]) -> Deployment:
 
     Args:
         settings: the deployment's.
-        tell: hears a line when a sealing key is made.
+        tell: called with a line when a sealing key is made.
 
     Raises:
         SettingsError: no sealing key is named, or its file cannot be used.

@@ -7,9 +7,9 @@ Rules:
   seldom: reference counting frees the hundreds of objects that a request makes (docs/performance.md has the
   gain).
 - A task waits in the main thread, where signals arrive; no signal interrupts the loop.
-- A process that is told to stop claims nothing more, but finishes what is in flight: an answer on its way may
-  hold the only living tokens.
-- Nothing is closed while a task runs. Whatever interrupted the wait for the task, closing waits for its end.
+- A stopping process claims nothing more, but finishes what is in flight: an answer on its way may hold the
+  only living tokens.
+- Nothing is closed while a task runs. If the wait for the task was interrupted, closing waits for its end.
 """
 
 import gc
@@ -37,7 +37,7 @@ _draining = mmap.mmap(-1, 1)  # one byte, shared by a worker's main process and 
 class _Task:
     """The running task, as signal handlers see it."""
 
-    told_to_end = False
+    should_end = False
 
 
 def start_draining() -> None:
@@ -54,18 +54,18 @@ def spare_the_collector() -> None:
 
 def should_stop() -> bool:
     """Whether the running task should claim nothing more."""
-    return bool(_draining[0]) or _Task.told_to_end
+    return bool(_draining[0]) or _Task.should_end
 
 
 def _end_the_task_in_order() -> None:
     """Have SIGTERM, SIGQUIT, SIGHUP and the soft time limit only stop the running task from claiming.
 
-    Many supervisors signal a whole process group, and the pool's own handlers raise in the middle of whatever
-    runs. They are replaced when the first task starts, because the pool sets them after a child has started.
-    A signal affects the running task only: the main process decides whether the worker stops.
+    Many supervisors signal a whole process group, and the pool's own handlers raise in the middle of the
+    running code. They are replaced when the first task starts, because the pool sets them after a child has
+    started. A signal affects the running task only: the main process decides whether the worker stops.
     """
     for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, lambda *_: setattr(_Task, "told_to_end", True))
+        signal.signal(number, lambda *_: setattr(_Task, "should_end", True))
 
 
 class Process:
@@ -73,12 +73,12 @@ class Process:
 
     Args:
         deploy: finds out where things are; called in the process that uses them.
-        told: the warnings about the store that were given before the process starts.
+        warned: the warnings about the store that were logged before the fork.
     """
 
-    def __init__(self, deploy: Callable[[], Deployment], told: Collection[str] = ()) -> None:
+    def __init__(self, deploy: Callable[[], Deployment], warned: Collection[str] = ()) -> None:
         self._deploy = deploy
-        self._told = told
+        self._warned = warned
         self._resources = ExitStack()
         self._opened: tuple[BlockingPortal, Runtime] | None = None
         self._task: Future[Any] | None = None
@@ -95,7 +95,7 @@ class Process:
         if not self._has_run:
             _end_the_task_in_order()
             self._has_run = True
-        _Task.told_to_end = False
+        _Task.should_end = False
         task = portal.start_task_soon(work, runtime)
         self._task = task
         while not task.done():
@@ -105,7 +105,7 @@ class Process:
     def close(self) -> None:
         """Wait for the running task, then leave the store and close connections and the event loop."""
         if self._opened is not None and self._task is not None:
-            _Task.told_to_end = True
+            _Task.should_end = True
             wait([self._task], longest_run_seconds(self._opened[1].deployment.settings))
         self._opened = self._task = None
         self._resources.close()
@@ -116,13 +116,13 @@ class Process:
                 portal = opened.enter_context(
                     start_blocking_portal(name="evergrant", backend_options={"use_uvloop": True})
                 )
-                runtime = portal.wrap_async_context_manager(_as_member(self._deploy(), self._told))
+                runtime = portal.wrap_async_context_manager(_as_member(self._deploy(), self._warned))
                 self._opened = portal, opened.enter_context(runtime)
                 self._resources = opened.pop_all()
         return self._opened
 
 
 @asynccontextmanager
-async def _as_member(deployment: Deployment, told: Collection[str]) -> AsyncIterator[Runtime]:
-    async with open_runtime(deployment, told=told) as runtime, runtime.membership.kept():
+async def _as_member(deployment: Deployment, warned: Collection[str]) -> AsyncIterator[Runtime]:
+    async with open_runtime(deployment, warned=warned) as runtime, runtime.membership.kept():
         yield runtime

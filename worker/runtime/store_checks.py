@@ -1,4 +1,4 @@
-"""What the store and the broker promise to keep, asked before anything is trusted to them."""
+"""Checks at start, and in `evergrant doctor`, what the store and the broker promise to keep."""
 
 import asyncio
 

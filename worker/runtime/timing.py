@@ -13,7 +13,7 @@ from worker.adapters.store.scripts import GROUP_SECONDS
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort
 
 REDIS_TIMEOUT_SECONDS: Final = GROUP_SECONDS
-RUN_SECONDS: Final = 10.0  # a refresh task claims for so long, then other clients get their turn
+RUN_SECONDS: Final = 10.0  # how long a refresh task claims; then other clients get their turn
 CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
 COMMIT_SECONDS: Final = 5.0  # of a lease, for the commit
 HARD_LIMIT_SLACK_SECONDS: Final = 30.0

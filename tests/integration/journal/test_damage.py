@@ -1,4 +1,4 @@
-"""Whatever happened to a file, the answers that are still in it are read."""
+"""However a file was damaged, the answers that are still in it are read."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Answers that are written and read: whole, together in one sync, and whoever is cancelled."""
+"""Answers are written and read: whole, together in one sync, and even if a writer is cancelled."""
 
 import asyncio
 import stat

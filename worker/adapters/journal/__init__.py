@@ -1,11 +1,11 @@
 """The redo log of answers: on this machine's disk before their commit, and for a while after it.
 
 With strict rotation a lost answer costs a person's consent, so each answer is written and synced here first.
-When a process is killed, another takes its journal over and commits what is in it. A store that lost its last
-writes is given them back from here.
+When a process is killed, another takes its journal over and commits its answers. A store that lost its last
+writes gets them back from here.
 
-A deployment's journals are in one directory, which holds one directory for each process. In that are a lock
-and numbered segments.
+A deployment's journals are in one directory, with one directory for each process. That one holds a lock and
+numbered segments.
 
 format.py     how answers stand in a file: one commit as bytes, framed, found again where the file is damaged
 directory.py  one process's directory and its lock; abandoned journals: taken over, read, removed in time

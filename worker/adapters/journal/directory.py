@@ -4,7 +4,7 @@ A journal's directory is named after the process that writes it. A journal is ab
 process is dead, which its free lock shows.
 
 Rules of the lock:
-- Whoever holds the lock owns the directory. The kernel releases the lock of a process that dies.
+- The process that holds the lock owns the directory. The kernel releases the lock of a process that dies.
 - A lock counts only while the locked file is the one in the directory: it may have been removed after
   it was opened. So a directory can be removed while its owner is just making it; the owner notices and
   makes it again.
@@ -16,12 +16,11 @@ Rules of abandoned journals:
 - A process takes over every journal whose lock is free, once. If it dies too, another takes over and
   offers the answers to the store again, which does no harm.
 - A journal stays for one retention after the store took the last of its answers, because a store may
-  lose its last writes. The age of the files says nothing of that: their machine may have been away, or
-  the store.
-- An offer that brought the store nothing new begins no new retention, and a new owner goes on with the
-  one that has begun. Otherwise a store that keeps beginning epochs, or owners that live briefly, would
-  keep a journal for ever.
-- What was not read completely is kept.
+  lose its last writes. The age of the files does not count: their machine or the store may have been
+  away.
+- An offer that brought the store nothing new begins no new retention, and a new owner continues the
+  retention that has begun. Otherwise many epochs or short-lived owners would keep a journal for ever.
+- A journal that was not read completely is kept.
 - A new directory with nothing in it is left alone: its owner may be about to lock it.
 - For one thread at a time.
 """
@@ -168,7 +167,7 @@ class AbandonedJournal:
         self._removable_at: float | None = None
 
     def read(self) -> list[Commit]:
-        """What it holds, the last answer of each grant, oldest first."""
+        """The last answer of each grant in it, oldest first."""
         self._complete = True
         return last_of_each_grant(self._commits())
 
@@ -178,10 +177,10 @@ class AbandonedJournal:
         return self._complete
 
     def acknowledge(self, *, repaired: bool) -> None:
-        """The store was offered all that `read` returned: it may be forgotten after the retention.
+        """The store has all that `read` returned: the journal may be removed after the retention.
 
         Args:
-            repaired: the store took some of it just now.
+            repaired: the store had lost some of it, and took it just now.
         """
         if self._complete and (repaired or self._removable_at is None):
             elapsed = self._retention_elapsed(anew=repaired)
@@ -219,7 +218,7 @@ class AbandonedJournal:
             yield from reading.commits
 
     def _retention_elapsed(self, *, anew: bool) -> float:
-        """How many seconds of the retention are over; if one begins now, its begin is noted."""
+        """How many seconds of the retention are over; a retention that begins now is noted."""
         # A refusal costs only room: the next owner keeps the journal longer.
         with contextlib.suppress(OSError):
             seconds = None if anew else self._directory.seconds_since_acknowledged()
@@ -301,7 +300,7 @@ class JournalDirectory:
 
 
 def refused(path: Path, error: OSError) -> JournalError:
-    """What the disk said: one line with the path and the reason."""
+    """The error of a disk: one line with the path and the reason."""
     return JournalError(f"journal: {path}: {error.strerror or type(error).__name__}")
 
 
@@ -336,5 +335,5 @@ def _segments_in(path: Path) -> list[Path]:
 
 
 def _is_new_and_empty(path: Path) -> bool:
-    """Whether its owner may not have locked it yet; to take the lock would only be in the owner's way."""
+    """Whether its owner may not have locked it yet: don't race the directory's creator."""
     return not _segments_in(path) and abs(time.time() - path.stat().st_mtime) < NEW_SECONDS

@@ -138,7 +138,7 @@ def entries_in(content: bytes) -> Iterator[tuple[int, bytes | None]]:
 
 
 def read_file(path: Path, end: int | None = None) -> Reading:
-    """Read a file as far as the offset `end`; one that was removed meanwhile holds nothing."""
+    """Read a file as far as the offset `end`; a file that was removed meanwhile holds nothing."""
     try:
         content = _content(path)[:end]
     except FileNotFoundError:

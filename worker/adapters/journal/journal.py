@@ -10,9 +10,9 @@ Rules:
   retention has passed since the store took the last of them: a store that took an answer a moment ago
   may forget it, however long ago it was written.
 - An answer that could not be written may be in its segment nevertheless, which stays for the retention.
-- An answer that is acknowledged again is kept no longer for it, so that the journal stays bounded on
-  the disk. Only unacknowledged answers are remembered one by one.
-- Nobody waits for a disk that hangs. Nothing more is taken until it answers; what it was given is
+- A second acknowledgement of an answer does not prolong its retention, so that the journal stays
+  bounded on the disk. Only unacknowledged answers are remembered one by one.
+- Nobody waits for a disk that hangs. Until it answers, nothing more is taken. What it was given before is
   written.
 - For one event loop: every method but `read` is called in its thread.
 """
@@ -59,7 +59,7 @@ class Journal:
 
     Args:
         root: where the journals of all processes are.
-        owner: this process, and no other start of it.
+        owner: names this start of this process.
         keep_seconds: the retention after the store took the last answer of a segment.
         now: seconds of a monotonic clock.
     """
@@ -81,7 +81,7 @@ class Journal:
         self._hangs = False
 
     async def reserve(self, answers: int) -> None:
-        """Make sure that so many answers can be written, whatever happens to the disk meanwhile.
+        """Make sure that so many answers can be written, even if the disk fills up meanwhile.
 
         Args:
             answers: all that may come, including those in flight.
@@ -113,7 +113,7 @@ class Journal:
         await answer.written
 
     def acknowledge(self, commit: Commit) -> None:
-        """The store has this answer or another in its place: it may be forgotten after the retention.
+        """The store has this answer, or a later one in its place: it may be removed after the retention.
 
         So may the grant's earlier answers, which this one replaces.
         """
@@ -138,7 +138,7 @@ class Journal:
         """Remove what is past its retention; call it every now and then."""
         if self._closed or self._hangs:
             return
-        with suppress(JournalError):  # it hangs; the next caller is told
+        with suppress(JournalError):  # it hangs; the next caller gets the error
             await self._in_time(self._sweep())
 
     async def close(self) -> None:
@@ -216,7 +216,7 @@ class Journal:
                     answer.written.set_exception(self._hanging())
         try:
             places = await writing
-        except Exception as error:  # noqa: BLE001 whatever it is, no writer may be left waiting
+        except Exception as error:  # noqa: BLE001 after any error no writer may be left waiting
             problem = JournalError(f"journal: {self._segments.path}: {type(error).__name__}")
             places = [problem] * len(answers)
         self._hangs = False

@@ -43,7 +43,7 @@ class Segment:
     Attributes:
         path: where it is.
         begun_at: when the first answer was written; `None` before.
-        written_at: when the last one was.
+        written_at: when the last answer was written.
         unacknowledged: how many of its answers the store is not known to have.
         acknowledged_at: when the store was last known to have one more.
     """
@@ -61,7 +61,7 @@ class Segment:
 
     @classmethod
     def create(cls, path: Path, size: int) -> Self:
-        """Make a file and set its room aside: all of it, or no file is left.
+        """Make a file and set all of its room aside; otherwise no file is left.
 
         Raises:
             OSError: the disk refused.
@@ -150,7 +150,7 @@ class Segments:
 
     @property
     def room(self) -> int:
-        """How many more bytes can be written, whatever happens to the disk."""
+        """How many more bytes can be written, even on a full disk."""
         return 0 if self.current is None else self.current.room
 
     def reserve(self, room: int) -> None:

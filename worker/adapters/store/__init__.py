@@ -1,7 +1,7 @@
 """Redis as the store: packed records, the Lua scripts that change them, and Python views of both.
 
 record.py         one grant as one packed record: the schema
-lua/              each change is one atomic script; prelude.lua, with the table of all keys, precedes each
+lua/              each change is one atomic script; prelude.lua precedes each, and lists all keys
 signatures.py     the typed arguments of each script
 transitions.py    the lifecycle's table, for the scripts
 scripts.py        loads the scripts and runs their calls in groups

@@ -1,8 +1,8 @@
 """What a Redis server promises to keep: eviction, the append-only file and its fsync.
 
-A server that evicts keys forgets grants, so it is refused. One that may lose its last second only gives a
-warning. Managed servers often hide CONFIG; a setting that cannot be read is reported as unknown. A write
-concern that the server can never meet is refused; one that it does not meet now gives a warning.
+A server that evicts keys forgets grants, so it is refused. A server that may lose its last second only gives
+a warning. Managed servers often hide CONFIG; a setting that cannot be read is reported as unknown. A server
+that can never meet the write concern is refused; a server that cannot meet it now gives a warning.
 
 A worker inspects the server when it starts, if it can be reached, and again in each epoch: a restarted server
 may have other settings, and a promoted one is another server.
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """How serious a finding is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -68,7 +68,7 @@ class DurabilityWatch:
         warnings = warnings_of(findings)
         for text in warnings:
             if text not in self._warned:
-                log.warning("store.promises_too_little", problem=text)
+                log.warning("store.durability_warning", problem=text)
         self._warned = warnings
         return refusal_of(findings)
 
@@ -169,13 +169,13 @@ def _awaited_fsync(*, enabled: bool, fsync: str | None) -> Finding:
     return Finding(Level.OK, "every write is on disk before it counts as stored (EVERGRANT_WAIT_FSYNC)")
 
 
-def _replicas(connected: int, demanded: int) -> list[Finding]:
+def _replicas(connected: int, required: int) -> list[Finding]:
     there = "1 replica is connected" if connected == 1 else f"{connected} replicas are connected"
-    if connected < demanded:
+    if connected < required:
         cost = "nothing is claimed and no answer counts as stored until there are enough"
-        return [Finding(Level.WARNING, f"{there} and EVERGRANT_WAIT_REPLICAS is {demanded}: {cost}")]
-    if demanded:
-        return [Finding(Level.OK, f"{there}; a write counts once {demanded} of them have it")]
+        return [Finding(Level.WARNING, f"{there} and EVERGRANT_WAIT_REPLICAS is {required}: {cost}")]
+    if required:
+        return [Finding(Level.OK, f"{there}; a write counts once {required} of them have it")]
     if connected:
         return [
             Finding(

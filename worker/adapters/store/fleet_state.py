@@ -72,7 +72,7 @@ class RedisFleetState:
         )
 
     async def troubles(self) -> dict[str, str]:
-        """What keeps each process from claiming, for processes seen in the last minute."""
+        """Why each process claims nothing, for processes seen in the last minute."""
         now, _ = await self._redis.time()
         since = (now - SEEN_LATELY_SECONDS) * 1000
         seen = set(await self._redis.zrangebyscore(self._key("processes"), since, "+inf"))

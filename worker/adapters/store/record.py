@@ -24,7 +24,7 @@ from worker.core.registry import UnreadableRecordError
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a value of a grant stands in its record.
+    """How a value of a grant is written in its record.
 
     Attributes:
         encode: from the grant's value; `None` where they are the same.
@@ -62,7 +62,7 @@ class Field:
         name: of its position in Lua.
         attribute: of `Grant`; `None` where only scripts read the field.
         encoding: of the attribute's value.
-        at_rest: what stands there when a grant is imported, where there is no attribute.
+        at_rest: its value in an imported record, where it has no attribute.
         is_later: added since the first release.
     """
 
@@ -126,7 +126,7 @@ def pack(grant: Grant) -> bytes:
     """The record of an imported grant: no lease, no attempt yet, and its pair is the root of its line."""
     values = [_encode(grant, field) for field in SCHEMA]
     values[_ROOT] = grant.lineage
-    # The old raw type for strings: the one that every cmsgpack reads.
+    # The old raw type for strings, which every cmsgpack reads.
     packed: bytes = msgpack.packb(values, use_bin_type=False)
     return packed
 
@@ -149,11 +149,11 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
         in_doubt: what the intent said before the present lease set its own; `None` where there is no lease.
 
     Raises:
-        UnreadableRecordError: it is no record.
+        UnreadableRecordError: it is not a record.
     """
     try:
         return _unpack(grant_id, packed, in_doubt=in_doubt)
-    except Exception:  # noqa: BLE001 whatever it is; its text may hold what is stored
+    except Exception:  # noqa: BLE001 the text of any error may hold what is stored
         raise UnreadableRecordError(grant_id) from None
 
 

@@ -294,7 +294,7 @@ class RedisStore:
         await self._scripts.run(signatures.ReleaseRunner(client=client_name, runner=runner))
 
     async def heartbeat(self, trouble: str) -> Epoch:
-        """Say that this process lives, and what keeps it from claiming; empty if nothing does."""
+        """Say that this process lives, and why it claims nothing; `trouble` is empty where it claims."""
         asked_at = self._clock.stopwatch()
         now, number, recovering = await self._scripts.run(
             signatures.Heartbeat(
@@ -321,7 +321,7 @@ class RedisStore:
         )
 
     async def leave(self, owner: str | None = None) -> None:
-        """Say that this process is gone, or another one that is known to be."""
+        """Say that this process is gone, or that `owner` is."""
         await self._scripts.run(signatures.Leave(owner=owner or self._owner))
 
     async def _note_unreadable(self, problem: UnreadableRecordError) -> None:

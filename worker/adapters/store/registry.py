@@ -128,7 +128,7 @@ class RedisRegistry:
         return listed
 
     async def noted_unreadable(self, most: int) -> list[UnreadableRecordError]:
-        """Some of the grants whose records a claim could not read and which still cannot be read."""
+        """Some of the grants whose records a claim could not read, as far as they still cannot be read."""
         noted = await self._redis.srandmember(self._key("unreadable"), most)
         still: list[UnreadableRecordError] = []
         found = [(grant_id, 0.0) for grant_id in noted]

@@ -7,10 +7,10 @@ Rules:
   idempotent by its attempt's id (see the head of each file in `lua/`).
 - The deadline is the group's. redis-py would set one for each reply, with a timer that costs more
   than reading it: the client given here should have none.
-- A Redis that lost its scripts (restart, failover) is given them again. From one that became a
-  replica the idle connections are dropped: its name may lead to the new primary by now.
-- Whatever breaks a group, be it redis-py's own error or the event loop's, means that the store is
-  away. No caller may lose an answer because of an exception's type.
+- A Redis that lost its scripts (restart, failover) is given them again. Idle connections to a Redis
+  that became a replica are dropped: its name may lead to the new primary by now.
+- Every error of a group, redis-py's own or the event loop's, means that the store is away. No caller
+  may lose an answer because of an exception's type.
 - With a write concern, a group ends with the wait for replicas. A call that too few replicas have
   fails as an unavailable store; made again, it finds its work done and is waited for again.
 - A lease whose reply was lost blocks its grant, so check replicas first: no lease is asked for
@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 NAMES: Final = tuple(SIGNATURES)
 TAKE_LEASES: Final = frozenset[type[Call]]({Claim, Lease})
-# What these write is repeated soon, or comes right by itself. Every other script's writes must be kept.
+# These writes are repeated soon, or come right by themselves. Every other script's writes must be kept.
 NEED_NO_REPLICA: Final = frozenset[type[Call]](
     {FinishRecovery, Heartbeat, Leave, NoteUnreadable, ReleaseRunner, ReserveRunners}
 )
@@ -164,7 +164,7 @@ class _Lane:
                     replies[i] = reply
             if any(isinstance(reply, ReadOnlyError) for reply in replies):
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
-        except Exception as error:  # noqa: BLE001 whatever it is, every caller must get it
+        except Exception as error:  # noqa: BLE001 every caller must get any error
             replies = [error] * len(calls)
         except BaseException:  # the loop ends
             for call in [*calls, *self._waiting]:

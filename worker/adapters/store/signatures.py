@@ -108,7 +108,7 @@ class RecordOutcome(NamedTuple):
 
     Attributes:
         lineage: of the refresh token that was tried.
-        in_doubt: the reply may exist, and nobody knows it.
+        in_doubt: the provider may have rotated the tokens, and the reply is unknown.
         due_at: `None` for never.
         attention_at: as in `Commit`.
         answered_at: when the request left that the endpoint answered readably; `None` where it did not.
@@ -135,7 +135,7 @@ class RejectClient(NamedTuple):
     """Pause a client whose credentials were refused.
 
     Attributes:
-        grant: the grant whose refresh was refused so.
+        grant: the grant whose refresh was refused.
         sent_at: when that request left.
         is_probe: the grant was let through to probe the client.
         first_probe_ms: until the first probe.
@@ -176,7 +176,7 @@ class RecordFailure(NamedTuple):
         sent_at: when that request left.
         is_probe: the grant was let through to probe the endpoint.
         is_failure: false where the endpoint works and only wants fewer requests.
-        throttled: the endpoint told the client to wait.
+        throttled: the endpoint asked for fewer requests.
         retry_after_ms: for how long; `None` where it did not say.
         chance: 0 to 1, spreads the waits.
         first_probe_ms: until the first probe.
@@ -241,7 +241,7 @@ class Heartbeat(NamedTuple):
 
     Attributes:
         recovery_ms: the longest that a recovery takes.
-        trouble: what keeps the process from claiming; `None` if nothing does.
+        trouble: why the process claims nothing; `None` where it claims.
     """
 
     owner: str
@@ -352,7 +352,7 @@ def pack(call: Call) -> bytes:
     Raises:
         UnicodeEncodeError: a text holds what UTF-8 cannot, a lone surrogate.
     """
-    # The old raw type for strings: the one that every cmsgpack reads.
+    # The old raw type for strings, which every cmsgpack reads.
     packed: bytes = msgpack.packb(call, use_bin_type=False)
     return packed
 
@@ -360,7 +360,7 @@ def pack(call: Call) -> bytes:
 def lua_arguments(name: str) -> str:
     """The line of Lua that names a script's arguments.
 
-    The number of arguments is said, because a nil among them would end the list.
+    The line states the number of arguments, because a nil among them would end the list.
     """
     fields = SIGNATURES[name]._fields
     return f"local {', '.join(fields)} = unpack(cmsgpack.unpack(ARGV[1]), 1, {len(fields)})\n"

@@ -11,7 +11,7 @@ from worker.core import lifecycle
 from worker.core.grant import Status
 from worker.core.lifecycle import Trigger
 
-# By the name that a script knows it under: the next status by the stored one, or a set of statuses.
+# By its name in Lua: the next status for each stored status, or a set of statuses.
 TABLES: Final[Mapping[str, Mapping[Status, Status | bool]]] = {
     "PAUSED": lifecycle.next_statuses(Trigger.PAUSE),
     "RESUMED": lifecycle.next_statuses(Trigger.RESUME),

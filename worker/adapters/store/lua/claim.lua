@@ -1,5 +1,5 @@
--- Claim a chunk of one client's due grants: lease, intent, and the due time moved to the end of the lease. So the grants
--- of a dead worker come back by themselves.
+-- Claim a chunk of one client's due grants: lease, intent, and the due time moved to the end of the lease. So the
+-- grants of a dead worker come back by themselves.
 --
 -- Returns {now, generation, drained, wait ms, probe (0 none, 1 of the client, 2 of the endpoint, 3 of both),
 --          {record, in doubt, id, ...}, recovering}.
@@ -66,7 +66,7 @@ local function first_due(number)
   return redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', digits(now), 'LIMIT', 0, number)
 end
 
--- The grant to probe with, due or not: another one each time, because client and endpoint may be well and only the first
+-- The grant to probe with, due or not: another one each time, because client and endpoint may be well and only one
 -- grant be refused.
 local function probe_candidate(endpoint_probe)
   local first = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', '(' .. FOREVER, 'LIMIT', 0,
@@ -159,7 +159,7 @@ if is_probe then limit = 1 end
 
 local slow_start
 rate, slow_start = slow_start_rate(recovered_at)
--- Sorting is expensive: no more of it once the rate would send all that is sorted within two seconds.
+-- Sorting is expensive, and needless once the rate sends all sorted grants within two seconds.
 local sorts = slow_start and not is_probe and rate < URGENT_AMONG / 2
 local allowed, wait_ms = budget()
 if allowed == 0 then return reply(false, wait_ms, probe, {}) end

@@ -1,8 +1,8 @@
 -- Store an answer: the new pair, its due time, the status, the release of the lease and the event, in one step.
 --
--- The lineage decides, not the lease: an answer made from the stored refresh token holds the only living tokens, however
--- late it comes. An answer whose predecessors the store forgot (a restart without its last writes, a replica that was
--- behind) is stored too: the stored pair is then an older one of the same line.
+-- The lineage decides, not the lease: an answer made from the stored refresh token holds the only living tokens,
+-- however late it comes. An answer whose predecessors the store forgot (a restart without its last writes, a replica
+-- that was behind) is stored too: the stored pair is then an older one of the same line.
 --
 -- Returns {verdict, version, status}. The verdicts: stored; known (it was stored before); superseded; gone; rebase (the
 -- answer stands, but must be made anew as the successor of that version in that status).

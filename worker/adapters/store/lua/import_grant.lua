@@ -1,8 +1,8 @@
 -- Store a grant that came from outside.
 --
--- Returns {verdict, version, lineage}. The verdicts: stored; exists; moved (another version is stored than the one to be
--- replaced); descends (the stored pair was made from this very pair, which is dead by now); newer (the stored pair was
--- issued later).
+-- Returns {verdict, version, lineage}. The verdicts: stored; exists; moved (another version is stored than the one to
+-- be replaced); descends (the stored pair was made from this very pair, which is dead by now); newer (the stored pair
+-- was issued later).
 
 local old = try(load, id)
 if old == nil and not replaces then return {'exists', 0, ''} end
@@ -12,7 +12,7 @@ if old == nil then
 end
 local new = cmsgpack.unpack(packed)
 
--- Whoever refreshes the old pair keeps the lease until that is done; the outcome will find another lineage.
+-- A process that refreshes the old pair keeps its lease until it is done; its outcome will find another lineage.
 local function keep_lease(before)
   new[LEASE_OWNER], new[LEASE_UNTIL] = before[LEASE_OWNER], before[LEASE_UNTIL]
   new[FENCE], new[LAST] = before[FENCE], before[LAST]

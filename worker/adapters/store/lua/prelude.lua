@@ -38,21 +38,22 @@
 --                          Written by reserve_runners, claim and release_runner. Ended places go at the next reserve.
 -- fence            string  The last fence that was given out. Written by leases. Lives for ever.
 -- attention        zset    Grants that a person may have to see to, by when something ends for them.
---                          Written by imports, commits, outcomes and operators. A member lives until that is seen to.
+--                          Written by imports, commits, outcomes and operators. A member lives until that is resolved.
 -- unreadable       set     Grants whose records could not be read; some may have been put right since.
 --                          Written by claim and note_unreadable. A member lives until its grant is imported or deleted.
 -- clients          set     Every client that ever had a grant here. Written by import_grant. Lives for ever.
 -- events           stream  The events of this deployment. Written with the changes they tell of. Cut to about as many
 --                          as the settings say.
--- epoch            hash    The store's epoch (see the end of this file). Written by whoever looks at it. Lives for ever.
+-- epoch            hash    The store's epoch (see the end of this file). Written by each script that reads it. Lives
+--                          for ever.
 --                          Fields: number, run_id (of the server), heartbeat_at (the last one of any process),
---                          seen_since (whoever was seen since is waited for), least_until and ends_at (of the
---                          recovery).
+--                          seen_since (the recovery waits for processes seen since then), least_until and ends_at
+--                          (of the recovery).
 -- processes        zset    Processes, by their last heartbeat. Written by heartbeat and leave. A member lives until it
 --                          leaves, or until the first epoch that begins a day after its last heartbeat.
 -- recovered        set     Processes that finished recovery in this epoch. Written by finish_recovery and leave.
 --                          Emptied when an epoch begins.
--- troubles         hash    What keeps each process from claiming; its fields are the processes. Written by heartbeat
+-- troubles         hash    Why each process claims nothing; its fields are the processes. Written by heartbeat
 --                          and leave. A field lives until its process says otherwise, or leaves.
 -- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py. Lives for ever.
 
@@ -105,8 +106,8 @@ local function save(id, r)
   redis.call('SET', grant_key(id), cmsgpack.pack(r))
 end
 
--- The front of a record: the fields that leasing needs. The rest stays packed. A claim reads hundreds of records, and in
--- a store of a million grants no piece of memory that a record takes up is in a cache.
+-- The front of a record: the fields that leasing needs. The rest stays packed: a claim reads hundreds of records, and
+-- in a store of a million grants none of their memory is in a cache.
 local function load_front(id)
   local packed = read(id)
   if not packed then return false end
@@ -186,8 +187,8 @@ local function release(r)
   r[LEASE_UNTIL] = 0
 end
 
--- Give out `number` fences in a row; returns the first. The counter never falls behind the clock, so a Redis that forgot
--- its last writes still gives out fences that nobody has seen.
+-- Give out `number` fences in a row; returns the first. The counter never falls behind the clock, so a Redis that
+-- forgot its last writes still gives out fences that nobody has seen.
 local function next_fences(number)
   local last = tonumber(redis.call('GET', P .. 'fence') or '0')
   local first = math.max(last + 1, now_us())
@@ -207,9 +208,9 @@ local function claimable_from(r)
   return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), 0))
 end
 
--- Lease some of one client's grants, hundreds at most, by their fronts. Lease and intent are one write: from here on the
--- reply to a refresh may exist. Two commands write all of them, to save memory until they are in the log.
--- Sets in each front `in_doubt`, whether an earlier intent was left without an outcome, and `packed`, the new record.
+-- Lease some of one client's grants, hundreds at most, by their fronts. Lease and intent are one write: from here on
+-- the reply to a refresh may exist. Two commands write all of them, to save memory until they are in the log. Sets in
+-- each front `in_doubt`, whether an earlier intent was left without an outcome, and `packed`, the new record.
 local function take_leases(fronts, owner, until_ms)
   local fence, ends_at = next_fences(#fronts), digits(until_ms)
   local records, dues = {}, {}
@@ -258,8 +259,8 @@ end
 -- An epoch of the store ends when the server restarts or fails over (its run id changes: writes may be lost, leases
 -- forgotten), or when no process reached it for a while (leases may have run out under answers that could not be
 -- stored). The next epoch begins with a recovery. No claim passes until every process that was present has given back
--- what the store forgot, or until whatever was in flight must have ended. Each process then claims in an epoch only once
--- it has finished that epoch's recovery itself.
+-- what the store forgot, or until every request in flight must have ended. Each process then claims in an epoch only
+-- once it has finished that epoch's recovery itself.
 
 local SILENCE_MS = 3000 -- less than a lease leaves for its commit; processes send a heartbeat every second
 local DAY_MS = 86400000

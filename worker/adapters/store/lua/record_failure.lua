@@ -18,8 +18,8 @@ local answered_at = tonumber(redis.call('ZSCORE', P .. 'answered', token_url) or
 
 local function spread(delay) return delay * (0.5 + 0.5 * chance) end
 
--- How long a client waits that was not told for how long; nil where it waits for the same news already. Answers to
--- requests that left before the last one came are the same news. Each later one doubles the wait.
+-- How long a throttled client waits where the server named no time; nil where it waits for this throttling already.
+-- Replies to requests that left before the last throttling belong to it. Each later one doubles the wait.
 local function next_throttle(throttled_until, throttled_at, last_delay)
   if sent_at <= throttled_at then return nil end
   if last_delay and now < throttled_until + THROTTLE_MEMORY_MS then
@@ -51,8 +51,8 @@ local function failures_so_far()
   return packed and cmsgpack.unpack(packed) or {}
 end
 
--- Whether others were answered since this grant's first failure. Its last request alone would never find out a grant
--- that fails faster than others are answered. Failures before its last refresh do not count.
+-- Whether others were answered since this grant's first failure. Counting from its last request alone would miss a
+-- grant that fails faster than others are answered. Failures before its last refresh do not count.
 local function is_about_grant(failures)
   if redis.call('HGET', endpoint, 'suspect') == grant then return true end
   local r = try(load, grant)

@@ -1,7 +1,7 @@
 -- Store an outcome that brought no tokens, release the lease, and emit the event.
 --
--- Returns stored; stale (the lease is another's, who will find out for itself); superseded (the stored refresh token is
--- not the one that was tried, so nothing was learnt of it); gone.
+-- Returns stored; stale (the lease is another's, which will have its own outcome); superseded (the stored refresh token
+-- is not the one that was tried, so the outcome says nothing about it); gone.
 
 local r = load(id)
 if not r then return 'gone' end

@@ -1,4 +1,5 @@
--- Pause a client whose credentials were refused. Where it is rejected already and this was its probe, put the next one off.
+-- Pause a client whose credentials were refused. Where it is rejected already and this was its probe, put the next one
+-- off.
 --
 -- Returns changed; unchanged (it is rejected already, or was accepted since the request left); grant (only that grant
 -- was refused: the client is well). Repeated with the same event id, it returns the same and changes nothing more.
