@@ -32,7 +32,7 @@ NumberedGrant = tuple[int, Line]
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedLine:
     """A line that was not stored, and why."""
 
     number: int
@@ -44,7 +44,7 @@ class Taken:
     """The result of one batch: how many lines were stored, and which ones were refused."""
 
     stored: int
-    refusals: Sequence[Refusal]
+    refusals: Sequence[RefusedLine]
 
 
 class Importer:
@@ -93,26 +93,28 @@ class Importer:
 
     def _sort(
         self, batch: Sequence[NumberedLine], now: int
-    ) -> tuple[dict[str, NumberedGrant], list[Refusal]]:
+    ) -> tuple[dict[str, NumberedGrant], list[RefusedLine]]:
         refusals, good = [], dict[str, NumberedGrant]()
         for number, text in batch:
             try:
                 line = self._read(text, now)
             except LineError as problem:
-                refusals.append(Refusal(number, str(problem)))
+                refusals.append(RefusedLine(number, str(problem)))
                 continue
             if line.grant.id in good:
                 first, _ = good[line.grant.id]
-                refusals.append(Refusal(number, f"id is the same as in line {first}"))
+                refusals.append(RefusedLine(number, f"id is the same as in line {first}"))
             else:
                 good[line.grant.id] = number, line
         return good, refusals
 
-    async def _store_all(self, good: dict[str, NumberedGrant], refusals: list[Refusal], now: int) -> Taken:
+    async def _store_all(
+        self, good: dict[str, NumberedGrant], refusals: list[RefusedLine], now: int
+    ) -> Taken:
         reasons = await asyncio.gather(*(self._store(line, now) for _, line in good.values()))
         for (number, _), reason in zip(good.values(), reasons, strict=True):
             if reason is not None:
-                refusals.append(Refusal(number, reason))
+                refusals.append(RefusedLine(number, reason))
         refusals.sort(key=lambda refusal: refusal.number)
         return Taken(reasons.count(None), refusals)
 

@@ -81,10 +81,10 @@ class Sweeping:
             runner: the place that was reserved.
             stop: says when to claim nothing more.
         """
-        if client not in {each.name for each in self._clients}:
-            log.warning("refresh.client_not_configured", client=client)
-            return
         try:
+            if client not in {each.name for each in self._clients}:
+                log.warning("refresh.client_not_configured", client=client)
+                return
             attempted = await self._refresher.drain(client, runner, stop)
         except StoreUnavailableError as problem:
             log.warning("refresh.store_away", client=client, problem=str(problem))

@@ -127,6 +127,6 @@ class Drain:
         try:
             await self._journal.reserve(answers)
         except JournalError as problem:
-            log.warning("claims.stopped", problem=str(problem))
+            log.warning("drain.no_room_for_answers", problem=str(problem))
             return False
         return True
