@@ -655,6 +655,27 @@ async def test_an_unavailable_endpoints_grants_stay_where_they_are_until_the_pro
     assert await due_of("one") == due
 
 
+@pytest.mark.parametrize("kind", ["client", "endpoint"])
+async def test_where_it_is_not_known_when_a_probe_is_due_it_is_due_now(
+    store: RedisStore,
+    client: Client,
+    seed: Seed,
+    set_endpoint: SetEndpoint,
+    redis: Any,
+    prefix: str,
+    kind: str,
+) -> None:
+    await seed("one")
+    if kind == "client":
+        await redis.hset(f"{prefix}client:acme", "state", "rejected")
+    else:
+        await set_endpoint(state="unavailable")
+
+    (lease,) = (await store.claim(client, 10, "")).leases
+
+    assert (lease.client_probe, lease.endpoint_probe) == (kind == "client", kind == "endpoint")
+
+
 async def test_when_the_probe_is_due_one_grant_is_let_through_even_if_it_is_not_due(
     store: RedisStore,
     client: Client,

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from worker.adapters.store.registry import RedisRegistry
 from worker.core.events import EventType, client_event
 from worker.core.providers import Client
 from worker.core.registry import Operation
+from worker.fleet.sweeping import Sweeping
 
 Sweep = Callable[..., Awaitable[tuple[int, int]]]
 FAR = 8_000_000_000_000
@@ -210,3 +212,20 @@ async def test_only_as_many_runners_are_started_as_the_client_and_its_endpoint_l
         await redis.hset(f"{prefix}endpoint:{client.token_url}", mapping=of_endpoint)
 
     assert await sweep() == (5, starting)
+
+
+async def test_what_is_stored_of_one_client_stops_the_sweep_of_no_other(
+    store: RedisStore, client: Client, seed: Seed, redis: Any, prefix: str
+) -> None:
+    await seed("one")
+    broken = replace(client, name="broken")
+    await redis.set(f"{prefix}schedule:broken", "what no release has written")
+    no_refresher: Any = None  # a sweep starts refreshers, and is none
+    sweeping = Sweeping(
+        places=store, refresher=no_refresher, clients=[broken, client], in_flight=10, place_ms=60_000
+    )
+
+    started = await sweeping.reserve_runners()
+
+    await redis.delete(f"{prefix}schedule:broken")
+    assert [name for name, _ in started] == ["acme"]

@@ -60,6 +60,11 @@ def test_an_entry_from_before_a_field_was_added_is_read_without_it() -> None:
     )
 
 
+def test_an_absent_field_at_the_end_is_left_out_so_that_an_older_release_reads_the_entry() -> None:
+    absent = replace(COMMIT, change=replace(COMMIT.change, grant=replace(GRANT, rejected_at=None)))
+    assert msgpack.unpackb(pack(absent))[7] == GRANT_VALUES[:-1]
+
+
 @pytest.mark.parametrize("values", [GRANT_VALUES[:10], [*GRANT_VALUES, None]], ids=["fewer", "more"])
 def test_a_grant_with_other_fields_is_not_guessed_at(values: list[object]) -> None:
     entry = msgpack.packb([*VERSION_1[:7], values, EVENT_VALUES])

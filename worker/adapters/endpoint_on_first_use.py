@@ -37,6 +37,10 @@ class EndpointOnFirstUse:
     ) -> None:
         await self._open.aclose()
 
+    def load(self) -> None:
+        """Load what a request needs. To be called before a lease is taken: it may block for seconds."""
+        self._made()
+
     async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:
         """Ask once for new tokens."""
         return await self._made().refresh(client, pair, now)

@@ -2,7 +2,7 @@
 
 import structlog
 
-from worker.core.outcomes import Refreshed, Stopped
+from worker.core.outcomes import ClientRejected, Refreshed, Stopped
 from worker.core.ports import Claim, Commit, RefreshReport, Verdict
 from worker.core.providers import Client
 
@@ -21,7 +21,9 @@ class LogObserver:
         """A refresh ended."""
         if isinstance(report.outcome, Refreshed | Stopped):
             return  # the commit logs the first, and the second was never sent
-        log.warning(
+        # A client's refusal is told once as `client.rejected`, however many of its grants meet it.
+        say = log.info if isinstance(report.outcome, ClientRejected) else log.warning
+        say(
             "refresh.failed",
             grant=report.lease.grant.id,
             client=report.client.name,

@@ -70,6 +70,9 @@ class HttpTokenEndpoint:
     ) -> None:
         await self._transport.aclose()
 
+    def load(self) -> None:
+        """Nothing is left to load."""
+
     async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:
         """Ask for new tokens, within the deadline; never raises because of what a server does.
 

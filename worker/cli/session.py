@@ -126,6 +126,7 @@ async def heartbeat_kept(runtime: "Runtime", grant_id: str) -> "AsyncIterator[No
     Raises:
         AnswerLeftError: the store does not have the new tokens.
     """
+    runtime.endpoint.load()  # now, for it blocks: a lease would run on, and the heartbeat would stand still
     try:
         async with runtime.membership.kept():
             yield

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from worker.core.ports import StoreUnavailableError
+from worker.core.ports import StoreRefusedError, StoreUnavailableError
 from worker.core.providers import Client
 from worker.core.registry import RunnerPlaces
 from worker.refresher import Refresher
@@ -64,6 +64,10 @@ class Sweeping:
                 due, starting = await self._places.reserve_runners(
                     client.name, share=self._share, place_ms=self._place_ms, candidates=candidates
                 )
+            except StoreRefusedError as problem:
+                # What is stored of one client stops no other.
+                log.error("sweep.refused", client=client.name, problem=str(problem))  # noqa: TRY400
+                continue
             except StoreUnavailableError as problem:
                 log.warning("sweep.store_away", problem=str(problem))
                 break

@@ -85,7 +85,7 @@ def pack(commit: Commit) -> bytes:
         commit.base_status,
         change.due_at,
         change.attention_at,
-        _grant_values(change.grant),
+        _values_of(change.grant),
         None if event is None else (event.type, event.id, event.subject, event.at, event.data),
     ]
     packed: bytes = msgpack.packb(values, default=_as_dict, unicode_errors="surrogatepass")
@@ -180,6 +180,14 @@ def _as_dict(value: Any) -> dict[Any, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError
+
+
+def _values_of(grant: Grant) -> list[Any]:
+    """Without the absent fields at the end, so that a release that does not know them reads the entry."""
+    values = list(_grant_values(grant))
+    while values[-1] is None:
+        values.pop()
+    return values
 
 
 def _grant(values: list[Any]) -> Grant:

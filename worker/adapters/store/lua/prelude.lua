@@ -251,8 +251,8 @@ local function admission(client, url, now)
   local of_endpoint = redis.call('HMGET', endpoint_key(url), 'state', 'probe_at', 'recovered_at')
   local client_probe, endpoint_probe = of_client[1] == 'rejected', of_endpoint[1] == 'unavailable'
   local admitted = tonumber(of_client[3] or '0') <= now
-    and (not client_probe or tonumber(of_client[2]) <= now)
-    and (not endpoint_probe or tonumber(of_endpoint[2]) <= now)
+    and (not client_probe or tonumber(of_client[2] or '0') <= now)
+    and (not endpoint_probe or tonumber(of_endpoint[2] or '0') <= now)
   return admitted, client_probe, endpoint_probe, tonumber(of_endpoint[3] or '0')
 end
 

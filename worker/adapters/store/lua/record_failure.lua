@@ -98,7 +98,7 @@ end
 
 local function put_off_next_probe()
   if redis.call('HGET', endpoint, 'probed_by') == event_id then return end
-  local delay = math.min(tonumber(redis.call('HGET', endpoint, 'probe_delay')) * 2, longest_probe_ms)
+  local delay = math.min(tonumber(redis.call('HGET', endpoint, 'probe_delay') or first_probe_ms) * 2, longest_probe_ms)
   redis.call('HSET', endpoint, 'probe_delay', digits(delay), 'probe_at', digits(now + spread(delay)),
     'probed_by', event_id, 'reason', reason)
 end

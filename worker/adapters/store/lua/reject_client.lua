@@ -10,7 +10,7 @@ local now = now_ms()
 
 if redis.call('HGET', state, 'state') == 'rejected' then
   if is_probe and redis.call('HGET', state, 'probed_by') ~= event_id then
-    local delay = math.min(tonumber(redis.call('HGET', state, 'probe_delay')) * 2, longest_probe_ms)
+    local delay = math.min(tonumber(redis.call('HGET', state, 'probe_delay') or first_probe_ms) * 2, longest_probe_ms)
     redis.call('HSET', state, 'probe_delay', digits(delay), 'probe_at', digits(now + delay), 'probed_by', event_id)
   end
   return 'unchanged'
