@@ -21,9 +21,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from config import load_settings
+from tests.support import attempts
 from tests.support.callables import (
     Answer,
     Away,
+    ClaimOne,
     Configure,
     DueOf,
     Enroll,
@@ -301,24 +303,7 @@ def answer(client: Client, clock: RedisClock) -> Answer:
     """What a server's tokens make of a leased grant, ready to be stored."""
 
     def make(lease: Lease, gives: str = "r1", *, used: str = "r0", onto: Committed | None = None) -> Commit:
-        base = lease.grant
-        if onto is not None:
-            assert onto.status is not None
-            base = replace(base, version=onto.version, status=onto.status)
-        refreshed = Refreshed("a1", gives, 3_600_000, None, None)
-        now = clock.now()
-        successor = lifecycle.succeed(
-            base,
-            TokenPair("a0", used),
-            refreshed,
-            client,
-            RULES,
-            attempt=lease.fence,
-            sent_at=now,
-            now=now,
-        )
-        sealed = f"sealed {gives} by {lease.fence}".encode()
-        return Commit(lease.fence, base.lineage, base.version, base.status, successor.sealed(sealed))
+        return attempts.answer(lease, client, clock.now(), gives, used=used, onto=onto)
 
     return make
 
@@ -328,18 +313,20 @@ def failure(client: Client, clock: RedisClock) -> Failure:
     """What an outcome without tokens makes of a leased grant, ready to be stored."""
 
     def make(lease: Lease, outcome: Outcome) -> lifecycle.Change:
-        return lifecycle.fail(
-            lease.grant,
-            outcome,
-            client,
-            RULES,
-            in_doubt=lease.grant.in_doubt,
-            attempt=lease.fence,
-            now=clock.now(),
-            chance=1.0,
-        )
+        return attempts.failure(lease, client, outcome, clock.now())
 
     return make
+
+
+@pytest.fixture
+def claim_one(store: RedisStore, client: Client) -> ClaimOne:
+    """Lease the one grant that is due."""
+
+    async def run() -> Lease:
+        (lease,) = (await store.claim(client, 1, "")).leases
+        return lease
+
+    return run
 
 
 # Authorization servers

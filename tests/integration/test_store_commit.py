@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.support.callables import Answer, DueOf, OnGrant, RecordOf, Seed, Told
+from tests.support.callables import Answer, ClaimOne, DueOf, OnGrant, RecordOf, Seed, Told
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
@@ -19,22 +19,11 @@ from worker.core.ports import Commit, Committed, Lease, Verdict
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
-Claim = Callable[[], Awaitable[Lease]]
-
-
-@pytest.fixture
-def claim_one(store: RedisStore, client: Client) -> Claim:
-    async def run() -> Lease:
-        (lease,) = (await store.claim(client, 1, "")).leases
-        return lease
-
-    return run
-
 
 async def test_tokens_due_time_status_release_and_event_are_stored_in_one_step(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     answer: Answer,
     record_of: RecordOf,
     due_of: DueOf,
@@ -70,7 +59,12 @@ async def test_tokens_due_time_status_release_and_event_are_stored_in_one_step(
 
 
 async def test_an_answer_is_stored_after_its_lease_ran_out_if_the_lineage_is_still_its_own(
-    store: RedisStore, seed: Seed, claim_one: Claim, end_lease: OnGrant, answer: Answer, record_of: RecordOf
+    store: RedisStore,
+    seed: Seed,
+    claim_one: ClaimOne,
+    end_lease: OnGrant,
+    answer: Answer,
+    record_of: RecordOf,
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -81,7 +75,12 @@ async def test_an_answer_is_stored_after_its_lease_ran_out_if_the_lineage_is_sti
 
 
 async def test_a_late_answer_does_not_release_the_lease_that_another_has_by_now(
-    store: RedisStore, seed: Seed, claim_one: Claim, end_lease: OnGrant, answer: Answer, record_of: RecordOf
+    store: RedisStore,
+    seed: Seed,
+    claim_one: ClaimOne,
+    end_lease: OnGrant,
+    answer: Answer,
+    record_of: RecordOf,
 ) -> None:
     await seed("one")
     late = await claim_one()
@@ -100,7 +99,7 @@ async def test_a_late_answer_does_not_release_the_lease_that_another_has_by_now(
 async def test_an_answer_to_a_refresh_token_that_was_replaced_since_is_superseded(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     end_lease: OnGrant,
     answer: Answer,
     record_of: RecordOf,
@@ -121,7 +120,12 @@ async def test_an_answer_to_a_refresh_token_that_was_replaced_since_is_supersede
 
 
 async def test_a_rotating_answer_to_a_record_that_moved_on_with_the_same_refresh_token_is_to_be_rebased(
-    store: RedisStore, seed: Seed, claim_one: Claim, end_lease: OnGrant, answer: Answer, record_of: RecordOf
+    store: RedisStore,
+    seed: Seed,
+    claim_one: ClaimOne,
+    end_lease: OnGrant,
+    answer: Answer,
+    record_of: RecordOf,
 ) -> None:
     await seed("one")
     late = await claim_one()
@@ -138,7 +142,12 @@ async def test_a_rotating_answer_to_a_record_that_moved_on_with_the_same_refresh
 
 
 async def test_an_answer_that_did_not_rotate_gives_way_to_a_newer_one_of_the_same_refresh_token(
-    store: RedisStore, seed: Seed, claim_one: Claim, end_lease: OnGrant, answer: Answer, record_of: RecordOf
+    store: RedisStore,
+    seed: Seed,
+    claim_one: ClaimOne,
+    end_lease: OnGrant,
+    answer: Answer,
+    record_of: RecordOf,
 ) -> None:
     await seed("one")
     late = await claim_one()
@@ -154,7 +163,7 @@ async def test_an_answer_that_did_not_rotate_gives_way_to_a_newer_one_of_the_sam
 
 
 async def test_an_answer_to_a_grant_that_was_deleted_is_gone(
-    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: Claim, answer: Answer, told: Told
+    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: ClaimOne, answer: Answer, told: Told
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -169,7 +178,7 @@ async def test_a_commit_run_twice_gives_the_same_verdict_and_tells_once(
     store: RedisStore,
     fleet_state: RedisFleetState,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     answer: Answer,
     record_of: RecordOf,
     told: Told,
@@ -189,7 +198,7 @@ async def test_a_commit_run_twice_gives_the_same_verdict_and_tells_once(
 
 
 async def test_a_commit_of_a_server_that_does_not_rotate_is_also_stored_once(
-    store: RedisStore, seed: Seed, claim_one: Claim, answer: Answer, told: Told
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, answer: Answer, told: Told
 ) -> None:
     await seed("one")
     commit = answer(await claim_one(), "r0")
@@ -202,7 +211,7 @@ async def test_a_commit_of_a_server_that_does_not_rotate_is_also_stored_once(
 async def test_a_commit_repeated_after_the_next_refresh_changes_nothing(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     make_due: OnGrant,
     answer: Answer,
     record_of: RecordOf,
@@ -244,7 +253,7 @@ async def test_a_grant_paused_while_it_was_refreshed_gets_its_tokens_and_stays_p
     store: RedisStore,
     registry: RedisRegistry,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     answer: Answer,
     record_of: RecordOf,
     due_of: DueOf,
@@ -263,7 +272,7 @@ async def test_a_grant_paused_while_it_was_refreshed_gets_its_tokens_and_stays_p
 
 
 async def test_the_event_of_a_paused_grants_refresh_says_that_it_is_paused(
-    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: Claim, answer: Answer, told: Told
+    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: ClaimOne, answer: Answer, told: Told
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -302,7 +311,7 @@ async def test_the_first_access_token_of_a_grant_that_had_none_is_not_late(
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     answer: Answer,
 ) -> None:
     issued_at = await registry.now() - 1
@@ -314,7 +323,7 @@ async def test_the_first_access_token_of_a_grant_that_had_none_is_not_late(
 
 
 async def test_an_answer_takes_the_grant_off_the_list_of_those_that_need_attention(
-    store: RedisStore, seed: Seed, claim_one: Claim, answer: Answer, redis: Redis, prefix: str
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, answer: Answer, redis: Redis, prefix: str
 ) -> None:
     await seed("one", status=Status.FAILING, streak=1, reason="unavailable")
     await redis.zadd(f"{prefix}attention", {"one": 1})
@@ -325,7 +334,7 @@ async def test_an_answer_takes_the_grant_off_the_list_of_those_that_need_attenti
 
 
 async def test_the_event_stream_is_kept_to_about_its_length(
-    store: RedisStore, seed: Seed, claim_one: Claim, answer: Answer, redis: Redis, prefix: str
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, answer: Answer, redis: Redis, prefix: str
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -343,7 +352,7 @@ async def test_an_answer_that_was_superseded_gives_back_its_own_lease(
     store: RedisStore,
     registry: RedisRegistry,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     answer: Answer,
     record_of: RecordOf,
 ) -> None:
@@ -374,7 +383,7 @@ def records() -> list[Any]:
 def line(
     store: RedisStore,
     records: list[Any],
-    claim_one: Claim,
+    claim_one: ClaimOne,
     make_due: OnGrant,
     answer: Answer,
     redis: Redis,
@@ -448,7 +457,7 @@ async def test_an_answer_does_not_jump_over_a_pair_that_was_issued_later(
     store: RedisStore,
     seed: Seed,
     line: Line,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     make_due: OnGrant,
     answer: Answer,
     go_back: GoBack,
@@ -517,7 +526,7 @@ async def test_an_answer_whose_own_commit_the_store_forgot_is_stored_again(
 async def test_a_late_answer_leaves_the_intent_of_a_later_lease_alone(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     end_lease: OnGrant,
     answer: Answer,
     record_of: RecordOf,

@@ -1,39 +1,26 @@
 """record_outcome.lua: outcomes that brought no tokens."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-import pytest
 from redis.asyncio import Redis
 
-from tests.support.callables import Answer, DueOf, Failure, OnGrant, RecordOf, Seed, Told
+from tests.support.callables import Answer, ClaimOne, DueOf, Failure, OnGrant, RecordOf, Seed, Told
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Status
 from worker.core.lifecycle import NO_END, Change
 from worker.core.outcomes import Rejected, Unavailable, Unknown
-from worker.core.ports import Lease, Verdict
+from worker.core.ports import Verdict
 from worker.core.providers import Client
 from worker.core.registry import Operation
-
-Claim = Callable[[], Awaitable[Lease]]
-
-
-@pytest.fixture
-def claim_one(store: RedisStore, client: Client) -> Claim:
-    async def run() -> Lease:
-        (lease,) = (await store.claim(client, 1, "")).leases
-        return lease
-
-    return run
 
 
 async def test_status_reason_streak_due_time_release_and_event_are_stored_in_one_step(
     store: RedisStore,
     registry: RedisRegistry,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     record_of: RecordOf,
     due_of: DueOf,
@@ -62,7 +49,7 @@ async def test_a_failed_grant_leaves_the_schedule_and_is_counted(
     store: RedisStore,
     fleet_state: RedisFleetState,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     due_of: DueOf,
     told: Told,
@@ -79,7 +66,7 @@ async def test_a_failed_grant_leaves_the_schedule_and_is_counted(
 
 
 async def test_an_unknown_reply_leaves_its_intent_for_the_next_lease_to_find(
-    store: RedisStore, seed: Seed, claim_one: Claim, failure: Failure, make_due: OnGrant
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, failure: Failure, make_due: OnGrant
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -90,7 +77,7 @@ async def test_an_unknown_reply_leaves_its_intent_for_the_next_lease_to_find(
 
 
 async def test_a_change_without_an_event_tells_nothing_and_one_without_a_due_time_is_never_due(
-    store: RedisStore, seed: Seed, claim_one: Claim, due_of: DueOf, told: Told
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, due_of: DueOf, told: Told
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -102,7 +89,7 @@ async def test_a_change_without_an_event_tells_nothing_and_one_without_a_due_tim
 
 
 async def test_a_notice_is_remembered(
-    store: RedisStore, seed: Seed, claim_one: Claim, record_of: RecordOf
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, record_of: RecordOf
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -116,7 +103,7 @@ async def test_a_notice_is_remembered(
 
 
 async def test_a_grant_whose_end_is_unknown_needs_attention_at_no_known_time(
-    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: Claim, failure: Failure
+    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: ClaimOne, failure: Failure
 ) -> None:
     await seed("one", access_expires_at=None)
     lease = await claim_one()
@@ -129,7 +116,7 @@ async def test_a_grant_whose_end_is_unknown_needs_attention_at_no_known_time(
 async def test_an_outcome_of_a_lease_that_another_has_by_now_is_stale(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     end_lease: OnGrant,
     record_of: RecordOf,
@@ -147,7 +134,7 @@ async def test_an_outcome_of_a_lease_that_another_has_by_now_is_stale(
 
 
 async def test_an_outcome_of_a_lease_that_ran_out_counts_while_nobody_else_has_it(
-    store: RedisStore, seed: Seed, claim_one: Claim, failure: Failure, end_lease: OnGrant
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, failure: Failure, end_lease: OnGrant
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -159,7 +146,7 @@ async def test_an_outcome_of_a_lease_that_ran_out_counts_while_nobody_else_has_i
 async def test_an_outcome_of_a_lease_that_the_store_forgot_counts_and_ends_that_lease(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     record_of: RecordOf,
     redis: Redis,
@@ -181,7 +168,7 @@ async def test_an_outcome_of_a_lease_that_the_store_forgot_counts_and_ends_that_
 
 
 async def test_an_outcome_is_stale_when_its_lease_was_released_by_a_later_ones_outcome(
-    store: RedisStore, seed: Seed, claim_one: Claim, failure: Failure, end_lease: OnGrant, told: Told
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, failure: Failure, end_lease: OnGrant, told: Told
 ) -> None:
     await seed("one")
     late = await claim_one()
@@ -194,7 +181,7 @@ async def test_an_outcome_is_stale_when_its_lease_was_released_by_a_later_ones_o
 
 
 async def test_a_status_changes_with_its_event_or_not_at_all(
-    store: RedisStore, seed: Seed, claim_one: Claim, record_of: RecordOf, due_of: DueOf, told: Told
+    store: RedisStore, seed: Seed, claim_one: ClaimOne, record_of: RecordOf, due_of: DueOf, told: Told
 ) -> None:
     """A store that forgot how a grant came to be failing hears of one more failure, which has no event."""
     await seed("one")
@@ -213,7 +200,7 @@ async def test_a_status_changes_with_its_event_or_not_at_all(
 async def test_an_outcome_of_a_refresh_token_that_was_replaced_since_is_superseded_and_releases_the_lease(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     answer: Answer,
     end_lease: OnGrant,
@@ -240,7 +227,7 @@ async def test_a_grant_paused_while_it_was_tried_stays_paused_and_keeps_its_doub
     store: RedisStore,
     registry: RedisRegistry,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     record_of: RecordOf,
     due_of: DueOf,
@@ -260,7 +247,7 @@ async def test_a_grant_paused_while_it_was_tried_stays_paused_and_keeps_its_doub
 
 
 async def test_an_outcome_of_a_grant_that_was_deleted_is_gone(
-    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: Claim, failure: Failure, told: Told
+    store: RedisStore, registry: RedisRegistry, seed: Seed, claim_one: ClaimOne, failure: Failure, told: Told
 ) -> None:
     await seed("one")
     lease = await claim_one()
@@ -273,7 +260,7 @@ async def test_an_outcome_of_a_grant_that_was_deleted_is_gone(
 async def test_an_outcome_stored_twice_gives_the_same_verdict_and_tells_once(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     record_of: RecordOf,
     told: Told,
@@ -294,7 +281,7 @@ async def test_an_outcome_stored_twice_gives_the_same_verdict_and_tells_once(
 async def test_an_outcome_repeated_while_the_next_lease_is_held_does_not_touch_it(
     store: RedisStore,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     make_due: OnGrant,
     record_of: RecordOf,
@@ -319,7 +306,7 @@ async def test_a_readable_answer_is_noted_for_the_endpoint_whatever_becomes_of_t
     store: RedisStore,
     client: Client,
     seed: Seed,
-    claim_one: Claim,
+    claim_one: ClaimOne,
     failure: Failure,
     end_lease: OnGrant,
     redis: Redis,

@@ -31,6 +31,7 @@ Document = dict[str, Any]
 
 Told = Callable[[], Awaitable[list[Document]]]  # every event so far, oldest first
 RecordOf = Callable[[str], Awaitable[dict[str, Any]]]  # a stored record, field by field
+ClaimOne = Callable[[], Awaitable[Lease]]  # the one grant that is due
 Failure = Callable[[Lease, Outcome], Change]  # what an outcome without tokens makes of a leased grant
 Remember = Callable[[], Awaitable[Callable[[], Awaitable[None]]]]  # what it gives brings the store back
 
