@@ -174,7 +174,7 @@ class Tokens:
         if _lives(stored.grant, await self._registry.now(), min_ttl_ms):
             return self._opened(stored)
         _check_reachable(stored.grant, min_ttl_ms)
-        await self.check(grant_id)
+        await self._check(stored)
         return None
 
     async def token(self, grant_id: str, min_ttl_ms: int) -> AccessToken:
@@ -201,12 +201,7 @@ class Tokens:
             TokenError: it cannot.
         """
         stored = await self._find(grant_id)
-        if not policy.is_refreshable(stored.grant, self._client_of(stored.grant)):
-            raise TokenError(TokenFailure.NO_REFRESH_TOKEN, grant_id)
-        is_confirming = lifecycle.phase_of(stored.grant) is Phase.CONFIRMING
-        if is_confirming and (stored.due_at or 0) > await self._registry.now():
-            raise await self._being_confirmed(stored)
-        await self._reserve(grant_id)
+        await self._check(stored)
         return stored
 
     async def refresh(self, grant_id: str) -> StoredGrant:
@@ -227,6 +222,15 @@ class Tokens:
             return await self._refresh(lease)
         finally:
             self._at_work -= 1
+
+    async def _check(self, stored: StoredGrant) -> None:
+        grant = stored.grant
+        if not policy.is_refreshable(grant, self._client_of(grant)):
+            raise TokenError(TokenFailure.NO_REFRESH_TOKEN, grant.id)
+        is_confirming = lifecycle.phase_of(grant) is Phase.CONFIRMING
+        if is_confirming and (stored.due_at or 0) > await self._registry.now():
+            raise await self._being_confirmed(stored)
+        await self._reserve(grant.id)
 
     async def _lease_or_outcome(self, before: StoredGrant) -> Lease | StoredGrant:
         """A lease, or the grant that another's refresh stored meanwhile."""

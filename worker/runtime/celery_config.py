@@ -16,7 +16,6 @@ from click import ClickException
 from config import Settings, SettingsError, load_settings
 from worker.runtime import timing
 from worker.runtime.connections import broker_tls, broker_url
-from worker.runtime.deployment import embedded_server
 
 
 class WrongSettingsError(ClickException):
@@ -64,7 +63,7 @@ def configuration() -> dict[str, Any]:
             "visibility_timeout": timing.visibility_timeout_seconds(chosen),
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
-            "socket_keepalive": embedded_server(chosen) is None,
+            "socket_keepalive": not chosen.uses_embedded_server,
             "health_check_interval": 10,
             # kombu's default is to look for the messages of dead workers every hundred rounds: minutes.
             "unacked_restore_interval": 5,
