@@ -28,9 +28,9 @@ class SecretFilesSource(EnvSettingsSource):
         super().__init__(settings_cls)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        if not self._directory.exists():
-            return {}
         try:
+            if not self._directory.exists():
+                return {}
             names = sorted(path.name for path in self._directory.iterdir())
         except OSError as problem:
             variable = self._variables_begin_with + "SECRETS_DIR"

@@ -1,5 +1,7 @@
 """Settings from the environment, a `.env` file and a directory of secret files, in that order.
 
+Clients come from a file of their own too (`clients_file.py`).
+
 Rules:
 - The error for a wrong or missing setting is one line. It names the variable and says what it takes.
 - An unknown name that begins with EVERGRANT_ is refused in every source. A misspelt setting would have its
@@ -13,7 +15,8 @@ Rules:
 import base64
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,6 +29,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -41,20 +46,26 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as UnparsableError
 
+from config import clients_file, registration
+from config.clients_file import ClientsFileError
+from config.registration import Authentication
 from config.secret_files import SecretFilesError, SecretFilesSource
+from config.servers import Kind, check_broker_url, is_rabbitmq, read_server_url
 
 PREFIX = "EVERGRANT_"
 SECRETS_DIR = "/run/secrets"
 KEY_BYTES = 32
 TEN_YEARS_SECONDS = 315_360_000
+MOST_OF_A_PATH = 1000  # characters
 
 KEY_FORM = "id:base64-of-32-bytes, comma-separated; `evergrant keys new` makes one"
 
+CLIENT_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+CLIENT_NAME_TAKES = "it takes 1 to 64 letters, digits, dots, hyphens and underscores"
 
 TAKES = {
     "provider": "'buddy', 'pagerduty' or 'oauth2'",
     "client_id": "the client's id at the provider",
-    "client_secret": "the client's secret at the provider",
 }
 
 
@@ -70,7 +81,9 @@ def _endpoint_url(url: str) -> str:
         raise ValueError("takes a URL without credentials in it")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         raise ValueError("takes an https:// URL; plain http:// is accepted for loopback only")
-    return url.rstrip("/")
+    if not re.fullmatch(r"[!-~]+", url) or "#" in url:
+        raise ValueError("takes a URL in printable ASCII, without a fragment: it is used as it is")
+    return url
 
 
 def _split(url: str) -> SplitResult | None:
@@ -90,25 +103,119 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _redis_url(secret: SecretStr) -> SecretStr:
-    parts = _split(secret.get_secret_value())
-    if parts is None or parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("takes a redis://, rediss:// or unix:// URL")
+def _server_url(secret: SecretStr) -> SecretStr:
+    read_server_url(secret.get_secret_value())
+    return secret
+
+
+def _broker_url(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        check_broker_url(secret.get_secret_value())
+    return secret
+
+
+def _text(text: str) -> str:
+    """One line that can be shown; not blank, for an empty path would be the directory we happen to run in."""
+    if not text.strip():
+        raise ValueError("is empty")
+    if not text.isprintable():
+        raise ValueError("takes printable characters: no line breaks, no control characters")
+    return text
+
+
+def _secret_text(secret: SecretStr) -> SecretStr:
+    _text(secret.get_secret_value())
     return secret
 
 
 def _directory(path: str | Path) -> Path:
     """Expand `~` as a shell does: nothing else does so for a `.env` file."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 it leaves the ~ of a user that is not there
+    text = _text(str(path))
+    if len(text) > MOST_OF_A_PATH:
+        raise ValueError(f"takes a path of at most {MOST_OF_A_PATH} characters")
+    expanded = os.path.expanduser(path)  # noqa: PTH111 it leaves the ~ of a user that is not there
+    if expanded.startswith("~"):
+        raise ValueError("takes a path without ~: that user has no home directory here")
+    return Path(expanded)
+
+
+def _given_directory(path: Any) -> Any:
+    """Look at a path before it becomes a `Path`, which makes `.` of nothing."""
+    return _directory(path) if isinstance(path, str | Path) else path
+
+
+def _readable_file(path: str | Path) -> Path:
+    file = _directory(path)
+    try:
+        file.read_bytes()
+    except OSError as problem:
+        raise ValueError(f"takes a file that can be read: {problem.strerror}") from None
+    return file
+
+
+def _secret_file(path: str | Path) -> Path:
+    file = _directory(path)
+    try:
+        read_secret(file)
+    except OSError as problem:
+        raise ValueError(f"takes a file that can be read: {problem.strerror}") from None
+    return file
+
+
+def read_secret(file: Path) -> str:
+    """A secret that stands alone in a file, without the white space around it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is empty or no text.
+    """
+    try:
+        secret = file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError("takes a file of UTF-8 text") from None
+    if not secret:
+        raise ValueError("takes a file with a secret in it: it is empty")
+    return _text(secret)
+
+
+def _certificates(path: str | Path) -> Path:
+    import ssl  # noqa: PLC0415 most deployments have no authorities of their own
+
+    file = _readable_file(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError:
+        raise ValueError("takes a file of PEM certificates") from None
+    return file
 
 
 def _words(value: Any) -> Any:
+    if isinstance(value, str) and value.strip():
+        _text(value)
     return tuple(value.replace(",", " ").replace("+", " ").split()) if isinstance(value, str) else value
 
 
+def _lifetime(value: Any) -> Any:
+    if value == "never" or value is None:
+        return value
+    text = str(value)
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 0 < int(text) <= TEN_YEARS_SECONDS:
+        raise ValueError(f"takes seconds, 1 to {TEN_YEARS_SECONDS}, or never")
+    return int(text)
+
+
 EndpointUrl = Annotated[str, AfterValidator(_endpoint_url)]
-RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
-Directory = Annotated[Path, AfterValidator(_directory)]
+ServerUrl = Annotated[SecretStr, AfterValidator(_server_url)]
+BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
+Directory = Annotated[Path, BeforeValidator(_given_directory)]
+Text = Annotated[str, AfterValidator(_text)]
+SecretText = Annotated[SecretStr, AfterValidator(_secret_text)]
+Lifetime = Annotated[int | Literal["never"], PlainValidator(_lifetime)]
+ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
+SecretFile = Annotated[Path, AfterValidator(_secret_file)]
+Certificates = Annotated[Path, AfterValidator(_certificates)]
+# Not of tuples: pydantic-settings would read a number in a variable as JSON.
+Parameters = Annotated[dict[str, Any], BeforeValidator(registration.values_of)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 
 
@@ -118,25 +225,59 @@ class ClientSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     provider: Literal["buddy", "pagerduty", "oauth2"]
-    client_id: str = Field(min_length=1)
-    client_secret: SecretStr = Field(min_length=1)
-    previous_client_secret: SecretStr | None = None
+    client_id: Text
+    client_secret: SecretText | None = None
+    client_secret_file: SecretFile | None = None
+    previous_client_secret: SecretText | None = None
+    previous_client_secret_file: SecretFile | None = None
     scopes: Words = ()
-    redirect_uri: str | None = None
+    redirect_uri: Text | None = None
     base_url: EndpointUrl | None = None
     token_url: EndpointUrl | None = None
     rate_per_second: float | None = Field(default=None, gt=0, le=100_000)
-    authentication: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
+    authentication: Authentication | None = None
+    private_key_file: ReadableFile | None = None
+    key_id: Text | None = None
+    certificate_file: ReadableFile | None = None
+    issuer: EndpointUrl | None = None
+    authorize_url: EndpointUrl | None = None
+    revoke_url: EndpointUrl | None = None
+    parameters: Parameters = {}
+    user_agent: str | None = Field(default=None, pattern=r"^[!-~][ -~]*$")
     grant_type: Literal["refresh_token", "client_credentials"] = "refresh_token"
     oauth_kind: Literal["scoped", "classic"] = "scoped"
     refresh_lifetime_seconds: int | None = Field(default=None, gt=0, le=TEN_YEARS_SECONDS)
     absolute_lifetime_seconds: int | None = Field(default=None, gt=0, le=TEN_YEARS_SECONDS)
+    access_lifetime_seconds: Lifetime | None = None
+    refresh_at: float | None = Field(default=None, gt=0, le=0.98)
+    min_margin_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    rejected_errors: Words = ()
 
     @model_validator(mode="after")
     def _knows_its_endpoint(self) -> Self:
-        if self.provider == "oauth2" and self.token_url is None:
-            raise ValueError("needs TOKEN_URL: an oauth2 client names its own token endpoint")
+        if self.provider == "oauth2" and self.token_url is None and self.issuer is None:
+            raise ValueError("needs TOKEN_URL or ISSUER: an oauth2 client names its own token endpoint")
         return self
+
+    @model_validator(mode="after")
+    def _has_settings_that_go_together(self) -> Self:
+        registration.check(self)
+        return self
+
+
+@dataclass(frozen=True)
+class FileClients:
+    """The clients of the clients file, as it was read.
+
+    Attributes:
+        tables: what the file says of each, so that an unchanged one is not validated again.
+    """
+
+    path: Path
+    version: clients_file.Version
+    clients: Mapping[str, ClientSettings]
+    tables: Mapping[str, Mapping[str, Any]]
+    is_public: bool
 
 
 class Settings(BaseSettings):
@@ -151,18 +292,21 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    redis_url: RedisUrl | None = None
-    broker_url: RedisUrl | None = None
+    redis_url: ServerUrl | None = None
+    broker_url: BrokerUrl | None = Field(default=None, validate_default=True)
     data_dir: Directory = Field(default_factory=lambda: _data_home() / "evergrant")
     namespace: str = Field(default="evergrant", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     keys: Annotated[dict[str, SecretStr], NoDecode] = {}
     clients: dict[str, ClientSettings] = {}
+    clients_file: Directory | None = None
+    ca_file: Certificates | None = None
 
     sweep_seconds: float = Field(default=5.0, ge=0.1, le=3600)
     refresh_at: float = Field(default=2 / 3, gt=0, lt=1)
     min_margin_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     http_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
     in_flight: int = Field(default=100, ge=1, le=1000)
+    believe_seconds: float = Field(default=3600.0, ge=0, le=604_800)
     probe_seconds: float = Field(default=60.0, ge=0.1, le=3600)
     journal_seconds: float = Field(default=900.0, ge=1, le=86_400)
     events_kept: int = Field(default=100_000, ge=1000)
@@ -171,6 +315,8 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+
+    _from_file: FileClients | None = PrivateAttr(default=None)
 
     @classmethod
     def settings_customise_sources(
@@ -184,7 +330,11 @@ class Settings(BaseSettings):
         """Add the directory of secret files, one variable a file; refuse names that are no setting."""
         environment, dotenv = _names_in(env_settings), _names_in(dotenv_settings)
         variable = PREFIX + "SECRETS_DIR"
-        directory = _directory(environment.get(variable) or dotenv.get(variable) or SECRETS_DIR)
+        try:
+            directory = _directory(environment.get(variable) or dotenv.get(variable) or SECRETS_DIR)
+        except ValueError as problem:
+            raise SettingsError(f"{variable} {problem}") from None
+        _refuse_twins()
         secret_files = SecretFilesSource(settings_cls, directory, PREFIX)
         _refuse_unknown(environment, "")
         _refuse_unknown(dotenv, f" in {cls.model_config['env_file']}")
@@ -197,7 +347,7 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         pairs = [part.strip().partition(":") for part in value.split(",") if part.strip()]
-        if not all(key_id and secret for key_id, _, secret in pairs):
+        if not pairs or not all(key_id and secret for key_id, _, secret in pairs):
             raise ValueError(f"takes {KEY_FORM}")
         if len({key_id for key_id, _, _ in pairs}) < len(pairs):
             raise ValueError("names one key id twice")
@@ -215,7 +365,26 @@ class Settings(BaseSettings):
     @field_validator("clients")
     @classmethod
     def _are_lower_case(cls, clients: dict[str, ClientSettings]) -> dict[str, ClientSettings]:
-        return {name.lower(): client for name, client in clients.items()}
+        named: dict[str, ClientSettings] = {}
+        for written, client in clients.items():
+            name = written.lower()
+            if not re.fullmatch(CLIENT_NAME, name):
+                raise registration.error_about(name, f"is no name of a client; {CLIENT_NAME_TAKES}")
+            if name in named:
+                raise registration.error_about(name, "is set twice; capitals make no difference")
+            named[name] = client
+        return named
+
+    @field_validator("broker_url")
+    @classmethod
+    def _can_be_a_broker(cls, broker: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        store = info.data.get("redis_url")
+        named = (broker or store or SecretStr("")).get_secret_value()
+        if named and not is_rabbitmq(named) and read_server_url(named).kind is Kind.CLUSTER:
+            if broker is None:
+                raise ValueError("is missing: Celery cannot use a cluster as its broker, name another server")
+            raise ValueError("takes no cluster: Celery cannot use one as its broker")
+        return broker
 
     @field_validator("wait_replicas")
     @classmethod
@@ -229,22 +398,90 @@ class Settings(BaseSettings):
         """Whether the store is the embedded server."""
         return self.redis_url is None
 
+    def with_clients(self, clients: Mapping[str, ClientSettings], from_file: FileClients | None) -> Self:
+        """A copy with other clients, those of the clients file among them."""
+        other = self.model_copy(update={"clients": dict(clients)})
+        other._from_file = from_file  # noqa: SLF001 its own class's
+        return other
 
-def load_settings() -> Settings:
+    def name_of(self, client: str, field: str) -> str:
+        """What a person calls one field of a client: its variable, or its place in the clients file."""
+        if self._from_file is not None and client in self._from_file.clients:
+            return f"clients.{client}.{field} in {self._from_file.path}"
+        return variable_of(client, field)
+
+    @property
+    def from_file(self) -> FileClients | None:
+        """Those of `clients` that the clients file holds; `None` where no file is named."""
+        return self._from_file
+
+
+def load_settings(from_file: FileClients | None = None) -> Settings:
     """Read all sources.
+
+    Args:
+        from_file: the clients file as it was read before; `None` reads it.
 
     Raises:
         SettingsError: with one line that names the variable.
     """
+    settings = _read_sources()
+    if from_file is None and settings.clients_file is not None:
+        from_file = read_file_clients(settings.clients_file)
+    if from_file is None:
+        return settings
+    for name in settings.clients.keys() & from_file.clients.keys():
+        raise SettingsError(
+            f"{PREFIX}CLIENTS__{name.upper()} and {from_file.path} both set client {name}: one of them may"
+        )
+    return settings.with_clients({**settings.clients, **from_file.clients}, from_file)
+
+
+def read_file_clients(path: Path, before: FileClients | None = None) -> FileClients:
+    """Read the clients file; those that say what they said before are not validated again.
+
+    Raises:
+        SettingsError: with one line that names the file, the line and the field.
+    """
+    try:
+        text = clients_file.read(path)
+        clients: dict[str, ClientSettings] = {}
+        for name, table in text.tables.items():
+            known = before is not None and before.tables.get(name) == table
+            clients[name] = before.clients[name] if before and known else _client_of_table(text, name, table)
+    except ClientsFileError as error:
+        raise SettingsError(str(error)) from None
+    return FileClients(path, text.version, clients, text.tables, text.is_public)
+
+
+def _client_of_table(text: clients_file.Text, name: str, table: Mapping[str, Any]) -> ClientSettings:
+    if not re.fullmatch(CLIENT_NAME, name):
+        raise text.error(f"clients.{name} is no name of a client; {CLIENT_NAME_TAKES}", name)
+    try:
+        return ClientSettings.model_validate(table)
+    except ValidationError as error:
+        where, kind, message = _first_of(error)
+    names = _names_of(where, kind)
+    field = ".".join((f"clients.{name}", *names))
+    raise text.error(_said(field, names, kind, message), name, names[0] if names else None)
+
+
+def _first_of(error: ValidationError) -> tuple[tuple[int | str, ...], str, str]:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return first["loc"], first["type"], first["msg"]
+
+
+def _read_sources() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise SettingsError(_one_line(first["loc"], first["type"], first["msg"])) from None
+        raise SettingsError(_one_line(*_first_of(error))) from None
     except SecretFilesError as error:
         raise SettingsError(str(error)) from None
     except UnparsableError as error:
         raise SettingsError(_unparsable(str(error))) from None
+    except RecursionError:  # thousands of brackets; clients alone are read as JSON
+        raise SettingsError(_unparsable('field "clients"')) from None
     except UnicodeDecodeError:
         raise SettingsError(f"{Settings.model_config['env_file']} is not UTF-8 text") from None
     except OSError as error:
@@ -259,6 +496,15 @@ def _names_in(source: PydanticBaseSettingsSource) -> dict[str, str | None]:
     return {name: value for name, value in named.items() if name.startswith(PREFIX)}
 
 
+def _refuse_twins() -> None:
+    """Refuse one variable in two spellings: only one of the two would count."""
+    spelt: dict[str, str] = {}
+    for name in sorted(os.environ):
+        known = spelt.setdefault(name.upper(), name)
+        if known != name and name.upper().startswith(PREFIX):
+            raise SettingsError(f"{known} and {name} are one setting; capitals make no difference")
+
+
 def _refuse_unknown(variables: Iterable[str], where: str) -> None:
     """Refuse a misspelt variable: its setting would silently have the default."""
     known = {name.upper() for name in Settings.model_fields} | {"SECRETS_DIR"}
@@ -268,6 +514,11 @@ def _refuse_unknown(variables: Iterable[str], where: str) -> None:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {PREFIX}{near[0]}?" if near else "; .env.example lists them all"
             raise SettingsError(f"{variable}{where} is no setting{hint}")
+
+
+def variable_of(client: str, field: str) -> str:
+    """The variable of one field of a client."""
+    return f"{PREFIX}CLIENTS__{client}__{field}".upper()
 
 
 def decode_key(secret: str) -> bytes:
@@ -286,18 +537,32 @@ def decode_key(secret: str) -> bytes:
 
 
 def _one_line(where: tuple[int | str, ...], kind: str, message: str) -> str:
+    names = _names_of(where, kind)
+    return _said(PREFIX + "__".join(names).upper(), names, kind, message)
+
+
+def _names_of(where: tuple[int | str, ...], kind: str) -> list[str]:
+    """The names that lead to a field, from where pydantic says it is."""
     names = [str(part) for part in where if part != "[key]"]
-    variable = PREFIX + "__".join(names).upper()
+    if kind.startswith(registration.ABOUT):
+        names += kind.removeprefix(registration.ABOUT).split("__")
+    return names
+
+
+def _said(field: str, names: list[str], kind: str, message: str) -> str:
+    """What is wrong with a field: a variable, or a place in the clients file."""
     if kind == "missing":
-        return f"{variable} is missing; it takes {TAKES[names[-1]]}"
+        return f"{field} is missing; it takes {TAKES[names[-1]]}"
     if kind == "extra_forbidden":
-        known = ", ".join(sorted(name.upper() for name in ClientSettings.model_fields))
-        return f"{variable} is no setting of a client; there are {known}"
+        known = ", ".join(sorted(ClientSettings.model_fields))
+        return f"{field} is no setting of a client; there are {known if '.' in field else known.upper()}"
     if kind in {"too_short", "string_too_short"}:
-        return f"{variable} is empty"
+        return f"{field} is empty"
     text = message.removeprefix("Value error, ")
     text = text[0].lower() + text[1:]
-    return f"{variable}: {text}".replace(": takes", " takes").replace(": needs", " needs")
+    return (
+        f"{field}: {text}".replace(": takes", " takes").replace(": needs", " needs").replace(": is ", " is ")
+    )
 
 
 def _unparsable(message: str) -> str:
@@ -307,4 +572,18 @@ def _unparsable(message: str) -> str:
 
 
 def _data_home() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    """Where a user's data is. A container's user may have no home at all.
+
+    Raises:
+        SettingsError: nobody says.
+    """
+    named = os.environ.get("XDG_DATA_HOME")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".local" / "share"
+    except RuntimeError:
+        raise SettingsError(
+            f"{PREFIX}DATA_DIR is missing: this user has no home directory;"
+            " it takes a directory that outlives the process"
+        ) from None

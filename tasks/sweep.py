@@ -1,12 +1,26 @@
-"""`tasks.sweep`: count what is due per client and start as many `tasks.refresh` as it takes."""
+"""`tasks.sweep`: count what is due and start as many `tasks.refresh` as it takes.
+
+It also lets the grants fail whose access tokens ended while their replies could not be read.
+"""
+
+import structlog
 
 from tasks.refresh import refresh
 from worker.celery import app
 from worker.runtime.celery_worker import this_process
 
+log = structlog.get_logger(__name__)
+
 
 @app.task(name="tasks.sweep")
 def sweep() -> None:
     """Start runners; two sweeps at once start no more than one would."""
-    for client, runner in this_process.run(lambda runtime: runtime.sweeping.reserve_runners()):
-        refresh.apply_async(args=(client,), task_id=runner)
+    this_process.run(lambda runtime: runtime.kept_replies.expire_overdue())
+    unsent = this_process.run(lambda runtime: runtime.sweeping.reserve_runners())
+    try:
+        while unsent:
+            refresh.apply_async(task_id=unsent[-1])
+            unsent.pop()
+    except Exception as problem:  # noqa: BLE001 each broker has errors of its own
+        log.warning("sweep.broker_away", problem=str(problem))
+        this_process.run(lambda runtime: runtime.sweeping.give_back(unsent))

@@ -6,13 +6,24 @@ task costs a delay or a needless look at the schedule.
 Importing this module reads no settings: Celery asks for its configuration when it first needs it.
 """
 
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
 
-from worker.runtime import celery_config, celery_worker
+from worker.runtime import celery_config, celery_logging, celery_transport, celery_worker
 
-app = Celery("evergrant", include=["tasks.sweep", "tasks.refresh"])
+
+class Application(Celery):
+    """Celery, with a beat that prints no banner."""
+
+    @cached_property
+    def Beat(self) -> Any:  # noqa: N802 Celery's name
+        """What `celery beat` runs."""
+        return self.subclass_with_self(celery_logging.QuietBeat)
+
+
+app = Application("evergrant", include=["tasks.sweep", "tasks.refresh"])
 
 
 def _configuration() -> dict[str, Any]:
@@ -22,4 +33,5 @@ def _configuration() -> dict[str, Any]:
 
 
 app.add_defaults(_configuration)
+celery_transport.use_checked_transports()
 celery_worker.connect_signals()

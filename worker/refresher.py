@@ -2,8 +2,11 @@
 
 Rules:
 - A refresh token is presented only under its grant's lease. Taking the lease has also stored the intent.
-- After an unreadable reply the same token is sent once more, soon, under the same lease. A server with a
-  grace period answers; with a strict one nothing more can be lost.
+- Where no reply came the same token is sent once more, soon, under the same lease. A server with a grace
+  period answers; with a strict one nothing more can be lost.
+- A reply with a 2xx that cannot be read is kept whole, for it most likely holds the only living tokens. Its
+  token is not sent again, and its endpoint is sent nothing more but probes.
+- A token to which this machine has the answer is not presented: the answer is stored (refreshing/answers.py).
 - An answer is on the disk before the store is asked to take it (refreshing/answers.py).
 - A fault of the client or of the provider never counts against a grant (refreshing/attribution.py). Once it
   is known, claimed grants that were not sent yet are given back.
@@ -19,8 +22,10 @@ from functools import partial
 import structlog
 
 from worker.core import lifecycle, policy
+from worker.core.events import EventType, provider_event
 from worker.core.grant import Grant, TokenPair
 from worker.core.outcomes import (
+    AnswerKnown,
     AttemptOutcome,
     CannotUnseal,
     ClientRejected,
@@ -30,6 +35,7 @@ from worker.core.outcomes import (
     Rejected,
     Stopped,
     Unknown,
+    Unread,
 )
 from worker.core.policy import Action, Rules
 from worker.core.ports import (
@@ -37,24 +43,30 @@ from worker.core.ports import (
     Clock,
     Commit,
     Journal,
+    JournalError,
+    KeptReply,
     Lease,
     Observer,
     RefreshReport,
     Sealer,
     Store,
+    StoreUnavailableError,
     TokenEndpoint,
     UnsealError,
 )
-from worker.core.providers import Client
+from worker.core.providers import Client, GrantType
+from worker.core.reasons import Reason
 from worker.refreshing.answers import Answers
 from worker.refreshing.attribution import Attempt, Attribution, FailedAttempt
 from worker.refreshing.drain import Drain, Turn
+from worker.refreshing.in_flight import InFlight
 from worker.refreshing.patience import until_stored
 
 log = structlog.get_logger(__name__)
 
 RESEND_PAUSE_SECONDS = 0.5
 TOO_LATE_PAUSE_MS = 1_000
+ANSWER_PAUSE_MS = 10_000  # an answer is offered more often than its grant is claimed
 NO_ANSWER_PAUSE_MS = 1_000  # enough of them in a row open the breaker
 
 
@@ -63,7 +75,7 @@ class Effort:
     """How hard one refresher works.
 
     Attributes:
-        in_flight: requests at once.
+        in_flight: requests at once, of all clients.
         request_ms: the longest that one request takes; none is sent under a lease that ends sooner.
         store_patience_seconds: how long anything but an answer is offered to a store that is away; an
             answer is offered until the store has it.
@@ -74,8 +86,19 @@ class Effort:
     store_patience_seconds: float = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A reply that could not be read, which is kept by now, and its grant."""
+
+    outcome: Unread
+    grant: Grant
+
+
 class Refresher:
-    """Refreshes grants: many that are due at once, or one on demand."""
+    """Refreshes grants: many that are due at once, or one on demand.
+
+    `is_away` says whether the store refused or missed this process's last heartbeat.
+    """
 
     def __init__(
         self,
@@ -91,6 +114,7 @@ class Refresher:
         chance: Callable[[], float],
         effort: Effort,
         observer: Observer,
+        is_away: Callable[[], bool],
     ) -> None:
         self._store = store
         self._endpoint = endpoint
@@ -102,20 +126,23 @@ class Refresher:
         self._chance = chance
         self._effort = effort
         self._observer = observer
+        self._is_away = is_away
         self._attribution = Attribution(
             store=store,
             endpoint=endpoint,
             clock=clock,
+            rules=rules,
             chance=chance,
             patience_seconds=effort.store_patience_seconds,
         )
+        self._in_flight = InFlight(effort.in_flight, effort.request_ms / 1_000)
         self._drain = Drain(
             store=store,
             journal=journal,
             answers=answers,
             clients=clients,
             observer=observer,
-            in_flight=effort.in_flight,
+            at_work=self._in_flight,
         )
         self._leases: dict[int, Lease] = {}  # by fence
 
@@ -123,14 +150,22 @@ class Refresher:
         """The leases that this process works under."""
         return list(self._leases.values())
 
-    async def drain(self, client_name: str, runner: str, stop: Callable[[], bool]) -> int:
-        """Refresh what a client has due; returns how many grants were claimed.
+    async def drain(
+        self, runner: str, stop: Callable[[], bool], *, winds_down: Callable[[], bool] = lambda: False
+    ) -> int:
+        """Refresh what is due, of every client; returns how many grants were claimed.
+
+        Args:
+            runner: the place that was reserved for this.
+            stop: whether to claim nothing more.
+            winds_down: whether the time is up, but for what endpoints that answer need while requests to
+                others hang.
 
         Raises:
-            KeyError: no client has that name.
             StoreUnavailableError: the store went away; leases come back by themselves.
         """
-        return await self._drain.run(client_name, runner, stop, self._start)
+        # An answer of now could not be stored: what was claimed and not sent is given back.
+        return await self._drain.run(runner, lambda: stop() or self._is_away(), winds_down, self._start)
 
     async def refresh_one(self, lease: Lease) -> AttemptOutcome:
         """Refresh one leased grant now, due or not.
@@ -145,7 +180,7 @@ class Refresher:
         finally:
             del self._leases[lease.fence]
         if isinstance(outcome, Refreshed):
-            await self._attribution.accept_client(lease, client)
+            await self._attribution.accept_client(lease, client, is_refreshed=True)
         return outcome
 
     def _start(self, lease: Lease, client: Client, turn: Turn) -> Coroutine[None, None, None]:
@@ -160,10 +195,10 @@ class Refresher:
 
     async def _do_what_is_due(self, lease: Lease, client: Client, turn: Turn) -> None:
         now = self._clock.now()
-        is_out_of_turn = lease.client_probe or lease.endpoint_probe or lease.grant.in_doubt
-        if is_out_of_turn and policy.is_refreshable(lease.grant, client):
-            # A client is probed with the secret that its source has now.
-            client = self._clients.reread(client.name) if lease.client_probe else client
+        if lease.out_of_turn and policy.is_refreshable(lease.grant, client):
+            # It is probed with the settings that their source has now: they may have been put right.
+            is_probe = lease.client_probe or lease.endpoint_probe
+            client = self._clients.reread(client.name) if is_probe else client
             await self._refresh(lease, client, turn)
             return
         due = policy.decide(lease.grant, client, self._rules, now)
@@ -192,6 +227,9 @@ class Refresher:
 
     async def _attempt(self, attempt: Attempt, turn: Turn) -> tuple[AttemptOutcome, Grant]:
         """Unseal, send and store; returns the outcome, and the grant as it then is."""
+        known = await self._catch_up(attempt)
+        if known is not None:
+            return known
         try:
             pair = self._sealer.open(attempt.lease.grant)
         except UnsealError as error:
@@ -199,46 +237,79 @@ class Refresher:
             failed = FailedAttempt(CannotUnseal(), is_the_grants=not attempt.on_demand)
             return failed.outcome, await self._give_up(attempt, failed)
         async with turn.slot:
-            attempt, result = await self._present(attempt, pair, turn)
-        if isinstance(result, Refreshed):
-            outcome: AttemptOutcome = result
-            grant = await self._commit(attempt, pair, result)
-        else:
-            outcome = result.outcome
-            grant = await self._give_up(attempt, result)
+            result = await self._present(attempt, pair, turn)
+        outcome: AttemptOutcome = result if isinstance(result, Refreshed) else result.outcome
+        match result:
+            case Refreshed():
+                grant = await self._commit(attempt, pair, result)
+            case FailedAttempt():
+                grant = await self._give_up(attempt, result)
+            case _Kept(grant=grant):
+                pass
         await self._attribution.note_recovery(attempt, outcome)
         return outcome, grant
 
+    async def _catch_up(self, attempt: Attempt) -> tuple[AttemptOutcome, Grant] | None:
+        """Store the answer to this very refresh token, if this machine has it: the token is dead by then."""
+        try:
+            grant = await self._answers.catch_up(attempt.lease)
+        except (StoreUnavailableError, JournalError) as problem:
+            log.warning("answer.waits", grant=attempt.lease.grant.id, problem=str(problem))
+            failed = FailedAttempt(AnswerKnown(is_stored=False), is_the_grants=False)
+            return failed.outcome, await self._give_up(attempt, failed)
+        if grant is None:
+            return None
+        as_claimed = replace(attempt.lease.grant, in_doubt=True)
+        await self._put_back(attempt.lease, as_claimed, self._clock.now(), attempt.client)
+        return AnswerKnown(is_stored=True), grant
+
     async def _present(
         self, attempt: Attempt, pair: TokenPair, turn: Turn
-    ) -> tuple[Attempt, Refreshed | FailedAttempt]:
-        """Present the refresh token, unless it is too late; returns the tokens, or whose failure it was."""
+    ) -> Refreshed | FailedAttempt | _Kept:
+        """Present the refresh token, unless it is too late.
+
+        Returns the tokens, or the reply that could not be read and is kept, or whose failure it was.
+        """
         sent_at = self._clock.now()
         if turn.is_over(attempt.lease):
-            return attempt, FailedAttempt(Stopped(), is_the_grants=False)
+            return FailedAttempt(Stopped(), is_the_grants=False)
         if not self._covers_a_request(attempt.lease, sent_at):
-            return attempt, FailedAttempt(LeaseTooShort(), is_the_grants=False)
-        outcome, attempt = await self._send(replace(attempt, sent_at=sent_at), pair)
+            return FailedAttempt(LeaseTooShort(), is_the_grants=False)
+        attempt.sent_at = sent_at
+        outcome = await self._send(attempt, pair)
         if isinstance(outcome, Refreshed):
-            return attempt, outcome
+            return outcome
         # Keep the slot until the failure is attributed: the next request might meet the same.
+        if isinstance(outcome, Unread):
+            kept = _Kept(outcome, await self._keep(attempt, outcome))
+            turn.is_closed = True
+            return kept
         failed = await self._attribution.find_out(attempt, outcome)
         turn.is_closed = turn.is_closed or failed.claims_stop
-        return attempt, failed
+        return failed
 
-    async def _send(self, attempt: Attempt, pair: TokenPair) -> tuple[Outcome, Attempt]:
+    async def _send(self, attempt: Attempt, pair: TokenPair) -> Outcome:
         """Present the refresh token, and once more if the reply is unknown."""
         lease, client = attempt.lease, attempt.client
-        first = await self._endpoint.refresh(client, pair, attempt.sent_at)
+        first = await self._ask(client, pair, attempt.sent_at)
         if not isinstance(first, Unknown) or not client.provider.resend_after_unknown:
-            return first, attempt
+            return first
+        attempt.in_doubt = True
         log.warning("refresh.reply_unknown", grant=lease.grant.id, client=client.name, detail=first.detail)
         await asyncio.sleep(RESEND_PAUSE_SECONDS * (0.5 + self._chance()))
         now = self._clock.now()
         if not self._covers_a_request(lease, now):
-            return first, replace(attempt, in_doubt=True)
-        second = await self._endpoint.refresh(client, pair, now)
-        return second, replace(attempt, in_doubt=True, lost=first)
+            return first
+        attempt.lost = first
+        return await self._ask(client, pair, now)
+
+    async def _ask(self, client: Client, pair: TokenPair, now: int) -> Outcome:
+        asked_at = asyncio.get_running_loop().time()
+        outcome = await self._endpoint.refresh(client, pair, now)
+        self._in_flight.heard(client, asked_at, outcome)
+        if isinstance(outcome, Unread) and client.grant_type is GrantType.CLIENT_CREDENTIALS:
+            return Unknown(outcome.detail)  # no token was used up: it is simply asked for again
+        return outcome
 
     def _covers_a_request(self, lease: Lease, now: int) -> bool:
         """Whether a request sent now ends within the lease; after this process was frozen it may not."""
@@ -246,19 +317,46 @@ class Refresher:
 
     async def _commit(self, attempt: Attempt, pair: TokenPair, answer: Refreshed) -> Grant:
         base, fence = attempt.lease.grant, attempt.lease.fence
-        successor = lifecycle.succeed(
+        following = lifecycle.pair_after(pair, answer, attempt.client)
+        change = lifecycle.succeed(
             base,
             pair,
             answer,
             attempt.client,
             self._rules,
+            sealed=self._sealer.seal_successor(base, following),
             attempt=fence,
             sent_at=attempt.sent_at,
             now=self._clock.now(),
         )
-        sealed = self._sealer.seal(base.id, successor.grant.version, successor.pair)
-        change = successor.sealed(sealed)
         await self._answers.keep(Commit(fence, base.lineage, base.version, base.status, change))
+        return change.grant
+
+    async def _keep(self, attempt: Attempt, unread: Unread) -> Grant:
+        """Keep a reply that could not be read; returns the grant as it then is."""
+        lease, client, now = attempt.lease, attempt.client, self._clock.now()
+        base = lease.grant
+        log.warning("refresh.reply_unread", grant=base.id, client=client.name, detail=unread.detail)
+        change = lifecycle.keep(base, unread, client, self._rules, attempt=lease.fence, now=now)
+        kept = KeptReply(
+            fence=lease.fence,
+            change=change,
+            sealed=self._sealer.seal_reply(base.client, base.id, base.version, unread.reply),
+            size=len(unread.reply.body),
+            detail=unread.detail,
+            sent_at=attempt.sent_at,
+            received_at=now,
+            registration=client.registration,
+            endpoint_probe=lease.endpoint_probe,
+            outage=provider_event(
+                EventType.PROVIDER_UNAVAILABLE,
+                client,
+                attempt=lease.fence,
+                now=now,
+                reason=Reason.REPLY_UNREAD,
+            ),
+        )
+        await self._answers.keep(kept)
         return change.grant
 
     async def _give_up(self, attempt: Attempt, failed: FailedAttempt) -> Grant:
@@ -275,12 +373,21 @@ class Refresher:
             client,
             self._rules,
             in_doubt=in_doubt,
+            with_all=failed.with_all,
             attempt=lease.fence,
             now=now,
             chance=self._chance(),
         )
         was_answered = isinstance(outcome, Rejected) and attempt.lost is None
-        await self._record(lease, change, attempt.sent_at if was_answered else None)
+        rejected_at = change.grant.rejected_at if failed.with_all else None
+        await self._record(
+            lease,
+            change,
+            answered_at=attempt.sent_at if was_answered else None,
+            believed_at=(
+                None if rejected_at is None else policy.believed_at(change.grant, rejected_at, self._rules)
+            ),
+        )
         return change.grant
 
     def _next_try_at(self, outcome: AttemptOutcome, now: int) -> int:
@@ -290,12 +397,23 @@ class Refresher:
                 return now
             case LeaseTooShort():
                 return now + TOO_LATE_PAUSE_MS
+            case AnswerKnown():
+                return now + ANSWER_PAUSE_MS
             case _:
                 return now + int(NO_ANSWER_PAUSE_MS * (0.5 + self._chance()))
 
     async def _put_back(self, lease: Lease, grant: Grant, due_at: int | None, client: Client) -> None:
         await self._record(lease, lifecycle.leave(grant, due_at, client, self._rules))
 
-    async def _record(self, lease: Lease, change: lifecycle.Change, answered_at: int | None = None) -> None:
-        record = partial(self._store.record_outcome, lease, change, answered_at=answered_at)
+    async def _record(
+        self,
+        lease: Lease,
+        change: lifecycle.Change,
+        *,
+        answered_at: int | None = None,
+        believed_at: int | None = None,
+    ) -> None:
+        record = partial(
+            self._store.record_outcome, lease, change, answered_at=answered_at, believed_at=believed_at
+        )
         await until_stored(record, self._effort.store_patience_seconds)

@@ -5,6 +5,7 @@ loads `HttpTokenEndpoint` at its start instead, so that its first refresh does n
 """
 
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -12,6 +13,8 @@ from worker.core.grant import TokenPair
 from worker.core.outcomes import Outcome
 from worker.core.ports import ClientCheck
 from worker.core.providers import Client
+from worker.core.reachability import Reached
+from worker.core.revocation import Revocation
 
 if TYPE_CHECKING:
     from worker.adapters.token_endpoint import HttpTokenEndpoint
@@ -22,10 +25,12 @@ class EndpointOnFirstUse:
 
     Args:
         timeout_seconds: the total deadline of one call.
+        ca_file: private certificate authorities, beside the system's.
     """
 
-    def __init__(self, *, timeout_seconds: float) -> None:
+    def __init__(self, *, timeout_seconds: float, ca_file: Path | None = None) -> None:
         self._timeout_seconds = timeout_seconds
+        self._ca_file = ca_file
         self._open = AsyncExitStack()
         self._endpoint: HttpTokenEndpoint | None = None
 
@@ -49,14 +54,18 @@ class EndpointOnFirstUse:
         """Ask whether the client itself is accepted."""
         return await self._made().check(client, now)
 
-    async def reach(self, client: Client) -> str | None:
-        """Why the endpoint cannot be reached, in a line; `None` if it answers anything."""
+    async def revoke(self, client: Client, pair: TokenPair, now: int) -> Revocation:
+        """Ask once to revoke a pair."""
+        return await self._made().revoke(client, pair, now)
+
+    async def reach(self, client: Client) -> Reached:
+        """Ask a client's token endpoint a question that it can only refuse."""
         return await self._made().reach(client)
 
     def _made(self) -> "HttpTokenEndpoint":
         if self._endpoint is None:
             from worker.adapters.token_endpoint import HttpTokenEndpoint  # noqa: PLC0415 see above
 
-            self._endpoint = HttpTokenEndpoint(timeout_seconds=self._timeout_seconds)
+            self._endpoint = HttpTokenEndpoint(timeout_seconds=self._timeout_seconds, ca_file=self._ca_file)
             self._open.push_async_exit(self._endpoint)
         return self._endpoint

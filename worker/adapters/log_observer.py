@@ -2,7 +2,8 @@
 
 import structlog
 
-from worker.core.outcomes import ClientRejected, Refreshed, Stopped
+from worker.core import lifetimes
+from worker.core.outcomes import AnswerKnown, ClientRejected, NoLifetime, Refreshed, Stopped
 from worker.core.ports import Claim, Commit, RefreshReport, Verdict
 from worker.core.providers import Client
 
@@ -12,6 +13,9 @@ log = structlog.get_logger(__name__)
 class LogObserver:
     """Logs failures as warnings, and what went well for debugging."""
 
+    def __init__(self) -> None:
+        self._noticed: set[str] = set()  # clients whose tokens' lifetime nobody states
+
     def claimed(self, client: Client, claim: Claim) -> None:
         """A claim was answered."""
         if claim.leases:
@@ -19,8 +23,11 @@ class LogObserver:
 
     def refreshed(self, report: RefreshReport) -> None:
         """A refresh ended."""
-        if isinstance(report.outcome, Refreshed | Stopped):
-            return  # the commit logs the first, and the second was never sent
+        if isinstance(report.outcome, Refreshed):
+            self._notice_assumption(report, report.outcome)
+            return  # the commit logs the rest
+        if isinstance(report.outcome, Stopped | AnswerKnown):
+            return  # it was never sent; of an answer that is known the log has more
         # A client's refusal is told once as `client.rejected`, however many of its grants meet it.
         say = log.info if isinstance(report.outcome, ClientRejected) else log.warning
         say(
@@ -30,6 +37,22 @@ class LogObserver:
             outcome=repr(report.outcome),
             status=report.grant.status.value,
             reason=report.grant.reason,
+        )
+
+    def _notice_assumption(self, report: RefreshReport, answer: Refreshed) -> None:
+        """Say once for each client that its tokens' lifetime is a guess, which a setting would end."""
+        client = report.client
+        is_known = report.grant.stated_life_ms is not None or lifetimes.documented_ms(client) is not None
+        if answer.expires_in_ms is not NoLifetime.UNKNOWN or is_known or client.name in self._noticed:
+            return
+        self._noticed.add(client.name)
+        setting = f"EVERGRANT_CLIENTS__{client.name.upper()}__ACCESS_LIFETIME_SECONDS"
+        log.warning(
+            "lifetime.assumed",
+            client=client.name,
+            grant=report.grant.id,
+            seconds=lifetimes.FALLBACK_LIFETIME_MS // 1000,
+            advice=f"replies state no lifetime of access tokens; {setting} can",
         )
 
     def committed(self, commit: Commit, verdict: Verdict) -> None:

@@ -1,4 +1,4 @@
-"""The authorization server's token endpoint, over httpx's transport for aiohttp.
+"""The authorization server's token endpoint, over HTTP.
 
 Rules:
 - A request that the server may have acted on is never repeated here: a POST to a token endpoint is not
@@ -6,8 +6,10 @@ Rules:
 - One deadline covers connecting, sending and reading. If this process stood still past it (frozen, suspended,
   starved), a reply that arrived meanwhile is still read: it may hold the only living tokens. But nothing more
   is sent, because the lease may have ended too.
-- Every end of a request is an outcome. If no connection was made, the server certainly did not act. In every
-  other case without a readable reply it is unknown whether it did.
+- Every end of a request is an outcome. If no connection was made, the server certainly did not act. Where
+  nothing of a reply came after that, it is unknown whether it did.
+- Nothing that came is thrown away. Where a reply is no good HTTP, or the deadline ends it, its bytes are read
+  as they are (received.py, broken_http.py): they may hold the only living tokens.
 - Replies are read up to a cap. TLS certificates are verified. No exception text from the wire is passed on.
 
 The transport is called directly, because `httpx.AsyncClient` would keep cookies from grant to grant. The
@@ -20,33 +22,61 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote_plus
 
 import aiohttp
 import httpx
-from aiohttp.client_proto import ResponseHandler
-from httpx_aiohttp import AiohttpTransport
 
+from worker.adapters.content_encoding import MAGIC_NUMBERS, decompressed
+from worker.adapters.credentials.certificates import TlsClientAuth
+from worker.adapters.credentials.public import PublicClient
+from worker.adapters.received import RECEIVED, Received
+from worker.adapters.transport import MAX_HEADER_BYTES, NotConnectedError, Transport
 from worker.core.grant import TokenPair
-from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.outcomes import (
+    ClientRejected,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Reply,
+    Unavailable,
+    Unknown,
+    Unread,
+)
 from worker.core.ports import ClientCheck, ClientCredentials
-from worker.core.protocol import Reply, TokenRequest, client_credentials_request, read_reply, refresh_request
-from worker.core.providers import Client, GrantType, Provider
+from worker.core.protocol import (
+    REDIRECT,
+    TokenRequest,
+    client_credentials_request,
+    read_reply,
+    refresh_request,
+)
+from worker.core.providers import Client, GrantType
+from worker.core.reachability import Reach, Reached, harmless_request, read_reach
+from worker.core.revocation import (
+    NotRevoked,
+    Revocation,
+    RevocationUnanswered,
+    Revoked,
+    read_revocation_reply,
+    revocation_request,
+)
 
-MAX_REPLY_BYTES: Final = 64 * 1024
-# Far more than servers and proxies send, because a reply whose head exceeds a limit loses its tokens.
-MAX_HEADER_BYTES: Final = 64 * 1024
-MAX_HEADERS: Final = 512
+MAX_REPLY_BYTES: Final = 1024 * 1024
 CONNECT_SHARE: Final = 0.5  # of the deadline
 LATE_SECONDS: Final = 0.1  # a deadline that fires this late means that the process stood still
 CATCH_UP_SECONDS: Final = 0.5
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
-IDLE_SECONDS: Final = 15.0  # servers keep idle connections longer, so few requests meet a closed one
 
 # The transport raises ConnectTimeout also when a connection is lost after sending; only the cause tells.
-_BEFORE_SENDING = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+_BEFORE_SENDING = (
+    *(aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL),
+    NotConnectedError,
+)
 
 _is_plain = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 
@@ -56,11 +86,12 @@ class HttpTokenEndpoint:
 
     Args:
         timeout_seconds: the deadline of one call, however many credentials it tries.
+        ca_file: private certificate authorities, beside the system's.
     """
 
-    def __init__(self, *, timeout_seconds: float) -> None:
+    def __init__(self, *, timeout_seconds: float, ca_file: Path | None = None) -> None:
         self._timeout_seconds = timeout_seconds
-        self._transport = AiohttpTransport(client=_open_session)
+        self._transport = Transport(ca_file)
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,14 +115,16 @@ class HttpTokenEndpoint:
             pair: holds the refresh token; ignored for a client-credentials grant.
             now: Unix milliseconds, to read a `Retry-After` that names a date.
         """
+        asked = _Asked(client, now)
         outcome: Outcome = Unknown("timeout")
-        with suppress(TimeoutError):
+        try:
             async with _Deadline(self._timeout_seconds) as due:
                 for credentials in client.credentials:
-                    outcome = Unknown("timeout")
-                    outcome = await self._ask_for_tokens(client, credentials, pair, now, due)
+                    outcome = await self._ask_for_tokens(asked, credentials, pair, due)
                     if not _refuses_client(outcome):
                         break
+        except TimeoutError:
+            return asked.what_came("timeout")
         return outcome
 
     async def check(self, client: Client, now: int) -> ClientCheck:
@@ -104,65 +137,144 @@ class HttpTokenEndpoint:
             async with _Deadline(self._timeout_seconds) as due:
                 for credentials in client.credentials:
                     check = ClientCheck.UNKNOWN
-                    request = credentials.authenticate(client_credentials_request(client), client.client_id)
-                    check = _check_of(await self._ask(request, client.provider, now, due))
+                    question = client_credentials_request(client)
+                    request = credentials.authenticate(question, client.client_id, now)
+                    check = _check_of(await self._ask(_Asked(client, now), request, due), credentials)
                     if check is not ClientCheck.REJECTED:
                         break
         return check
 
-    async def reach(self, client: Client) -> str | None:
-        """Why the endpoint cannot be reached, in a line; `None` if it answers anything. Sends no secret."""
+    async def revoke(
+        self,
+        client: Client,
+        pair: TokenPair,
+        now: int,
+    ) -> Revocation:
+        """Ask the client's revocation endpoint to revoke a pair; a pair without tokens needs no request.
+
+        Raises:
+            ValueError: nobody says where the client's revocation endpoint is.
+        """
+        if client.revoke_url is None:
+            raise ValueError(f"the client {client.name} has no revocation endpoint")
+        request = revocation_request(client.revoke_url, client, pair)
+        if request is None:
+            return Revoked()
+        revocation: Revocation = RevocationUnanswered("timeout")
+        with suppress(TimeoutError):
+            async with _Deadline(self._timeout_seconds) as due:
+                for credentials in client.credentials:
+                    revocation = RevocationUnanswered("timeout")
+                    authenticated = credentials.authenticate(request, client.client_id, now)
+                    revocation = await self._ask_to_revoke(authenticated, due)
+                    if not (isinstance(revocation, NotRevoked) and revocation.of_client):
+                        break
+        return revocation
+
+    async def _ask_to_revoke(self, request: TokenRequest, due: float) -> Revocation:
+        seconds_left = due - asyncio.get_running_loop().time()
+        if seconds_left <= 0:
+            return RevocationUnanswered("timeout")
+        try:
+            reply = await self._exchange(request, seconds_left)
+        except Exception as error:  # noqa: BLE001 any failure on the wire is an answer
+            return RevocationUnanswered(
+                "could_not_connect" if isinstance(error.__cause__, _BEFORE_SENDING) else "connection_lost"
+            )
+        return read_revocation_reply(reply)
+
+    async def reach(self, client: Client) -> Reached:
+        """Ask a client's token endpoint a question that it can only refuse. Sends no token and no secret."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                response = await self._transport.handle_async_request(httpx.Request("HEAD", client.token_url))
-                await response.aclose()
+                request = harmless_request(client).over(_context_of(client))
+                reply = await self._exchange(request, self._timeout_seconds)
         except TimeoutError:
-            return f"does not answer within {self._timeout_seconds:g} s"
-        except Exception as error:  # noqa: BLE001 the operator asked what goes wrong
-            cause = error.__cause__
-            why = cause.os_error.strerror if isinstance(cause, aiohttp.ClientConnectorError) else str(error)
-            return f"cannot be reached: {why or type(error).__name__}"
-        return None
+            return Reached(Reach.TIMES_OUT)
+        except Exception as error:  # noqa: BLE001 whatever goes wrong is what was asked for
+            return Reached(_why_unreachable(error))
+        return read_reach(reply, client.token_url)
 
     async def _ask_for_tokens(
-        self, client: Client, credentials: ClientCredentials, pair: TokenPair, now: int, due: float
+        self, asked: "_Asked", credentials: ClientCredentials, pair: TokenPair, due: float
     ) -> Outcome:
+        client = asked.client
         if client.grant_type is GrantType.REFRESH_TOKEN:
             request = refresh_request(client, pair.refresh_token or "")
         else:
             request = client_credentials_request(client)
-        authenticated = credentials.authenticate(request, client.client_id)
-        outcome = await self._ask(authenticated, client.provider, now, due)
+        authenticated = credentials.authenticate(request, client.client_id, asked.now)
+        outcome = await self._ask(asked, authenticated, due)
         if client.grant_type is GrantType.CLIENT_CREDENTIALS and outcome == ClientRejected("invalid_scope"):
-            bare = credentials.authenticate(
-                client_credentials_request(client, with_scope=False), client.client_id
-            )
-            return await self._ask(bare, client.provider, now, due)
+            bare = client_credentials_request(client, with_scope=False)
+            return await self._ask(asked, credentials.authenticate(bare, client.client_id, asked.now), due)
         return outcome
 
-    async def _ask(self, request: TokenRequest, provider: Provider, now: int, due: float) -> Outcome:
+    async def _ask(self, asked: "_Asked", request: TokenRequest, due: float) -> Outcome:
         seconds_left = due - asyncio.get_running_loop().time()
         if seconds_left <= 0:
             return Unknown("timeout")
+        asked.begin(request)
         try:
             reply = await self._exchange(request, seconds_left)
         except Exception as error:  # noqa: BLE001 any failure on the wire is an outcome
             if isinstance(error.__cause__, _BEFORE_SENDING) or isinstance(error, httpx.UnsupportedProtocol):
                 return Unavailable("could_not_connect")
-            return Unknown("connection_lost")
-        if len(reply.body) > MAX_REPLY_BYTES:
-            return Unknown("reply_too_large")
-        return read_reply(reply, provider, now)
+            return asked.what_came("connection_lost")
+        return asked.outcome_of(reply)
 
     async def _exchange(self, request: TokenRequest, seconds_left: float) -> Reply:
         # Connecting has a shorter deadline: a request that ends there was certainly not sent.
         timeout = {"connect": min(self._timeout_seconds * CONNECT_SHARE, seconds_left)}
-        response = await self._transport.handle_async_request(_posted(request, {"timeout": timeout}))
+        extensions = {"timeout": timeout, "target": request.url, "tls": request.tls}
+        response = await self._transport.handle_async_request(_posted(request, extensions))
         try:
-            return Reply(response.status_code, response.headers, await _read(response))
+            return _reply(response.status_code, response.headers, await _read(response))
         finally:
             with suppress(Exception):  # the reply is read; failing to release its connection costs nothing
                 await response.aclose()
+
+
+class _Asked:
+    """The requests of one call, one after the other, and what came for the last of them."""
+
+    __slots__ = ("_received", "_sent", "client", "now")
+
+    def __init__(self, client: Client, now: int) -> None:
+        self.client = client
+        self.now = now
+        self._sent: TokenRequest | None = None
+        self._received = Received(0)
+
+    def begin(self, request: TokenRequest) -> None:
+        """From now on what comes is for this request."""
+        self._sent = request
+        self._received = Received(MAX_HEADER_BYTES + MAX_REPLY_BYTES)
+        RECEIVED.set(self._received)
+
+    def outcome_of(self, reply: Reply) -> Outcome:
+        """Read a reply that is good HTTP."""
+        self._received.forget()
+        return self._read(reply)
+
+    def what_came(self, otherwise: str) -> Outcome:
+        """Read the bytes that came, without trust in their framing.
+
+        Args:
+            otherwise: the detail where nothing of a reply came: then it is unknown whether the server acted.
+        """
+        came = self._received.read()
+        self._received.forget()
+        if came is None:
+            return Unknown(otherwise)
+        outcome = self._read(_reply(came.status, came.headers, came.body, is_whole=came.is_whole))
+        if isinstance(outcome, Refreshed):
+            return outcome
+        is_something = came.has_head and (came.body.strip() or not isinstance(outcome, Unread))
+        return outcome if is_something else Unknown(otherwise)
+
+    def _read(self, reply: Reply) -> Outcome:
+        return read_reply(reply, self.client, self.now, self._sent)
 
 
 class _Deadline:
@@ -194,59 +306,61 @@ class _Deadline:
         self._timeout.reschedule(self._loop.time() + (CATCH_UP_SECONDS if stood_still else 0))
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Gives up a new connection that is made after its deadline, because this process stood still.
-
-    A kept connection needs no such check: only resolving, connecting and the TLS handshake wait for others.
-    """
-
-    async def _create_connection(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Any],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 the base class's signature
-    ) -> ResponseHandler:
-        begun = self._loop.time()
-        protocol = await super()._create_connection(req, traces, timeout)
-        limit = timeout.sock_connect
-        if limit is not None and self._loop.time() - begun > limit:
-            protocol.close()
-            raise aiohttp.ConnectionTimeoutError("connected too late")
-        return protocol
-
-
-def _open_session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        # No limit here: callers limit their requests, and waiting for a slot would use up the deadline.
-        connector=_Connector(limit=0, keepalive_timeout=IDLE_SECONDS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-        max_headers=MAX_HEADERS,
-    )
-
-
 def _refuses_client(outcome: Outcome) -> bool:
     """Whether other credentials might change the outcome; a server that refuses the client has not acted."""
-    return isinstance(outcome, ClientRejected) or (isinstance(outcome, Rejected) and outcome.ambiguous)
+    if isinstance(outcome, ClientRejected):
+        return not outcome.code.startswith(REDIRECT)
+    return isinstance(outcome, Rejected) and outcome.ambiguous
 
 
-def _check_of(outcome: Outcome) -> ClientCheck:
+def _why_unreachable(error: Exception) -> Reach:
+    match error.__cause__:
+        case aiohttp.ClientConnectorCertificateError():
+            return Reach.NOT_TRUSTED
+        case aiohttp.ClientConnectorSSLError():
+            return Reach.NO_TLS
+        case TimeoutError():
+            return Reach.TIMES_OUT
+        case aiohttp.ClientConnectorError() | aiohttp.InvalidURL() | NotConnectedError():
+            return Reach.NO_CONNECTION
+        case _:
+            return Reach.BREAKS_OFF
+
+
+def _check_of(outcome: Outcome, credentials: ClientCredentials) -> ClientCheck:
     match outcome:
         case Refreshed():
             return ClientCheck.ACCEPTED
-        case ClientRejected(code="unauthorized_client" | "unsupported_grant_type" | "invalid_scope"):
+        case ClientRejected(
+            code="unauthorized_client" | "unsupported_grant_type" | "invalid_scope" | "invalid_target"
+        ):
             return ClientCheck.ACCEPTED
+        case ClientRejected() | Rejected(ambiguous=True) if credentials.method == PublicClient.method:
+            # Client credentials are for confidential clients (RFC 6749 section 4.4): this says nothing.
+            return ClientCheck.UNKNOWN
+        case ClientRejected(code=code) if code.startswith(REDIRECT):
+            return ClientCheck.UNKNOWN
         case ClientRejected() | Rejected(ambiguous=True):
             return ClientCheck.REJECTED
         case _:
             return ClientCheck.UNKNOWN
 
 
-def _form_encoded(form: Mapping[str, str]) -> bytes:
+def _context_of(client: Client) -> object:
+    """What a connection of this client is made with, where it proves itself by it."""
+    first = client.credentials[0]
+    return first.context if isinstance(first, TlsClientAuth) else None
+
+
+def _without_query(response: httpx.Response) -> str:
+    """Where a redirect leads, without what may be secret in it."""
+    return str(response.url.join(response.headers["location"]).copy_with(query=None, fragment=None))
+
+
+def _form_encoded(request: TokenRequest) -> bytes:
     """Like `urllib.parse.urlencode`, but faster for values that need no quoting, as most tokens."""
-    fields = (f"{name}={value if _is_plain(value) else quote_plus(value)}" for name, value in form.items())
+    pairs = chain(request.form.items(), request.parameters)
+    fields = (f"{name}={value if _is_plain(value) else quote_plus(value)}" for name, value in pairs)
     return "&".join(fields).encode()
 
 
@@ -255,10 +369,9 @@ def _posted(request: TokenRequest, extensions: dict[str, Any]) -> httpx.Request:
 
     Requests with equal headers share them; the transport only reads them.
     """
-    body = _form_encoded(request.form)
-    url = _parsed(request.url)
-    posted = httpx.Request("POST", url, stream=httpx.ByteStream(body), extensions=extensions)
-    posted.headers = _headers(url, len(body), *request.headers.items())
+    body = _form_encoded(request)
+    posted = httpx.Request("POST", _parsed(request.url), stream=httpx.ByteStream(body), extensions=extensions)
+    posted.headers = _headers(request.url, len(body), *request.headers.items())
     posted.read()
     return posted
 
@@ -270,22 +383,28 @@ def _parsed(url: str) -> httpx.URL:
 
 
 @lru_cache(maxsize=100)
-def _headers(url: httpx.URL, length: int, *others: tuple[str, str]) -> httpx.Headers:
-    own = {"Host": url.netloc.decode(), "Content-Type": FORM_TYPE, "Content-Length": str(length)}
+def _headers(url: str, length: int, *others: tuple[str, str]) -> httpx.Headers:
+    own = {"Host": _parsed(url).netloc.decode(), "Content-Type": FORM_TYPE, "Content-Length": str(length)}
     return httpx.Headers({**own, **dict(others)})
 
 
 async def _read(response: httpx.Response) -> bytes:
-    """The body, decompressed if the server compressed it unasked; reading ends a little beyond the cap."""
+    """The body as it came; reading ends a little beyond the cap."""
     body = bytearray()
     stream = response.stream
-    compressed = any(name.lower() == b"content-encoding" for name, _ in response.headers.raw)
-    if compressed or not isinstance(stream, httpx.AsyncByteStream):
-        chunks = response.aiter_bytes()
-    else:
-        chunks = aiter(stream)
-    async for chunk in chunks:
+    async for chunk in aiter(stream) if isinstance(stream, httpx.AsyncByteStream) else response.aiter_raw():
         body += chunk
         if len(body) > MAX_REPLY_BYTES:
             break
     return bytes(body)
+
+
+def _reply(status: int, headers: Mapping[str, str], body: bytes, *, is_whole: bool = True) -> Reply:
+    """With the body decompressed if the server compressed it unasked, and cut at the cap."""
+    encoding = headers.get("content-encoding", "")
+    if encoding or body.startswith(MAGIC_NUMBERS):
+        body, is_complete = decompressed(body, encoding, MAX_REPLY_BYTES)
+        is_whole = is_whole and is_complete
+    if len(body) > MAX_REPLY_BYTES:
+        return Reply(status, headers, body[:MAX_REPLY_BYTES], is_whole=False)
+    return Reply(status, headers, body, is_whole=is_whole)

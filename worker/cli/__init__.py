@@ -3,20 +3,37 @@
     app.py        the commands, their errors and exit codes
     session.py    a command's connection to the deployment
     output.py     JSON lines, columns and times as people read them
-    grants.py     import, list, show, export, pause, resume, delete
+    grants.py     import, list, show, export
+    operating.py  grants pause, resume, delete: one, or many
+    revoking.py   grants revoke
     tokens.py     token, grants refresh
+    answers.py    replies that could not be read: list, show, adopt, drop
     events.py     the event stream
     status.py     the fleet at a glance
+    health.py     probes: is this host's worker or beat alive?
     doctor.py     is everything in order?
+    endpoints.py  what the doctor says of clients and their token endpoints
     keys.py       new sealing keys
     children.py   worker and beat as child processes
     up.py         everything in one terminal
+    first_process.py  what process 1 of a container has to do
     demo.py       a fleet against the sandbox, live
     demo_view.py  what the demo shows
 
 Modules that take long to load are imported by the commands that need them: `--help` is instant.
 """
 
-from worker.cli.app import main
+import sys
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command that was typed and exit with its code."""
+    if sys.argv[1:] in (["health", "worker"], ["health", "beat"]):
+        from worker.cli.health import probe
+
+        sys.exit(probe(sys.argv[2]))
+    from worker.cli.app import main as run
+
+    run()

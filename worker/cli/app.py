@@ -11,7 +11,7 @@ from io import TextIOWrapper
 import typer
 from typer.exceptions import TyperException
 
-from worker.cli import demo, doctor, events, grants, keys, status, tokens, up
+from worker.cli import answers, demo, doctor, events, grants, health, keys, status, tokens, up
 from worker.cli.session import BAD_STATE, CommandError
 
 INTERRUPTED = 130
@@ -29,7 +29,9 @@ app.command("demo")(demo.demo)
 app.add_typer(grants.app, name="grants")
 app.command("token")(tokens.token)
 app.command("events")(events.events)
+app.add_typer(answers.app, name="answers")
 app.command("status")(status.status)
+app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
 app.add_typer(keys.app, name="keys")
 

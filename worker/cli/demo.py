@@ -77,7 +77,7 @@ def demo(
 
     Example: evergrant demo --grants 500 --seconds 30
     """
-    from worker.cli.children import ChildGaveUpError
+    from worker.cli.children import SettingsRefusedError
     from worker.runtime.deployment import EmbeddedServerError
     from worker.sandbox.client import Sandbox, SandboxError
 
@@ -87,7 +87,7 @@ def demo(
             summary = _run(directory, sandbox, grants, seconds)
     except (EmbeddedServerError, SandboxError) as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
-    except ChildGaveUpError as problem:
+    except SettingsRefusedError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
     for line in summary.lines():
         typer.echo(line)
@@ -135,7 +135,11 @@ def _run(directory: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Su
     deployment = deploy(settings, lambda _: None)
     log = directory / "children.log"
     with log.open("wb") as output, embedded_server(settings) or nullcontext():
-        children = Children(stop_seconds=2 * in_flight_seconds(settings), output=output)
+        children = Children(
+            stop_seconds=2 * in_flight_seconds(settings),
+            tell=lambda line: note(f"evergrant: {line}"),
+            output=output,
+        )
 
         async def show() -> Summary:
             async with open_runtime(deployment) as runtime:

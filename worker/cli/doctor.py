@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worker.cli.endpoints import client_findings
 from worker.cli.output import write_json, write_line
-from worker.cli.session import BAD_STATE, run
+from worker.cli.session import BAD_STATE, journaled_entries, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +22,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 def doctor(as_json: AsJson = False) -> None:
     """Check settings, keys, the journal, Redis durability, the clock and each client's token endpoint.
 
-    No token and no secret is sent anywhere. Exits 1 when something must be mended.
+    Each token endpoint is sent one request that it can only refuse, without a token or a secret. Exits 1 when
+    something must be mended.
 
     Example: evergrant doctor
     """
@@ -49,21 +51,56 @@ async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
     where = "the embedded server" if settings.uses_embedded_server else "EVERGRANT_REDIS_URL"
     yield Finding(Level.OK, f"settings are valid; namespace {settings.namespace}, store: {where}")
     yield Finding(Level.OK, f"sealing keys: {', '.join(runtime.deployment.keys.ids())}; the first one seals")
+    async for finding in _key_findings(runtime):
+        yield finding
     yield await _journal_finding(runtime)
+    async for finding in _loss_findings(runtime):
+        yield finding
     for finding in await inspect_servers(runtime.deployment, runtime.redis):
         yield finding
     yield _clock_finding(await runtime.registry.now())
+    if runtime.deployment.clients_file_warning:
+        yield Finding(Level.WARNING, runtime.deployment.clients_file_warning)
     if not settings.clients:
-        yield Finding(Level.WARNING, "no client is configured; set EVERGRANT_CLIENTS__<NAME>__PROVIDER")
-    for client in runtime.clients:
-        problem = await runtime.endpoint.reach(client)
-        level = Level.OK if problem is None else Level.REFUSED
-        answer = "answers" if problem is None else problem
-        yield Finding(level, f"client {client.name}: {client.token_url} {answer}")
-        unknown = set(client.scopes) - client.provider.known_scopes
-        if client.provider.known_scopes and unknown:
-            names = ", ".join(sorted(unknown))
-            yield Finding(Level.WARNING, f"client {client.name}: scopes nobody documents: {names}")
+        line = "no client is configured; set EVERGRANT_CLIENTS_FILE or EVERGRANT_CLIENTS__<NAME>__PROVIDER"
+        yield Finding(Level.WARNING, line)
+    for name, unknown_because in runtime.clients.not_discovered.items():
+        yield Finding(Level.REFUSED, f"client {name}: {unknown_because}")
+    async for finding in client_findings(runtime):
+        yield finding
+
+
+async def _key_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
+    """Whether each key but the first is still needed."""
+    from worker.cli.keys import about_key, elsewhere, known_keys, use_of_keys
+    from worker.runtime.store_checks import Finding, Level
+
+    ring = runtime.deployment.keys.ids()
+    use = await use_of_keys(runtime)
+    for key_id in known_keys(runtime, use)[1:]:
+        line = about_key(key_id, use)
+        if key_id not in ring:
+            yield Finding(Level.REFUSED, f"{line}, and it is not in EVERGRANT_KEYS: put it back")
+        elif use.of(key_id):
+            yield Finding(Level.WARNING, f"{line}; `evergrant keys reseal` replaces it")
+        else:
+            yield Finding(Level.OK, line)
+    if len(ring) > 1:
+        for line in await elsewhere(runtime):
+            yield Finding(Level.WARNING, line)
+
+
+async def _loss_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
+    """Whether the store lacks what this machine's journals hold."""
+    from worker.fleet.losses import find_losses
+    from worker.fleet.report import of_losses
+    from worker.runtime.store_checks import Finding, Level
+
+    losses = await find_losses(
+        runtime.registry, runtime.fleet_state, lambda: journaled_entries(runtime), always=True
+    )
+    for incident in () if losses is None else of_losses(losses):
+        yield Finding(Level.REFUSED, f"{incident.subject}: {incident.problem} {incident.advice}")
 
 
 async def _journal_finding(runtime: "Runtime") -> "Finding":

@@ -1,23 +1,29 @@
-"""`evergrant grants`: import, list, show, export, pause, resume, delete (`refresh` is in tokens.py)."""
+"""`evergrant grants`: import, list, show and export.
+
+`refresh` is in tokens.py, `pause`, `resume` and `delete` in operating.py, `revoke` in revoking.py.
+"""
 
 import os
 import signal
 import stat
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
 
 import typer
 
-from worker.cli import tokens
+from worker.cli import operating, revoking, tokens
 from worker.cli.output import columns, note, until, write_json, write_line
-from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
-from worker.core.registry import Operation, OperationResult, StoredGrant, UnreadableRecordError
+from worker.cli.session import BAD_STATE, SETTINGS, CommandError, journaled_entries, run, utf8
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from worker.core.grant import Status
+    from worker.core.providers import Client
     from worker.core.reasons import Reason
+    from worker.core.registry import StoredGrant, UnreadableRecordError
     from worker.runtime.assembly import Runtime
 
 app = typer.Typer(help="The stored grants.", no_args_is_help=True)
@@ -26,8 +32,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 ClientName = Annotated[
     str | None, typer.Option("--client", metavar="NAME", help="Only this client's grants.", callback=utf8)
 ]
-
-STATUSES = ("active", "failing", "failed", "paused")
 
 
 @app.command("import")
@@ -41,15 +45,21 @@ def import_(
 
     Example: evergrant grants import grants.jsonl
     """
-    stored, refused = run(lambda runtime: _import(runtime, file, replace_existing=replace))
-    note(f"stored {stored}, refused {refused}")
-    if refused:
+    taken = run(lambda runtime: _import(runtime, file, replace_existing=replace))
+    note(f"stored {taken.stored}, refused {taken.refused}")
+    if taken.without_end:
+        what = "do not say when their access token ends (docs/import.md)"
+        note(f"{taken.without_end} of the stored lines {what}")
+    if taken.repaired:
+        what = "had dead tokens, and got newer ones from this machine's journals"
+        note(f"{taken.repaired} of the stored lines {what}")
+    if taken.refused:
         raise typer.Exit(BAD_STATE)
 
 
 @app.command("list")
 def list_(
-    status: Annotated[str | None, typer.Option("--status", help=", ".join(STATUSES))] = None,
+    status: Annotated[str | None, typer.Option("--status", help=", ".join(operating.STATUSES))] = None,
     client: ClientName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,9 +67,8 @@ def list_(
 
     Example: evergrant grants list --status failed --json
     """
-    if status is not None and status not in STATUSES:
-        raise CommandError(f"--status takes {', '.join(STATUSES)}", SETTINGS)
-    if run(lambda runtime: _list(runtime, status, client, as_json=as_json)):
+    wanted = operating.status_of(status)
+    if run(lambda runtime: _list(runtime, wanted, client, as_json=as_json)):
         raise typer.Exit(BAD_STATE)
 
 
@@ -89,37 +98,25 @@ def export(
 
 
 app.command("refresh")(tokens.refresh)
+app.command("pause")(operating.pause)
+app.command("resume")(operating.resume)
+app.command("delete")(operating.delete)
+app.command("revoke")(revoking.revoke)
 
 
-@app.command("pause")
-def pause(grant_id: tokens.GrantId) -> None:
-    """Take one grant out of work; its tokens stay as they are.
+@dataclass
+class _Sum:
+    """What became of the lines so far; see `importing.Taken`."""
 
-    Example: evergrant grants pause user-42/buddy
-    """
-    run(lambda runtime: _operate(runtime, grant_id, Operation.PAUSE, "paused"))
-
-
-@app.command("resume")
-def resume(grant_id: tokens.GrantId) -> None:
-    """Put a paused grant back to work, or give a failed one another bout of tries.
-
-    Example: evergrant grants resume user-42/buddy
-    """
-    run(lambda runtime: _operate(runtime, grant_id, Operation.RESUME, "resumed"))
+    stored: int = 0
+    refused: int = 0
+    without_end: int = 0
+    repaired: int = 0
 
 
-@app.command("delete")
-def delete(grant_id: tokens.GrantId) -> None:
-    """Forget one grant and its tokens. Nothing is revoked at the provider.
-
-    Example: evergrant grants delete user-42/buddy
-    """
-    run(lambda runtime: _operate(runtime, grant_id, Operation.DELETE, "deleted"))
-
-
-async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> tuple[int, int]:
+async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> _Sum:
     from worker.fleet.importing import Importer, numbered_lines
+    from worker.fleet.journaled import Journaled
 
     # Reading blocks: a Ctrl-C must interrupt the read itself, not wait for the loop to come round.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -129,16 +126,20 @@ async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> t
         clients=runtime.clients,
         rules=runtime.rules,
         replace_existing=replace_existing,
+        journaled=Journaled(journaled_entries(runtime)),
+        keep_reply=runtime.store.keep_reply,
     )
-    stored = refused = 0
+    total = _Sum()
     with _open(name) as file, _Progress(file) as progress:
         async for taken in importer.take_all(numbered_lines(file)):
-            stored += taken.stored
-            refused += len(taken.refusals)
+            total.stored += taken.stored
+            total.refused += len(taken.refusals)
+            total.without_end += taken.without_end
+            total.repaired += taken.repaired
             for refusal in taken.refusals:
                 progress.say(f"line {refusal.number}: {refusal.reason}")
-            progress.show(stored)
-    return stored, refused
+            progress.show(total.stored)
+    return total
 
 
 def _open(name: str) -> BinaryIO:
@@ -197,13 +198,13 @@ class _Progress:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-async def _list(runtime: "Runtime", status: str | None, client: str | None, *, as_json: bool) -> int:
+async def _list(runtime: "Runtime", status: "Status | None", client: str | None, *, as_json: bool) -> int:
     unreadable: list[UnreadableRecordError] = []
     now = await runtime.registry.now()
     if not as_json:
         write_line(_row("ID", "CLIENT", "STATUS", "VERSION", "TOKEN ENDS IN", "DUE IN", "REASON"))
     async for stored in runtime.registry.walk(client, unreadable=unreadable.append):
-        if status is not None and stored.grant.status != status:
+        if status not in {None, stored.grant.status}:
             continue
         if as_json:
             write_json(_document(stored, _reason_of_due(runtime, stored, now)))
@@ -239,9 +240,12 @@ def _row(*cells: str) -> str:
 def _reason_of_due(runtime: "Runtime", stored: "StoredGrant", now: int) -> "Reason | None":
     from worker.fleet.forecast import reason_of_due
 
+    return reason_of_due(stored, _client_of(runtime, stored), runtime.rules, now)
+
+
+def _client_of(runtime: "Runtime", stored: "StoredGrant") -> "Client | None":
     name = stored.grant.client
-    client = runtime.clients.get(name, 0) if name in runtime.clients else None
-    return reason_of_due(stored, client, runtime.rules, now)
+    return runtime.clients.get(name, 0) if name in runtime.clients else None
 
 
 def _document(stored: "StoredGrant", reason_of_due: "Reason | None") -> dict[str, Any]:
@@ -254,6 +258,9 @@ def _document(stored: "StoredGrant", reason_of_due: "Reason | None") -> dict[str
         **export_line(grant, None),
         "reason": grant.reason,
         "failures": grant.streak,
+        "kept_reply": grant.kept_reply,
+        "narrowed": None if grant.narrowed is None else grant.narrowed.split(" "),
+        "token_type": grant.token_type,
         "next_due_at": rfc3339(stored.due_at),
         "next_due_reason": None if reason_of_due is None else reason_of_due.value,
     }
@@ -267,6 +274,8 @@ async def _find(runtime: "Runtime", grant_id: str) -> "StoredGrant":
 
 
 async def _show(runtime: "Runtime", grant_id: str, *, as_json: bool) -> None:
+    from worker.core.policy import rules_for
+
     stored = await _find(runtime, grant_id)
     reason = _reason_of_due(runtime, stored, await runtime.registry.now())
     document = _document(stored, reason)
@@ -274,9 +283,13 @@ async def _show(runtime: "Runtime", grant_id: str, *, as_json: bool) -> None:
         write_json(document)
         return
     if reason is not None:
-        document["next_due_reason"] = _why_due(reason, runtime.rules.refresh_at)
+        client = _client_of(runtime, stored)
+        rules = runtime.rules if client is None else rules_for(client, runtime.rules)
+        document["next_due_reason"] = _why_due(reason, rules.refresh_at)
     for name, value in document.items():
         text = "-" if value is None else value
+        if isinstance(value, list):
+            text = " ".join(value)
         if isinstance(value, dict):
             text = " ".join(f"{key}={each}" for key, each in value.items()) or "-"
         write_line(f"{name:26}{text}")
@@ -288,7 +301,7 @@ def _why_due(reason: "Reason", refresh_at: float) -> str:
 
     from worker.core.reasons import Reason
 
-    share = Fraction(refresh_at).limit_denominator(20)
+    share = Fraction(refresh_at).limit_denominator(50)
     match reason:
         case Reason.ACCESS_TOKEN_SHARE:
             return f"about {share} of its access token's life is over then"
@@ -315,14 +328,3 @@ async def _export(runtime: "Runtime", client: str | None, *, with_tokens: bool) 
                 continue
         write_json(export_line(stored.grant, pair))
     return cannot_unseal + _name_unreadable(unreadable)
-
-
-async def _operate(runtime: "Runtime", grant_id: str, operation: Operation, done: str) -> None:
-    answer = await runtime.registry.operate(grant_id, operation)
-    if answer is OperationResult.GONE:
-        raise CommandError(f"no grant has the id {grant_id!r}", BAD_STATE)
-    if answer is OperationResult.UNCHANGED:
-        stored = await _find(runtime, grant_id)
-        write_line(f"{grant_id} is {stored.grant.status.value} already")
-    else:
-        write_line(f"{done} {grant_id}")

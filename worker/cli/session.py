@@ -9,9 +9,10 @@ from worker.cli.output import note
 from worker.core.registry import UnreadableRecordError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from config import Settings
+    from worker.core.ports import Entry
     from worker.runtime.assembly import Runtime
 
 T = TypeVar("T")
@@ -78,10 +79,10 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
 
     from config import SettingsError
     from config.logging import configure_logging
-    from worker.core.ports import StoreUnavailableError
+    from worker.core.ports import StoreUnavailableError, WritesRefusedError
     from worker.runtime.assembly import open_runtime
     from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
-    from worker.runtime.store_checks import ShortfallError
+    from worker.runtime.store_checks import ShortfallError, described
 
     configure_logging("error", "console")
     try:
@@ -90,6 +91,7 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         async def work_on_it() -> T:
             _end_in_order()
             async with open_runtime(deployment) as runtime:
+                _name_not_discovered(runtime)
                 try:
                     return await work(runtime)
                 except AnswerLeftError as problem:
@@ -107,14 +109,28 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         raise KeyboardInterrupt from None
     except UnreadableRecordError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
-    except ShortfallError as problem:
+    except (ShortfallError, WritesRefusedError) as problem:
         raise CommandError(f"{_store(chosen)}: {problem}", UNREACHABLE) from None
     except (StoreUnavailableError, ConnectionError, TimeoutError) as problem:
-        line = f"{_store(chosen)} cannot be reached: {StoreUnavailableError.because(problem)}"
+        line = f"{_store(chosen)} cannot be reached: {described(problem)}"
         raise CommandError(line, UNREACHABLE) from None
     except RedisError as problem:
-        line = f"{_store(chosen)} refused a command: {StoreUnavailableError.because(problem)}"
+        line = f"{_store(chosen)} refused a command: {described(problem)}"
         raise CommandError(line, UNREACHABLE) from None
+
+
+def journaled_entries(runtime: "Runtime") -> "Iterator[Entry]":
+    """Every answer in this machine's journals.
+
+    Raises:
+        CommandError: they cannot be read.
+    """
+    from worker.core.ports import JournalError
+
+    try:
+        yield from runtime.journals.entries()
+    except JournalError as problem:
+        raise CommandError(str(problem), BAD_STATE) from None
 
 
 @asynccontextmanager
@@ -133,6 +149,12 @@ async def heartbeat_kept(runtime: "Runtime", grant_id: str) -> "AsyncIterator[No
     finally:  # also where an interrupt cut short the last offers
         if runtime.answers.waiting:
             raise AnswerLeftError(f"{grant_id}: {_what_is_left(runtime)}")
+
+
+def _name_not_discovered(runtime: "Runtime") -> None:
+    """Before anything else is said: whatever else a command says of such a client follows from this."""
+    for name, problem in runtime.clients.not_discovered.items():
+        note(f"evergrant: client {name}: {problem}")
 
 
 def _what_is_left(runtime: "Runtime") -> str:

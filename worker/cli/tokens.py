@@ -99,7 +99,15 @@ def sentence(problem: "TokenError") -> str:
         ),
         TokenFailure.LEASED_ELSEWHERE: f"{grant_id}: another process refreshes it; try again in a moment",
         TokenFailure.STORE_RECOVERING: f"{grant_id}: the store is recovering; try again in a moment",
+        TokenFailure.CLIENT_UNPROVEN: (
+            f"{grant_id}: its client {detail!r} has refreshed no grant with its present settings yet, and"
+            " another grant is tried first; `evergrant status` shows what became of it"
+        ),
         TokenFailure.ANSWER_WAITS: f"{grant_id}: the store was away, and has its new tokens only now",
+        TokenFailure.REPLY_UNREAD: (
+            f"{grant_id}: a reply came whose tokens could not be read; it is kept, and the old token is not"
+            f" presented again: see `evergrant answers show {detail or 'N'}`"
+        ),
         TokenFailure.TTL_UNREACHABLE: f"{grant_id}: a fresh access token lives only {span_ms // 1000} s",
         TokenFailure.TTL_NOT_REACHED: f"{grant_id}: a fresh access token lives only {until(span_ms, 0)}",
     }

@@ -3,8 +3,9 @@
 import signal
 import threading
 
+from worker.cli.first_process import go_on_in_second_process
 from worker.cli.output import note
-from worker.cli.session import BAD_STATE, SETTINGS, UNREACHABLE, CommandError, settings
+from worker.cli.session import SETTINGS, UNREACHABLE, CommandError, settings
 
 LOOK_SECONDS = 0.5
 
@@ -17,17 +18,18 @@ def up() -> None:
     from contextlib import nullcontext
 
     from config import SettingsError
-    from worker.cli.children import BEAT, WORKER, ChildGaveUpError, Children
+    from worker.cli.children import BEAT, WORKER, Children, SettingsRefusedError
     from worker.core.ports import StoreUnavailableError
     from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
     from worker.runtime.store_checks import reach_store
     from worker.runtime.timing import in_flight_seconds
 
+    go_on_in_second_process()
     chosen = settings()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    children = Children(stop_seconds=2 * in_flight_seconds(chosen))
+    children = Children(stop_seconds=2 * in_flight_seconds(chosen), tell=_tell)
     try:
         deployment = deploy(chosen, _tell)
         with embedded_server(chosen) or nullcontext() as server:
@@ -48,8 +50,8 @@ def up() -> None:
         raise CommandError(str(problem), UNREACHABLE) from None
     except StoreUnavailableError as problem:
         raise CommandError(f"EVERGRANT_REDIS_URL cannot be reached: {problem}", UNREACHABLE) from None
-    except ChildGaveUpError as problem:
-        raise CommandError(str(problem), BAD_STATE) from None
+    except SettingsRefusedError as problem:
+        raise CommandError(str(problem), SETTINGS) from None
     note("evergrant: stopped")
 
 

@@ -5,7 +5,7 @@ from the attempt that caused it, so a consumer can drop what it has seen. `docs/
 description.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -53,6 +53,7 @@ def grant_event(
     now: int,
     expires_at: int | None,
     detail: str | None = None,
+    narrowed: Sequence[str] = (),
 ) -> Event:
     """The event of a change of a grant.
 
@@ -64,6 +65,7 @@ def grant_event(
         now: when.
         expires_at: the end that this event is about, `None` for never.
         detail: the server's registered error code, or what happened on the wire.
+        narrowed: scopes and audiences that this refresh was the first not to give.
     """
     data: dict[str, Any] = {
         "client": client.name,
@@ -78,6 +80,10 @@ def grant_event(
         data["access_token_expires_at"] = rfc3339(grant.access_expires_at)
     if detail is not None:
         data["detail"] = detail
+    if narrowed:
+        data["narrowed"] = list(narrowed)
+    if grant.token_type is not None:
+        data["token_type"] = grant.token_type
     return Event(event_type, _event_id(event_type, attempt), grant.id, now, data)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+ENDLESS_MS = 2**53 - 1  # a life without an end; still exact in Redis's doubles
+
 
 class Status(StrEnum):
     """Where a grant stands, as every face of the product names it."""
@@ -51,10 +53,16 @@ class Grant:
         authorized_at: when the person consented; an absolute limit counts from here.
         streak: attempts in a row that brought no tokens.
         reason: why the last of them failed: the value of a `Reason`, or of a newer release's.
+        narrowed: scopes and audiences that refreshes stopped to give, divided by spaces; `None` where none.
+        token_type: of its access token, where that is no Bearer token; see `protocol.SENDER_CONSTRAINED`.
         rejected_at: when the provider rejected it for the first time in this bout; a second rejection is
             believed.
         in_doubt: a refresh was or may have been sent, and its reply is unknown.
         noticed_at: when its coming end was last announced.
+        stated_life_ms: how long an access token of it lives, as a reply or its import line last stated;
+            `ENDLESS_MS` for never. `None` where nobody has: an end is then assumed, and not remembered.
+        kept_reply: the number of the kept reply that most likely has its next tokens. Meanwhile its refresh
+            token is not presented.
     """
 
     id: str
@@ -76,6 +84,10 @@ class Grant:
     noticed_at: int | None = None
     root: bytes = b""
     rejected_at: int | None = None
+    stated_life_ms: int | None = None
+    kept_reply: int | None = None
+    narrowed: str | None = None
+    token_type: str | None = None
 
     @property
     def has_refresh_token(self) -> bool:

@@ -4,8 +4,10 @@ Rules:
 - The table is the whole truth, for outcomes and operators, in Python and in Lua: the scripts' own tables
   are made from it when they are loaded. A pair that is not in it cannot happen, and looking it up raises.
 - A fault of the client or of the provider is no trigger: it leaves its grants as they are.
-- A rejection is believed when a second, spaced try says the same. A rejection while an earlier reply is
-  in doubt is believed at once: asking again would present a token that may be superseded.
+- A rejection is believed when a second, spaced try says the same; not yet while every grant of the client is
+  rejected.
+- A reply that could not be read most likely holds the only living tokens. Until somebody reads it or gives
+  it up, no other outcome moves its grant, for none can be better.
 - A bout has at most one `failing` event, and at most one `failed` or `recovered` at its end. An outcome
   without an event leaves the status as it was.
 """
@@ -13,10 +15,12 @@ Rules:
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from worker.core import policy
+from worker.core import lifetimes, policy
 from worker.core.events import Event, EventType, grant_event, rebased
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
+from worker.core.narrowing import missing_after
 from worker.core.outcomes import (
+    AnswerKnown,
     AttemptOutcome,
     CannotUnseal,
     ClientNotConfirmed,
@@ -25,6 +29,7 @@ from worker.core.outcomes import (
     Rejected,
     Unavailable,
     Unknown,
+    Unread,
 )
 from worker.core.policy import Due, Rules
 from worker.core.providers import Client, GrantType
@@ -32,11 +37,12 @@ from worker.core.reasons import Reason
 
 
 class Phase(Enum):
-    """Where a grant stands: its status, with the two kinds of failing kept apart."""
+    """Where a grant stands: its status, with the kinds of failing kept apart."""
 
     ACTIVE = auto()
     RETRYING = auto()  # failing: no usable answer yet
     CONFIRMING = auto()  # failing: rejected once
+    UNREAD = auto()  # failing: a reply is kept that nobody could read
     FAILED = auto()
     PAUSED = auto()
 
@@ -47,14 +53,16 @@ class Trigger(Enum):
     REFRESHED = auto()
     NO_ANSWER = auto()
     REJECTED = auto()
-    REJECTED_IN_DOUBT = auto()  # an earlier request with this refresh token may have been acted on
+    REJECTED_WITH_ALL = auto()  # so is every grant of its client, and that is not believed yet
+    UNREAD = auto()  # a reply came that could not be read, and is kept
     EXPIRED = auto()  # its access token ended, and it cannot be refreshed
     PAUSE = auto()
     RESUME = auto()
     RESUME_IN_BOUT = auto()  # attempts had failed before it was paused or failed
+    DROP = auto()  # its kept reply was given up
 
 
-OUTCOMES = (Trigger.NO_ANSWER, Trigger.REJECTED, Trigger.REJECTED_IN_DOUBT, Trigger.EXPIRED)
+OUTCOMES = (Trigger.NO_ANSWER, Trigger.REJECTED, Trigger.REJECTED_WITH_ALL, Trigger.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,8 @@ class Step:
     event: EventType | None = None
 
 
-_ACTIVE, _RETRYING, _CONFIRMING, _PAUSED = map(
-    Step, (Phase.ACTIVE, Phase.RETRYING, Phase.CONFIRMING, Phase.PAUSED)
+_ACTIVE, _RETRYING, _CONFIRMING, _UNREAD, _PAUSED = map(
+    Step, (Phase.ACTIVE, Phase.RETRYING, Phase.CONFIRMING, Phase.UNREAD, Phase.PAUSED)
 )
 _STAYS_FAILED = Step(Phase.FAILED)
 _REFRESHED = Step(Phase.ACTIVE, EventType.GRANT_REFRESHED)
@@ -77,43 +85,60 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.ACTIVE, Trigger.REFRESHED): _REFRESHED,
     (Phase.ACTIVE, Trigger.NO_ANSWER): Step(Phase.RETRYING, EventType.GRANT_FAILING),
     (Phase.ACTIVE, Trigger.REJECTED): Step(Phase.CONFIRMING, EventType.GRANT_FAILING),
-    (Phase.ACTIVE, Trigger.REJECTED_IN_DOUBT): _FAILED,
+    (Phase.ACTIVE, Trigger.REJECTED_WITH_ALL): Step(Phase.CONFIRMING, EventType.GRANT_FAILING),
+    (Phase.ACTIVE, Trigger.UNREAD): Step(Phase.UNREAD, EventType.GRANT_FAILING),
     (Phase.ACTIVE, Trigger.EXPIRED): _FAILED,
     (Phase.ACTIVE, Trigger.PAUSE): _PAUSED,
     (Phase.RETRYING, Trigger.REFRESHED): _RECOVERED,
     (Phase.RETRYING, Trigger.NO_ANSWER): _RETRYING,
     (Phase.RETRYING, Trigger.REJECTED): _CONFIRMING,
-    (Phase.RETRYING, Trigger.REJECTED_IN_DOUBT): _FAILED,
+    (Phase.RETRYING, Trigger.REJECTED_WITH_ALL): _CONFIRMING,
+    (Phase.RETRYING, Trigger.UNREAD): _UNREAD,
     (Phase.RETRYING, Trigger.EXPIRED): _FAILED,
     (Phase.RETRYING, Trigger.PAUSE): _PAUSED,
     (Phase.CONFIRMING, Trigger.REFRESHED): _RECOVERED,
     (Phase.CONFIRMING, Trigger.NO_ANSWER): _CONFIRMING,
     (Phase.CONFIRMING, Trigger.REJECTED): _FAILED,
-    (Phase.CONFIRMING, Trigger.REJECTED_IN_DOUBT): _FAILED,
+    (Phase.CONFIRMING, Trigger.REJECTED_WITH_ALL): _CONFIRMING,
+    (Phase.CONFIRMING, Trigger.UNREAD): _UNREAD,
     (Phase.CONFIRMING, Trigger.EXPIRED): _FAILED,
     (Phase.CONFIRMING, Trigger.PAUSE): _PAUSED,
+    # Only an outcome that was under way already can come here: the token is not presented any more.
+    (Phase.UNREAD, Trigger.REFRESHED): _RECOVERED,
+    (Phase.UNREAD, Trigger.NO_ANSWER): _UNREAD,
+    (Phase.UNREAD, Trigger.REJECTED): _UNREAD,
+    (Phase.UNREAD, Trigger.REJECTED_WITH_ALL): _UNREAD,
+    (Phase.UNREAD, Trigger.UNREAD): _UNREAD,
+    (Phase.UNREAD, Trigger.EXPIRED): _FAILED,
+    (Phase.UNREAD, Trigger.PAUSE): _PAUSED,
+    (Phase.UNREAD, Trigger.DROP): _RETRYING,
     # A failed grant is tried only on demand; nothing but tokens or `resume` brings it back.
     (Phase.FAILED, Trigger.REFRESHED): _RECOVERED,
     (Phase.FAILED, Trigger.NO_ANSWER): _STAYS_FAILED,
     (Phase.FAILED, Trigger.REJECTED): _STAYS_FAILED,
-    (Phase.FAILED, Trigger.REJECTED_IN_DOUBT): _STAYS_FAILED,
+    (Phase.FAILED, Trigger.REJECTED_WITH_ALL): _STAYS_FAILED,
+    (Phase.FAILED, Trigger.UNREAD): _STAYS_FAILED,
     (Phase.FAILED, Trigger.PAUSE): _PAUSED,
     (Phase.FAILED, Trigger.RESUME): _RETRYING,
     (Phase.FAILED, Trigger.RESUME_IN_BOUT): _RETRYING,
+    (Phase.FAILED, Trigger.DROP): _RETRYING,
     # A refresh that was under way when its grant was paused changes nothing but the tokens.
     (Phase.PAUSED, Trigger.REFRESHED): Step(Phase.PAUSED, EventType.GRANT_REFRESHED),
     (Phase.PAUSED, Trigger.NO_ANSWER): _PAUSED,
     (Phase.PAUSED, Trigger.REJECTED): _PAUSED,
-    (Phase.PAUSED, Trigger.REJECTED_IN_DOUBT): _PAUSED,
+    (Phase.PAUSED, Trigger.REJECTED_WITH_ALL): _PAUSED,
+    (Phase.PAUSED, Trigger.UNREAD): _PAUSED,
     (Phase.PAUSED, Trigger.EXPIRED): _PAUSED,
     (Phase.PAUSED, Trigger.RESUME): _ACTIVE,
     (Phase.PAUSED, Trigger.RESUME_IN_BOUT): _RETRYING,
+    (Phase.PAUSED, Trigger.DROP): _PAUSED,
 }
 
 STATUS_OF = {
     Phase.ACTIVE: Status.ACTIVE,
     Phase.RETRYING: Status.FAILING,
     Phase.CONFIRMING: Status.FAILING,
+    Phase.UNREAD: Status.FAILING,
     Phase.FAILED: Status.FAILED,
     Phase.PAUSED: Status.PAUSED,
 }
@@ -137,26 +162,13 @@ class Change:
     event: Event | None
 
 
-@dataclass(frozen=True, slots=True)
-class Successor:
-    """The answer's tokens and the grant that will hold them, still to be sealed."""
-
-    pair: TokenPair
-    grant: Grant
-    due_at: int | None
-    attention_at: int | None
-    event: Event
-
-    def sealed(self, sealed: bytes) -> Change:
-        """As it is to be stored."""
-        return Change(replace(self.grant, sealed=sealed), self.due_at, self.attention_at, self.event)
-
-
 def phase_of(grant: Grant) -> Phase:
     """Where a grant stands."""
     match grant.status:
         case Status.ACTIVE:
             return Phase.ACTIVE
+        case Status.FAILING if grant.kept_reply is not None:
+            return Phase.UNREAD
         case Status.FAILING:
             return Phase.RETRYING if grant.rejected_at is None else Phase.CONFIRMING
         case Status.FAILED:
@@ -189,6 +201,17 @@ def unmoved_by_outcomes() -> list[Status]:
     ]
 
 
+def pair_after(pair: TokenPair, refreshed: Refreshed, client: Client) -> TokenPair:
+    """The tokens that an answer leaves: a new refresh token replaces the old one.
+
+    Without one the old one stays good (RFC 6749 section 6). With client credentials each access token is
+    asked for afresh (section 4.4.3): there is no refresh token.
+    """
+    if client.grant_type is GrantType.CLIENT_CREDENTIALS:
+        return TokenPair(refreshed.access_token)
+    return TokenPair(refreshed.access_token, refreshed.refresh_token or pair.refresh_token)
+
+
 def succeed(
     grant: Grant,
     pair: TokenPair,
@@ -196,10 +219,11 @@ def succeed(
     client: Client,
     rules: Rules,
     *,
+    sealed: bytes,
     attempt: int,
     sent_at: int,
     now: int,
-) -> Successor:
+) -> Change:
     """Make the successor of `grant` from an answer.
 
     Args:
@@ -208,24 +232,27 @@ def succeed(
         refreshed: the answer.
         client: whose grant it is.
         rules: the deployment's.
+        sealed: the answer's `pair_after`, sealed for the version that follows the grant's.
         attempt: the fence of the request's lease.
         sent_at: when the request left: lifetimes count from here.
         now: when the answer was read.
     """
-    refresh_token = _next_refresh_token(pair, refreshed, client)
+    refresh_token = pair_after(pair, refreshed, client).refresh_token
     rotated = refresh_token != pair.refresh_token
     refresh_issued_at, refresh_expires_at = _refresh_times(
         grant, refreshed, client, rotated=rotated, sent_at=sent_at
     )
-    expires_in_ms = refreshed.expires_in_ms
+    life = lifetimes.after_refresh(refreshed.expires_in_ms, grant.stated_life_ms, client)
     step = TABLE[phase_of(grant), Trigger.REFRESHED]
+    narrowed, newly_missing = missing_after(grant, refreshed, client)
     successor = replace(
         grant,
         status=STATUS_OF[step.phase],
         version=grant.version + 1,
         lineage=lineage_of(grant.id, refresh_token),
+        sealed=sealed,
         issued_at=sent_at,
-        access_expires_at=None if expires_in_ms is None else sent_at + expires_in_ms,
+        access_expires_at=life.end(sent_at),
         refresh_issued_at=refresh_issued_at,
         refresh_expires_at=refresh_expires_at,
         scope=refreshed.scope or grant.scope,
@@ -233,6 +260,10 @@ def succeed(
         reason=None,
         in_doubt=False,
         rejected_at=None,
+        stated_life_ms=life.stated_ms,
+        kept_reply=None,
+        narrowed=narrowed,
+        token_type=refreshed.token_type,
     )
     event = grant_event(
         _event_of(step),
@@ -241,9 +272,9 @@ def succeed(
         attempt=attempt,
         now=now,
         expires_at=successor.access_expires_at,
+        narrowed=newly_missing,
     )
-    return Successor(
-        pair=TokenPair(refreshed.access_token, refresh_token),
+    return Change(
         grant=successor,
         due_at=policy.next_due(successor, client, rules).at,
         attention_at=attention_at(successor, client, rules),
@@ -264,7 +295,7 @@ def rebase(change: Change, version: int, status: Status, *, attempt: int) -> Cha
     """
     if change.event is None:
         raise ValueError("an answer without its event cannot be rebased")
-    # An answer leads to the same status from both kinds of failing.
+    # An answer leads to the same status from every kind of failing.
     step = TABLE[phase_of(replace(change.grant, status=status)), Trigger.REFRESHED]
     grant = replace(change.grant, version=version + 1, status=STATUS_OF[step.phase])
     return replace(change, grant=grant, event=rebased(change.event, _event_of(step), grant, attempt=attempt))
@@ -277,6 +308,7 @@ def fail(
     rules: Rules,
     *,
     in_doubt: bool,
+    with_all: bool,
     attempt: int,
     now: int,
     chance: float,
@@ -289,28 +321,28 @@ def fail(
         client: whose grant it is.
         rules: the deployment's.
         in_doubt: an earlier request with this refresh token may have been acted on.
+        with_all: every grant of the client is rejected.
         attempt: the fence.
         now: when the outcome was read.
         chance: 0 to 1, for the backoff.
     """
-    trigger, detail = _read(outcome, in_doubt=in_doubt)
-    step = TABLE[phase_of(grant), trigger]
     streak = grant.streak + 1
+    trigger, detail = _read(outcome, grant, rules, with_all=with_all, streak=streak, now=now)
+    step = TABLE[phase_of(grant), trigger]
     is_confirming = step.phase is Phase.CONFIRMING
     changed = replace(
         grant,
         status=STATUS_OF[step.phase],
         streak=streak,
-        reason=_reason(grant, client, step.phase, trigger, outcome, now),
+        reason=_reason(grant, client, step.phase, outcome, in_doubt=in_doubt, now=now),
         in_doubt=still_in_doubt(outcome, in_doubt=in_doubt),
         rejected_at=(grant.rejected_at or now) if is_confirming else None,
     )
-    wait_ms = _wait_ms(outcome, step.phase, _life_left_ms(grant, now), streak, chance)
     return _changed(
         changed,
         client,
         rules,
-        due_at=None if step.phase is Phase.FAILED else now + wait_ms,
+        due_at=_next_try_at(grant, outcome, step.phase, streak, now, chance),
         event=step.event,
         attempt=attempt,
         now=now,
@@ -318,10 +350,46 @@ def fail(
     )
 
 
+def keep(grant: Grant, unread: Unread, client: Client, rules: Rules, *, attempt: int, now: int) -> Change:
+    """What a reply that could not be read makes of a grant; the store gives the reply its number.
+
+    The event is always there. It is for a store in which this begins the bout: another may have forgotten how
+    the grant came to be failing.
+
+    Args:
+        grant: the record as it was claimed.
+        unread: the reply, which is kept.
+        client: whose grant it is.
+        rules: the deployment's.
+        attempt: the fence.
+        now: when the reply came.
+    """
+    is_failed = grant.status is Status.FAILED
+    step = TABLE[phase_of(grant), Trigger.UNREAD]
+    changed = replace(
+        grant,
+        status=STATUS_OF[step.phase],
+        streak=grant.streak + 1,
+        reason=grant.reason if is_failed else Reason.REPLY_UNREAD,
+        in_doubt=True,
+        rejected_at=None,
+    )
+    event = grant_event(
+        EventType.GRANT_FAILING,
+        replace(changed, status=Status.FAILING, reason=Reason.REPLY_UNREAD),
+        client,
+        attempt=attempt,
+        now=now,
+        expires_at=grant.access_expires_at,
+        detail=unread.detail,
+    )
+    return Change(changed, due_at=None, attention_at=attention_at(changed, client, rules), event=event)
+
+
 def still_in_doubt(outcome: AttemptOutcome, *, in_doubt: bool) -> bool:
     """Whether, after this outcome, a request with the stored refresh token may have been acted on."""
     match outcome:
-        case Unknown() | Unavailable(may_have_acted=True):
+        case Unknown() | Unavailable(may_have_acted=True) | AnswerKnown():
             return True
         case _:
             return in_doubt
@@ -337,9 +405,8 @@ def throttle_ms(outcome: Outcome) -> int | None:
 def expire(grant: Grant, client: Client, rules: Rules, *, attempt: int, now: int) -> Change:
     """The access token of a grant that cannot be refreshed has ended."""
     step = TABLE[phase_of(grant), Trigger.EXPIRED]
-    changed = replace(
-        grant, status=STATUS_OF[step.phase], reason=Reason.ACCESS_TOKEN_EXPIRED, rejected_at=None
-    )
+    reason = Reason.ACCESS_TOKEN_EXPIRED if grant.kept_reply is None else Reason.REPLY_UNREAD
+    changed = replace(grant, status=STATUS_OF[step.phase], reason=reason, rejected_at=None)
     return _changed(changed, client, rules, due_at=None, event=step.event, attempt=attempt, now=now)
 
 
@@ -366,6 +433,19 @@ def announce(grant: Grant, due: Due, client: Client, rules: Rules, *, attempt: i
 def leave(grant: Grant, due_at: int | None, client: Client, rules: Rules) -> Change:
     """Put a grant back as it was: nothing was learnt about it."""
     return Change(grant, due_at, attention_at(grant, client, rules), None)
+
+
+def give_back(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
+    """Put a grant back whose lease was not used, because another's attempt at it has just ended."""
+    due_at: int | None
+    match phase_of(grant):
+        case Phase.CONFIRMING:
+            due_at = _confirmed_at(grant, now)
+        case Phase.FAILED | Phase.PAUSED:
+            due_at = None
+        case _:
+            due_at = policy.next_due(grant, client, rules).at
+    return leave(grant, due_at, client, rules)
 
 
 def admit(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
@@ -402,16 +482,6 @@ def _changed(
     return Change(grant, due_at, attention_at(grant, client, rules), emitted)
 
 
-def _next_refresh_token(pair: TokenPair, refreshed: Refreshed, client: Client) -> str | None:
-    """A new refresh token replaces the old one; without one the old one stays good (RFC 6749 section 6).
-
-    With client credentials each access token is asked for afresh (section 4.4.3): there is no refresh token.
-    """
-    if client.grant_type is GrantType.CLIENT_CREDENTIALS:
-        return None
-    return refreshed.refresh_token or pair.refresh_token
-
-
 def _refresh_times(
     grant: Grant, refreshed: Refreshed, client: Client, *, rotated: bool, sent_at: int
 ) -> tuple[int, int | None]:
@@ -419,16 +489,28 @@ def _refresh_times(
     stated_ms = refreshed.refresh_expires_in_ms
     if client.grant_type is GrantType.CLIENT_CREDENTIALS:
         return sent_at, None
-    if not rotated and stated_ms is None:
+    if not rotated and stated_ms is None and not _is_documented_end(grant, client):
         return grant.refresh_issued_at, grant.refresh_expires_at
     lifetime_ms = refresh_lifetime_ms(client, stated_ms)
     if lifetime_ms is None:
         return sent_at, None
     ends_at = sent_at + lifetime_ms
-    if grant.refresh_expires_at is not None and ends_at <= grant.refresh_expires_at + SAME_END_MS:
+    # A server that states its whole life anew moves the end by all the time that has passed.
+    moved_at_most = min(SAME_END_MS, (sent_at - grant.issued_at) // 2)
+    if grant.refresh_expires_at is not None and ends_at <= grant.refresh_expires_at + moved_at_most:
         # The new token ends when the old one did, so the schedule counts its life from the old one's issue.
         return grant.refresh_issued_at, ends_at
     return sent_at, ends_at
+
+
+def _is_documented_end(grant: Grant, client: Client) -> bool:
+    """Whether the refresh token's end follows from its documented life alone: nobody stated it of this token.
+
+    A server that accepts a token and keeps it has not ended its life, so that life begins again. An end that
+    counts from the consent is for the absolute limit to say.
+    """
+    documented_ms = refresh_lifetime_ms(client, None)
+    return documented_ms is not None and grant.refresh_expires_at == grant.refresh_issued_at + documented_ms
 
 
 def refresh_lifetime_ms(client: Client, stated_ms: int | None) -> int | None:
@@ -446,11 +528,16 @@ def _event_of(step: Step) -> EventType:
     return step.event
 
 
-def _read(outcome: AttemptOutcome, *, in_doubt: bool) -> tuple[Trigger, str]:
+def _read(
+    outcome: AttemptOutcome, grant: Grant, rules: Rules, *, with_all: bool, streak: int, now: int
+) -> tuple[Trigger, str]:
     """What an outcome says of its grant, and the event's `detail`."""
     match outcome:
         case Rejected(code=code):
-            return (Trigger.REJECTED_IN_DOUBT if in_doubt else Trigger.REJECTED), code
+            believed_at = policy.believed_at(grant, grant.rejected_at or now, rules)
+            return (Trigger.REJECTED_WITH_ALL if with_all and now < believed_at else Trigger.REJECTED), code
+        case Unavailable(detail=detail, refused=True) if _is_refused_to_the_end(grant, streak, now):
+            return Trigger.EXPIRED, detail
         case Unavailable(detail=detail) | Unknown(detail=detail):
             return Trigger.NO_ANSWER, detail
         case ClientNotConfirmed():
@@ -461,15 +548,21 @@ def _read(outcome: AttemptOutcome, *, in_doubt: bool) -> tuple[Trigger, str]:
             raise ValueError(f"{type(outcome).__name__} is no failure of a grant")
 
 
+def _is_refused_to_the_end(grant: Grant, streak: int, now: int) -> bool:
+    return grant.status is not Status.FAILED and policy.is_refused_to_the_end(grant, streak, now)
+
+
 def _reason(
-    grant: Grant, client: Client, phase: Phase, trigger: Trigger, outcome: AttemptOutcome, now: int
+    grant: Grant, client: Client, phase: Phase, outcome: AttemptOutcome, *, in_doubt: bool, now: int
 ) -> str:
-    if grant.status is Status.FAILED and trigger is Trigger.NO_ANSWER and grant.reason is not None:
+    if grant.status is Status.FAILED and not isinstance(outcome, Rejected) and grant.reason is not None:
         return grant.reason
     if phase is Phase.FAILED:
-        return _cause(grant, client, trigger, outcome, now)
+        return _cause(grant, client, outcome, in_doubt=in_doubt, now=now)
     if phase is Phase.CONFIRMING:
         return Reason.REJECTED
+    if phase is Phase.UNREAD:
+        return Reason.REPLY_UNREAD
     match outcome:
         case CannotUnseal():
             return Reason.CANNOT_UNSEAL
@@ -479,9 +572,11 @@ def _reason(
             return Reason.UNAVAILABLE
 
 
-def _cause(grant: Grant, client: Client, trigger: Trigger, outcome: AttemptOutcome, now: int) -> Reason:
+def _cause(grant: Grant, client: Client, outcome: AttemptOutcome, *, in_doubt: bool, now: int) -> Reason:
     """Why a grant is dead, the most telling cause first."""
-    if trigger is Trigger.REJECTED_IN_DOUBT:
+    if isinstance(outcome, Unavailable):
+        return Reason.REFUSED
+    if in_doubt:
         return Reason.REPLY_LOST
     limit_at = policy.absolute_limit_at(grant, client)
     if limit_at is not None and now >= limit_at:
@@ -492,12 +587,19 @@ def _cause(grant: Grant, client: Client, trigger: Trigger, outcome: AttemptOutco
     return Reason.INVALID_REQUEST if is_invalid else Reason.REVOKED
 
 
-def _wait_ms(
-    outcome: AttemptOutcome, phase: Phase, life_left_ms: int | None, streak: int, chance: float
-) -> int:
+def _next_try_at(
+    grant: Grant, outcome: AttemptOutcome, phase: Phase, streak: int, now: int, chance: float
+) -> int | None:
+    if phase is Phase.FAILED:
+        return None
     if phase is Phase.CONFIRMING and isinstance(outcome, Rejected):
-        return policy.confirm_ms(life_left_ms)
-    return policy.backoff_ms(streak, chance, life_left_ms)
+        return _confirmed_at(grant, now)
+    return now + policy.backoff_ms(streak, chance, _life_left_ms(grant, now))
+
+
+def _confirmed_at(grant: Grant, now: int) -> int:
+    """When a rejection is confirmed that was heard at `now`: the spaced second try."""
+    return now + policy.confirm_ms(_life_left_ms(grant, now))
 
 
 def _life_left_ms(grant: Grant, now: int) -> int | None:

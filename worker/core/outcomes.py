@@ -1,14 +1,44 @@
 """What one attempt to refresh a grant came to, and what that says of the grant.
 
 Every attempt ends as exactly one `AttemptOutcome`: the `Outcome` of its request, or an outcome that no
-request has. No outcome contains text that a server wrote, except for registered error
-codes: any other text could hold a secret.
+request has. No outcome contains text that a server wrote, except for error codes: one harmless word that is
+no part of a secret that was sent. Any other text could hold a secret.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
-# Details of an `Unavailable` by which the server asks for fewer requests.
-THROTTLED = frozenset({"http_429", "slow_down"})
+# The reason of a client's incident that no single refusal names.
+EVERY_GRANT_REJECTED = "every_grant_rejected"
+# Details of an `Unavailable` by which the server asks for fewer requests. `slow_down` is of RFC 8628 section
+# 3.5; the others are Slack's and what gateways say.
+THROTTLED = frozenset(
+    {"http_429", "slow_down", "ratelimited", "rate_limited", "rate_limit_exceeded", "too_many_requests"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back.
+
+    Attributes:
+        headers: by name, looked up in lower case.
+        body: decompressed where that was possible, no longer than the adapter's size cap.
+        is_whole: the body ended where it was said to end, and below the cap.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    is_whole: bool = field(default=True, repr=False)
+
+
+class NoLifetime(Enum):
+    """What a reply says of a token's end, where it names none."""
+
+    NEVER = auto()
+    UNKNOWN = auto()  # silent, or nonsense
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +47,20 @@ class Refreshed:
 
     Attributes:
         refresh_token: `None` where the reply had none: the old one stays valid (RFC 6749 section 6).
-        expires_in_ms: the access token's lifetime; `None` where it never expires.
+        expires_in_ms: the access token's lifetime; 0 where the reply states 0 or less.
         refresh_expires_in_ms: the refresh token's lifetime; `None` where the reply states no credible one.
         scope: what was granted, divided by spaces; `None` where the reply states no readable scope.
+        audience: whom the access token is for; `None` where the reply does not say.
+        token_type: `None` for Bearer; else the registered name of a type that needs a proof with each call.
     """
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
-    expires_in_ms: int | None
+    expires_in_ms: int | NoLifetime
     refresh_expires_in_ms: int | None
     scope: str | None = field(repr=False)
+    audience: tuple[str, ...] | None = field(default=None, repr=False)
+    token_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +82,11 @@ class ClientRejected:
 
     Attributes:
         code: the server's error code, or `http_<status>` where it sent none.
+        checked: a request that asks about the client alone was refused too.
     """
 
     code: str
+    checked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +94,18 @@ class Unavailable:
     """No tokens for now: the request was not acted on, or the server said to wait. The grant is unharmed.
 
     Attributes:
-        detail: a registered error code, `http_<status>`, or a word of ours for what went wrong.
+        detail: the server's error code, `http_<status>` (`http_302_redirected` for a redirect), or a word of
+            ours for what went wrong.
         retry_after_ms: for how long the server asked not to be asked; `None` where it did not say.
         may_have_acted: the fault may have struck after the server rotated the tokens.
+        refused: the server answered, and neither failed nor asked to wait: it refused in words that nobody
+            knows, said nothing with its 4xx, or sent us elsewhere. It may say the same for ever.
     """
 
     detail: str
     retry_after_ms: int | None = None
     may_have_acted: bool = False
+    refused: bool = False
 
     @property
     def throttled(self) -> bool:
@@ -84,7 +124,22 @@ class Unknown:
     detail: str
 
 
-Outcome = Refreshed | Rejected | ClientRejected | Unavailable | Unknown
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A reply with a 2xx came whose tokens nobody could read: the server has most likely rotated.
+
+    The reply is kept whole, and the token that was presented is not presented again.
+
+    Attributes:
+        detail: `http_<status>` with a word of ours for what is wrong with it.
+        reply: all that came.
+    """
+
+    detail: str
+    reply: Reply = field(repr=False)
+
+
+Outcome = Refreshed | Rejected | ClientRejected | Unavailable | Unknown | Unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,4 +173,15 @@ class Stopped:
     """Nothing was sent: the drain ended, or its client is to be left alone for now."""
 
 
-AttemptOutcome = Outcome | ClientNotConfirmed | CannotUnseal | LeaseTooShort | Stopped
+@dataclass(frozen=True, slots=True)
+class AnswerKnown:
+    """Nothing was sent: this machine has the answer to this very refresh token, which is used up.
+
+    Attributes:
+        is_stored: the store has the answer by now; otherwise it is offered again.
+    """
+
+    is_stored: bool
+
+
+AttemptOutcome = Outcome | ClientNotConfirmed | CannotUnseal | LeaseTooShort | Stopped | AnswerKnown

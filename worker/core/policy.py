@@ -7,7 +7,7 @@ same answer and a fleet imported at once still spreads out.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -17,6 +17,7 @@ from worker.core.reasons import Reason
 
 JITTER = 0.05  # of the lifetime, either way
 MARGIN_SHARE = 0.25  # of a short lifetime: what the floor may take at most
+LEAST_INTERVAL_MS = 2 * SECOND_MS  # between two refreshes of one grant, however short its tokens live
 NOTICE_STEPS_MS = (30 * DAY_MS, 7 * DAY_MS, 1 * DAY_MS)
 
 BACKOFF_BASE_MS = 2 * SECOND_MS
@@ -24,6 +25,8 @@ BACKOFF_CAP_MS = 15 * MINUTE_MS
 RETRY_AFTER_CAP_MS = 60 * MINUTE_MS
 CONFIRM_MIN_MS = 1 * SECOND_MS
 CONFIRM_MAX_MS = 60 * SECOND_MS
+LEAST_DISBELIEF_MS = 60 * SECOND_MS
+REFUSALS_TO_THE_END = 6
 
 
 class Action(StrEnum):
@@ -37,16 +40,34 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The deployment's choice.
+    """The deployment's choice, or one client's.
 
     Attributes:
         refresh_at: share of a lifetime after which a token is refreshed, 0 to 1.
         min_margin_ms: never refresh later than this before the end, unless the lifetime is so short
             that this margin would be most of it.
+        believe_ms: how long a rejection is not believed where every grant of a client is rejected.
+        never_earlier: the server refuses a refresh before `refresh_at`, so the jitter may only add to it.
     """
 
     refresh_at: float = 2 / 3
     min_margin_ms: int = 5 * MINUTE_MS
+    believe_ms: int = 60 * MINUTE_MS
+    never_earlier: bool = False
+
+
+def rules_for(client: Client, rules: Rules) -> Rules:
+    """The deployment's rules with what the client has of its own; the same again for its own result.
+
+    A client's share without a margin of its own has none: the deployment's would bring the refresh forward.
+    """
+    if client.refresh_at is not None:
+        return replace(
+            rules, refresh_at=client.refresh_at, min_margin_ms=client.min_margin_ms or 0, never_earlier=True
+        )
+    if client.min_margin_ms is not None:
+        return replace(rules, min_margin_ms=client.min_margin_ms)
+    return rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,7 @@ class End:
 
 def next_due(grant: Grant, client: Client, rules: Rules) -> Due:
     """The first thing this grant will need, as things stand; `NEVER` where nothing expires."""
+    rules = rules_for(client, rules)
     dues = [due for due in _candidates(grant, client, rules) if due.at is not None]
     return min(dues, key=lambda due: due.at or 0, default=NEVER)
 
@@ -81,6 +103,7 @@ def decide(grant: Grant, client: Client, rules: Rules, now: int) -> Due:
 
     A refresh comes before an expiry, and an expiry before a notice: an end that has come needs no notice.
     """
+    rules = rules_for(client, rules)
     if grant.status is Status.FAILING and is_refreshable(grant, client):
         return Due(now, Action.REFRESH, Reason.RETRY)
     overdue = []
@@ -99,6 +122,7 @@ def decide(grant: Grant, client: Client, rules: Rules, now: int) -> Due:
 
 def fixed_end(grant: Grant, client: Client, rules: Rules) -> End | None:
     """The first end that no refresh can move: the person will have to connect again by then."""
+    rules = rules_for(client, rules)
     if client.grant_type is GrantType.CLIENT_CREDENTIALS:
         return None
     if not grant.has_refresh_token:
@@ -124,7 +148,9 @@ def absolute_limit_at(grant: Grant, client: Client) -> int | None:
 
 
 def is_refreshable(grant: Grant, client: Client) -> bool:
-    """Whether there is anything to ask for new tokens with."""
+    """Whether there is anything to ask for new tokens with; a token whose reply is kept is used up."""
+    if grant.kept_reply is not None:
+        return False
     return grant.has_refresh_token or client.grant_type is GrantType.CLIENT_CREDENTIALS
 
 
@@ -163,6 +189,26 @@ def confirm_ms(life_left_ms: int | None) -> int:
     return min(max(life_left_ms // 10, CONFIRM_MIN_MS), CONFIRM_MAX_MS)
 
 
+def believed_at(grant: Grant, rejected_at: int, rules: Rules) -> int:
+    """When a rejection is believed although every grant of the client is rejected.
+
+    That is first taken for a fault of the client. But people may really have withdrawn everything, and have
+    to hear of it when their access tokens stop working.
+    """
+    end_at = rejected_at + rules.believe_ms
+    if grant.access_expires_at is None:
+        return end_at
+    least_at = rejected_at + min(LEAST_DISBELIEF_MS, rules.believe_ms)
+    return min(end_at, max(grant.access_expires_at, least_at))
+
+
+def is_refused_to_the_end(grant: Grant, streak: int, now: int) -> bool:
+    """Whether refusals that say nothing are believed, for nothing is left to wait for."""
+    return streak >= REFUSALS_TO_THE_END and (
+        grant.access_expires_at is None or now >= grant.access_expires_at
+    )
+
+
 def _candidates(grant: Grant, client: Client, rules: Rules) -> Iterator[Due]:
     if is_refreshable(grant, client):
         yield _access_due(grant, rules)
@@ -183,14 +229,19 @@ def _access_due(grant: Grant, rules: Rules) -> Due:
     share_at = _share_at(grant, grant.issued_at, lifetime_ms, rules)
     floor_at = grant.access_expires_at - int(min(rules.min_margin_ms, MARGIN_SHARE * lifetime_ms))
     if share_at <= floor_at:
-        return Due(share_at, Action.REFRESH, Reason.ACCESS_TOKEN_SHARE)
-    return Due(floor_at, Action.REFRESH, Reason.ACCESS_TOKEN_FLOOR)
+        return Due(_spaced(grant, share_at), Action.REFRESH, Reason.ACCESS_TOKEN_SHARE)
+    return Due(_spaced(grant, floor_at), Action.REFRESH, Reason.ACCESS_TOKEN_FLOOR)
 
 
 def _refresh_token_due(grant: Grant, rules: Rules) -> Due:
     if grant.refresh_expires_at is None or _refresh_limit_stands(grant, rules):
         return NEVER
-    return Due(_refresh_share_at(grant, rules), Action.REFRESH, Reason.REFRESH_TOKEN_SHARE)
+    due_at = _spaced(grant, _refresh_share_at(grant, rules))
+    return Due(due_at, Action.REFRESH, Reason.REFRESH_TOKEN_SHARE)
+
+
+def _spaced(grant: Grant, due_at: int) -> int:
+    return max(due_at, grant.issued_at + LEAST_INTERVAL_MS)
 
 
 def _refresh_limit_stands(grant: Grant, rules: Rules) -> bool:
@@ -209,8 +260,12 @@ def _refresh_share_at(grant: Grant, rules: Rules) -> int:
 
 
 def _share_at(grant: Grant, start: int, lifetime_ms: int, rules: Rules) -> int:
-    share = rules.refresh_at + JITTER * jitter(grant.id)
-    return start + int(lifetime_ms * min(max(share, 0.0), 1.0 - MARGIN_SHARE / 2))
+    if rules.never_earlier:
+        room = min(2 * JITTER, (1.0 - rules.refresh_at) / 2)
+        share = rules.refresh_at + room * (1.0 + jitter(grant.id)) / 2
+    else:
+        share = min(max(rules.refresh_at + JITTER * jitter(grant.id), 0.0), 1.0 - MARGIN_SHARE / 2)
+    return start + int(lifetime_ms * share)
 
 
 def _next_notice(grant: Grant, end: End, rules: Rules) -> int | None:

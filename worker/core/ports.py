@@ -3,17 +3,18 @@
 The adapters implement these protocols; the simulation replaces those that are not under test.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Protocol
 
 from worker.core.events import Event
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
-from worker.core.outcomes import AttemptOutcome, Outcome
+from worker.core.outcomes import AttemptOutcome, Outcome, Reply
 from worker.core.protocol import TokenRequest
 from worker.core.providers import Client
+from worker.core.revocation import Revocation
 
 
 class JournalError(Exception):
@@ -27,14 +28,13 @@ class UnsealError(Exception):
 class StoreUnavailableError(Exception):
     """The store did not answer, or cannot do it now; the change may have been made all the same."""
 
-    @classmethod
-    def because(cls, cause: Exception) -> Self:
-        """With the cause's first line, or its name where it says nothing."""
-        return cls((str(cause) or type(cause).__name__).splitlines()[0])
+
+class WritesRefusedError(StoreUnavailableError):
+    """The store answers, and takes no writes now; the message is one line with the server's code."""
 
 
 class StoreRefusedError(StoreUnavailableError):
-    """The store answers, but fails at this request or at a record it found: asking again will not help."""
+    """The store takes writes, but fails at this one or at a record it found: the others are not affected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class Lease:
         until: when the lease ends.
         client_probe: this grant tests whether its rejected client is accepted again.
         endpoint_probe: this grant is the half-open probe of its unavailable token endpoint.
+        comparison: this grant is tried, due or not, to find out whom the refusals of others mean.
     """
 
     grant: Grant
@@ -55,6 +56,12 @@ class Lease:
     until: int
     client_probe: bool = False
     endpoint_probe: bool = False
+    comparison: bool = False
+
+    @property
+    def out_of_turn(self) -> bool:
+        """Whether the grant is tried whether it is due or not."""
+        return self.client_probe or self.endpoint_probe or self.comparison or self.grant.in_doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,34 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class DueClients:
+    """One page of the clients that something may be claimed of now.
+
+    Attributes:
+        names: those that are due first come first.
+        has_more: the next page begins after all the names that were returned so far.
+    """
+
+    names: Sequence[str]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LeasedElsewhere:
     """Another process refreshes this grant, or may have its answer: a lease is possible from `until` on."""
 
     until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """The client's registration has not refreshed anything yet, so one grant at a time is tried.
+
+    Another one is being tried until `until`; `None` where its reply could not be read, so that a person must
+    look at it first.
+    """
+
+    until: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +125,17 @@ class Recovering:
 @dataclass(frozen=True, slots=True)
 class Paused:
     """An operator took this grant out of work."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyKept:
+    """A reply that could not be read is kept for this grant: its token is not presented again.
+
+    Attributes:
+        number: of the reply.
+    """
+
+    number: int
 
 
 class Verdict(StrEnum):
@@ -125,6 +167,49 @@ class Commit:
     base_status: Status
     change: Change
 
+    @property
+    def used_up(self) -> bytes:
+        """The lineage of the refresh token that this answer replaced; empty where it replaced none."""
+        return b"" if self.change.grant.lineage == self.base_lineage else self.base_lineage
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReply:
+    """A reply that nobody could read, on its way into the store; what the journal keeps of it.
+
+    Attributes:
+        fence: of the lease under which it came.
+        change: the grant, with the pair that was presented, and the event of a bout that begins with it.
+        sealed: the reply.
+        size: bytes of its body.
+        detail: what is wrong with it.
+        sent_at: when the request left, Unix ms: the lifetimes in it count from there.
+        received_at: when it came.
+        registration: of the client, as it was then (`Client.registration`).
+        endpoint_probe: the request was a half-open probe of the endpoint.
+        outage: the event of the endpoint, which is stopped; its subject is the token URL.
+    """
+
+    fence: int
+    change: Change
+    sealed: bytes = field(repr=False)
+    size: int
+    detail: str
+    sent_at: int
+    received_at: int
+    registration: str
+    endpoint_probe: bool
+    outage: Event
+
+    @property
+    def used_up(self) -> bytes:
+        """The lineage of the refresh token that was presented; empty where there was none."""
+        return self.change.grant.lineage
+
+
+Entry = Commit | KeptReply
+"""What a journal holds: all that a server answered and the store may lack."""
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -145,18 +230,41 @@ class Epoch:
     Attributes:
         number: grows with each epoch; a store that forgot its last epoch does not use its number again.
         recovering: nothing is claimed until every live process has finished its recovery, or its time is up.
+        began_at: when the store began, Unix ms: a store that was flushed begins anew. 0 where nobody knows.
+        now: when this was known, Unix ms.
     """
 
     number: int
     recovering: bool
+    began_at: int = field(default=0, compare=False)
+    now: int = field(default=0, compare=False)
+
+
+class RefusalWords(StrEnum):
+    """What the words of a refusal mean."""
+
+    CLIENT = "client"  # the client, for certain
+    EITHER = "either"  # they name the client, but servers say it of single grants too
+    NOTHING = "nothing"  # there are none, or none that we know
+    GRANT = "grant"  # the grant is dead
 
 
 class Refusal(StrEnum):
-    """The store's verdict about a refused client."""
+    """The store's verdict about a refusal, found by comparison with the client's other grants."""
 
-    CHANGED = "changed"
-    UNCHANGED = "unchanged"  # it is rejected already, or was accepted again since the request left
-    GRANT = "grant"  # the client is well: the same grant was refused before, and others were not
+    GRANT = "grant"  # another grant was accepted after this one was refused first: it is the grant's own
+    CHANGED = "changed"  # the client is paused from now on
+    UNCHANGED = "unchanged"  # it is paused already, or was accepted again since the request left
+    UNDECIDED = "undecided"  # other grants are tried first
+    ALONE = "alone"  # there is no other grant to compare with
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalVerdict:
+    """Whom a refusal means, and whether the client's claims stop for now."""
+
+    whom: Refusal
+    claims_stop: bool
 
 
 class FailureOf(StrEnum):
@@ -211,7 +319,8 @@ class RefreshReport:
 class Observer(Protocol):
     """Is called once for each thing that happens, in the process where it happens: a log, or metrics.
 
-    Its methods are on the path of every refresh: they return at once and raise nothing.
+    Its methods are on the path of every refresh: they return at once. What they raise is logged, and breaks
+    nothing.
     """
 
     def claimed(self, client: Client, claim: Claim) -> None:
@@ -241,10 +350,19 @@ class Clock(Protocol):
 
 
 class Sealer(Protocol):
-    """Authenticated encryption of token pairs, bound to the grant and its version."""
+    """Authenticated encryption of token pairs and kept replies, bound to client, grant and version."""
 
-    def seal(self, grant_id: str, version: int, pair: TokenPair) -> bytes:
-        """Seal under the first key of the ring."""
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether a value is sealed as it would be now: with the first key of the ring, in today's format."""
+
+    def key_of(self, sealed: bytes) -> str:
+        """The id of the key that sealed a value; empty where it says none."""
+
+    def seal(self, grant: Grant, pair: TokenPair) -> bytes:
+        """Seal with the first key of the ring, for the record that `grant` will be."""
+
+    def seal_successor(self, grant: Grant, pair: TokenPair) -> bytes:
+        """The same, for the version that follows the grant's."""
 
     def open(self, grant: Grant) -> TokenPair:
         """Open with the key that sealed it.
@@ -253,18 +371,35 @@ class Sealer(Protocol):
             UnsealError: no key of the ring fits.
         """
 
+    def seal_reply(self, client: str, grant_id: str, version: int, reply: Reply) -> bytes:
+        """Seal a reply that came to the pair of this version; it opens as nothing else."""
+
+    def open_reply(self, client: str, grant_id: str, version: int, sealed: bytes) -> Reply:
+        """Open a kept reply.
+
+        Raises:
+            UnsealError: no key of the ring fits.
+        """
+
 
 class Clients(Protocol):
-    """The configured clients, their secrets read from the source when they may have changed."""
+    """The configured clients, read from their source when they may have changed.
+
+    Clients come and go while the process runs. One that was removed is no longer among the names; `get` and
+    `reread` still know it as it was, so that what is under way ends in order.
+    """
 
     def __iter__(self) -> Iterator[Client]:
         """Every configured client."""
+
+    def names(self) -> Collection[str]:
+        """The names of the configured clients."""
 
     def get(self, name: str, generation: int) -> Client:
         """The client as it is configured; read anew when `generation` has grown.
 
         Raises:
-            KeyError: no client has that name any more.
+            KeyError: no client has had that name since the process started.
         """
 
     def reread(self, name: str) -> Client:
@@ -278,10 +413,15 @@ class ClientCredentials(Protocol):
     shows no secret.
     """
 
-    def authenticate(self, request: TokenRequest, client_id: str) -> TokenRequest:
-        """A copy of `request` with the proof in its form or its headers; never raises.
+    @property
+    def method(self) -> str:
+        """The method's name, as the setting has it: it says how, and holds no secret."""
+
+    def authenticate(self, request: TokenRequest, client_id: str, now: int) -> TokenRequest:
+        """A copy of `request` with the proof in its form, its headers or its connection; never raises.
 
         Called for each request that is sent: an assertion that may be used once is made anew each time.
+        `now`, in Unix milliseconds by the store's clock, is when the request is sent.
         """
 
 
@@ -298,18 +438,27 @@ class Journal(Protocol):
             JournalError: there is no room for them, or the directory cannot be used.
         """
 
-    async def write(self, commit: Commit) -> None:
+    async def write(self, entry: Entry) -> None:
         """Put an answer on the disk; it is there when this returns.
 
         Raises:
             JournalError: it may not be there.
         """
 
-    def acknowledge(self, commit: Commit) -> None:
+    def acknowledge(self, entry: Entry) -> None:
         """The store has this answer, or a later one in its place: it may be removed after the retention."""
 
-    def read(self) -> list[Commit]:
-        """The last answer of each grant in this journal, oldest first."""
+    def read(self) -> list[Entry]:
+        """The last answer of each grant in this journal and every kept reply, oldest first."""
+
+    async def answer_to(self, lineage: bytes) -> Entry | None:
+        """The answer that used up the refresh token of this lineage; `None` where this journal has none.
+
+        Asked before each request: it reads the disk only where there is such an answer.
+
+        Raises:
+            JournalError: there is one, and it cannot be read.
+        """
 
     async def sweep(self) -> None:
         """Remove what has been kept long enough."""
@@ -330,14 +479,25 @@ class AbandonedJournal(Protocol):
     def is_complete(self) -> bool:
         """Whether the last `read` could read all of it."""
 
-    def read(self) -> list[Commit]:
-        """The last answer of each grant in it, oldest first."""
+    def read(self) -> list[Entry]:
+        """The last answer of each grant in it and every kept reply, oldest first."""
 
     def acknowledge(self, *, repaired: bool) -> None:
         """The store has all its answers, or later ones: they may be removed after the retention.
 
         Args:
             repaired: the store had lost some of them, and took them just now.
+        """
+
+
+class Journals(Protocol):
+    """The journals of all processes in one data directory, to be read."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Each answer in them, those of one process in the order they were written. Blocks.
+
+        Raises:
+            JournalError: the directory cannot be read.
         """
 
 
@@ -354,12 +514,25 @@ class JournalDirectory(Protocol):
             JournalError: the directory cannot be read.
         """
 
+    def look(self, own: str) -> None:
+        """Take note of what the other journals have gained since the last look, whoever holds them. Blocks.
+
+        Args:
+            own: the owner of this process's journal.
+
+        Raises:
+            JournalError: the directory cannot be read.
+        """
+
+    async def answer_to(self, lineage: bytes) -> Entry | None:
+        """As `Journal.answer_to`, of the other journals as of the last look."""
+
     def sweep(self) -> None:
         """Remove the journals that have been kept long enough."""
 
 
 class TokenEndpoint(Protocol):
-    """The authorization server's token endpoint. Neither method raises on what a server does."""
+    """The authorization server's endpoints. No method raises on what a server does."""
 
     async def refresh(self, client: Client, pair: TokenPair, now: int) -> Outcome:
         """Ask once for new tokens, within the total deadline."""
@@ -367,30 +540,80 @@ class TokenEndpoint(Protocol):
     async def check(self, client: Client, now: int) -> ClientCheck:
         """Ask whether the client itself is accepted."""
 
+    async def revoke(self, client: Client, pair: TokenPair, now: int) -> Revocation:
+        """Ask once to revoke a pair, at the client's revocation endpoint, within the total deadline."""
+
 
 class Store(Protocol):
     """Grants, leases, schedule and events. Every method is one atomic script."""
 
+    async def due_clients(self, offset: int, limit: int) -> DueClients:
+        """One page of the clients that something may be claimed of now.
+
+        Args:
+            offset: how many names the pages before this one returned.
+            limit: how long a page is.
+        """
+
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
         """Lease up to `limit` due grants of a client, each with its intent."""
 
-    async def lease(self, grant_id: str) -> Lease | LeasedElsewhere | Recovering | Paused | None:
-        """Lease one grant whether it is due or not; `None` where there is no such grant."""
+    async def lease(
+        self, grant_id: str, *, even_paused: bool = False, reply: int | None = None
+    ) -> Lease | LeasedElsewhere | Unproven | Recovering | Paused | ReplyKept | None:
+        """Lease one grant whether it is due or not; `None` where there is no such grant.
+
+        Args:
+            grant_id: of the grant.
+            even_paused: lease it though an operator took it out of work.
+            reply: the number of its kept reply, to be adopted under this lease; a paused grant is leased for
+                it too. Without it a grant that has a kept reply is not leased.
+        """
 
     async def commit(self, commit: Commit) -> Committed:
         """Store an answer if and only if the lineage is still its own."""
 
-    async def record_outcome(self, lease: Lease, change: Change, answered_at: int | None = None) -> Verdict:
+    async def keep_reply(self, kept: KeptReply) -> Verdict:
+        """Keep a reply that nobody could read, and stop its endpoint at once.
+
+        Where the stored pair is an older one of the same line, the one that was presented takes its place.
+        """
+
+    async def record_outcome(
+        self, lease: Lease, change: Change, answered_at: int | None = None, believed_at: int | None = None
+    ) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours.
 
         `answered_at` is when the request left that the endpoint answered readably; `None` where it did not.
+        `believed_at` is when a rejection is believed that is not believed yet.
         """
 
-    async def reject_client(self, client: Client, event: Event, lease: Lease, *, sent_at: int) -> Refusal:
-        """Pause a client that was refused under `lease`. A refused probe puts the next one off."""
+    async def record_refusal(
+        self,
+        client: Client,
+        event: Event,
+        lease: Lease,
+        *,
+        words: RefusalWords,
+        sent_at: int,
+        believe_ms: int,
+    ) -> RefusalVerdict:
+        """Find out whom a refusal means; the client is paused where it is the client.
 
-    async def accept_client(self, client: Client, event: Event, lease: Lease) -> bool:
-        """Let a rejected client's grants be claimed again; returns whether it was rejected."""
+        Args:
+            client: whose request it was.
+            event: emitted if this refusal pauses the client.
+            lease: the attempt's. A refused probe puts the next one off.
+            words: what the refusal says.
+            sent_at: when the request left.
+            believe_ms: how long the rejection of every grant is not believed.
+        """
+
+    async def accept_client(self, client: Client, event: Event, lease: Lease, *, is_refreshed: bool) -> bool:
+        """Let a rejected client's grants be claimed again; returns whether it was rejected.
+
+        `is_refreshed` says that the grant got tokens. Where every grant was rejected, nothing less will do.
+        """
 
     async def record_failure(
         self,
@@ -418,8 +641,13 @@ class Store(Protocol):
     async def record_recovery(self, client: Client, event: Event, lease: Lease) -> bool:
         """Let an unavailable endpoint's grants be claimed again; returns whether it was unavailable."""
 
-    async def heartbeat(self, trouble: str) -> Epoch:
-        """Say that this process lives, and why it claims nothing; `trouble` is empty where it claims."""
+    async def heartbeat(self, trouble: str, untaken: Sequence[str] = ()) -> Epoch:
+        """Say that this process lives.
+
+        Args:
+            trouble: why it claims nothing; empty where it claims.
+            untaken: the grants whose answers the store fails at.
+        """
 
     async def finish_recovery(self, epoch: Epoch) -> Epoch:
         """Say that this process has given back what it knows; from then on it claims in this epoch."""

@@ -4,9 +4,12 @@ A server's oddity is a field of its `Provider`, never a branch in the code that 
 either what the documentation says where replies are silent, or a cap on what a reply may claim.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from worker.core.outcomes import NoLifetime
 
 if TYPE_CHECKING:
     from worker.core.ports import ClientCredentials
@@ -23,32 +26,23 @@ class GrantType(StrEnum):
     CLIENT_CREDENTIALS = "client_credentials"
 
 
-class ResetUnit(StrEnum):
-    """What the whole number in a rate limit's reset header counts."""
-
-    SECONDS = "seconds"  # from now
-    UNIX_SECONDS = "unix_seconds"
-
-
-@dataclass(frozen=True, slots=True)
-class ResetHeader:
-    """A header that says when a rate limit ends; `name` in lower case."""
-
-    name: str
-    unit: ResetUnit
-
-
 # These hold for every provider: a client of the kind `oauth2` may be at any server, and no server is known to
 # use one of the codes for anything else.
 _REJECTED_CODES = frozenset(
-    {"bad_refresh_token"}  # GitHub
-    | {"invalid_refresh_token", "token_expired", "token_revoked"}  # Slack
+    {"bad_refresh_token"}  # GitHub; HubSpot, in capitals
+    | {"invalid_refresh_token", "token_expired", "token_revoked"}  # Slack; Twitch, as a sentence
+    | {"interaction_required", "consent_required", "login_required", "bad_token"}  # Microsoft, see MSAL
+    | {"invalid_rapt", "rapt_required"}  # Google: its owner asks for a new sign-in
+    | {"invalid_code"}  # Zoho, with a 200
+    | {"invalid_token", "expired_token", "refresh_token_expired", "refresh_token_revoked"}  # many
 )
 _RESET_HEADERS = (
-    # PagerDuty developer-docs, Rate Limits.
-    ResetHeader("ratelimit-reset", ResetUnit.SECONDS),
+    # PagerDuty developer-docs, Rate Limits; draft-ietf-httpapi-ratelimit-headers.
+    "ratelimit-reset",
     # github.com/buddy/api-go-sdk.
-    ResetHeader("x-rate-limit-reset", ResetUnit.UNIX_SECONDS),
+    "x-rate-limit-reset",
+    # GitHub, Discord and many more.
+    *("x-ratelimit-reset-after", "x-ratelimit-reset"),
 )
 
 
@@ -59,29 +53,37 @@ class Provider:
     Attributes:
         base_url: used when the client names none; `None` where there is no default.
         token_path: appended to the base URL; `None` where the client has to name a whole token URL.
+        revoke_path: of the revocation endpoint (RFC 7009), appended to the base URL; `None` where no
+            documentation names one.
+        access_lifetime_ms: of an access token whose reply states none; `None` if unknown, `NEVER` if it has
+            no end.
         refresh_lifetime_ms: a refresh token's lifetime where the reply states none; `None` if unknown.
         refresh_lifetime_cap_ms: the longest refresh lifetime that is believed of a reply.
         absolute_lifetime_ms: of the grant, from the person's consent; no refresh extends it.
         resend_after_unknown: whether the same refresh token is sent once more after an unreadable reply.
-        rejected_codes: error codes that mean `invalid_grant` (RFC 6749 section 5.2) in other words. A
-            provider with codes of its own adds them to the default.
+        rejected_codes: error codes that mean `invalid_grant` (RFC 6749 section 5.2) in other words, in snake
+            case. A provider with codes of its own adds them to the default.
         ambiguous_message: what the server says both of a dead refresh token and of a wrong client secret,
             without an error code; a bare 401 is then ambiguous too. A client-credentials request tells which.
-        reset_headers: headers that say when to come back after a 408 or 429 without `Retry-After`, by
-            preference.
+        errors_void_tokens: `errors` beside tokens mean that the request failed, and the tokens are not taken.
+        reset_headers: headers, in lower case, that say when to come back after a 408 or 429 without
+            `Retry-After`, by preference: in seconds from now, or at a Unix time.
         known_scopes: the documented ones; empty where the server's owner defines them. Others may exist.
     """
 
     name: str
     base_url: str | None = None
     token_path: str | None = None
+    revoke_path: str | None = None
+    access_lifetime_ms: int | NoLifetime | None = None
     refresh_lifetime_ms: int | None = None
     refresh_lifetime_cap_ms: int | None = None
     absolute_lifetime_ms: int | None = None
     resend_after_unknown: bool = True
     rejected_codes: frozenset[str] = _REJECTED_CODES
     ambiguous_message: str | None = None
-    reset_headers: tuple[ResetHeader, ...] = _RESET_HEADERS
+    errors_void_tokens: bool = False
+    reset_headers: tuple[str, ...] = _RESET_HEADERS
     known_scopes: frozenset[str] = frozenset()
 
 
@@ -97,23 +99,31 @@ _BUDDY_SCOPES = frozenset(
 
 # buddy.works/docs/api/getting-started/oauth2: "Refresh tokens are valid for 6 months", but its sample reply
 # states 158112000 s (1,830 days) and a newer one 15811201 s (183 days). Hence the cap of 183 days.
-# For every refusal Buddy replies 401 with 'Wrong authentication data'.
+# Access tokens of its old applications never end, and their replies are silent about it.
+# For every refusal Buddy replies 401 with 'Wrong authentication data'; its PHP client takes `errors` in a 200
+# for a failure.
 BUDDY = Provider(
     name="buddy",
     base_url="https://api.buddy.works",
     token_path="/oauth2/token",
+    revoke_path="/oauth2/revoke",  # buddy.works/docs/api/oauth/revoke
+    access_lifetime_ms=NoLifetime.NEVER,
     refresh_lifetime_ms=183 * DAY_MS,
     refresh_lifetime_cap_ms=183 * DAY_MS,
     ambiguous_message="Wrong authentication data",
+    errors_void_tokens=True,
     known_scopes=_BUDDY_SCOPES,
 )
 
 # PagerDuty developer-docs, OAuth Functionality and Private Apps: replies to a refresh state no refresh
-# lifetime. A Scoped user token lives one year from consent, a Classic one three.
+# lifetime. A Scoped user token lives one year from consent, a Classic one three. An access token lives a day
+# (Scoped); a Classic one is said to live 30 days, and the sample reply states 10.
 PAGERDUTY_SCOPED = Provider(
     name="pagerduty",
     base_url="https://identity.pagerduty.com",
     token_path="/oauth/token",
+    revoke_path="/oauth/revoke",  # undocumented: where other clients of PagerDuty revoke
+    access_lifetime_ms=DAY_MS,
     refresh_lifetime_ms=30 * DAY_MS,
     absolute_lifetime_ms=365 * DAY_MS,
 )
@@ -121,6 +131,8 @@ PAGERDUTY_CLASSIC = Provider(
     name="pagerduty",
     base_url="https://identity.pagerduty.com",
     token_path="/oauth/token",
+    revoke_path="/oauth/revoke",  # undocumented: where other clients of PagerDuty revoke
+    access_lifetime_ms=10 * DAY_MS,
     refresh_lifetime_ms=210 * DAY_MS,
     absolute_lifetime_ms=3 * 365 * DAY_MS,
 )
@@ -137,6 +149,14 @@ class Client:
             with the new secret, then with the secret that it replaces.
         scopes: asked for by client-credentials requests only.
         rate_per_second: refreshes at most; `None` for no limit.
+        parameters: sent with every token request as they are, in this order; a name may repeat.
+        revoke_url: the revocation endpoint (RFC 7009); `None` where nobody says one.
+        access_lifetime_ms: of an access token whose reply states none; `None` where nobody says it, and
+            `NEVER` where it has no end.
+        refresh_at: share of a token's life after which it is refreshed; `None` for the deployment's.
+        min_margin_ms: the least time before a token's end at which it is refreshed; `None` for the
+            deployment's.
+        user_agent: what its requests call themselves.
     """
 
     name: str
@@ -147,3 +167,23 @@ class Client:
     grant_type: GrantType = GrantType.REFRESH_TOKEN
     scopes: tuple[str, ...] = ()
     rate_per_second: float | None = None
+    parameters: tuple[tuple[str, str], ...] = ()
+    revoke_url: str | None = None
+    access_lifetime_ms: int | NoLifetime | None = None
+    refresh_at: float | None = None
+    min_margin_ms: int | None = None
+    user_agent: str = "evergrant"
+
+    def asked_for(self, parameter: str) -> tuple[str, ...]:
+        """The values of one of its parameters."""
+        return tuple(value for name, value in self.parameters if name == parameter)
+
+    @property
+    def registration(self) -> str:
+        """Names all that a server sees of this client, but for its secrets.
+
+        A registration that was changed has to prove itself anew: no server has answered it yet.
+        """
+        methods = (each.method for each in self.credentials[:1])
+        seen = (self.token_url, self.client_id, *methods, *self.parameters)
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:32]

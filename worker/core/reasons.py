@@ -58,6 +58,11 @@ class Reason(StrEnum):
         "reply_unknown",
         "the request was sent and no usable answer came; the provider may have rotated the tokens",
     )
+    REPLY_UNREAD = (
+        "reply_unread",
+        "a reply came whose tokens could not be read; it is kept, and its token is not presented again",
+        "Take its tokens in with `evergrant answers adopt N`; `evergrant answers list` has the number.",
+    )
     CANNOT_UNSEAL = (
         "cannot_unseal",
         "no key in `EVERGRANT_KEYS` opens its stored tokens",
@@ -84,6 +89,14 @@ class Reason(StrEnum):
         "the grant has no refresh token, and its access token has ended",
         "The person must connect again: this grant has no refresh token.",
     )
+    REFUSED = (
+        "refused",
+        (
+            "the provider refused it again and again in words that say nothing of the grant, while it"
+            " answered others, until its access token had ended"
+        ),
+        "The person must connect again; compare the detail with the provider's documentation.",
+    )
     INVALID_REQUEST = (
         "invalid_request",
         "the provider calls the request invalid",
@@ -108,9 +121,12 @@ class Reason(StrEnum):
     )
 
 
-FAILING = (Reason.REJECTED, Reason.UNAVAILABLE, Reason.REPLY_UNKNOWN, Reason.CANNOT_UNSEAL)
+FAILING = (
+    *(Reason.REJECTED, Reason.UNAVAILABLE, Reason.REPLY_UNKNOWN, Reason.REPLY_UNREAD),
+    Reason.CANNOT_UNSEAL,
+)
 FAILED = (
     *(Reason.REVOKED, Reason.REFRESH_TOKEN_EXPIRED, Reason.ABSOLUTE_LIMIT, Reason.REPLY_LOST),
-    *(Reason.ACCESS_TOKEN_EXPIRED, Reason.INVALID_REQUEST),
+    *(Reason.REPLY_UNREAD, Reason.ACCESS_TOKEN_EXPIRED, Reason.REFUSED, Reason.INVALID_REQUEST),
 )
 EXPIRING = (Reason.NO_REFRESH_TOKEN, Reason.ABSOLUTE_LIMIT, Reason.REFRESH_TOKEN_LIMIT)

@@ -10,19 +10,41 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from worker.core.events import Event
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
+from worker.core.ports import Lease
+from worker.core.providers import Client
 
 UNREADABLE = "its record cannot be read"
 WAY_OUT = "Put the grant in anew (`evergrant grants import --replace`), or `evergrant grants delete` it."
 
 
 class UnreadableRecordError(Exception):
-    """A grant's record cannot be read. The message names the grant and repeats nothing of the record."""
+    """A grant's record cannot be read. The message names the grant and repeats nothing of the record.
 
-    def __init__(self, grant_id: str) -> None:
-        super().__init__(f"{grant_id}: {UNREADABLE}. {WAY_OUT}")
+    Attributes:
+        grant_id: whose it is.
+        problem: what is wrong with it.
+        advice: what to do.
+    """
+
+    def __init__(self, grant_id: str, problem: str = UNREADABLE, advice: str = WAY_OUT) -> None:
+        super().__init__(f"{grant_id}: {problem}. {advice}")
         self.grant_id = grant_id
+        self.problem = problem
+        self.advice = advice
+
+
+class NewerRecordError(UnreadableRecordError):
+    """A newer release wrote a grant's record, in a format that this one cannot read."""
+
+    def __init__(self, grant_id: str, number: int, known: int) -> None:
+        super().__init__(
+            grant_id,
+            f"its record has format {number}, of a newer release; this one reads up to {known}",
+            "Upgrade this process: the grant is left as it is until then.",
+        )
 
 
 OnUnreadable = Callable[[UnreadableRecordError], object]
@@ -41,6 +63,7 @@ class ImportVerdict(StrEnum):
     MOVED = "moved"  # the stored version is not the one to be replaced
     DESCENDS = "descends"  # the stored pair was made from this one, which is dead by now
     NEWER = "newer"  # the stored pair was issued after this one
+    UNKNOWN_FORMAT = "unknown_format"  # a newer release wrote the stored record
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +88,19 @@ class OperationResult(StrEnum):
 
     DONE = "done"
     UNCHANGED = "unchanged"
+    KEPT = "kept"  # a reply is kept for the grant, and comes first
     GONE = "gone"
+    OTHER_STATUS = "other_status"  # than the one that it was to have
+    UNKNOWN_FORMAT = "unknown_format"  # a newer release wrote its record
+
+
+class ResealResult(StrEnum):
+    """What became of a pair that was sealed anew."""
+
+    DONE = "done"
+    GONE = "gone"
+    CHANGED = "changed"  # the grant has another pair by now
+    LEASED = "leased"  # its holder may be about to replace the pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +159,78 @@ class ClientState:
 
 
 @dataclass(frozen=True, slots=True)
+class Workers:
+    """The processes that may refresh: workers' children, and for a moment a command that refreshes.
+
+    Attributes:
+        alive: how many sent a heartbeat in the last seconds.
+        able: how many of those have no trouble.
+        troubles: why some of them claim nothing, by process.
+        recovering_until: when the store's recovery is over at the latest; `None` where it is not recovering.
+        refusal: why the store takes no writes, with the server's code; empty where it takes them.
+        untaken: the grants whose answers the store fails at.
+    """
+
+    alive: int
+    able: int
+    troubles: Mapping[str, str]
+    recovering_until: int | None
+    refusal: str = ""
+    untaken: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLife:
+    """Since when the store is what it is. Instants are Unix ms.
+
+    Attributes:
+        began_at: when the first process reached it; a store that is flushed begins anew. `None` where nobody
+            has reached it, or an earlier release began it.
+        epoch: the number of its epoch, which is when that began; `None` where nobody has reached it.
+        is_empty: whether it never had a grant.
+    """
+
+    began_at: int | None
+    epoch: int | None
+    is_empty: bool
+
+    def lacks(self, fence: int) -> bool:
+        """Whether it began after the lease with this fence, which is at least its own time in µs."""
+        return self.is_empty or (self.began_at is not None and fence < self.began_at * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReply:
+    """What is known of a kept reply. Instants are Unix ms.
+
+    Attributes:
+        number: names it.
+        grant: whose it is.
+        client: the grant's.
+        token_url: who sent it.
+        version: of the pair that was presented.
+        fence: of the lease under which it came.
+        sent_at: when the request left.
+        received_at: when the reply came.
+        detail: why it could not be read.
+        size: bytes of its body.
+        access_expires_at: when the grant's present access token ends; `None` for never.
+    """
+
+    number: int
+    grant: str
+    client: str
+    token_url: str
+    version: int
+    fence: int
+    sent_at: int
+    received_at: int
+    detail: str
+    size: int
+    access_expires_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class StreamEntry:
     """One event: its id in the stream, and the CloudEvent."""
 
@@ -145,8 +252,19 @@ class Registry(Protocol):
             replaces: the version that must be stored; `None` where the grant must be new.
         """
 
-    async def operate(self, grant_id: str, operation: Operation) -> OperationResult:
-        """Pause, resume or delete one grant. Asking twice is harmless."""
+    async def operate(
+        self, grant_id: str, operation: Operation, *, only_if: Status | None = None
+    ) -> OperationResult:
+        """Pause, resume or delete one grant, if it has the status that is named. Asking twice is harmless."""
+
+    async def reseal(self, grant_id: str, sealed: bytes, resealed: bytes) -> ResealResult:
+        """Put a pair back sealed anew, if it is still the stored one and nobody has leased its grant."""
+
+    async def forget_revoked(self, lease: Lease) -> bool:
+        """Delete a grant whose tokens were revoked under `lease`, and end the lease.
+
+        Returns whether no grant is left: one that was given other tokens since stays.
+        """
 
     async def find(self, grant_id: str) -> StoredGrant | None:
         """One grant, or `None`.
@@ -178,27 +296,93 @@ class FleetState(Protocol):
     async def of_client(self, name: str, *, unreadable: OnUnreadable = refuse_unreadable) -> ClientState:
         """One client's part of the fleet."""
 
-    async def troubles(self) -> Mapping[str, str]:
-        """Why processes claim nothing, by process; only of processes that were seen lately."""
+    async def of_clients(
+        self, names: Sequence[str], *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> Sequence[ClientState]:
+        """Each client's part of the fleet, in the order of the names."""
+
+    async def life(self) -> StoreLife:
+        """Since when the store is what it is."""
+
+    async def processes(self) -> list[str]:
+        """Every process that has not left: those that live, and dead ones whose journal nobody took over."""
+
+    async def workers(self) -> Workers:
+        """The processes that live, and what keeps them from claiming."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What a sweep found due, and the runners to start for it.
+
+    Once there is enough for all candidates, nothing more is counted.
+
+    Attributes:
+        due: grants.
+        clients: that have some.
+        starting: how many of the candidates have a place now, the first ones.
+        unreadable: clients whose part of the store cannot be read; they are left out for a while.
+    """
+
+    due: int
+    clients: int
+    starting: int
+    unreadable: Sequence[str]
 
 
 class RunnerPlaces(Protocol):
-    """The places of runners: how many may work on one client at once."""
+    """The places of runners: how many may work at once."""
 
-    async def reserve_runners(
-        self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]
-    ) -> tuple[int, int]:
-        """How many grants are due, and how many of the candidate runners to start for them.
+    async def reserve_runners(self, *, share: int, place_ms: int, candidates: Sequence[str]) -> Reserved:
+        """Reserve places for as many of the candidates as the due grants take.
 
         Args:
-            client_name: whose grants.
             share: how many due grants one runner takes on.
             place_ms: how long a place is kept for a runner that does not claim.
-            candidates: ids of new runners, as many as the client may have at once.
+            candidates: ids of new runners, as many as there may be at once.
         """
 
-    async def release_runner(self, client_name: str, runner: str) -> None:
+    async def release_runner(self, runner: str) -> None:
         """Give a runner's place back."""
+
+
+class Replies(Protocol):
+    """The kept replies of a deployment."""
+
+    async def all(self) -> Sequence[StoredReply]:
+        """Every kept reply, the first one first."""
+
+    async def find(self, number: int) -> StoredReply | None:
+        """One kept reply, or `None`."""
+
+    async def sealed(self, number: int) -> bytes | None:
+        """The reply itself, sealed; `None` where it is gone."""
+
+    async def overdue(self, now: int) -> Sequence[StoredReply]:
+        """Those whose grants have to fail: their access tokens have ended."""
+
+    async def expire(self, reply: StoredReply, change: Change | None) -> bool:
+        """Let the grant of an overdue reply fail; returns whether it did.
+
+        `change` is `None` where the grant is not failing, and nothing is to be done.
+        """
+
+    async def reseal(self, number: int, sealed: bytes, resealed: bytes) -> bool:
+        """Put a kept reply back sealed anew; returns whether it was still there."""
+
+    async def drop(self, number: int) -> bool:
+        """Give a reply up; its grant's token is tried again. Returns whether there was one."""
+
+    async def reopen(self, client: Client, event: Event, grant_id: str) -> bool:
+        """Let an endpoint be used again that was stopped for replies of which none is left.
+
+        Returns whether it was stopped.
+
+        Args:
+            client: at that endpoint.
+            event: emitted if the endpoint was stopped.
+            grant_id: the grant whose reply was read last.
+        """
 
 
 class EventStream(Protocol):

@@ -18,10 +18,12 @@ def reason_of_due(stored: StoredGrant, client: Client | None, rules: Rules, now:
         rules: the deployment's.
         now: Unix ms.
 
-    Returns `None` for a grant that is out of work: failed, paused, or of a client that is not configured.
+    Returns `None` for a grant that is out of work: failed, paused, with a kept reply, or of a client without
+    settings.
     """
     grant = stored.grant
-    if client is None or grant.status in {Status.FAILED, Status.PAUSED}:
+    is_out_of_work = grant.status in {Status.FAILED, Status.PAUSED} or grant.kept_reply is not None
+    if client is None or is_out_of_work:
         return None
     if stored.due_at is None:
         return Reason.NOTHING_EXPIRES

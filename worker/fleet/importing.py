@@ -4,27 +4,34 @@ Rules:
 - A bad line is refused with its number and its reason; every good line is stored all the same.
 - An id that exists is refused unless it may be replaced. Importing the pair that is already stored keeps the
   version; any other pair counts as a rotation.
+- A refresh token that a journal knows to be used is never stored: the grant gets the newest pair that was
+  made from it. So an old file does no harm after a store lost everything, as far as the journals reach.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import BinaryIO, Final
 
 from worker.core import lifecycle
+from worker.core.grant import Status
 from worker.core.interchange import Line, LineError, read_line
 from worker.core.policy import Rules
-from worker.core.ports import Sealer
+from worker.core.ports import KeptReply, Sealer, UnsealError, Verdict
 from worker.core.providers import Client
 from worker.core.registry import ImportVerdict, Registry
+from worker.fleet.journaled import Journaled
 
 BATCH: Final = 500
 MAX_LINE_BYTES: Final = 256 * 1024
 REFUSED: Final = {
     ImportVerdict.DESCENDS: "what is stored was made from this pair, which is dead by now",
     ImportVerdict.NEWER: "what is stored was issued after this pair",
+    ImportVerdict.UNKNOWN_FORMAT: "what is stored was written by a newer release; upgrade first",
 }
+USED_UP: Final = "its refresh token is used up, and a journal on this machine has the newer one"
+REPLY_FIRST_MS: Final = 60_000
 MOST_TRIES: Final = 5  # to replace a grant that is being refreshed at the same time
 
 NumberedLine = tuple[int, bytes | None]  # `None` stands for a line that is too long
@@ -41,10 +48,17 @@ class RefusedLine:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The result of one batch: how many lines were stored, and which ones were refused."""
+    """The result of one batch: how many lines were stored, and which ones were refused.
+
+    Attributes:
+        without_end: how many of the stored lines do not say when their access token ends.
+        repaired: how many of the stored lines had a dead pair, and got a newer one from a journal.
+    """
 
     stored: int
     refusals: Sequence[RefusedLine]
+    without_end: int
+    repaired: int
 
 
 class Importer:
@@ -56,6 +70,8 @@ class Importer:
         clients: the configured clients; a line that names another one is refused.
         rules: the deployment's; they say when an imported grant is due.
         replace_existing: whether a line may replace the stored grant with the same id.
+        journaled: what this machine's journals know of the tokens that come in; `None` for nothing.
+        keep_reply: stores a reply that could not be read; needed where a journal may have one.
     """
 
     def __init__(
@@ -66,12 +82,16 @@ class Importer:
         clients: Iterable[Client],
         rules: Rules,
         replace_existing: bool,
+        journaled: Journaled | None = None,
+        keep_reply: Callable[[KeptReply], Awaitable[Verdict]] | None = None,
     ) -> None:
         self._registry = registry
         self._sealer = sealer
         self._clients = {client.name: client for client in clients}
         self._rules = rules
         self._replace_existing = replace_existing
+        self._journaled = journaled or Journaled()
+        self._keep_reply = keep_reply
 
     async def take_all(self, lines: Iterator[NumberedLine]) -> AsyncIterator[Taken]:
         """Store lines in batches, in order; each batch is read while the store works on the one before."""
@@ -112,26 +132,61 @@ class Importer:
         self, good: dict[str, NumberedGrant], refusals: list[RefusedLine], now: int
     ) -> Taken:
         reasons = await asyncio.gather(*(self._store(line, now) for _, line in good.values()))
-        for (number, _), reason in zip(good.values(), reasons, strict=True):
+        without_end = repaired = 0
+        for (number, line), reason in zip(good.values(), reasons, strict=True):
             if reason is not None:
                 refusals.append(RefusedLine(number, reason))
+                continue
+            without_end += not line.states_end
+            repaired += bool(line.grant.root)
         refusals.sort(key=lambda refusal: refusal.number)
-        return Taken(reasons.count(None), refusals)
+        return Taken(reasons.count(None), refusals, without_end, repaired)
 
     def _read(self, text: bytes | None, now: int) -> Line:
         if text is None:
             raise LineError(f"is longer than {MAX_LINE_BYTES} bytes")
-        return read_line(text, self._clients, now)
+        return self._repaired(read_line(text, self._clients, now))
+
+    def _repaired(self, line: Line) -> Line:
+        """The line with the newest pair that descends from its refresh token, as far as the journals know.
+
+        Raises:
+            LineError: that pair cannot be used here.
+        """
+        given = line.grant
+        answer = self._journaled.newest(given.id, given.lineage) if given.has_refresh_token else None
+        known = given if answer is None else answer.change.grant
+        reply = self._journaled.reply(given.id, known.lineage)
+        if reply is not None:
+            known = reply.change.grant
+        if known.lineage == given.lineage and reply is None:
+            return line
+        try:
+            if known.client not in self._clients:
+                raise LineError(f"{USED_UP} of the client {known.client!r}, which is not configured")
+            pair = self._sealer.open(known)
+        except UnsealError as problem:
+            raise LineError(f"{USED_UP}; {problem}") from None
+        is_paused = given.status is Status.PAUSED
+        grant = replace(
+            known, labels=given.labels, status=Status.PAUSED if is_paused else Status.ACTIVE, kept_reply=None
+        )
+        return Line(replace(grant, reason=None, streak=0, in_doubt=False), pair, states_end=True)
 
     async def _store(self, line: Line, now: int) -> str | None:
         """Store one grant; returns why it was refused."""
         version, replaces = line.grant.version, None
         for _ in range(MOST_TRIES):
-            sealed = self._sealer.seal(line.grant.id, version, line.pair)
-            grant = replace(line.grant, version=version, sealed=sealed)
+            grant = replace(line.grant, version=version)
+            grant = replace(grant, sealed=self._sealer.seal(grant, line.pair))
             change = lifecycle.admit(grant, self._clients[grant.client], self._rules, now)
+            reply = self._journaled.reply(grant.id, grant.lineage)
+            if reply is not None:  # due later, so that nobody presents its token before the reply is kept
+                change = replace(change, due_at=now + REPLY_FIRST_MS)
             result = await self._registry.import_grant(change, replaces=replaces)
             if result.verdict is ImportVerdict.STORED:
+                if reply is not None and self._keep_reply is not None:
+                    await self._keep_reply(reply)
                 return None
             if not self._replace_existing:
                 return "id exists already; --replace puts this grant in its place"

@@ -1,16 +1,30 @@
 """The fleet at a glance: each client's numbers, and what is wrong, for whom, until when, and what to do."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from worker.core.events import rfc3339
 from worker.core.grant import Status
+from worker.core.outcomes import EVERY_GRANT_REJECTED
+from worker.core.protocol import REDIRECT
 from worker.core.reasons import FAILED, Reason
-from worker.core.registry import UNREADABLE, WAY_OUT, ClientState, FleetState, Registry, StoredGrant
+from worker.core.registry import (
+    ClientState,
+    FleetState,
+    Registry,
+    Replies,
+    StoredGrant,
+    StoredReply,
+    UnreadableRecordError,
+    Workers,
+)
+from worker.fleet.idleness import OVERDUE_MS, Idleness, why_idle
+from worker.fleet.losses import Losses
+
+Called = Callable[[str, str], str]
 
 MOST_NAMED: Final = 20
-OVERDUE_MS: Final = 60_000  # a grant that has been due for longer is late
 CLOSE_MS: Final = 1_800_000  # an outage this near to an expiry is worth waking a person
 
 
@@ -45,6 +59,20 @@ class Report:
         """Whether something will expire unless a person acts."""
         return any(incident.needs_a_person for incident in self.incidents)
 
+    @property
+    def noteworthy(self) -> Sequence[ClientState]:
+        """The clients of which there is something to say, those that an incident names first."""
+        subjects = {incident.subject for incident in self.incidents}
+        return sorted(
+            (client for client in self.clients if client.name in subjects or _has_trouble(client)),
+            key=lambda client: client.name not in subjects,
+        )
+
+    @property
+    def most_urgent(self) -> Sequence[Incident]:
+        """The incidents, those first that need a person; otherwise in their order."""
+        return sorted(self.incidents, key=lambda incident: not incident.needs_a_person)
+
     def documents(self) -> Iterator[dict[str, Any]]:
         """The report as JSON lines: each client, then each incident."""
         for client in self.clients:
@@ -76,53 +104,100 @@ class Report:
             }
 
 
-async def report_on(registry: Registry, fleet_state: FleetState, configured: Collection[str]) -> Report:
+async def report_on(
+    registry: Registry,
+    fleet_state: FleetState,
+    replies: Replies,
+    configured: Collection[str],
+    called: Called,
+    losses: Losses | None = None,
+) -> Report:
     """Look at every client that is configured or has grants.
 
     Args:
         registry: the grants.
         fleet_state: the state of clients, token endpoints and processes.
+        replies: those that could not be read.
         configured: the names of the clients that have settings.
+        called: what a person calls a client's setting, by the client's name and the setting's.
+        losses: what the store lacks of this machine's journals; `None` where it lacks nothing.
     """
     now = await registry.now()
     names = sorted({*configured, *await fleet_state.client_names()})
     unreadable = await registry.noted_unreadable(MOST_NAMED)
-    clients = [await fleet_state.of_client(name, unreadable=unreadable.append) for name in names]
+    clients = await fleet_state.of_clients(names, unreadable=unreadable.append)
     troubled = await registry.needing_attention(MOST_NAMED, unreadable=unreadable.append)
-    incidents = [incident for client in clients for incident in _of_client(client, configured, now)]
-    incidents += [_of_grant(stored, ends_at) for stored, ends_at in troubled]
-    met = sorted({problem.grant_id for problem in unreadable})
-    incidents += [_of_unreadable(grant_id) for grant_id in met[:MOST_NAMED]]
-    incidents += [_of_worker(owner, trouble) for owner, trouble in (await fleet_state.troubles()).items()]
+    workers = await fleet_state.workers()
+    incidents = [_of_store(workers.refusal)] if workers.refusal else []
+    incidents += [] if losses is None else of_losses(losses)
+    incidents += [
+        incident for client in clients for incident in _of_client(client, configured, called, workers, now)
+    ]
+    for stored, ends_at in troubled:
+        number = stored.grant.kept_reply
+        reply = None if number is None else await replies.find(number)
+        incidents.append(_of_grant(stored, ends_at) if reply is None else _of_reply(stored, reply, ends_at))
+    met = {problem.grant_id: problem for problem in unreadable}
+    incidents += [_of_unreadable(met[grant_id]) for grant_id in sorted(met)[:MOST_NAMED]]
+    incidents += [_of_untaken(grant_id) for grant_id in workers.untaken[:MOST_NAMED]]
+    incidents += [_of_worker(owner, trouble) for owner, trouble in workers.troubles.items()]
     failed = sum(client.grants[Status.FAILED] for client in clients)
     named = sum(stored.grant.status is Status.FAILED for stored, _ in troubled)
     return Report(now, clients, incidents, max(failed - named, 0))
 
 
-def _of_client(client: ClientState, configured: Collection[str], now: int) -> Iterator[Incident]:
+def _has_trouble(client: ClientState) -> bool:
+    return (
+        client.state != "accepted"
+        or client.provider_state != "available"
+        or bool(client.grants[Status.FAILING] or client.grants[Status.FAILED])
+    )
+
+
+def of_losses(losses: Losses) -> Iterator[Incident]:
+    """The store lacks what this machine's journals hold."""
+    if losses.missing:
+        what = "is empty" if losses.life.is_empty else f"began anew at {rfc3339(losses.life.began_at)}"
+        yield Incident(
+            "store_lost",
+            "Redis",
+            f"it {what}, and this machine's journals hold answers of {losses.missing} grants that it lacks:"
+            " was it flushed, restored from a backup, or is it another one?",
+            None,
+            "Stop every worker, import your newest export, start them again: the journals give those grants"
+            " their newest tokens (docs/operations.md, `Redis lost everything`).",
+            needs_a_person=True,
+        )
+    if losses.behind:
+        yield Incident(
+            "store_behind",
+            "Redis",
+            f"it has older tokens of {losses.behind} grants than this machine's journals:"
+            " was a backup restored, or a record put back?",
+            None,
+            "Restart the workers of this machine: they give the newest tokens back before they refresh.",
+            needs_a_person=True,
+        )
+
+
+def _of_client(
+    client: ClientState, configured: Collection[str], called: Called, workers: Workers, now: int
+) -> Iterator[Incident]:
     has_grants = any(client.grants.values())
     if client.state == "rejected":
-        yield Incident(
-            "client_rejected",
-            client.name,
-            f"the provider rejects this client's credentials ({client.reason}),"
-            f" next probe {_in(client.probe_at, now)}",
-            client.soonest_expiry_at,
-            f"Put the right secret into EVERGRANT_CLIENTS__{client.name.upper()}__CLIENT_SECRET: in .env or"
-            " its secret file it is read again at the next probe, in a worker's environment at its restart.",
-            needs_a_person=has_grants,
-        )
+        yield _client_rejected(client, called, workers, now, has_grants=has_grants)
     elif client.name not in configured and has_grants:
         yield Incident(
             "client_not_configured",
             client.name,
             "it has grants but no settings",
             client.soonest_expiry_at,
-            f"Set EVERGRANT_CLIENTS__{client.name.upper()}__PROVIDER and the rest, or delete its grants.",
+            f"Set {called(client.name, 'provider')} and the rest, or put it back into the clients file;"
+            " or delete its grants.",
             needs_a_person=True,
         )
     elif client.provider_state == "unavailable":
-        yield _provider_unavailable(client, now, has_grants=has_grants)
+        yield _provider_unavailable(client, workers, now, has_grants=has_grants)
     elif _ahead(client.throttled_until, now) is not None:
         yield Incident(
             "throttled",
@@ -130,32 +205,54 @@ def _of_client(client: ClientState, configured: Collection[str], now: int) -> It
             f"its token endpoint told it to wait, and it goes on {_in(client.throttled_until, now)}",
             client.soonest_expiry_at,
             "Nothing to do yet. If it comes often, set"
-            f" EVERGRANT_CLIENTS__{client.name.upper()}__RATE_PER_SECOND to what the provider allows.",
+            f" {called(client.name, 'rate_per_second')} to what the provider allows.",
             needs_a_person=False,
         )
     elif client.next_due_at is not None and now - client.next_due_at > OVERDUE_MS:
-        nobody_claims = client.claimed_at is None or now - client.claimed_at > OVERDUE_MS
-        yield Incident(
-            "not_refreshing" if nobody_claims else "behind",
-            client.name,
-            f"{'nobody refreshes its grants' if nobody_claims else 'its refreshes are late'},"
-            f" overdue: {client.due}",
-            client.soonest_expiry_at,
-            "Are a worker and beat running, and can they reach Redis?"
-            if nobody_claims
-            else "They are being worked off; more workers or a higher rate budget make it faster.",
-            needs_a_person=nobody_claims,
-        )
+        yield _overdue(client, workers, now)
 
 
-def _provider_unavailable(client: ClientState, now: int, *, has_grants: bool) -> Incident:
-    """An outage needs no person while every token lives on and a worker keeps trying."""
-    nobody_tries = (
-        client.endpoint_probe_at is not None and now - client.endpoint_probe_at > OVERDUE_MS and has_grants
+def _client_rejected(
+    client: ClientState, called: Called, workers: Workers, now: int, *, has_grants: bool
+) -> Incident:
+    probe = _next_try("probe", client.probe_at, why_idle(client, workers, now), now)
+    return Incident(
+        "client_rejected",
+        client.name,
+        f"the provider rejects this client's credentials ({client.reason}) since"
+        f" {rfc3339(client.rejected_at)}, {probe}",
+        client.soonest_expiry_at,
+        _advice_to_rejected(client, called),
+        needs_a_person=has_grants,
     )
+
+
+def _advice_to_rejected(client: ClientState, called: Called) -> str:
+    if (client.reason or "").startswith(REDIRECT):
+        return (
+            f"Its token endpoint's URL is wrong: set {called(client.name, 'token_url')} to where it"
+            " redirects, which `evergrant doctor` shows."
+        )
+    if client.reason == EVERY_GRANT_REJECTED:
+        return (
+            f"Compare {called(client.name, 'client_id')}, its secret and its endpoint with the registration"
+            " at the provider: more likely they are another client's than that everybody has withdrawn the"
+            " consent."
+        )
+    return (
+        f"Put the right secret into {called(client.name, 'client_secret')}: in .env, in the clients file or"
+        " in its secret file it is read again at the next probe, in a worker's environment at its restart."
+    )
+
+
+def _provider_unavailable(client: ClientState, workers: Workers, now: int, *, has_grants: bool) -> Incident:
+    """An outage needs no person while every token lives on and a worker keeps trying."""
+    is_overdue = has_grants and _is_overdue(client.endpoint_probe_at, now)
+    idleness = why_idle(client, workers, now) if is_overdue else None
     is_close = client.soonest_expiry_at is not None and client.soonest_expiry_at - now < CLOSE_MS
-    if nobody_tries:
-        advice = "Nobody tries: are a worker and beat running, and can they reach Redis?"
+    nobody_tries = idleness is not None and idleness.needs_a_person
+    if idleness is not None and (nobody_tries or not is_close):
+        advice = idleness.advice
     elif is_close:
         advice = "`evergrant doctor` says whether it can be reached from here; if it can, ask the provider."
     else:
@@ -164,11 +261,43 @@ def _provider_unavailable(client: ClientState, now: int, *, has_grants: bool) ->
         "provider_unavailable",
         client.name,
         f"its token endpoint gives no usable answer ({client.provider_reason}) since"
-        f" {rfc3339(client.unavailable_since)}, next try {_in(client.endpoint_probe_at, now)}",
+        f" {rfc3339(client.unavailable_since)}, {_next_try('try', client.endpoint_probe_at, idleness, now)}",
         client.soonest_expiry_at,
         advice,
         needs_a_person=nobody_tries or is_close,
     )
+
+
+def _overdue(client: ClientState, workers: Workers, now: int) -> Incident:
+    idleness = why_idle(client, workers, now)
+    if idleness is None:
+        return Incident(
+            "behind",
+            client.name,
+            f"its refreshes are late, overdue: {client.due}",
+            client.soonest_expiry_at,
+            "They are being worked off; more workers or a higher rate budget make it faster.",
+            needs_a_person=False,
+        )
+    return Incident(
+        "not_refreshing",
+        client.name,
+        f"nobody refreshes its grants ({idleness.why}), overdue: {client.due}",
+        client.soonest_expiry_at,
+        idleness.advice,
+        needs_a_person=idleness.needs_a_person,
+    )
+
+
+def _next_try(what: str, at: int | None, idleness: Idleness | None, now: int) -> str:
+    """When the next try comes; where it should have come long ago, why it has not."""
+    if idleness is None or not _is_overdue(at, now):
+        return f"next {what} {_in(at, now)}"
+    return f"next {what} is due, and nobody tries ({idleness.why})"
+
+
+def _is_overdue(at: int | None, now: int) -> bool:
+    return at is not None and now - at > OVERDUE_MS
 
 
 def _ahead(at: int | None, now: int) -> int | None:
@@ -178,6 +307,28 @@ def _ahead(at: int | None, now: int) -> int | None:
 
 def _in(at: int | None, now: int) -> str:
     return "is due" if at is None or at <= now else f"in {(at - now) // 1000} s"
+
+
+def _of_store(refusal: str) -> Incident:
+    return Incident(
+        "store_refuses_writes",
+        "the store",
+        f"Redis refuses writes: {refusal}",
+        None,
+        "Nothing is claimed, and answers wait on the workers' disks. Mend that; they go on by themselves.",
+        needs_a_person=True,
+    )
+
+
+def _of_untaken(grant_id: str) -> Incident:
+    return Incident(
+        "answer_untaken",
+        grant_id,
+        "its provider has answered, and Redis fails at storing the new tokens: a worker's journal has them",
+        None,
+        "They are offered again and again. The worker's log says what is in the way (`answer.set_aside`).",
+        needs_a_person=True,
+    )
 
 
 def _of_worker(owner: str, trouble: str) -> Incident:
@@ -191,8 +342,21 @@ def _of_worker(owner: str, trouble: str) -> Incident:
     )
 
 
-def _of_unreadable(grant_id: str) -> Incident:
-    return Incident("grant_unreadable", grant_id, UNREADABLE, None, WAY_OUT, needs_a_person=True)
+def _of_unreadable(met: UnreadableRecordError) -> Incident:
+    return Incident("grant_unreadable", met.grant_id, met.problem, None, met.advice, needs_a_person=True)
+
+
+def _of_reply(stored: StoredGrant, reply: StoredReply, ends_at: int | None) -> Incident:
+    return Incident(
+        "reply_unread",
+        reply.grant,
+        f"{stored.grant.status.value}, {Reason.REPLY_UNREAD} since {rfc3339(reply.received_at)}:"
+        f" the provider answered, and its tokens could not be read ({reply.detail})",
+        ends_at,
+        f"Look at the reply with `evergrant answers show {reply.number}`,"
+        f" and take its tokens in with `evergrant answers adopt {reply.number}`.",
+        needs_a_person=True,
+    )
 
 
 def _of_grant(stored: StoredGrant, ends_at: int | None) -> Incident:

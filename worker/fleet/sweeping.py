@@ -3,24 +3,27 @@
 A runner is one refresh task, queued or at work. Its place is reserved at the store for as long as a lease
 lasts, and each claim renews it. So a lost task costs no more than its leases do, and two beats or two sweeps
 start no more runners than the due grants need.
+
+A place that nobody uses keeps others from starting. So a runner that ends gives its place back, however it
+ends, and as soon as the store takes it.
 """
 
 import asyncio
+import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import zip_longest
 from typing import Final
 
 import structlog
 
-from worker.core.ports import StoreRefusedError, StoreUnavailableError
-from worker.core.providers import Client
+from worker.core.ports import StoreUnavailableError
 from worker.core.registry import RunnerPlaces
 from worker.refresher import Refresher
 
-MOST_RUNNERS: Final = 4  # of one client
-GIVE_BACK_SECONDS: Final = 5.0  # a place that is not given back expires, as a lost task's does
+MOST_RUNNERS: Final = 16  # of a deployment: a runner that no process is free for waits in the queue
+GIVE_BACK_SECONDS: Final = 5.0  # the first try, which its task waits for
+GIVE_BACK_PAUSE_SECONDS: Final = 1.0
 ROUNDS: Final = 4  # one runner takes on this many times its requests in flight
 
 log = structlog.get_logger(__name__)
@@ -32,73 +35,83 @@ class Sweeping:
     Args:
         places: where a runner's place is reserved.
         refresher: this process's.
-        clients: the configured clients.
         in_flight: requests that one runner has in flight at once.
         place_ms: how long a place is kept for a runner that does not claim: as long as a lease.
+        run_seconds: how long a runner claims. While requests that hang are still in flight then, it goes on
+            for the endpoints that answer, at most as long as a lease.
     """
 
     def __init__(
-        self,
-        *,
-        places: RunnerPlaces,
-        refresher: Refresher,
-        clients: Iterable[Client],
-        in_flight: int,
-        place_ms: int,
+        self, *, places: RunnerPlaces, refresher: Refresher, in_flight: int, place_ms: int, run_seconds: float
     ) -> None:
         self._places = places
         self._refresher = refresher
-        self._clients = clients
         self._share = ROUNDS * in_flight
         self._place_ms = place_ms
+        self._run_seconds = run_seconds
+        self._giving_back: set[asyncio.Task[None]] = set()
 
-    async def reserve_runners(self) -> list[tuple[str, str]]:
-        """The (client, runner id) pairs to start now: one for each client before any client has a second.
+    async def reserve_runners(self) -> list[str]:
+        """The ids of the runners to start now."""
+        candidates = [str(uuid.uuid4()) for _ in range(MOST_RUNNERS)]
+        try:
+            found = await self._places.reserve_runners(
+                share=self._share, place_ms=self._place_ms, candidates=candidates
+            )
+        except StoreUnavailableError as problem:
+            log.warning("sweep.store_away", problem=str(problem))
+            return []
+        for client in found.unreadable:
+            log.error("sweep.client_unreadable", client=client)
+        if found.due or found.starting:
+            log.info("sweep", due=found.due, clients=found.clients, starting=found.starting)
+        return candidates[: found.starting]
 
-        The order matters: a client whose provider hangs must not keep another's runner in the queue.
-        """
-        started: dict[str, list[str]] = {}
-        for client in self._clients:
-            candidates = [str(uuid.uuid4()) for _ in range(MOST_RUNNERS)]
-            try:
-                due, starting = await self._places.reserve_runners(
-                    client.name, share=self._share, place_ms=self._place_ms, candidates=candidates
-                )
-            except StoreRefusedError as problem:
-                # What is stored of one client stops no other.
-                log.error("sweep.refused", client=client.name, problem=str(problem))  # noqa: TRY400
-                continue
-            except StoreUnavailableError as problem:
-                log.warning("sweep.store_away", problem=str(problem))
-                break
-            if due or starting:
-                log.info("sweep", client=client.name, due=due, starting=starting)
-            started[client.name] = candidates[:starting]
-        turns = zip_longest(*([(client, runner) for runner in ids] for client, ids in started.items()))
-        return [start for turn in turns for start in turn if start is not None]
-
-    async def run_refresher(self, client: str, runner: str, stop: Callable[[], bool]) -> None:
-        """Refresh what a client has due, and give the place back, also after an error.
+    async def run_refresher(self, runner: str, stop: Callable[[], bool]) -> None:
+        """Refresh what is due for a while, and give the place back, also after an error.
 
         Args:
-            client: whose grants.
             runner: the place that was reserved.
             stop: says when to claim nothing more.
         """
+        end = time.monotonic() + self._run_seconds
+        last_end = end + self._place_ms / 1000
         try:
-            if client not in {each.name for each in self._clients}:
-                log.warning("refresh.client_not_configured", client=client)
-                return
-            attempted = await self._refresher.drain(client, runner, stop)
+            attempted = await self._refresher.drain(
+                runner,
+                lambda: stop() or time.monotonic() > last_end,
+                winds_down=lambda: time.monotonic() > end,
+            )
         except StoreUnavailableError as problem:
-            log.warning("refresh.store_away", client=client, problem=str(problem))
+            log.warning("refresh.store_away", problem=str(problem))
             return
         finally:
-            await self._give_back(client, runner)
-        log.info("refresh.done", client=client, attempted=attempted)
+            await self.give_back([runner])
+        log.info("refresh.done", attempted=attempted)
 
-    async def _give_back(self, client: str, runner: str) -> None:
-        """Free the place, without a long wait for the store: this task may be about to be killed."""
-        with suppress(StoreUnavailableError, TimeoutError):
+    async def give_back(self, runners: Sequence[str]) -> None:
+        """Free places, without a long wait for the store: this task may be about to be killed.
+
+        While the store is away, this goes on beside other tasks until the places have ended by themselves.
+        """
+        if not await self._free(runners):
+            trying = asyncio.create_task(self._free_later(runners))
+            self._giving_back.add(trying)
+            trying.add_done_callback(self._giving_back.discard)
+
+    async def _free_later(self, runners: Sequence[str]) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._place_ms / 1000):
+                while True:
+                    await asyncio.sleep(GIVE_BACK_PAUSE_SECONDS)
+                    if await self._free(runners):
+                        return
+
+    async def _free(self, runners: Sequence[str]) -> bool:
+        try:
             async with asyncio.timeout(GIVE_BACK_SECONDS):
-                await self._places.release_runner(client, runner)
+                for runner in runners:
+                    await self._places.release_runner(runner)
+        except (StoreUnavailableError, TimeoutError):
+            return False
+        return True

@@ -17,15 +17,17 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final
 
 from worker.core import lifecycle, policy
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Phase
 from worker.core.outcomes import (
+    AnswerKnown,
+    AttemptOutcome,
     CannotUnseal,
     ClientNotConfirmed,
     ClientRejected,
@@ -35,6 +37,7 @@ from worker.core.outcomes import (
     Stopped,
     Unavailable,
     Unknown,
+    Unread,
 )
 from worker.core.policy import Rules
 from worker.core.ports import (
@@ -45,20 +48,20 @@ from worker.core.ports import (
     LeasedElsewhere,
     Paused,
     Recovering,
+    ReplyKept,
     Sealer,
     Store,
+    Unproven,
     UnsealError,
 )
 from worker.core.providers import Client
 from worker.core.registry import Registry, StoredGrant
+from worker.fleet.interrupts import to_its_end
+from worker.fleet.leasing import LOOK_AGAIN_SECONDS, longest_wait_seconds
 from worker.refresher import Refresher
 from worker.refreshing.answers import Answers
 
-T = TypeVar("T")
-
-LOOK_AGAIN_SECONDS: Final = 0.1
 OFFERED_SECONDS: Final = 10.0  # how long a caller waits until a store that is away has the new tokens
-RECOVERY_SLACK_SECONDS: Final = 5.0  # on top of the longest recovery, which lasts as long as a lease
 
 
 class TokenFailure(StrEnum):
@@ -73,10 +76,12 @@ class TokenFailure(StrEnum):
     NO_ROOM_ON_DISK = "no_room_on_disk"  # for an answer: nothing was sent
     LEASED_ELSEWHERE = "leased_elsewhere"  # another process had the lease for as long as the caller waited
     STORE_RECOVERING = "store_recovering"
+    CLIENT_UNPROVEN = "client_unproven"  # its registration has refreshed nothing yet: one grant at a time
     ANSWER_WAITS = "answer_waits"  # this process has the new tokens, and the store does not yet
     PROVIDER_REJECTED = "provider_rejected"
     CLIENT_REJECTED = "client_rejected"
     NO_ANSWER = "no_answer"
+    REPLY_UNREAD = "reply_unread"  # a reply is kept that could not be read; its token is not presented again
     CLIENT_NOT_CONFIRMED = "client_not_confirmed"  # a rejection that may have meant the client
     LEASE_TOO_SHORT = "lease_too_short"  # this process was frozen: nothing was sent
     CANNOT_UNSEAL = "cannot_unseal"
@@ -90,7 +95,8 @@ class TokenError(Exception):
     Attributes:
         code: why.
         grant_id: of which grant.
-        detail: the client's name, the provider's error code, or what the disk or the sealer said.
+        detail: the client's name, the provider's error code, what the disk or the sealer said, or the number
+            of a kept reply.
         status: the grant's, after a refresh that brought nothing.
         until: Unix ms; when the second try after a rejection is due.
         span_ms: how long until then, or how long a new token lives.
@@ -159,7 +165,7 @@ class Tokens:
         self._clients = clients
         self._sealer = sealer
         self._rules = rules
-        self._wait_seconds = lease_ms / 1000 + RECOVERY_SLACK_SECONDS
+        self._wait_seconds = longest_wait_seconds(lease_ms)
         self._at_work = 0  # callers whose refresh may bring an answer
 
     async def at_hand(self, grant_id: str, min_ttl_ms: int) -> AccessToken | None:
@@ -225,6 +231,8 @@ class Tokens:
 
     async def _check(self, stored: StoredGrant) -> None:
         grant = stored.grant
+        if grant.kept_reply is not None:
+            raise _unread(grant.id, grant.kept_reply)
         if not policy.is_refreshable(grant, self._client_of(grant)):
             raise TokenError(TokenFailure.NO_REFRESH_TOKEN, grant.id)
         is_confirming = lifecycle.phase_of(grant) is Phase.CONFIRMING
@@ -239,17 +247,12 @@ class Tokens:
         give_up_at = loop.time() + self._wait_seconds
         while True:
             await self._reserve(grant_id)
-            match await self._store.lease(grant_id):
-                case Lease() as lease:
-                    return lease
-                case None:
-                    raise TokenError(TokenFailure.NO_SUCH_GRANT, grant_id)
-                case Paused():
-                    raise TokenError(TokenFailure.PAUSED, grant_id)
-                case LeasedElsewhere() if loop.time() >= give_up_at:
-                    raise TokenError(TokenFailure.LEASED_ELSEWHERE, grant_id)
-                case Recovering() if loop.time() >= give_up_at:
-                    raise TokenError(TokenFailure.STORE_RECOVERING, grant_id)
+            found = await self._store.lease(grant_id)
+            if isinstance(found, Lease):
+                return found
+            refusal = _refusal_of(before.grant, found, waited=loop.time() >= give_up_at)
+            if refusal is not None:
+                raise refusal
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
             after = await self._find(grant_id)
             if after.grant.version > before.grant.version:
@@ -260,18 +263,9 @@ class Tokens:
     async def _outcome_of_another(self, lease: Lease) -> StoredGrant:
         """Give back a lease that came just after another's refresh ended; returns that refresh's grant."""
         grant = lease.grant
-        client = self._client_of(grant)
-        due_at: int | None
-        match lifecycle.phase_of(grant):
-            case Phase.CONFIRMING:
-                now = await self._registry.now()
-                life_ms = None if grant.access_expires_at is None else grant.access_expires_at - now
-                due_at = now + policy.confirm_ms(life_ms)
-            case Phase.FAILED:
-                due_at = None
-            case _:
-                due_at = policy.next_due(grant, client, self._rules).at
-        await self._store.record_outcome(lease, lifecycle.leave(grant, due_at, client, self._rules))
+        now = await self._registry.now()
+        as_it_was = lifecycle.give_back(grant, self._clients.get(grant.client, 0), self._rules, now)
+        await self._store.record_outcome(lease, as_it_was)
         after = await self._find(grant.id)
         if lifecycle.phase_of(grant) in {Phase.CONFIRMING, Phase.FAILED}:
             raise await self._rejected(after)
@@ -280,34 +274,21 @@ class Tokens:
     async def _refresh(self, lease: Lease) -> StoredGrant:
         grant_id = lease.grant.id
         try:
-            outcome = await _to_its_end(self._refresher.refresh_one(lease))
+            outcome = await to_its_end(self._refresher.refresh_one(lease))
         finally:
             await self._until_stored(lease)
-        if self._answers.is_waiting(lease.fence):
+        if self._answers.is_unstored(lease.fence):
             raise TokenError(TokenFailure.ANSWER_WAITS, grant_id)
         after = await self._find(grant_id)
-        status = after.grant.status
-        match outcome:
-            case Refreshed():
-                return after
-            case Rejected(code=code):
-                raise TokenError(TokenFailure.PROVIDER_REJECTED, grant_id, detail=code, status=status)
-            case ClientRejected(code=code):
-                raise TokenError(TokenFailure.CLIENT_REJECTED, grant_id, detail=code, status=status)
-            case Unavailable(detail=detail) | Unknown(detail=detail):
-                raise TokenError(TokenFailure.NO_ANSWER, grant_id, detail=detail, status=status)
-            case ClientNotConfirmed():
-                raise TokenError(TokenFailure.CLIENT_NOT_CONFIRMED, grant_id, status=status)
-            case LeaseTooShort() | Stopped():
-                raise TokenError(TokenFailure.LEASE_TOO_SHORT, grant_id, status=status)
-            case CannotUnseal():
-                raise TokenError(TokenFailure.CANNOT_UNSEAL, grant_id, status=status)
+        if isinstance(outcome, Refreshed) or outcome == AnswerKnown(is_stored=True):
+            return after
+        raise _failure_of(outcome, after.grant)
 
     async def _until_stored(self, lease: Lease) -> None:
         """Wait until the store has the answer, but not for long. The recovery loop offers it."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + OFFERED_SECONDS
-        while self._answers.is_waiting(lease.fence) and loop.time() < give_up_at:  # noqa: ASYNC110 the loop offers it
+        while self._answers.is_unstored(lease.fence) and loop.time() < give_up_at:  # noqa: ASYNC110 the loop offers it
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _reserve(self, grant_id: str) -> None:
@@ -325,10 +306,11 @@ class Tokens:
         return stored
 
     def _client_of(self, grant: Grant) -> Client:
-        try:
-            return self._clients.get(grant.client, 0)
-        except KeyError:
-            raise TokenError(TokenFailure.CLIENT_NOT_CONFIGURED, grant.id, detail=grant.client) from None
+        with suppress(KeyError):
+            client = self._clients.get(grant.client, 0)  # looks at its source where the name is new
+            if grant.client in self._clients.names():
+                return client
+        raise TokenError(TokenFailure.CLIENT_NOT_CONFIGURED, grant.id, detail=grant.client)
 
     def _opened(self, stored: StoredGrant) -> AccessToken:
         try:
@@ -351,6 +333,58 @@ class Tokens:
         return TokenError(TokenFailure.BEING_CONFIRMED, stored.grant.id, until=until, span_ms=max(span_ms, 0))
 
 
+def _refusal_of(
+    grant: Grant,
+    found: LeasedElsewhere | Unproven | Recovering | Paused | ReplyKept | None,
+    *,
+    waited: bool,
+) -> TokenError | None:
+    """Why there is no lease; `None` where it may come yet."""
+    match found:
+        case None:
+            return TokenError(TokenFailure.NO_SUCH_GRANT, grant.id)
+        case Paused():
+            return TokenError(TokenFailure.PAUSED, grant.id)
+        case ReplyKept(number=number):
+            return _unread(grant.id, number)
+        case Unproven(until=None):
+            return TokenError(TokenFailure.CLIENT_UNPROVEN, grant.id, detail=grant.client)
+        case _ if not waited:
+            return None
+        case Unproven():
+            return TokenError(TokenFailure.CLIENT_UNPROVEN, grant.id, detail=grant.client)
+        case LeasedElsewhere():
+            return TokenError(TokenFailure.LEASED_ELSEWHERE, grant.id)
+        case Recovering():
+            return TokenError(TokenFailure.STORE_RECOVERING, grant.id)
+
+
+def _failure_of(outcome: AttemptOutcome, after: Grant) -> TokenError:
+    """The error of an attempt that brought no tokens, and of the grant as it then is."""
+    grant_id, status = after.id, after.status
+    match outcome:
+        case Rejected(code=code):
+            return TokenError(TokenFailure.PROVIDER_REJECTED, grant_id, detail=code, status=status)
+        case ClientRejected(code=code):
+            return TokenError(TokenFailure.CLIENT_REJECTED, grant_id, detail=code, status=status)
+        case Unread():
+            return _unread(grant_id, after.kept_reply)
+        case Unavailable(detail=detail) | Unknown(detail=detail):
+            return TokenError(TokenFailure.NO_ANSWER, grant_id, detail=detail, status=status)
+        case ClientNotConfirmed():
+            return TokenError(TokenFailure.CLIENT_NOT_CONFIRMED, grant_id, status=status)
+        case CannotUnseal():
+            return TokenError(TokenFailure.CANNOT_UNSEAL, grant_id, status=status)
+        case AnswerKnown() | Refreshed():
+            return TokenError(TokenFailure.ANSWER_WAITS, grant_id)
+        case LeaseTooShort() | Stopped():
+            return TokenError(TokenFailure.LEASE_TOO_SHORT, grant_id, status=status)
+
+
+def _unread(grant_id: str, number: int | None) -> TokenError:
+    return TokenError(TokenFailure.REPLY_UNREAD, grant_id, detail=None if number is None else str(number))
+
+
 def _lives(grant: Grant, now: int, min_ttl_ms: int) -> bool:
     return grant.access_expires_at is None or grant.access_expires_at - now >= min_ttl_ms
 
@@ -366,18 +400,3 @@ def _rejected_since(before: StoredGrant, grant: Grant) -> bool:
     """Whether another's refresh was rejected since: presenting the token again now would be no spaced try."""
     phase = lifecycle.phase_of(grant)
     return phase in {Phase.CONFIRMING, Phase.FAILED} and phase is not lifecycle.phase_of(before.grant)
-
-
-async def _to_its_end(work: Coroutine[None, None, T]) -> T:
-    """Finish work in spite of interrupts: the answer on its way may hold the only living tokens."""
-    task = asyncio.create_task(work)
-    interrupt = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            interrupt = error
-    done = task.result()
-    if interrupt is not None:
-        raise interrupt
-    return done

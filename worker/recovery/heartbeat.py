@@ -2,18 +2,20 @@
 
 Rules:
 - The heartbeat waits for nothing else: a process that replays a long journal still beats every second.
-- Each heartbeat says why this process claims nothing, if it does not, so that `evergrant status` can show it.
+- Each heartbeat says why this process claims nothing, if it does not, and at whose answers the store fails:
+  `evergrant status` shows it.
+- It is a write, and so finds out within a second that the store takes none. Nothing is claimed or sent then.
 - An embedded server that does not answer is started again here. A worker's main process cannot do it: it
   waits for its broker then, and its forks would inherit the locks that it holds while the server starts.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
-from worker.core.ports import Epoch, Store, StoreUnavailableError
+from worker.core.ports import Epoch, Store, StoreUnavailableError, WritesRefusedError
 
 KeepRunning = Callable[[Callable[[str], None]], None]
 
@@ -31,7 +33,7 @@ class Heartbeat:
             for seconds. `None` where the server is not ours to start.
 
     Attributes:
-        is_away: the store did not answer the last heartbeat.
+        is_away: the store did not take the last heartbeat.
     """
 
     def __init__(self, *, store: Store, keep_running: KeepRunning | None = None) -> None:
@@ -39,17 +41,23 @@ class Heartbeat:
         self._keep_running = keep_running
         self.is_away = False
 
-    async def beat(self, trouble: str) -> Epoch:
+    async def beat(self, trouble: str, untaken: Sequence[str] = ()) -> Epoch:
         """Say that this process lives; returns the epoch that the store is in.
 
         Args:
             trouble: why this process claims nothing; empty where it claims.
+            untaken: the grants whose answers the store fails at.
 
         Raises:
-            StoreUnavailableError: the store is away.
+            StoreUnavailableError: the store is away, or takes no writes.
         """
         try:
-            epoch = await self._store.heartbeat(trouble)
+            epoch = await self._store.heartbeat(trouble, untaken)
+        except WritesRefusedError as problem:
+            if not self.is_away:
+                log.error("store.refuses_writes", problem=str(problem))  # noqa: TRY400 the line says it all
+            self.is_away = True
+            raise
         except StoreUnavailableError as problem:
             if not self.is_away:
                 log.warning("store.away", problem=str(problem))

@@ -67,7 +67,8 @@ class Membership:
         Raises:
             StoreUnavailableError: the store is away.
         """
-        epoch = self._recovery.epoch = await self._heartbeat.beat(self._disk_watch.trouble)
+        trouble, untaken = self._disk_watch.trouble, self._answers.set_aside
+        epoch = self._recovery.epoch = await self._heartbeat.beat(trouble, untaken)
         if not self._recovery.is_finished:
             self._new_epoch.set()
         return epoch
@@ -125,5 +126,6 @@ class Membership:
                 await self.beat()
                 await self.recover()
                 await self._heartbeat.leave()
-        if self._answers.waiting:
-            log.warning("answers.left_in_journal", answers=self._answers.waiting)
+        left = self._answers.waiting + len(self._answers.set_aside)
+        if left:
+            log.warning("answers.left_in_journal", answers=left)

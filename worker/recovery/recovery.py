@@ -8,11 +8,14 @@ Rules:
 - One unreadable record never blocks the rest: its answers stay in the journal.
 - The store's durability is examined once in each epoch. A refused store is given back everything all the
   same, but recovery is not finished: the store is examined again at each step until it is accepted.
-- Answers are removed from the disk only in an epoch whose recovery this process has finished.
+- Answers are removed from the disk only in an epoch whose recovery this process has finished, and not while
+  the store has lost their grants: it was flushed, and only the journal has the living tokens. That ends after
+  a day.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import structlog
 
@@ -20,6 +23,9 @@ from worker.core.ports import Epoch, Journal, Lease, Observer, Store, StoreRefus
 from worker.recovery.replay import Replay
 from worker.recovery.takeover import Takeover
 from worker.refreshing.answers import Answers
+
+OFFER_LOST_MS: Final = 10_000
+KEEP_LOST_MS: Final = 86_400_000
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +71,8 @@ class Recovery:
         self._examine = examine
         self._given_back_in: int | None = None  # an epoch's number
         self._finished_in: int | None = None  # likewise
+        self._lost_offered_at = 0
+        self._lost_told = 0  # of so many grants
         self.epoch: Epoch | None = None
         self.refusal = ""
 
@@ -84,10 +92,15 @@ class Recovery:
         Raises:
             StoreUnavailableError: the store went away; the next step gives everything back again.
         """
+        self._replay.store_began_at = epoch.began_at
         if epoch.number != self._given_back_in:
             await self._give_back_own()
             self._takeover.start_over()
         await self._takeover.replay_all()
+        if epoch.now - self._lost_offered_at >= OFFER_LOST_MS:
+            self._lost_offered_at = epoch.now
+            await self._replay.offer_lost()
+        self._tell_of_the_lost()
         self._report(epoch)
         if epoch.number == self._finished_in:
             return
@@ -99,6 +112,9 @@ class Recovery:
 
     async def sweep(self) -> None:
         """Remove answers that have been kept long enough."""
+        epoch = self.epoch
+        if epoch is not None and self._replay.lost_grants and epoch.now - epoch.began_at < KEEP_LOST_MS:
+            return
         await self._journal.sweep()
         await self._takeover.sweep()
 
@@ -106,6 +122,18 @@ class Recovery:
         await asyncio.gather(*map(self._reassert, self._held()))
         off_disk = self._answers.off_disk
         await self._replay.offer(lambda: [*self._journal.read(), *off_disk])
+
+    def _tell_of_the_lost(self) -> None:
+        lost = self._replay.lost_grants
+        if lost and lost != self._lost_told:
+            log.error(
+                "store.lost_grants",
+                grants=lost,
+                problem="Redis began anew and lacks grants whose answers this journal holds:"
+                " was it flushed, or restored from a backup?",
+                advice="stop every worker, import your newest export, start them again",
+            )
+        self._lost_told = lost
 
     def _report(self, epoch: Epoch) -> None:
         offered, repaired = self._replay.take_counts()

@@ -4,8 +4,12 @@ Rules:
 - An answer is on this machine's disk before the store is asked to take it. If the disk cannot take it, the
   store is asked all the same. The answer then stays in memory until the disk has it: the store may forget it.
 - While the store is away an answer waits here, blocks nobody, and is offered again and again.
-- An answer that the store fails at never blocks the rest: it stays in the journal, and is offered again when
-  the journal is replayed.
+- An answer that the store fails at never blocks the rest: it is set aside, and offered again at growing
+  pauses until the store takes it.
+- A refresh token that an answer on this machine's disk has used up is dead. The answer is given to the store
+  in its place, and those that follow it.
+- A reply that could not be read goes the same way. When a journal is replayed it follows the tokens: it may
+  have come to a pair among them.
 - The store decides by lineage. If the record moved on and its refresh token was not used, the answer is made
   anew as that record's successor. A superseded answer is dropped.
 """
@@ -18,11 +22,15 @@ from typing import Final, TypeVar
 import structlog
 
 from worker.core import lifecycle
-from worker.core.grant import Status
+from worker.core.grant import Grant, Status
 from worker.core.ports import (
     Commit,
+    Entry,
     Journal,
+    JournalDirectory,
     JournalError,
+    KeptReply,
+    Lease,
     Observer,
     Sealer,
     Store,
@@ -30,11 +38,16 @@ from worker.core.ports import (
     StoreUnavailableError,
     UnsealError,
     Verdict,
+    WritesRefusedError,
 )
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Entry)
 
 OFFERED_AT_ONCE: Final = 100
+FIRST_PAUSE_SECONDS: Final = 1.0  # before an answer that the store failed at is offered again
+LONGEST_PAUSE_SECONDS: Final = 300.0
+MOST_FOLLOWED: Final = 1_000  # more than a retention has, at a refresh each second
 MOST_OFF_DISK: Final = 1_000  # more than can be in flight when a disk begins to refuse: claims stop then
 MOST_REBASES: Final = 10  # a record that moves on more often is in use by others just now
 
@@ -43,49 +56,81 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _OffDisk:
-    commit: Commit
+    entry: Entry
     acknowledged: bool = False
 
 
-class Answers:
-    """The answers of one process that the store may not have yet."""
+@dataclass(slots=True)
+class _SetAside:
+    """An answer that the store fails at; `offer_at` is by the event loop's clock."""
 
-    def __init__(self, *, store: Store, journal: Journal, sealer: Sealer, observer: Observer) -> None:
+    entry: Entry
+    pause_seconds: float
+    offer_at: float
+
+
+class Answers:
+    """The answers of one process that the store may not have yet.
+
+    Args:
+        store: is offered them.
+        journal: this process's own.
+        directory: has the journals of dead processes.
+        sealer: opens an answer that has to be made anew.
+        observer: is called with what the store decided.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        journal: Journal,
+        directory: JournalDirectory,
+        sealer: Sealer,
+        observer: Observer,
+    ) -> None:
         self._store = store
         self._observer = observer
         self._journal = journal
+        self._directory = directory
         self._sealer = sealer
-        self._waiting: dict[int, Commit] = {}  # by fence
+        self._waiting: dict[int, Entry] = {}  # by fence
+        self._set_aside: dict[int, _SetAside] = {}  # by fence
         self._off_disk: dict[int, _OffDisk] = {}  # by fence
 
     @property
-    def off_disk(self) -> list[Commit]:
+    def off_disk(self) -> list[Entry]:
         """The last answers that the disk refused, oldest first."""
-        return [each.commit for each in self._off_disk.values()]
+        return [each.entry for each in self._off_disk.values()]
 
     @property
     def waiting(self) -> int:
-        """How many answers the store could not take yet."""
+        """How many answers wait for a store that is away."""
         return len(self._waiting)
 
-    def is_waiting(self, fence: int) -> bool:
-        """Whether the store could not take the answer of this lease yet."""
-        return fence in self._waiting
+    @property
+    def set_aside(self) -> list[str]:
+        """The grants whose answers the store fails at."""
+        return sorted({each.entry.change.grant.id for each in self._set_aside.values()})
 
-    async def keep(self, commit: Commit) -> None:
+    def is_unstored(self, fence: int) -> bool:
+        """Whether the store does not have the answer of this lease yet."""
+        return fence in self._waiting or fence in self._set_aside
+
+    async def keep(self, entry: Entry) -> None:
         """Put an answer on the disk, then into the store; it waits while the store is away."""
         try:
-            await self._journal.write(commit)
+            await self._journal.write(entry)
         except JournalError as problem:
             if len(self._off_disk) == MOST_OFF_DISK:
                 del self._off_disk[next(iter(self._off_disk))]
-            self._off_disk[commit.fence] = _OffDisk(commit)
-            log.warning("journal.cannot_write", grant=commit.change.grant.id, problem=str(problem))
+            self._off_disk[entry.fence] = _OffDisk(entry)
+            log.warning("journal.cannot_write", grant=entry.change.grant.id, problem=str(problem))
         try:
-            await self._offer_and_note(commit)
+            await self._offer_and_note(entry)
         except StoreUnavailableError as problem:
-            self._waiting[commit.fence] = commit
-            log.warning("answer.waits", grant=commit.change.grant.id, problem=str(problem))
+            self._waiting[entry.fence] = entry
+            log.warning("answer.waits", grant=entry.change.grant.id, problem=str(problem))
 
     async def put_on_disk(self) -> None:
         """Put the answers on the disk that it refused before.
@@ -94,20 +139,51 @@ class Answers:
             JournalError: it still refuses.
         """
         for fence, each in list(self._off_disk.items()):
-            await self._journal.write(each.commit)
+            await self._journal.write(each.entry)
             if each.acknowledged:
-                self._journal.acknowledge(each.commit)
+                self._journal.acknowledge(each.entry)
             self._off_disk.pop(fence, None)
 
     async def offer_waiting(self) -> None:
-        """Offer the waiting answers.
+        """Offer the waiting answers, and those set aside whose pause is over.
 
         Raises:
             StoreUnavailableError: the store is still away.
         """
-        await _in_parts(self._offer_and_note, list(self._waiting.values()))
+        now = asyncio.get_running_loop().time()
+        again = [each.entry for each in self._set_aside.values() if each.offer_at <= now]
+        await _in_parts(self._offer_and_note, [*self._waiting.values(), *again])
 
-    async def replay(self, commits: Sequence[Commit]) -> list[Verdict | None]:
+    async def catch_up(self, lease: Lease) -> Grant | None:
+        """Give the store the answers that follow a leased grant's refresh token, where this machine has any.
+
+        Returns the grant as it is after them; `None` where there are none. The lease is still to be ended.
+
+        Raises:
+            StoreUnavailableError: the store is away, or fails at one of them.
+            JournalError: one of them cannot be read any more.
+        """
+        grant = lease.grant
+        for _ in range(MOST_FOLLOWED):
+            entry = await self._answer_to(grant.lineage)
+            if entry is None:
+                break
+            log.warning("answer.found_in_journal", grant=grant.id)
+            if isinstance(entry, KeptReply):
+                verdict = await self._offer_reply(entry)
+                if verdict is Verdict.SUPERSEDED:  # a person gave the reply up
+                    break
+            else:
+                verdict = await self._offer(entry)
+            if verdict is None:
+                raise StoreRefusedError(f"the answer of {grant.id} in the journal is not taken")
+            if isinstance(entry, KeptReply):
+                return entry.change.grant
+            self._observer.committed(entry, verdict)
+            grant = entry.change.grant
+        return None if grant is lease.grant else grant
+
+    async def replay(self, entries: Sequence[Entry]) -> list[Verdict | None]:
         """Offer a journal's answers; the verdict is `STORED` where the store had lost one.
 
         `None` stands for an answer that must stay in its journal: the store fails at it, or it must be made
@@ -116,13 +192,34 @@ class Answers:
         Raises:
             StoreUnavailableError: the store went away; replaying twice is harmless.
         """
-        return await _in_parts(self._offer, commits)
+        commits = [each for each in entries if isinstance(each, Commit)]
+        replies = [each for each in entries if isinstance(each, KeptReply)]
+        return [*await _in_parts(self._offer, commits), *await _in_parts(self._offer_reply, replies)]
 
-    async def _offer_and_note(self, commit: Commit) -> None:
-        verdict = await self._offer(commit)
-        self._waiting.pop(commit.fence, None)
+    async def _answer_to(self, lineage: bytes) -> Entry | None:
+        if not lineage:
+            return None
+        for each in self._off_disk.values():
+            if each.entry.used_up == lineage:
+                return each.entry
+        return await self._journal.answer_to(lineage) or await self._directory.answer_to(lineage)
+
+    async def _offer_and_note(self, entry: Entry) -> None:
+        if isinstance(entry, KeptReply):
+            await self._offer_reply(entry)
+            return
+        verdict = await self._offer(entry)
         if verdict is not None:
-            self._observer.committed(commit, verdict)
+            self._observer.committed(entry, verdict)
+
+    async def _offer_reply(self, kept: KeptReply) -> Verdict | None:
+        try:
+            verdict = await self._store.keep_reply(kept)
+        except StoreRefusedError as problem:
+            self._put_aside(kept, problem)
+            return None
+        self._acknowledge(kept)
+        return verdict
 
     async def _offer(self, commit: Commit) -> Verdict | None:
         offered = commit
@@ -130,7 +227,7 @@ class Answers:
             try:
                 committed = await self._store.commit(offered)
             except StoreRefusedError as problem:
-                log.error("answer.refused", grant=commit.change.grant.id, problem=str(problem))  # noqa: TRY400
+                self._put_aside(commit, problem)
                 return None
             if committed.verdict is not Verdict.REBASE or committed.status is None:
                 self._acknowledge(commit)
@@ -138,25 +235,55 @@ class Answers:
             try:
                 offered = self._rebased(offered, committed.version, committed.status)
             except UnsealError as problem:
-                log.warning("answer.cannot_unseal", problem=str(problem))
+                self._put_aside(commit, problem)
                 return None
         raise StoreUnavailableError(f"{commit.change.grant.id} moves on again and again")
 
-    def _acknowledge(self, commit: Commit) -> None:
-        self._journal.acknowledge(commit)
-        if commit.fence in self._off_disk:
-            self._off_disk[commit.fence].acknowledged = True
+    def _acknowledge(self, entry: Entry) -> None:
+        self._journal.acknowledge(entry)
+        self._waiting.pop(entry.fence, None)
+        self._set_aside.pop(entry.fence, None)
+        if entry.fence in self._off_disk:
+            self._off_disk[entry.fence].acknowledged = True
+
+    def _put_aside(self, entry: Entry, problem: StoreRefusedError | UnsealError) -> None:
+        """Offer it again later; what is wrong with it is said once."""
+        self._waiting.pop(entry.fence, None)
+        before = self._set_aside.get(entry.fence)
+        pause = (
+            FIRST_PAUSE_SECONDS if before is None else min(2 * before.pause_seconds, LONGEST_PAUSE_SECONDS)
+        )
+        offer_at = asyncio.get_running_loop().time() + pause
+        self._set_aside[entry.fence] = _SetAside(entry, pause, offer_at)
+        if before is None:
+            log.error("answer.set_aside", grant=entry.change.grant.id, problem=str(problem))
 
     def _rebased(self, commit: Commit, version: int, status: Status) -> Commit:
         pair = self._sealer.open(commit.change.grant)
         change = lifecycle.rebase(commit.change, version, status, attempt=commit.fence)
-        sealed = self._sealer.seal(change.grant.id, change.grant.version, pair)
+        sealed = self._sealer.seal(change.grant, pair)
         change = replace(change, grant=replace(change.grant, sealed=sealed))
         return replace(commit, base_version=version, base_status=status, change=change)
 
 
-async def _in_parts(offer: Callable[[Commit], Awaitable[T]], commits: Sequence[Commit]) -> list[T]:
+async def _in_parts(offer: Callable[[E], Awaitable[T]], entries: Sequence[E]) -> list[T]:
+    """Offer entries in parts; what a store refuses that answers holds up none of the rest.
+
+    Raises:
+        StoreUnavailableError: one was not taken.
+    """
     taken: list[T] = []
-    for start in range(0, len(commits), OFFERED_AT_ONCE):
-        taken += await asyncio.gather(*map(offer, commits[start : start + OFFERED_AT_ONCE]))
+    refused: WritesRefusedError | None = None
+    for start in range(0, len(entries), OFFERED_AT_ONCE):
+        part = map(offer, entries[start : start + OFFERED_AT_ONCE])
+        for reply in await asyncio.gather(*part, return_exceptions=True):
+            match reply:
+                case WritesRefusedError():
+                    refused = reply
+                case BaseException():
+                    raise reply
+                case _:
+                    taken.append(reply)
+    if refused is not None:
+        raise refused
     return taken

@@ -20,18 +20,24 @@ from redis.asyncio import Redis
 from config import Settings
 from worker.adapters.clock import RedisClock
 from worker.adapters.endpoint_on_first_use import EndpointOnFirstUse
+from worker.adapters.guarded_observer import GuardedObserver
 from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
+from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
+from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
 from worker.core import ports
 from worker.core.policy import Rules
 from worker.core.registry import Registry, RunnerPlaces
+from worker.fleet.kept_replies import KeptReplies
+from worker.fleet.resealing import Resealing
+from worker.fleet.revoking import Revoking
 from worker.fleet.sweeping import Sweeping
 from worker.fleet.tokens import Tokens
 from worker.recovery.disk_watch import DiskWatch
@@ -46,6 +52,7 @@ from worker.runtime import timing
 from worker.runtime.clients import ConfiguredClients
 from worker.runtime.connections import connect
 from worker.runtime.deployment import Deployment, embedded_server
+from worker.runtime.issuers import clients_kept
 
 if TYPE_CHECKING:
     from worker.adapters.token_endpoint import HttpTokenEndpoint
@@ -93,13 +100,17 @@ class Assembly:
     takeover: Takeover
     membership: Membership
     tokens: Tokens
+    revoking: Revoking
     sweeping: Sweeping
 
 
 def assemble(given: Ports) -> Assembly:
     """Put one process together; nothing is sent or opened yet."""
-    store, journal = given.store, given.journal
-    answers = Answers(store=store, journal=journal, sealer=given.sealer, observer=given.observer)
+    store, journal, observer = given.store, given.journal, GuardedObserver(given.observer)
+    answers = Answers(
+        store=store, journal=journal, directory=given.directory, sealer=given.sealer, observer=observer
+    )
+    heartbeat = Heartbeat(store=store, keep_running=given.keep_running)
     refresher = Refresher(
         store=store,
         endpoint=given.endpoint,
@@ -111,7 +122,8 @@ def assemble(given: Ports) -> Assembly:
         rules=given.rules,
         chance=given.chance,
         effort=given.effort,
-        observer=given.observer,
+        observer=observer,
+        is_away=lambda: heartbeat.is_away,
     )
     replay = Replay(answers)
     takeover = Takeover(owner=given.owner, store=store, replay=replay, directory=given.directory)
@@ -122,11 +134,11 @@ def assemble(given: Ports) -> Assembly:
         replay=replay,
         takeover=takeover,
         held=refresher.held,
-        observer=given.observer,
+        observer=observer,
         examine=given.examine,
     )
     membership = Membership(
-        heartbeat=Heartbeat(store=store, keep_running=given.keep_running),
+        heartbeat=heartbeat,
         recovery=recovery,
         takeover=takeover,
         disk_watch=DiskWatch(answers=answers, journal=journal, held=refresher.held),
@@ -143,14 +155,25 @@ def assemble(given: Ports) -> Assembly:
         rules=given.rules,
         lease_ms=given.lease_ms,
     )
+    revoking = Revoking(
+        registry=given.registry,
+        store=store,
+        endpoint=given.endpoint,
+        clients=given.clients,
+        sealer=given.sealer,
+        clock=given.clock,
+        rules=given.rules,
+        request_ms=given.effort.request_ms,
+        lease_ms=given.lease_ms,
+    )
     sweeping = Sweeping(
         places=given.places,
         refresher=refresher,
-        clients=given.clients,
         in_flight=given.effort.in_flight,
         place_ms=given.lease_ms,
+        run_seconds=timing.RUN_SECONDS,
     )
-    return Assembly(answers, refresher, recovery, takeover, membership, tokens, sweeping)
+    return Assembly(answers, refresher, recovery, takeover, membership, tokens, revoking, sweeping)
 
 
 @dataclass(frozen=True)
@@ -162,16 +185,21 @@ class Runtime:
     store: RedisStore
     registry: RedisRegistry
     fleet_state: RedisFleetState
+    replies: RedisReplies
     event_stream: RedisEventStream
     clients: ConfiguredClients
     endpoint: "HttpTokenEndpoint | EndpointOnFirstUse"
     journal: Journal
+    journals: JournalsOnDisk
     answers: Answers
     membership: Membership
     refresher: Refresher
     rules: Rules
     tokens: Tokens
+    revoking: Revoking
     sweeping: Sweeping
+    kept_replies: KeptReplies
+    resealing: Resealing
 
 
 @asynccontextmanager
@@ -189,9 +217,11 @@ async def open_runtime(
     owner = _process_name()
     server = embedded_server(settings)
     async with AsyncExitStack() as opened:
-        redis = await opened.enter_async_context(connect(deployment.redis_url))
+        redis = await opened.enter_async_context(connect(deployment.redis_url, prefix))
         # A group of scripts has a deadline of its own, as a whole.
-        redis_for_groups = await opened.enter_async_context(connect(deployment.redis_url, reply_seconds=None))
+        redis_for_groups = await opened.enter_async_context(
+            connect(deployment.redis_url, prefix, reply_seconds=None)
+        )
         endpoint = _endpoint(settings, is_worker=warned is not None)
         opened.push_async_exit(endpoint)
         if server is not None:
@@ -200,6 +230,7 @@ async def open_runtime(
         opened.callback(directory.close)
         journal = Journal(deployment.journals, owner, settings.journal_seconds)
         opened.push_async_callback(journal.close)
+        clients = await opened.enter_async_context(clients_kept(deployment, is_worker=warned is not None))
         scripts, clock = Scripts(redis_for_groups, prefix, write_concern), RedisClock()
         source = f"evergrant/{settings.namespace}"
         store = RedisStore(scripts, clock, timing.store_limits(settings), source=source, owner=owner)
@@ -213,9 +244,13 @@ async def open_runtime(
             sealer=deployment.keys,
             journal=journal,
             directory=directory,
-            clients=(clients := ConfiguredClients(settings)),
+            clients=clients,
             clock=clock,
-            rules=Rules(settings.refresh_at, int(settings.min_margin_seconds * 1000)),
+            rules=Rules(
+                refresh_at=settings.refresh_at,
+                min_margin_ms=int(settings.min_margin_seconds * 1000),
+                believe_ms=int(settings.believe_seconds * 1000),
+            ),
             chance=random.random,
             observer=LogObserver(),
             effort=timing.effort(settings),
@@ -224,32 +259,52 @@ async def open_runtime(
             examine=None if watch is None else watch.refusal,
         )
         process = assemble(given)
+        events_kept = timing.store_limits(settings).events_kept
+        replies = RedisReplies(redis, scripts, prefix, source=source, events_kept=events_kept)
         yield Runtime(
             deployment=deployment,
             redis=redis,
             store=store,
             registry=registry,
             fleet_state=RedisFleetState(redis, prefix),
+            replies=replies,
             event_stream=RedisEventStream(redis, prefix),
             clients=clients,
             endpoint=endpoint,
             journal=journal,
+            journals=JournalsOnDisk(deployment.journals),
             answers=process.answers,
             membership=process.membership,
             refresher=process.refresher,
             rules=given.rules,
             tokens=process.tokens,
+            revoking=process.revoking,
             sweeping=process.sweeping,
+            kept_replies=KeptReplies(
+                replies=replies,
+                registry=registry,
+                store=store,
+                answers=process.answers,
+                clients=clients,
+                sealer=given.sealer,
+                rules=given.rules,
+            ),
+            resealing=Resealing(
+                registry=registry,
+                replies=replies,
+                sealer=given.sealer,
+                patience_seconds=2 * given.lease_ms / 1000,
+            ),
         )
 
 
 def _endpoint(settings: Settings, *, is_worker: bool) -> "HttpTokenEndpoint | EndpointOnFirstUse":
     """Loaded at once where refreshes are to come; on first use in a command, for most ask nothing."""
     if not is_worker:
-        return EndpointOnFirstUse(timeout_seconds=settings.http_timeout_seconds)
+        return EndpointOnFirstUse(timeout_seconds=settings.http_timeout_seconds, ca_file=settings.ca_file)
     from worker.adapters.token_endpoint import HttpTokenEndpoint  # noqa: PLC0415 a command does without it
 
-    return HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds)
+    return HttpTokenEndpoint(timeout_seconds=settings.http_timeout_seconds, ca_file=settings.ca_file)
 
 
 def _process_name() -> str:

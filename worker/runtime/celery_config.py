@@ -9,13 +9,21 @@ Rules:
 
 import sys
 from functools import cache
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from click import ClickException
 
 from config import Settings, SettingsError, load_settings
 from worker.runtime import timing
-from worker.runtime.connections import broker_tls, broker_url
+from worker.runtime.connections import broker
+
+CHILD_START_SECONDS: Final = 60.0
+BROKER_HEARTBEAT_SECONDS: Final = 30.0
+BROKER_TIMEOUT_SECONDS: Final = 10.0  # so that a broker that fell silent is left and named soon
+
+# Kombu connects by itself wherever a channel is asked for, and by default tries for ever in silence, deaf to
+# SIGTERM. Bounded, it gets back to where celery_consumer.py and celery_scheduler.py wait.
+BOUNDED_CONNECTING: Final = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
 
 
 class WrongSettingsError(ClickException):
@@ -52,39 +60,52 @@ def configuration() -> dict[str, Any]:
         WrongSettingsError: a setting is wrong.
     """
     chosen = settings()
-    broker = broker_url(chosen)
+    messages = broker(chosen)
     return {
-        "broker_url": broker,
-        "broker_use_ssl": broker_tls(broker),
+        "broker_url": messages.url,
+        "broker_use_ssl": messages.tls,
+        "broker_heartbeat": BROKER_HEARTBEAT_SECONDS,  # RabbitMQ's alone
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_transport_options": {
-            "global_keyprefix": f"{{{chosen.namespace}}}:celery:",
-            "visibility_timeout": timing.visibility_timeout_seconds(chosen),
-            "socket_timeout": 30,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": not chosen.uses_embedded_server,
-            "health_check_interval": 10,
-            # kombu's default is to look for the messages of dead workers every hundred rounds: minutes.
-            "unacked_restore_interval": 5,
-            "unacked_restore_throttle": 1,
-        },
+        "broker_channel_error_retry": True,
+        "broker_transport_options": BOUNDED_CONNECTING
+        | messages.options
+        | ({} if messages.is_rabbitmq else _redis_options(chosen)),
         "task_serializer": "json",
         "accept_content": ["json"],
         "result_backend": None,
         "task_ignore_result": True,
-        "task_default_queue": "evergrant",
+        # Redis's keys carry the namespace; RabbitMQ's queues have nothing but their name.
+        "task_default_queue": chosen.namespace if messages.is_rabbitmq else "evergrant",
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "task_soft_time_limit": timing.longest_run_seconds(chosen),
         "task_time_limit": timing.hard_limit_seconds(chosen),
         "worker_soft_shutdown_timeout": timing.in_flight_seconds(chosen),
         "worker_prefetch_multiplier": 1,
+        "worker_consumer": "worker.runtime.celery_consumer:SteadyConsumer",
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,
+        # A child opens connections before it says that it is up. Celery kills one that takes four seconds for
+        # it, and the next one, on a machine that is merely slow.
+        "worker_proc_alive_timeout": CHILD_START_SECONDS,
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
         "timezone": "UTC",
         "beat_scheduler": "worker.runtime.celery_scheduler:BoundedScheduler",
         "beat_max_loop_interval": min(chosen.sweep_seconds, 5),
+    }
+
+
+def _redis_options(chosen: Settings) -> dict[str, Any]:
+    return {
+        "global_keyprefix": f"{{{chosen.namespace}}}:celery:",
+        "visibility_timeout": timing.visibility_timeout_seconds(chosen),
+        "socket_timeout": BROKER_TIMEOUT_SECONDS,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": not chosen.uses_embedded_server,
+        "health_check_interval": 10,
+        # kombu's default is to look for the messages of dead workers every hundred rounds: minutes.
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
     }

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from config import Settings, SettingsError
 from config.settings import decode_key
-from worker.adapters import key_file
+from worker.adapters import key_file, proxy
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.write_concern import WriteConcern
+from worker.runtime import liveness
+from worker.runtime.clients import check_clients
 
 __all__ = ["Deployment", "EmbeddedServerError", "deploy", "embedded_server"]
 
@@ -33,6 +35,27 @@ class Deployment:
         return self.settings.data_dir / "journal" / self.settings.namespace
 
     @property
+    def heartbeats(self) -> Path:
+        """The directory in which its processes on this machine show probes that they live."""
+        return liveness.directory_of(self.settings.data_dir, self.settings.namespace)
+
+    @property
+    def issuers(self) -> Path:
+        """The directory in which issuers' documents are kept, for every namespace: they are public."""
+        return self.settings.data_dir / "issuers"
+
+    @property
+    def clients_file_warning(self) -> str:
+        """One line where secrets in the clients file can be read by everybody on this machine; else empty."""
+        file = self.settings.from_file
+        if file is None or not file.is_public:
+            return ""
+        return (
+            f"EVERGRANT_CLIENTS_FILE: {file.path} holds secrets and every user of this machine can read it:"
+            f" `chmod o-r {file.path}`"
+        )
+
+    @property
     def write_concern(self) -> WriteConcern | None:
         """What a write needs beyond the primary's reply before it counts as stored; `None` for nothing."""
         settings = self.settings
@@ -49,8 +72,11 @@ def deploy(settings: Settings, tell: Callable[[str], None]) -> Deployment:
         tell: called with a line when a sealing key is made.
 
     Raises:
-        SettingsError: no sealing key is named, or its file cannot be used.
+        SettingsError: no sealing key is named, or its file cannot be used; a client's key cannot be used, or
+            the environment names a proxy that cannot be.
     """
+    check_clients(settings)
+    _check_proxy()
     if settings.redis_url is not None:
         url = settings.redis_url.get_secret_value()
     else:
@@ -61,6 +87,12 @@ def deploy(settings: Settings, tell: Callable[[str], None]) -> Deployment:
 def embedded_server(settings: Settings) -> EmbeddedServer | None:
     """The server that ships with the product, not opened yet; `None` where the settings name another one."""
     return EmbeddedServer(settings.data_dir) if settings.uses_embedded_server else None
+
+
+def _check_proxy() -> None:
+    named = proxy.of_environment()
+    if named is not None and not named.startswith(("http://", "https://")):
+        raise SettingsError("HTTPS_PROXY takes an http:// or https:// URL")
 
 
 def _key_ring(settings: Settings, tell: Callable[[str], None]) -> KeyRing:
@@ -80,7 +112,8 @@ def _keys_of_file(settings: Settings, tell: Callable[[str], None]) -> dict[str, 
     try:
         line, made = key_file.read_or_make(settings.data_dir)
     except key_file.KeyFileError as error:
-        raise SettingsError(f"EVERGRANT_KEYS is not set, and its file cannot be used: {error}") from None
+        line = f"EVERGRANT_KEYS is not set, and its file in EVERGRANT_DATA_DIR cannot be used: {error}"
+        raise SettingsError(line) from None
     path = settings.data_dir / key_file.FILE_NAME
     if made:
         tell(f"made a sealing key in {path}: keep a copy, without it no stored token can be read")

@@ -12,16 +12,18 @@ Rules:
 - Nothing is closed while a task runs. If the wait for the task was interrupted, closing waits for its end.
 """
 
+import asyncio
 import gc
 import mmap
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from worker.runtime import liveness
 from worker.runtime.assembly import Runtime, open_runtime
 from worker.runtime.deployment import Deployment
 from worker.runtime.timing import longest_run_seconds
@@ -124,5 +126,29 @@ class Process:
 
 @asynccontextmanager
 async def _as_member(deployment: Deployment, warned: Collection[str]) -> AsyncIterator[Runtime]:
-    async with open_runtime(deployment, warned=warned) as runtime, runtime.membership.kept():
+    async with (
+        open_runtime(deployment, warned=warned) as runtime,
+        _shown_to_probes(deployment),
+        runtime.membership.kept(),
+    ):
         yield runtime
+
+
+@asynccontextmanager
+async def _shown_to_probes(deployment: Deployment) -> AsyncIterator[None]:
+    """Touch this process's heartbeat file from the event loop, so that a loop that hangs is noticed."""
+    heartbeat = liveness.Heartbeat(deployment.heartbeats, "worker")
+
+    async def keep_beating() -> None:
+        while True:
+            heartbeat.beat()
+            await asyncio.sleep(liveness.HEARTBEAT_SECONDS)
+
+    with suppress(OSError):  # the main process, which has the same directory, has said why
+        heartbeat.begin()
+    beating = asyncio.create_task(keep_beating())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        heartbeat.end()

@@ -13,7 +13,7 @@ from worker.adapters.store.scripts import GROUP_SECONDS
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort
 
 REDIS_TIMEOUT_SECONDS: Final = GROUP_SECONDS
-RUN_SECONDS: Final = 10.0  # how long a refresh task claims; then other clients get their turn
+RUN_SECONDS: Final = 10.0  # how long a refresh task claims; then other tasks get their turn
 CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
 COMMIT_SECONDS: Final = 5.0  # of a lease, for the commit
 HARD_LIMIT_SLACK_SECONDS: Final = 30.0
@@ -41,9 +41,13 @@ def in_flight_seconds(settings: Settings) -> float:
 
 
 def longest_run_seconds(settings: Settings) -> float:
-    """The longest that a refresh task can take, even while the store is away."""
+    """The longest that a refresh task can take, even while the store is away.
+
+    After its time it goes on for the endpoints that answer while requests to others hang: at most one lease.
+    """
     store_seconds = 3 * effort(settings).store_patience_seconds
-    return RUN_SECONDS + in_flight_seconds(settings) + store_seconds + 4 * 2 * REDIS_TIMEOUT_SECONDS
+    claiming_seconds = RUN_SECONDS + lease_ms(settings) / 1000
+    return claiming_seconds + in_flight_seconds(settings) + store_seconds + 4 * 2 * REDIS_TIMEOUT_SECONDS
 
 
 def hard_limit_seconds(settings: Settings) -> float:

@@ -5,6 +5,7 @@ cannot hide in its judge. The map:
 
     profiles.py   how Buddy, PagerDuty and plain RFC 6749 servers differ: data
     form.py       one request at the token endpoint, read from its headers and body
+    proofs.py     whether a request proves its client, by each method of client authentication
     issuer.py     grants, tokens and rotation; `now` is an argument
     judge.py      what clients did: counters and a log
     faults.py     which fault strikes the next token request

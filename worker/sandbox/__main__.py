@@ -1,7 +1,7 @@
 """`python -m worker.sandbox`: one authorization server as a process of its own.
 
 Prints exactly one line on standard output, once connections are accepted:
-{"url": "http://127.0.0.1:PORT", "token_url": "http://127.0.0.1:PORT/oauth2/token"}
+{"url": "http://127.0.0.1:PORT", "token_url": "http://127.0.0.1:PORT/oauth2/token", "revoke_url": ...}
 Ends with 0 on SIGTERM and SIGINT. Logs nothing: /control reports what happened.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 from typing import TYPE_CHECKING, get_args
 
@@ -19,10 +20,13 @@ import uvicorn
 
 from worker.sandbox.issuer import IssuerRules, Reuse
 from worker.sandbox.profiles import PROFILES, ErrorStyle
+from worker.sandbox.proofs import METHODS
 from worker.sandbox.server import TransportProtocol, build_app
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+
+    from worker.sandbox.profiles import Profile
 
 _HOST = "127.0.0.1"
 
@@ -30,16 +34,18 @@ _HOST = "127.0.0.1"
 class _Server(uvicorn.Server):
     """Uvicorn that prints where it listens, and ends when its parent process has ended."""
 
-    def __init__(self, config: uvicorn.Config, token_path: str, parent: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, profile: Profile, parent: int | None) -> None:
         super().__init__(config)
-        self._token_path = token_path
+        self._profile = profile
         self._parent = parent
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
-        url = f"http://{_HOST}:{port}"
-        print(json.dumps({"url": url, "token_url": url + self._token_path}), flush=True)  # noqa: T201
+        url = f"{'https' if self.config.is_ssl else 'http'}://{_HOST}:{port}"
+        paths = {"token_url": self._profile.token_path, "revoke_url": self._profile.revoke_path}
+        addresses = {"url": url, **{name: url + path for name, path in paths.items()}}
+        print(json.dumps(addresses), flush=True)  # noqa: T201
 
     async def on_tick(self, counter: int) -> bool:
         orphaned = self._parent is not None and os.getppid() != self._parent
@@ -65,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--grace-seconds", type=_decimal, default=30.0, help="for --reuse grace")
     add("--no-rotation", action="store_true", help="a refresh keeps the refresh token (oauth2)")
     add("--latency-ms", type=_decimal, default=0.0, help="how late every answer is")
+    add("--authentication", choices=METHODS, help="the one way in which the client must prove itself")
+    add("--client-key", metavar="FILE", help="the client's public key, PEM, for private_key_jwt")
+    add("--audience", action="append", default=[], help="what assertions may be for, beside the token URL")
+    add("--require", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="in every request")
+    add("--tls-certificate", metavar="FILE", help="serve https with this certificate")
+    add("--tls-key", metavar="FILE")
+    add("--client-ca", metavar="FILE", help="the authority of clients' certificates")
     add("--parent", type=_whole, metavar="PID", help="end when this process, our parent, has ended")
     return parser
 
@@ -74,6 +87,14 @@ def _whole(text: str) -> int:
         message = f"{text!r} is not a whole number"
         raise argparse.ArgumentTypeError(message)
     return int(text)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        message = f"{text!r} is not NAME=VALUE"
+        raise argparse.ArgumentTypeError(message)
+    return name, value
 
 
 def _decimal(text: str) -> float:
@@ -107,6 +128,10 @@ def _rules(options: argparse.Namespace) -> IssuerRules:
         reuse=options.reuse,
         grace_seconds=options.grace_seconds,
         rotation=not options.no_rotation,
+        authentication=options.authentication,
+        client_key=options.client_key,
+        audiences=tuple(options.audience),
+        required=tuple(options.require),
     )
 
 
@@ -125,7 +150,7 @@ def main() -> None:
         parser.error(f"cannot listen on port {options.port}: {error}")
     rules = _rules(options)
     app = build_app(rules, latency_seconds=options.latency_ms / 1000)
-    _Server(_uvicorn_config(app), rules.profile.token_path, options.parent).run([listener])
+    _Server(_uvicorn_config(app, options), rules.profile, options.parent).run([listener])
 
 
 def _listener(port: int) -> socket.socket:
@@ -136,9 +161,14 @@ def _listener(port: int) -> socket.socket:
     return listener
 
 
-def _uvicorn_config(app: Starlette) -> uvicorn.Config:
+def _uvicorn_config(app: Starlette, options: argparse.Namespace) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        ssl_certfile=options.tls_certificate,
+        ssl_keyfile=options.tls_key,
+        ssl_ca_certs=options.client_ca,
+        # The control routes are for tests, which have no certificate; the issuer judges those of clients.
+        ssl_cert_reqs=ssl.CERT_OPTIONAL if options.client_ca else ssl.CERT_NONE,
         http=TransportProtocol,
         ws="none",
         lifespan="off",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import ssl
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-Value = str | float | bool
+Value = str | float | bool | tuple[str, ...]
 
 _STOP_SECONDS = 5.0
 
@@ -33,26 +34,42 @@ class SandboxError(RuntimeError):
 class Sandbox:
     """Calls the control routes of one running server."""
 
-    def __init__(self, url: str, token_url: str, *, pid: int | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token_url: str,
+        revoke_url: str = "",
+        *,
+        pid: int | None = None,
+        ca_file: str | None = None,
+    ) -> None:
         self.url = url
         self.token_url = token_url
+        self.revoke_url = revoke_url
         self.pid = pid
         """The server's process id, where it is known."""
         # A proxy that the environment names must not come between a test and its judge.
-        self._http = httpx.Client(base_url=f"{url}/control", trust_env=False, timeout=60)
+        verify = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
+        self._http = httpx.Client(base_url=f"{url}/control", trust_env=False, timeout=60, verify=verify)
 
     @classmethod
     @contextmanager
     def start(
-        cls, profile: str = "buddy", *, deadline_seconds: float = 20.0, **options: Value
+        cls,
+        profile: str = "buddy",
+        *,
+        deadline_seconds: float = 20.0,
+        ca_file: str | None = None,
+        **options: Value,
     ) -> Iterator[Self]:
         """Run a server for as long as the block lasts.
 
         Args:
             profile: buddy, pagerduty or oauth2.
             deadline_seconds: How long the server may take to start.
-            options: The command line's options: `access_seconds=5` is `--access-seconds 5`, and
-                `no_rotation=True` is `--no-rotation`.
+            ca_file: The authority of the certificate in `tls_certificate`.
+            options: The command line's options: `access_seconds=5` is `--access-seconds 5`,
+                `no_rotation=True` is `--no-rotation`, and a tuple is an option that repeats.
 
         Raises:
             SandboxError: The server was not ready before it ended or the deadline passed. Its
@@ -66,7 +83,8 @@ class Sandbox:
             start_new_session=True,
         )
         try:
-            with cls(**_wait_for_line(process, deadline_seconds), pid=process.pid) as sandbox:
+            addresses = _wait_for_line(process, deadline_seconds)
+            with cls(**addresses, pid=process.pid, ca_file=ca_file) as sandbox:
                 yield sandbox
         finally:
             _stop(process)
@@ -92,7 +110,7 @@ class Sandbox:
         Args:
             count: How many.
             order: prefix, client, access_seconds, refresh_seconds, stated_refresh_seconds,
-                spread_seconds, authorized_seconds_ago.
+                spread_seconds, authorized_seconds_ago, states (a name of statements.py).
         """
         return [json.loads(line) for line in self.issue_lines(count, **order)]
 
@@ -180,6 +198,8 @@ def _arguments(profile: str, options: dict[str, Value]) -> Iterator[str]:
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             yield flag
+        elif isinstance(value, tuple):
+            yield from (word for each in value for word in (flag, each))
         elif value is not False:
             yield from (flag, str(value))
 

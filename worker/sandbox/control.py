@@ -21,6 +21,7 @@ from starlette.routing import Route
 from worker.sandbox.faults import read_fault
 from worker.sandbox.inputs import Fields, InputError
 from worker.sandbox.issuer import IssueOrder
+from worker.sandbox.statements import RFC_6749, STATEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -166,6 +167,7 @@ def _read_order(fields: Fields, rules: IssuerRules) -> IssueOrder:
         stated_refresh_seconds=stated or None,
         spread_seconds=fields.number("spread_seconds", 0),
         authorized_seconds_ago=fields.number("authorized_seconds_ago", 0),
+        states=fields.choice("states", tuple(STATEMENTS), RFC_6749),
     )
     fields.finish()
     return order
@@ -211,6 +213,7 @@ def _view_rules(rules: IssuerRules) -> dict[str, Any]:
         "grace_seconds": rules.grace_seconds,
         "rotation": rules.rotation,
         "client_id": rules.client_id,
+        "authentication": rules.authentication,
     }
 
 

@@ -17,6 +17,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.sandbox.inputs import InputError
+from worker.sandbox.shapes import SHAPES, buried, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +44,14 @@ def _status(fields: Fields) -> dict[str, Any]:
     return {"status": status, **_acting(fields)}
 
 
+def _refuse(fields: Fields) -> dict[str, Any]:
+    status = fields.whole("status", 400, least=400)
+    if status > 499:  # noqa: PLR2004 - where the class of client errors ends
+        message = "status must be from 400 to 499"
+        raise InputError(message)
+    return {"status": status, "code": fields.text("code") if fields.holds("code") else ""}
+
+
 def _too_many_requests(fields: Fields) -> dict[str, Any]:
     return {
         "retry_after": fields.whole("retry_after", 1),
@@ -52,6 +61,14 @@ def _too_many_requests(fields: Fields) -> dict[str, Any]:
 
 def _huge_body(fields: Fields) -> dict[str, Any]:
     return {"bytes": fields.whole("bytes", 16 * _MEBIBYTE, least=1), **_acting(fields)}
+
+
+def _unreadable(fields: Fields) -> dict[str, Any]:
+    return {"depth": fields.whole("depth", 20_000, least=1), "acts": True}
+
+
+def _shape(fields: Fields) -> dict[str, Any]:
+    return {"shape": fields.choice("shape", tuple(SHAPES)), "acts": True}
 
 
 def _outage(fields: Fields) -> dict[str, Any]:
@@ -76,6 +93,7 @@ def _bare(_: Fields) -> dict[str, Any]:
 _KINDS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
     "latency": _latency,
     "status": _status,
+    "refuse": _refuse,
     "too_many_requests": _too_many_requests,
     "drop_before": _bare,
     "drop_after": _always_acting,
@@ -83,6 +101,8 @@ _KINDS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
     "empty_200": _acting,
     "buddy_errors_200": _acting,
     "huge_body": _huge_body,
+    "unreadable": _unreadable,
+    "shape": _shape,
     "redirect": _bare,
     "hang": _acting,
     "outage": _outage,
@@ -108,6 +128,11 @@ class Fault:
     def acts(self) -> bool:
         """Whether the server does what the request asks before it misbehaves."""
         return bool(self.options.get("acts", False))
+
+    @property
+    def distorts(self) -> bool:
+        """Whether it gives the tokens that the server issued, in another form; a refusal stays as it is."""
+        return self.kind in ("shape", "unreadable")
 
     def view(self) -> dict[str, Any]:
         """Return the fault as control routes show it."""
@@ -203,6 +228,9 @@ def spoiled_reply(fault: Fault, now: float) -> SpoiledReply:
     match fault.kind:
         case "status":
             return SpoiledReply(fault.options["status"], _HTML, b"<h1>Something went wrong</h1>")
+        case "refuse":
+            code = fault.options["code"]  # without one the server refuses and does not say why
+            return SpoiledReply(fault.options["status"], _JSON, _error(code) if code else b"")
         case "too_many_requests":
             return SpoiledReply(429, _retry_after(fault, now))
         case "not_json":
@@ -217,6 +245,17 @@ def spoiled_reply(fault: Fault, now: float) -> SpoiledReply:
         case kind:
             message = f"{kind} has no reply"
             raise ValueError(message)
+
+
+def _error(code: str) -> bytes:
+    return json.dumps({"error": code}).encode()
+
+
+def distorted(fault: Fault, body: Mapping[str, Any]) -> bytes:
+    """The server's own tokens as a fault that distorts gives them: all bytes of a response."""
+    if fault.kind == "shape":
+        return shaped(fault.options["shape"], body)
+    return buried(body, fault.options["depth"])
 
 
 def _retry_after(fault: Fault, now: float) -> dict[str, str]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from worker.sandbox.judge import Judge, RequestVerdict
+from worker.sandbox.proofs import Proofs
+from worker.sandbox.statements import RFC_6749, STATEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +66,14 @@ class IssuerRules:
     reuse: Reuse
     grace_seconds: float
     rotation: bool
+    authentication: str | None = None
+    """The one method by which the client must prove itself; see proofs.py."""
+    client_key: str | None = None
+    """The file of the client's public key, in PEM."""
+    audiences: tuple[str, ...] = ()
+    """What an assertion may be for, beside the token endpoint's URL."""
+    required: tuple[tuple[str, str], ...] = ()
+    """Parameters that every request must have."""
 
 
 @dataclass(slots=True)
@@ -97,6 +107,8 @@ class IssuedGrant:
     revoked: bool = False
     told_dead: bool = False
     """Whether the client was told that a refresh token of this grant is dead."""
+    states: str = RFC_6749
+    """In which words replies state the end of its access token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,7 @@ class IssueOrder:
     """The issue times are spread evenly over this much of the past."""
     authorized_seconds_ago: float
     """How long before its issue a grant was consented to."""
+    states: str = RFC_6749
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +155,10 @@ class Issuer:
         self.grants: dict[str, IssuedGrant] = {}
         # The grant of every refresh token ever issued. The live token is the one in its grant's pair.
         self._families: dict[str, IssuedGrant] = {}
+        # Living access tokens that belong to no grant: what client-credentials requests were given.
+        self._client_tokens: set[str] = set()
         self._last_number: Counter[str] = Counter()
+        self._proofs = Proofs(rules, judge)
 
     def issue(self, order: IssueOrder, now: float) -> Iterator[IssuedGrant]:
         """Mint the ordered grants, as if people had just consented."""
@@ -157,8 +173,11 @@ class Issuer:
             self.check_expiry(grant, now)
         if request.problem is not None:
             return Examination(RequestVerdict.MALFORMED, grant, request.problem)
-        if not self._knows_client(request):
+        if not self._proofs.are_good(request, now):
             return Examination(RequestVerdict.WRONG_CLIENT, grant)
+        for name, value in self.rules.required:
+            if value not in request.parameters.get(name, ()):
+                return Examination(RequestVerdict.MALFORMED, grant, f"{name} must have the value {value}")
         if request.grant_type == "client_credentials":
             return Examination(RequestVerdict.CLIENT_CREDENTIALS)
         if request.grant_type != "refresh_token":
@@ -185,6 +204,26 @@ class Issuer:
                 if self.rules.reuse == "revoke-family":
                     self.revoke(grant, now)
         return self._refusal(request, examination)
+
+    def revoke_token(self, request: ReceivedRequest, now: float) -> IssuerReply:
+        """Do what a revocation request asks (RFC 7009 section 2.2) and reply to it.
+
+        A live token ends its whole grant. A token that is dead, or was never issued, is no error.
+        """
+        if request.problem is not None:
+            return self._refusal(request, Examination(RequestVerdict.MALFORMED, None, request.problem))
+        if not self._proofs.are_good(request, now):
+            return self._refusal(request, Examination(RequestVerdict.WRONG_CLIENT))
+        grant = self._holder(request.token)
+        if grant is not None and not grant.revoked:
+            self.revoke(grant, now)
+            self.judge.count("revocations", grant.id)
+        elif request.token in self._client_tokens:
+            self._client_tokens.remove(request.token)
+            self.judge.count("revocations", None)
+        else:
+            self.judge.count("revocations_of_dead_tokens", None if grant is None else grant.id)
+        return _reply(200, {})
 
     def hear_back(self, examination: Examination, now: float) -> None:
         """Note that the server's own reply to a request has reached its client."""
@@ -215,11 +254,11 @@ class Issuer:
         """Yield the grants that somebody should keep alive."""
         return (grant for grant in self.grants.values() if grant.watched)
 
-    def _knows_client(self, request: ReceivedRequest) -> bool:
-        if request.used_basic and request.grant_type not in self.rules.profile.basic_for:
-            return False
-        known = (self.rules.client_id, self.rules.client_secret)
-        return (request.client_id, request.client_secret) == known
+    def _holder(self, token: str) -> IssuedGrant | None:
+        """The grant whose present refresh or access token this is, or whose refresh token it was."""
+        if token in self._families:
+            return self._families[token]
+        return next((grant for grant in self.grants.values() if grant.pair.access_token == token), None)
 
     def _examine_token(self, grant: IssuedGrant, refresh_token: str, now: float) -> RequestVerdict:
         if refresh_token != grant.pair.refresh_token:
@@ -275,6 +314,7 @@ class Issuer:
             stated_refresh_seconds=order.stated_refresh_seconds,
             pair=self._new_pair(order.access_seconds, order.refresh_seconds, issued_at),
             watched=watched,
+            states=order.states,
         )
         self.grants[grant.id] = grant
         self._families[grant.pair.refresh_token] = grant
@@ -294,10 +334,9 @@ class Issuer:
         )
         if rules.profile.credentials_give_refresh_token:
             return self._success(self._new_grant(order, now, watched=False), now)
-        body: dict[str, Any] = {
-            "access_token": rules.profile.new_access_token(),
-            "token_type": rules.profile.token_type,
-        }
+        access_token = rules.profile.new_access_token()
+        self._client_tokens.add(access_token)
+        body: dict[str, Any] = {"access_token": access_token, "token_type": rules.profile.token_type}
         if rules.access_seconds:
             body["expires_in"] = rules.access_seconds
         if request.scope:
@@ -310,7 +349,7 @@ class Issuer:
         age = math.ceil(now - pair.issued_at)
         body: dict[str, Any] = {"access_token": pair.access_token}
         if grant.access_seconds:
-            body["expires_in"] = max(0, grant.access_seconds - age)
+            body |= STATEMENTS[grant.states](max(0, grant.access_seconds - age), int(now))
         if self.rules.rotation:
             body["refresh_token"] = pair.refresh_token
             if grant.stated_refresh_seconds is not None:
@@ -327,7 +366,7 @@ class Issuer:
         body = {"error": code}
         if examination.description is not None:
             body["error_description"] = examination.description
-        challenge = examination.verdict is RequestVerdict.WRONG_CLIENT and request.used_basic
+        challenge = examination.verdict is RequestVerdict.WRONG_CLIENT and request.basic is not None
         return _reply(status, body, {"WWW-Authenticate": 'Basic realm="sandbox"'} if challenge else {})
 
 

@@ -4,6 +4,7 @@ Rules:
     - Counts are of what clients did, even where a fault kept the server from acting: a dead refresh
       token has been presented even if the reply was a 503. Only `refreshes` and `replays` count what
       the server did.
+    - Revocations are no token requests: they are counted, and neither logged nor among the `requests`.
     - A request occupies its grant from the moment when its body is read until its reply is written
       or its client has left. A request that begins while another occupies the grant is `concurrent`.
 """
@@ -58,6 +59,9 @@ COUNTS: Final = (
     "expired",
     "undelivered",
     "redirects_followed",
+    "revocations",
+    "revocations_of_dead_tokens",
+    "assertions_reused",
 )
 
 

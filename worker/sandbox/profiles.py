@@ -39,6 +39,7 @@ class Profile:
 
     name: str
     token_path: str
+    revoke_path: str
     token_type: str
     new_access_token: Callable[[], str]
     new_refresh_token: Callable[[], str]
@@ -59,6 +60,7 @@ class Profile:
 BUDDY = Profile(
     name="buddy",
     token_path="/oauth2/token",
+    revoke_path="/oauth2/revoke",
     token_type="Bearer",
     new_access_token=_uuid,
     new_refresh_token=_buddy_refresh_token,
@@ -75,6 +77,7 @@ BUDDY = Profile(
 PAGERDUTY = Profile(
     name="pagerduty",
     token_path="/oauth/token",
+    revoke_path="/oauth/revoke",
     token_type="bearer",
     new_access_token=lambda: f"pdus+_0XBPWQQ_{_uuid()}",
     new_refresh_token=lambda: f"pdus+_1XBPWQQ_{_uuid()}",
@@ -90,6 +93,7 @@ PAGERDUTY = Profile(
 OAUTH2 = Profile(
     name="oauth2",
     token_path="/token",
+    revoke_path="/revoke",
     token_type="Bearer",
     new_access_token=_opaque,
     new_refresh_token=_opaque,

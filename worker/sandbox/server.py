@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -22,15 +23,14 @@ from starlette.routing import Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.sandbox.control import control_app
-from worker.sandbox.faults import REDIRECT_PATH, FaultBoard, spoiled_reply
-from worker.sandbox.form import read_token_request
+from worker.sandbox.faults import REDIRECT_PATH, FaultBoard, distorted, spoiled_reply
+from worker.sandbox.form import read_revocation_request, read_token_request
 from worker.sandbox.issuer import Issuer
 from worker.sandbox.judge import Judge, RequestVerdict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from starlette.datastructures import Headers
     from starlette.types import Receive, Scope, Send
 
     from worker.sandbox.faults import Fault
@@ -62,6 +62,13 @@ class Connection:
         transport: asyncio.Transport = self.scope["state"]["transport"]
         return transport
 
+    @property
+    def certificate_name(self) -> str:
+        """The common name of the client's certificate, which the TLS handshake has verified."""
+        certificate = self._transport.get_extra_info("peercert") or {}
+        names = (pair for part in certificate.get("subject", ()) for pair in part)
+        return next((value for name, value in names if name == "commonName"), "")
+
     def gone(self) -> bool:
         """Tell whether the client has left or was disconnected."""
         return self._transport.is_closing()
@@ -69,6 +76,12 @@ class Connection:
     async def answer(self, response: Response) -> None:
         """Write a response; nothing happens if the client has left."""
         await response(self.scope, self.receive, self.send)
+
+    async def answer_raw(self, response: bytes) -> None:
+        """Write these bytes, whether they are HTTP or not, and close."""
+        self._transport.write(response)
+        self._transport.close()
+        await self.outlast()
 
     async def drop(self) -> None:
         """Abort the connection without a reply."""
@@ -106,7 +119,7 @@ class TokenEndpoint:
             body = await request.body()
         except ClientDisconnect:
             return
-        await self._serve(request.headers, body, connection)
+        await self._serve(request, body, connection)
 
     async def _be_out(self, outage: Fault, connection: Connection, now: float) -> None:
         visit = self._judge.begin(now, RequestVerdict.UNREAD, None, fault=outage.kind)
@@ -116,10 +129,12 @@ class TokenEndpoint:
             await connection.drop()
         self._judge.finish(visit, time.time())
 
-    async def _serve(self, headers: Headers, body: bytes, connection: Connection) -> None:
+    async def _serve(self, http: Request, body: bytes, connection: Connection) -> None:
         """Judge a request, act on it and reply, as far as faults allow."""
         now = time.time()
-        request = read_token_request(headers, body)
+        request = read_token_request(
+            http.headers, body, url=str(http.url), certificate_name=connection.certificate_name
+        )
         examination = self._issuer.examine(request, now)
         grant_id = examination.grant.id if examination.grant else None
         fault = self._faults.next_fault(grant_id)
@@ -132,11 +147,14 @@ class TokenEndpoint:
                 visit.acted = True
             if delay := self._latency_seconds + self._faults.next_delay(grant_id):
                 await asyncio.sleep(delay)
-            if fault is not None:
+            if fault is not None and not fault.distorts:
                 await self._misbehave(fault, connection)
             elif reply is not None and not connection.gone():
                 visit.delivered = True
-                await connection.answer(JSONResponse(reply.body, reply.status, reply.headers))
+                if fault is not None and reply.status == HTTPStatus.OK:
+                    await connection.answer_raw(distorted(fault, reply.body))
+                else:
+                    await connection.answer(JSONResponse(reply.body, reply.status, reply.headers))
         finally:
             self._judge.finish(visit, time.time())
             self._note_delivery(visit, examination)
@@ -173,13 +191,29 @@ def build_app(rules: IssuerRules, *, latency_seconds: float) -> Starlette:
     judge, faults = Judge(), FaultBoard()
     issuer = Issuer(rules, judge)
 
+    async def revoke(request: Request) -> Response:
+        received = read_revocation_request(request.headers, await request.body())
+        reply = issuer.revoke_token(received, time.time())
+        return JSONResponse(reply.body, reply.status, reply.headers)
+
     async def redirected(_: Request) -> Response:
         judge.count("redirects_followed", None)
         return Response(status_code=404)
 
+    async def metadata(request: Request) -> Response:
+        """What the server says of itself (RFC 8414), by the name that the client gives it."""
+        issuer = str(request.base_url).rstrip("/")
+        document: dict[str, Any] = {"issuer": issuer, "token_endpoint": issuer + rules.profile.token_path}
+        if rules.authentication is not None:
+            method = rules.authentication.removesuffix("_raw")  # a word of ours for a reading of Basic
+            document["token_endpoint_auth_methods_supported"] = [method]
+        return JSONResponse(document)
+
     return Starlette(
         routes=[
+            Route("/.well-known/oauth-authorization-server", metadata),
             Route(rules.profile.token_path, TokenEndpoint(issuer, judge, faults, latency_seconds)),
+            Route(rules.profile.revoke_path, revoke, methods=["POST"]),
             Route(REDIRECT_PATH, redirected, methods=["GET", "POST"]),
             Mount("/control", control_app(issuer, judge, faults)),
         ]

@@ -9,6 +9,9 @@ numbered segments.
 
 format.py     how answers stand in a file: one commit as bytes, framed, found again where the file is damaged
 directory.py  one process's directory and its lock; abandoned journals: taken over, read, removed in time
+following.py  which refresh tokens the other journals show to be used up, whoever holds them
 segments.py   one process's segments: room set aside, answers appended, synced, sealed, removed
 journal.py    one process's journal: many writers, one sync
+reading.py    every answer of every journal, as it stands
+places.py     where journals and their files are
 """

@@ -28,7 +28,6 @@ Rules of abandoned journals:
 import contextlib
 import fcntl
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,8 +35,10 @@ from typing import Final, Self
 
 import structlog
 
+from worker.adapters.journal.following import FollowedJournals
 from worker.adapters.journal.format import last_of_each_grant, read_file
-from worker.core.ports import Commit, JournalError
+from worker.adapters.journal.places import journals_in, refused, segments_in
+from worker.core.ports import Entry, JournalError
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +48,6 @@ FORMER_FILES: Final = ("held", "held.new", "settled")  # written by earlier rele
 LOOKING_SECONDS: Final = 0.5  # a process that looks into an empty directory releases its lock much sooner
 POLL_SECONDS: Final = 0.01
 NEW_SECONDS: Final = 60.0  # how long an empty directory is left alone
-
-_is_segment = re.compile(r"\d{8}\.segment").fullmatch
 
 
 class LockedDirectory:
@@ -97,7 +96,7 @@ class LockedDirectory:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock), file.stat()):
-                return cls(path, lock, _segments_in(path))
+                return cls(path, lock, segments_in(path))
         except (BlockingIOError, FileNotFoundError):
             pass
         except BaseException:
@@ -108,7 +107,7 @@ class LockedDirectory:
 
     def segments(self) -> list[Path]:
         """The files of answers, oldest first."""
-        return _segments_in(self.path)
+        return segments_in(self.path)
 
     def segment(self, number: int) -> Path:
         """Where the segment of that number is."""
@@ -166,10 +165,10 @@ class AbandonedJournal:
         self._complete = False
         self._removable_at: float | None = None
 
-    def read(self) -> list[Commit]:
-        """The last answer of each grant in it, oldest first."""
+    def read(self) -> list[Entry]:
+        """The last answer of each grant in it and every kept reply, oldest first."""
         self._complete = True
-        return last_of_each_grant(self._commits())
+        return last_of_each_grant(self._entries())
 
     @property
     def is_complete(self) -> bool:
@@ -205,7 +204,7 @@ class AbandonedJournal:
         """Let another process take it over."""
         self._directory.release()
 
-    def _commits(self) -> Iterator[Commit]:
+    def _entries(self) -> Iterator[Entry]:
         try:
             paths = self._directory.segments()
         except OSError as error:
@@ -215,7 +214,7 @@ class AbandonedJournal:
         for path in paths:
             reading = read_file(path)
             self._complete = self._complete and reading.complete
-            yield from reading.commits
+            yield from reading.entries
 
     def _retention_elapsed(self, *, anew: bool) -> float:
         """How many seconds of the retention are over; a retention that begins now is noted."""
@@ -229,7 +228,7 @@ class AbandonedJournal:
 
 
 class JournalDirectory:
-    """The journals of a deployment on this machine: finds the abandoned ones and keeps those it took over.
+    """The journals of a deployment on this machine: takes over the abandoned ones, and follows them all.
 
     Args:
         root: where the journals of all processes are.
@@ -242,6 +241,7 @@ class JournalDirectory:
         self._keep_seconds = keep_seconds
         self._now = now
         self._taken_over: list[AbandonedJournal] = []
+        self._followed = FollowedJournals(root)
 
     def take_over(self, own: str) -> list[AbandonedJournal]:
         """Take over the abandoned journals; those without a file of answers are removed.
@@ -254,17 +254,30 @@ class JournalDirectory:
         Raises:
             JournalError: the directory cannot be read.
         """
-        try:
-            paths = sorted(path for path in self._root.iterdir() if path.is_dir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise refused(self._root, error) from error
         # A journal taken over before is not free, not even to this process.
-        found = [self._take_over(path) for path in paths if path.name != own]
+        found = [self._take_over(path) for path in journals_in(self._root) if path.name != own]
         new = [abandoned for abandoned in found if abandoned is not None]
         self._taken_over += new
         return new
+
+    def look(self, own: str) -> None:
+        """Take note of what every other process, dead or living, has written since the last look. Blocks.
+
+        Args:
+            own: the owner of this process's journal.
+
+        Raises:
+            JournalError: the directory cannot be read.
+        """
+        self._followed.look(own)
+
+    async def answer_to(self, lineage: bytes) -> Entry | None:
+        """The answer that used up the refresh token of this lineage, as of the last look.
+
+        Raises:
+            JournalError: there is one, and it cannot be read any more.
+        """
+        return await self._followed.answer_to(lineage)
 
     def sweep(self) -> None:
         """Remove those whose retention is over; call it every now and then."""
@@ -299,11 +312,6 @@ class JournalDirectory:
         return None
 
 
-def refused(path: Path, error: OSError) -> JournalError:
-    """The error of a disk: one line with the path and the reason."""
-    return JournalError(f"journal: {path}: {error.strerror or type(error).__name__}")
-
-
 def sync_directory(path: Path) -> None:
     """Return when the names in a directory are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -326,14 +334,6 @@ def _make_private_directory(path: Path) -> None:
         sync_directory(path.parent)
 
 
-def _segments_in(path: Path) -> list[Path]:
-    """The files of answers in a directory, oldest first; none where it is gone."""
-    try:
-        return sorted(file for file in path.iterdir() if _is_segment(file.name))
-    except FileNotFoundError:
-        return []
-
-
 def _is_new_and_empty(path: Path) -> bool:
     """Whether its owner may not have locked it yet: don't race the directory's creator."""
-    return not _segments_in(path) and abs(time.time() - path.stat().st_mtime) < NEW_SECONDS
+    return not segments_in(path) and abs(time.time() - path.stat().st_mtime) < NEW_SECONDS

@@ -1,14 +1,14 @@
-"""How answers stand in a file: one commit as bytes, framed, and found again where the file is damaged.
+"""How answers stand in a file: each one as bytes, framed, and found again where the file is damaged.
 
 A file is its first line, then frames, then the zeros of its unused room. A frame is a mark of 4 bytes,
 the length of the entry, the CRC-32 of length and entry (both numbers big-endian), and the entry. An
-entry is one commit as a msgpack list that begins with its version.
+entry is a msgpack list: a commit begins with its version, a kept reply with its kind and its version.
 
 Rules:
 - Values are read by their place in the list. A new field of a grant goes at its end and has a default,
   which an older entry is read with; any other change is a new version.
-- A commit is read back equal to what was written, lone surrogates in a server's strings included.
-- The only secret in a commit is the token pair, and that is sealed before it comes here.
+- An entry is read back equal to what was written, lone surrogates in a server's strings included.
+- The only secrets in an entry are the token pair and the reply, and they are sealed before they come here.
 - The checksum covers the length too: a mark followed by zeros, as a lost sector leaves it, is not an
   empty frame.
 - Where no sound frame stands, the next mark is searched for, behind zeros too: the pages of one write
@@ -17,12 +17,14 @@ Rules:
 - What a newer release wrote is kept for it: such a file does not count as read completely.
 """
 
+import contextlib
 import errno
 import os
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
@@ -34,11 +36,13 @@ import structlog
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit
+from worker.core.ports import Commit, Entry, KeptReply
 
 log = structlog.get_logger(__name__)
 
 VERSION: Final = 1
+REPLY: Final = "reply"  # an earlier release takes it for a version that it does not know, and keeps the file
+REPLY_VERSION: Final = 1
 FIRST_LINE: Final = b"evergrant journal 1\n"
 MARK: Final = b"\xf5\x9eGj"  # begins with a byte that UTF-8 never has
 BLOCK_BYTES: Final = 4096
@@ -59,40 +63,75 @@ class Reading:
     """What was read from a file.
 
     Attributes:
-        commits: in the order they were written.
+        entries: in the order they were written.
         complete: whether nothing is left in it for another release, or for a disk that can be read again.
     """
 
-    commits: list[Commit]
+    entries: list[Entry]
     complete: bool
 
+    @property
+    def commits(self) -> list[Commit]:
+        """The commits among them."""
+        return [entry for entry in self.entries if isinstance(entry, Commit)]
 
-def pack(commit: Commit) -> bytes:
-    """Write a commit down as an entry.
+
+def pack(entry: Entry) -> bytes:
+    """Write an entry down.
 
     Raises:
         TypeError: a value in it has no bytes; so do the next two.
         ValueError: see above.
         OverflowError: see above.
     """
-    change = commit.change
-    event = change.event
-    values = [
+    values = _values_of_reply(entry) if isinstance(entry, KeptReply) else _values_of_commit(entry)
+    packed: bytes = msgpack.packb(values, default=_as_dict, unicode_errors="surrogatepass")
+    return packed
+
+
+def _values_of_commit(commit: Commit) -> list[Any]:
+    return [
         VERSION,
         commit.fence,
         commit.base_lineage,
         commit.base_version,
         commit.base_status,
+        *_values_of_change(commit.change),
+    ]
+
+
+def _values_of_reply(kept: KeptReply) -> list[Any]:
+    return [
+        REPLY,
+        REPLY_VERSION,
+        kept.fence,
+        *_values_of_change(kept.change),
+        kept.sealed,
+        kept.size,
+        kept.detail,
+        kept.sent_at,
+        kept.received_at,
+        kept.registration,
+        kept.endpoint_probe,
+        _values_of_event(kept.outage),
+    ]
+
+
+def _values_of_change(change: Change) -> list[Any]:
+    event = change.event
+    return [
         change.due_at,
         change.attention_at,
         _values_of(change.grant),
-        None if event is None else (event.type, event.id, event.subject, event.at, event.data),
+        None if event is None else _values_of_event(event),
     ]
-    packed: bytes = msgpack.packb(values, default=_as_dict, unicode_errors="surrogatepass")
-    return packed
 
 
-def unpack(entry: bytes) -> Commit:
+def _values_of_event(event: Event) -> list[Any]:
+    return [event.type, event.id, event.subject, event.at, event.data]
+
+
+def unpack(entry: bytes) -> Entry:
     """Read an entry.
 
     Raises:
@@ -100,11 +139,12 @@ def unpack(entry: bytes) -> Commit:
     """
     try:
         values = msgpack.unpackb(entry, unicode_errors="surrogatepass", strict_map_key=False)
+        if values[0] == REPLY and values[1] == REPLY_VERSION:
+            return _reply(values)
         if values[0] != VERSION:
             raise UnknownEntryError
-        _, fence, base_lineage, base_version, base_status, due_at, attention_at, grant, event = values
-        change = Change(_grant(grant), due_at, attention_at, None if event is None else _event(event))
-        return Commit(fence, base_lineage, base_version, Status(base_status), change)
+        _, fence, base_lineage, base_version, base_status, *change = values
+        return Commit(fence, base_lineage, base_version, Status(base_status), _change(*change))
     except (ValueError, TypeError, LookupError, msgpack.UnpackException):
         # Without its cause, which might quote the entry.
         raise UnknownEntryError from None
@@ -146,7 +186,7 @@ def read_file(path: Path, end: int | None = None) -> Reading:
     except OSError as error:
         log.warning("journal.unreadable", file=str(path), reason=error.strerror)
         return Reading([], complete=False)
-    commits: list[Commit] = []
+    entries: list[Entry] = []
     damaged: list[int] = []
     unknown: list[int] = [0] if _is_of_another_release(content) else []
     for offset, entry in entries_in(content):
@@ -154,25 +194,68 @@ def read_file(path: Path, end: int | None = None) -> Reading:
             damaged.append(offset)
             continue
         try:
-            commits.append(unpack(entry))
+            entries.append(unpack(entry))
         except UnknownEntryError:
             unknown.append(offset)
     if damaged:
         log.warning("journal.damaged", file=str(path), offset=damaged[0], places=len(damaged))
     if unknown:
         log.warning("journal.not_understood", file=str(path), offset=unknown[0], entries=len(unknown))
-    return Reading(commits, complete=not unknown)
+    return Reading(entries, complete=not unknown)
 
 
-def last_of_each_grant(commits: Iterable[Commit]) -> list[Commit]:
-    """For each grant the commit with the highest fence, oldest first; of two with one fence the later."""
+def read_on(path: Path, begin: int) -> tuple[list[Entry], int]:
+    """Read what a file has gained behind the offset `begin`, while its owner may be writing to it.
+
+    It is read as far as the first block of zeros: most of a file is room that nobody has written to yet.
+
+    Returns the entries that this release can read, and where to go on: behind the last sound frame, so that
+    what is incomplete is found by the next reading. A file that was removed meanwhile has gained nothing.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        content = _content(path, begin, whole=False)
+    except FileNotFoundError:
+        return [], begin
+    entries: list[Entry] = []
+    first_line = None if begin else _any_first_line(content)
+    end = begin if first_line is None else first_line.end()
+    for offset, entry in entries_in(content):
+        if entry is None:
+            continue
+        end = begin + offset + _HEAD.size + len(entry)
+        with contextlib.suppress(UnknownEntryError):
+            entries.append(unpack(entry))
+    return entries, end
+
+
+def last_of_each_grant(entries: Iterable[Entry]) -> list[Entry]:
+    """Every kept reply, and for each grant the commit with the highest fence, of two with one the later.
+
+    Oldest first. A kept reply is not replaced by a later commit here: only the store knows what became of it.
+    """
     last: dict[str, Commit] = {}
-    for commit in commits:
-        grant_id = commit.change.grant.id
+    kept: dict[int, KeptReply] = {}
+    for entry in entries:
+        if isinstance(entry, KeptReply):
+            kept[entry.fence] = entry
+            continue
+        grant_id = entry.change.grant.id
         known = last.get(grant_id)
-        if known is None or known.fence <= commit.fence:
-            last[grant_id] = commit
-    return sorted(last.values(), key=attrgetter("fence"))
+        if known is None or known.fence <= entry.fence:
+            last[grant_id] = entry
+    return sorted([*last.values(), *kept.values()], key=attrgetter("fence"))
+
+
+def last_answer_to(lineage: bytes, entries: Iterable[Entry]) -> Entry | None:
+    """The last of the answers that used up the refresh token of this lineage."""
+    found = None
+    for entry in entries:
+        if entry.used_up == lineage:
+            found = entry
+    return found
 
 
 def _as_dict(value: Any) -> dict[Any, Any]:
@@ -195,6 +278,27 @@ def _grant(values: list[Any]) -> Grant:
         raise UnknownEntryError  # a newer release's, which knows more of a grant
     named = dict(zip(_GRANT_FIELDS, values, strict=False))
     return Grant(**named | {"status": Status(named["status"])})
+
+
+def _change(due_at: Any, attention_at: Any, grant: list[Any], event: list[Any] | None) -> Change:
+    return Change(_grant(grant), due_at, attention_at, None if event is None else _event(event))
+
+
+def _reply(values: list[Any]) -> KeptReply:
+    _, _, fence, due_at, attention_at, grant, event, *rest = values
+    sealed, size, detail, sent_at, received_at, registration, endpoint_probe, outage = rest
+    return KeptReply(
+        fence=fence,
+        change=_change(due_at, attention_at, grant, event),
+        sealed=sealed,
+        size=size,
+        detail=detail,
+        sent_at=sent_at,
+        received_at=received_at,
+        registration=registration,
+        endpoint_probe=endpoint_probe,
+        outage=_event(outage),
+    )
 
 
 def _event(values: list[Any]) -> Event:
@@ -227,12 +331,20 @@ def _is_blank(content: bytes) -> bool:
     return content.count(0) == len(content)
 
 
-def _content(path: Path) -> bytes:
-    """A file's bytes; a block that the disk cannot read comes as zeros, so that it costs no other."""
+def _content(path: Path, begin: int = 0, *, whole: bool = True) -> bytes:
+    """A file's bytes; a block that the disk cannot read comes as zeros, so that it costs no other.
+
+    Not `whole`, it ends before the first block of zeros.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(descriptor).st_size
-        return b"".join(_block(descriptor, offset, size) for offset in range(0, size, BLOCK_BYTES))
+        blocks: Iterator[bytes] = (
+            _block(descriptor, offset, size) for offset in range(begin, size, BLOCK_BYTES)
+        )
+        if not whole:
+            blocks = takewhile(any, blocks)
+        return b"".join(blocks)
     finally:
         os.close(descriptor)
 

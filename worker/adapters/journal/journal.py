@@ -19,7 +19,7 @@ Rules:
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -28,9 +28,9 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from worker.adapters.journal.format import framed, last_of_each_grant, pack
+from worker.adapters.journal.format import framed, last_answer_to, last_of_each_grant, pack
 from worker.adapters.journal.segments import ANSWER_BYTES, Segment, Segments
-from worker.core.ports import Commit, JournalError
+from worker.core.ports import Commit, Entry, JournalError
 
 T = TypeVar("T")
 
@@ -43,11 +43,12 @@ HANGS_SECONDS: Final = 10.0  # a lease leaves the commit more; a disk at work ta
 class _Answer:
     """One answer, from when it is to be written until the store has it."""
 
-    __slots__ = ("acknowledged", "fence", "frame", "grant_id", "segment", "written")
+    __slots__ = ("acknowledged", "fence", "frame", "grant_id", "segment", "used_up", "written")
 
-    def __init__(self, commit: Commit, frame: bytes, written: asyncio.Future[None]) -> None:
-        self.grant_id = commit.change.grant.id
-        self.fence = commit.fence
+    def __init__(self, entry: Entry, frame: bytes, written: asyncio.Future[None]) -> None:
+        self.grant_id = entry.change.grant.id
+        self.fence = entry.fence
+        self.used_up = entry.used_up
         self.frame = frame
         self.written = written
         self.segment: Segment | None = None
@@ -96,7 +97,7 @@ class Journal:
             await self._in_time(self._make_room(room))
         self._reserved_bytes = reserved
 
-    async def write(self, commit: Commit) -> None:
+    async def write(self, entry: Entry) -> None:
         """Put an answer on the disk and return when it is there.
 
         Raises:
@@ -104,7 +105,7 @@ class Journal:
         """
         self._refuse_if_unusable()
         loop = asyncio.get_running_loop()
-        answer = _Answer(commit, self._frame(commit), loop.create_future())
+        answer = _Answer(entry, self._frame(entry), loop.create_future())
         self._unacknowledged.setdefault(answer.grant_id, []).append(answer)
         self._waiting.append(answer)
         self._queued_bytes += len(answer.frame)
@@ -112,27 +113,39 @@ class Journal:
             self._flusher = loop.create_task(self._flush())
         await answer.written
 
-    def acknowledge(self, commit: Commit) -> None:
+    def acknowledge(self, entry: Entry) -> None:
         """The store has this answer, or a later one in its place: it may be removed after the retention.
 
-        So may the grant's earlier answers, which this one replaces.
+        So may the grant's earlier answers, which new tokens replace; a kept reply replaces nothing.
         """
-        grant_id, now = commit.change.grant.id, self._now()
-        later = []
+        grant_id, now = entry.change.grant.id, self._now()
+        replaces = isinstance(entry, Commit)
+        others = []
         for answer in self._unacknowledged.pop(grant_id, ()):
-            if answer.fence > commit.fence:
-                later.append(answer)
+            if not (answer.fence == entry.fence or (replaces and answer.fence < entry.fence)):
+                others.append(answer)
                 continue
             answer.acknowledged = True
             if answer.segment is not None:
                 answer.segment.unacknowledged -= 1
                 answer.segment.acknowledged_at = now
-        if later:
-            self._unacknowledged[grant_id] = later
+        if others:
+            self._unacknowledged[grant_id] = others
 
-    def read(self) -> list[Commit]:
-        """The last answer of each grant in this journal, oldest first. For any thread."""
-        return last_of_each_grant(commit for segment in self._segments.all for commit in segment.read())
+    def read(self) -> list[Entry]:
+        """The last answer of each grant in it and every kept reply, oldest first. For any thread."""
+        return last_of_each_grant(entry for segment in self._segments.all for entry in segment.read())
+
+    async def answer_to(self, lineage: bytes) -> Entry | None:
+        """The answer that used up the refresh token of this lineage; `None` where this journal has none.
+
+        Raises:
+            JournalError: there is one, and it cannot be read.
+        """
+        segments = [segment for segment in self._segments.all if lineage in segment.used_up]
+        if not segments:
+            return None
+        return await asyncio.to_thread(self._read_answer_to, lineage, segments)
 
     async def sweep(self) -> None:
         """Remove what is past its retention; call it every now and then."""
@@ -167,9 +180,15 @@ class Journal:
                     log.warning("journal.not_rolled", problem=str(error))
             await self._remove_old()
 
-    def _frame(self, commit: Commit) -> bytes:
+    def _read_answer_to(self, lineage: bytes, segments: Sequence[Segment]) -> Entry:
+        found = last_answer_to(lineage, (entry for segment in segments for entry in segment.read()))
+        if found is None:
+            raise JournalError(f"journal: {self._segments.path}: an answer cannot be read any more")
+        return found
+
+    def _frame(self, entry: Entry) -> bytes:
         try:
-            return framed(pack(commit))
+            return framed(pack(entry))
         except (TypeError, ValueError, OverflowError) as error:
             # Without the cause, which might quote the answer.
             kind = type(error).__name__
@@ -230,6 +249,8 @@ class Journal:
                 if not answer.written.done():
                     answer.written.set_exception(JournalError(str(place)))
                 continue
+            if answer.used_up:
+                place.used_up.add(answer.used_up)
             if not answer.acknowledged:
                 answer.segment = place
                 place.unacknowledged += 1

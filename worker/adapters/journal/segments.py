@@ -23,9 +23,10 @@ from typing import Final, Self
 
 import structlog
 
-from worker.adapters.journal.directory import LockedDirectory, refused, sync_directory
+from worker.adapters.journal.directory import LockedDirectory, sync_directory
 from worker.adapters.journal.format import FIRST_LINE, read_file
-from worker.core.ports import Commit, JournalError
+from worker.adapters.journal.places import refused
+from worker.core.ports import Entry, JournalError
 
 if sys.platform == "darwin":
     import fcntl
@@ -46,6 +47,7 @@ class Segment:
         written_at: when the last answer was written.
         unacknowledged: how many of its answers the store is not known to have.
         acknowledged_at: when the store was last known to have one more.
+        used_up: the lineages of the refresh tokens that its answers used up; about 80 bytes each.
     """
 
     def __init__(self, path: Path, descriptor: int | None, size: int, end: int | None) -> None:
@@ -54,6 +56,7 @@ class Segment:
         self.written_at = 0.0
         self.unacknowledged = 0
         self.acknowledged_at = 0.0
+        self.used_up: set[bytes] = set()
         self._descriptor = descriptor
         self._size = size
         self._end = end  # of what is synced; `None` where another process wrote it
@@ -126,9 +129,9 @@ class Segment:
         """
         self.path.unlink(missing_ok=True)
 
-    def read(self) -> list[Commit]:
+    def read(self) -> list[Entry]:
         """What is synced, while more may be being written."""
-        return read_file(self.path, self._end).commits
+        return read_file(self.path, self._end).entries
 
 
 class Segments:

@@ -1,8 +1,9 @@
 """What a Redis server promises to keep: eviction, the append-only file and its fsync.
 
 A server that evicts keys forgets grants, so it is refused. A server that may lose its last second only gives
-a warning. Managed servers often hide CONFIG; a setting that cannot be read is reported as unknown. A server
-that can never meet the write concern is refused; a server that cannot meet it now gives a warning.
+a warning. Managed servers often hide CONFIG or INFO; what cannot be read gives a warning and is no reason to
+refuse the server. A server that can never meet the write concern is refused; a server that cannot meet it now
+gives a warning.
 
 A worker inspects the server when it starts, if it can be reached, and again in each epoch: a restarted server
 may have other settings, and a promoted one is another server.
@@ -14,8 +15,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from worker.adapters.store.errors import described
+from worker.adapters.store.instance import INFO_NEEDED
 from worker.adapters.store.write_concern import WriteConcern
 from worker.core.ports import StoreUnavailableError
 
@@ -64,7 +67,7 @@ class DurabilityWatch:
         try:
             findings = await inspect_durability(self._redis, self._write_concern)
         except RedisError as problem:
-            raise StoreUnavailableError.because(problem) from None
+            raise StoreUnavailableError(described(problem)) from None
         warnings = warnings_of(findings)
         for text in warnings:
             if text not in self._warned:
@@ -86,16 +89,19 @@ def refusal_of(findings: Collection[Finding]) -> str:
 
 async def inspect_durability(redis: "Redis", write_concern: WriteConcern | None = None) -> list[Finding]:
     """Find out what the server promises to keep, and whether its replicas can meet the write concern."""
-    memory, persistence = await redis.info("memory"), await redis.info("persistence")
-    replication = await redis.info("replication")
+    info = await _info(redis, "memory", "persistence", "replication")
+    waits = await _waiting(redis, write_concern)
+    if info is None:
+        return [await _without_info(redis), *waits]
     fsync = await _config(redis, "appendfsync")
-    enabled = bool(persistence.get("aof_enabled"))
+    enabled = bool(info.get("aof_enabled"))
     on_disk = _awaited_fsync if write_concern is not None and write_concern.fsync else _append_only
     return [
-        _eviction(_policy(memory)),
+        _eviction(_policy(info)),
         on_disk(enabled=enabled, fsync=fsync),
+        *waits,
         *_replicas(
-            int(replication.get("connected_slaves", 0)),
+            int(info.get("connected_slaves", 0)),
             0 if write_concern is None else write_concern.replicas,
         ),
     ]
@@ -106,14 +112,54 @@ async def inspect_broker(broker: "Redis", store: "Redis") -> list[Finding]:
 
     Nothing is refused: a lost message costs a delay, and the next sweep sends another.
     """
-    of_broker, of_store = await broker.info("server"), await store.info("server")
-    if of_broker.get("run_id") == of_store.get("run_id"):
+    of_broker, of_store = await _info(broker, "server", "memory"), await _info(store, "server")
+    if of_broker is None:
+        text = "the broker refuses INFO: its maxmemory-policy cannot be read; it must be noeviction"
+        return [Finding(Level.WARNING, text)]
+    if of_store is not None and of_broker.get("run_id") == of_store.get("run_id"):
         return []
-    policy = _policy(await broker.info("memory"))
+    policy = _policy(of_broker)
     if policy == "noeviction":
         return [Finding(Level.OK, "the broker evicts nothing (maxmemory-policy noeviction)")]
     text = f"the broker's maxmemory-policy is {policy}: evicting delays refreshes; set it to noeviction"
     return [Finding(Level.WARNING, text)]
+
+
+async def _info(redis: "Redis", *sections: str) -> dict[str, Any] | None:
+    """What INFO says in these sections; `None` where this user may not ask."""
+    known: dict[str, Any] = {}
+    try:
+        for section in sections:
+            known |= await redis.info(section)
+    except ResponseError:
+        return None
+    return known
+
+
+async def _without_info(redis: "Redis") -> Finding:
+    """What it means that INFO is refused. Redis before 7 does not tell scripts its version."""
+    if not await redis.eval("return redis.REDIS_VERSION_NUM and 1 or 0", 0):
+        return Finding(Level.REFUSED, INFO_NEEDED)
+    text = "INFO is refused, so nothing was checked: set maxmemory-policy noeviction and appendonly yes"
+    return Finding(Level.WARNING, text)
+
+
+async def _waiting(redis: Any, write_concern: WriteConcern | None) -> list[Finding]:
+    """A refusal where the server lacks, or forbids, the command that waits."""
+    if write_concern is None:
+        return []
+    try:
+        await redis.execute_command(*write_concern.probe)
+    except ResponseError as problem:
+        if not isinstance(problem, NoPermissionError) and "unknown command" not in str(problem):
+            return []
+        needed = (
+            "WAITAOF (Redis 7.2 or later), which EVERGRANT_WAIT_FSYNC needs"
+            if write_concern.fsync
+            else "WAIT, which EVERGRANT_WAIT_REPLICAS needs"
+        )
+        return [Finding(Level.REFUSED, f"this server has no {needed}, or forbids it to this user")]
+    return []
 
 
 async def _config(redis: "Redis", name: str) -> str | None:

@@ -1,18 +1,27 @@
 """Reads the state of clients, token endpoints and processes, which the scripts keep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import msgpack
+from redis.exceptions import ResponseError
+
+from worker.adapters.store.errors import described
 from worker.adapters.store.reads import Reads
 from worker.adapters.store.registry import instant_of, read_grants
+from worker.adapters.store.scripts import BARRIER
 from worker.core.grant import Status
-from worker.core.registry import ClientState, OnUnreadable, refuse_unreadable
+from worker.core.registry import ClientState, OnUnreadable, StoreLife, Workers, refuse_unreadable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 SOONEST: Final = 50  # grants due first, among which the soonest expiry is sought
-SEEN_LATELY_SECONDS: Final = 60  # a process sends a heartbeat every second
+AT_ONCE: Final = 500  # clients that are read together
+ALIVE_SECONDS: Final = 10  # a process sends a heartbeat every second
+SEEN_LATELY_SECONDS: Final = 60  # of a process with a trouble: it may stand still because of that
+
+EMPTY: Final = msgpack.packb([])
 
 CLIENT_FIELDS: Final = (
     *("state", "reason", "rejected_at", "probe_at", "throttled_until", "endpoint", "claimed_at"),
@@ -40,54 +49,117 @@ class RedisFleetState:
 
     async def of_client(self, name: str, *, unreadable: OnUnreadable = refuse_unreadable) -> ClientState:
         """One client's part of the fleet."""
+        return (await self.of_clients([name], unreadable=unreadable))[0]
+
+    async def of_clients(
+        self, names: Sequence[str], *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> list[ClientState]:
+        """Each client's part of the fleet, in the order of the names."""
+        states: list[ClientState] = []
+        for begin in range(0, len(names), AT_ONCE):
+            states += await self._of_some(names[begin : begin + AT_ONCE], unreadable)
+        return states
+
+    async def _of_some(self, names: Sequence[str], unreadable: OnUnreadable) -> list[ClientState]:
+        """A few round trips for all of them: one at a time, thousands of clients would take a minute."""
         seconds, microseconds = await self._redis.time()
-        schedule = self._key("schedule:" + name)
-        text = await self._texts("client:" + name, CLIENT_FIELDS)
-        endpoint = await self._texts("endpoint:" + text.get("endpoint", ""), ENDPOINT_FIELDS)
-        due = await self._redis.zcount(schedule, "-inf", seconds * 1000 + microseconds // 1000)
-        first = await self._redis.zrange(schedule, 0, SOONEST - 1, withscores=True)
-        soonest = [
-            stored.grant.access_expires_at
-            for stored in await read_grants(self._redis, self._prefix, first, unreadable)
-            if stored.due_at is not None and stored.grant.access_expires_at is not None
+        now = seconds * 1000 + microseconds // 1000
+        schedules = [self._key("schedule:" + name) for name in names]
+        texts = await self._texts_of([self._key("client:" + name) for name in names], CLIENT_FIELDS)
+        endpoints = await self._texts_of(
+            [self._key("endpoint:" + text.get("endpoint", "")) for text in texts], ENDPOINT_FIELDS
+        )
+        due = await self._redis.together([("zcount", (key, "-inf", now), {}) for key in schedules])
+        first = await self._redis.together(
+            [("zrange", (key, 0, SOONEST - 1), {"withscores": True}) for key in schedules]
+        )
+        found = [each for members in first for each in members]
+        expiries: dict[str, int] = {}
+        for stored in await read_grants(self._redis, self._prefix, found, unreadable):
+            at = stored.grant.access_expires_at
+            if stored.due_at is not None and at is not None:
+                expiries[stored.grant.client] = min(at, expiries.get(stored.grant.client, at))
+        return [
+            _state(name, text, endpoint, number, members, expiries.get(name))
+            for name, text, endpoint, number, members in zip(names, texts, endpoints, due, first, strict=True)
         ]
-        return ClientState(
-            name=name,
-            state=text.get("state", "accepted"),
-            reason=text.get("reason"),
-            rejected_at=_number(text.get("rejected_at")),
-            probe_at=_number(text.get("probe_at")),
-            provider_state=endpoint.get("state", "available"),
-            provider_reason=endpoint.get("reason"),
-            unavailable_since=_number(endpoint.get("since")),
-            endpoint_probe_at=_number(endpoint.get("probe_at")),
-            throttled_until=_number(text.get("throttled_until")),
-            claimed_at=_number(text.get("claimed_at")),
-            grants={status: int(text.get(f"grants:{status}", "0")) for status in Status},
-            due=due,
-            next_due_at=instant_of(first[0][1]) if first else None,
-            soonest_expiry_at=min(soonest, default=None),
-            refreshed=int(text.get("refreshed", "0")),
-            late=int(text.get("late", "0")),
+
+    async def life(self) -> StoreLife:
+        """Since when the store is what it is."""
+        (known,) = await self._texts_of([self._key("epoch")], ("number", "began_at"))
+        is_empty = not await self._redis.exists(self._key("clients"))
+        return StoreLife(_number(known.get("began_at")), _number(known.get("number")), is_empty)
+
+    async def processes(self) -> list[str]:
+        """Every process that has not left: those that live, and dead ones whose journal nobody took over."""
+        found = await self._redis.zrange(self._key("processes"), 0, -1)
+        return [owner.decode() for owner in found]
+
+    async def workers(self) -> Workers:
+        """The processes that live, and what keeps some of them from claiming."""
+        seconds, microseconds = await self._redis.time()
+        now, processes = seconds * 1000 + microseconds // 1000, self._key("processes")
+        alive = await self._redis.zrangebyscore(processes, now - ALIVE_SECONDS * 1000, "+inf")
+        seen = await self._redis.zrangebyscore(processes, now - SEEN_LATELY_SECONDS * 1000, "+inf")
+        troubles = await self._redis.hgetall(self._key("troubles"))
+        untaken = await self._redis.hgetall(self._key("untaken"))
+        ends_at = await self._redis.hget(self._key("epoch"), "ends_at")
+        return Workers(
+            alive=len(alive),
+            able=sum(owner not in troubles for owner in alive),
+            troubles={owner.decode(): text.decode() for owner, text in troubles.items() if owner in seen},
+            recovering_until=int(ends_at) if ends_at is not None and int(ends_at) > now else None,
+            refusal=await self._refusal(),
+            untaken=sorted({name for owner in seen for name in msgpack.unpackb(untaken.get(owner, EMPTY))}),
         )
 
-    async def troubles(self) -> dict[str, str]:
-        """Why each process claims nothing, for processes seen in the last minute."""
-        now, _ = await self._redis.time()
-        since = (now - SEEN_LATELY_SECONDS) * 1000
-        seen = set(await self._redis.zrangebyscore(self._key("processes"), since, "+inf"))
-        fields = await self._redis.hgetall(self._key("troubles"))
-        return {owner.decode(): text.decode() for owner, text in fields.items() if owner in seen}
+    async def _refusal(self) -> str:
+        """Why the store takes no writes, found out by a write: no read fails for want of memory."""
+        try:
+            await self._redis.set(self._key(BARRIER), "")
+        except ResponseError as problem:
+            return described(problem)
+        return ""
 
-    async def _texts(self, name: str, fields: Sequence[str]) -> dict[str, str]:
-        """Some fields of a hash; absent ones are left out."""
-        values = await self._redis.hmget(self._key(name), fields)
-        return {
-            field: value.decode() for field, value in zip(fields, values, strict=True) if value is not None
-        }
+    async def _texts_of(self, keys: Sequence[str], fields: Sequence[str]) -> list[dict[str, str]]:
+        """Some fields of hashes; absent ones are left out."""
+        read = await self._redis.together([("hmget", (key, fields), {}) for key in keys])
+        return [
+            {field: value.decode() for field, value in zip(fields, values, strict=True) if value is not None}
+            for values in read
+        ]
 
     def _key(self, name: str) -> str:
         return self._prefix + name
+
+
+def _state(
+    name: str,
+    text: Mapping[str, str],
+    endpoint: Mapping[str, str],
+    due: int,
+    first: Sequence[tuple[bytes, float]],
+    soonest_expiry_at: int | None,
+) -> ClientState:
+    return ClientState(
+        name=name,
+        state=text.get("state", "accepted"),
+        reason=text.get("reason"),
+        rejected_at=_number(text.get("rejected_at")),
+        probe_at=_number(text.get("probe_at")),
+        provider_state=endpoint.get("state", "available"),
+        provider_reason=endpoint.get("reason"),
+        unavailable_since=_number(endpoint.get("since")),
+        endpoint_probe_at=_number(endpoint.get("probe_at")),
+        throttled_until=_number(text.get("throttled_until")),
+        claimed_at=_number(text.get("claimed_at")),
+        grants={status: int(text.get(f"grants:{status}", "0")) for status in Status},
+        due=due,
+        next_due_at=instant_of(first[0][1]) if first else None,
+        soonest_expiry_at=soonest_expiry_at,
+        refreshed=int(text.get("refreshed", "0")),
+        late=int(text.get("late", "0")),
+    )
 
 
 def _number(text: str | None) -> int | None:

@@ -1,11 +1,12 @@
 """Plain reads: redis-py's commands, with the port's error where the server does not answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from worker.adapters.store.errors import described
 from worker.core.ports import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -18,11 +19,21 @@ class Reads:
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
 
+    async def together(self, commands: Iterable[tuple[str, Sequence[Any], Mapping[str, Any]]]) -> list[Any]:
+        """The replies to many commands, each a name, its arguments and its options, in one round trip."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for name, arguments, options in commands:
+                getattr(pipe, name)(*arguments, **options)
+            try:
+                return await pipe.execute()
+            except (RedisConnectionError, RedisTimeoutError) as problem:
+                raise StoreUnavailableError(described(problem)) from problem
+
     def __getattr__(self, command: str) -> Callable[..., Awaitable[Any]]:
         async def read(*args: Any, **options: Any) -> Any:
             try:
                 return await getattr(self._redis, command)(*args, **options)
             except (RedisConnectionError, RedisTimeoutError) as problem:
-                raise StoreUnavailableError.because(problem) from problem
+                raise StoreUnavailableError(described(problem)) from problem
 
         return read

@@ -5,9 +5,11 @@ field once: packing, unpacking and the field positions in Lua come from it.
 
 Rules:
 - Absent is `false`, never nil: a nil would make a Lua array a map.
-- Instants are integers, in Unix ms. Strings are raw bytes.
+- Instants are integers, in Unix ms; spans too, in ms. Strings are raw bytes.
 - A new field goes to the end and is optional: records of an older release lack it, and records of a newer
   one may have more.
+- This is format 1. Any other change makes a new format, whose records begin with the byte 0xc1, which
+  MessagePack never uses, and the format's number. A release leaves records of a newer format as they are.
 """
 
 import json
@@ -19,7 +21,10 @@ from typing import Any, Final
 import msgpack
 
 from worker.core.grant import Grant, Status
-from worker.core.registry import UnreadableRecordError
+from worker.core.registry import NewerRecordError, UnreadableRecordError
+
+FORMAT: Final = 1
+OTHER_FORMAT: Final = 0xC1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ AS_IT_IS: Final = Encoding()
 FLAG: Final = Encoding(decode=bool)
 TEXT: Final = Encoding(str.encode, bytes.decode)
 OPTIONAL_TEXT: Final = Encoding(str.encode, bytes.decode, optional=True)
-OPTIONAL_INSTANT: Final = Encoding(decode=int, optional=True)
+OPTIONAL_NUMBER: Final = Encoding(decode=int, optional=True)
+OPTIONAL_MS: Final = OPTIONAL_NUMBER
 STATUS: Final = Encoding(str.encode, {status.value.encode(): status for status in Status}.__getitem__)
 LABELS: Final = Encoding(_labels_to_bytes, _labels_from_bytes)
 
@@ -79,7 +85,7 @@ SCHEMA: Final = (
     Field("LEASE_UNTIL", at_rest=0),
     Field("FENCE", at_rest=0),
     Field("INTENT", "in_doubt", FLAG),  # a refresh may have been sent whose outcome is not stored
-    Field("ACCESS_EXPIRES_AT", "access_expires_at", OPTIONAL_INSTANT),
+    Field("ACCESS_EXPIRES_AT", "access_expires_at", OPTIONAL_MS),
     Field("STATUS", "status", STATUS),
     Field("CLIENT", "client", TEXT),
     # The rest.
@@ -88,16 +94,20 @@ SCHEMA: Final = (
     Field("SEALED", "sealed"),
     Field("ISSUED_AT", "issued_at"),
     Field("REFRESH_ISSUED_AT", "refresh_issued_at"),
-    Field("REFRESH_EXPIRES_AT", "refresh_expires_at", OPTIONAL_INSTANT),
-    Field("AUTHORIZED_AT", "authorized_at", OPTIONAL_INSTANT),
+    Field("REFRESH_EXPIRES_AT", "refresh_expires_at", OPTIONAL_MS),
+    Field("AUTHORIZED_AT", "authorized_at", OPTIONAL_MS),
     Field("SCOPE", "scope", OPTIONAL_TEXT),
     Field("LABELS", "labels", LABELS),
     Field("STREAK", "streak"),
     Field("REASON", "reason", OPTIONAL_TEXT),
-    Field("NOTICED_AT", "noticed_at", OPTIONAL_INSTANT),
+    Field("NOTICED_AT", "noticed_at", OPTIONAL_MS),
     Field("LAST", at_rest=0),  # the fence whose outcome was stored last
     Field("IMPORTED", "root"),  # the lineage that was imported last: the stored pair descends from it
-    Field("REJECTED_AT", "rejected_at", OPTIONAL_INSTANT, is_later=True),
+    Field("REJECTED_AT", "rejected_at", OPTIONAL_MS, is_later=True),
+    Field("STATED_LIFE", "stated_life_ms", OPTIONAL_MS, is_later=True),
+    Field("KEPT_REPLY", "kept_reply", OPTIONAL_NUMBER, is_later=True),
+    Field("NARROWED", "narrowed", OPTIONAL_TEXT, is_later=True),
+    Field("TOKEN_TYPE", "token_type", OPTIONAL_TEXT, is_later=True),
 )
 FIELDS: Final = tuple(field.name for field in SCHEMA)
 FRONT: Final = FIELDS.index("CLIENT") + 1
@@ -123,9 +133,9 @@ def lua_positions() -> str:
 
 
 def pack(grant: Grant) -> bytes:
-    """The record of an imported grant: no lease, no attempt yet, and its pair is the root of its line."""
+    """The record of an imported grant: no lease, no attempt yet; without a root, its pair is one."""
     values = [_encode(grant, field) for field in SCHEMA]
-    values[_ROOT] = grant.lineage
+    values[_ROOT] = grant.root or grant.lineage
     # The old raw type for strings, which every cmsgpack reads.
     packed: bytes = msgpack.packb(values, use_bin_type=False)
     return packed
@@ -149,8 +159,10 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
         in_doubt: what the intent said before the present lease set its own; `None` where there is no lease.
 
     Raises:
-        UnreadableRecordError: it is not a record.
+        UnreadableRecordError: it is not a record, or one of a newer release.
     """
+    if len(packed) > 1 and packed[0] == OTHER_FORMAT:
+        raise NewerRecordError(grant_id, packed[1], FORMAT)
     try:
         return _unpack(grant_id, packed, in_doubt=in_doubt)
     except Exception:  # noqa: BLE001 the text of any error may hold what is stored
@@ -160,7 +172,7 @@ def unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None = None) -> tup
 def _unpack(grant_id: str, packed: bytes, *, in_doubt: bool | None) -> tuple[Grant, int, int]:
     values = msgpack.unpackb(packed, raw=True)
     if len(values) < len(SCHEMA):  # an older release wrote it
-        values += [False] * _LATER
+        values += [False] * min(len(SCHEMA) - len(values), _LATER)
     if in_doubt is not None:
         values[_INTENT] = in_doubt
     for i, decode, optional in _DECODED:

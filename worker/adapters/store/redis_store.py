@@ -3,7 +3,6 @@
 Each method is one call of one script in `lua/`, which holds the rules. This file only packs and unpacks.
 """
 
-import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import structlog
 from worker.adapters.clock import RedisClock
 from worker.adapters.cloud_events import to_json
 from worker.adapters.store import record, signatures
+from worker.adapters.store.claiming import Claiming, claim_id
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import Event
 from worker.core.grant import Status
@@ -23,24 +23,33 @@ from worker.core.ports import (
     Claim,
     Commit,
     Committed,
+    DueClients,
     Epoch,
     FailureOf,
     FailureVerdict,
+    KeptReply,
     Lease,
     LeasedElsewhere,
     Paused,
     Recovering,
     Refusal,
+    RefusalVerdict,
+    RefusalWords,
+    ReplyKept,
     StoreUnavailableError,
+    Unproven,
     Verdict,
 )
 from worker.core.providers import Client
-from worker.core.registry import UnreadableRecordError
+from worker.core.reasons import Reason
+from worker.core.registry import Reserved, UnreadableRecordError
 
 log = structlog.get_logger(__name__)
 
-# What claim.lua says a grant probes; it may be both.
-CLIENT_PROBE, ENDPOINT_PROBE = 1, 2
+MOST_NAMED = 20  # grants in one heartbeat
+
+# What claim.lua says a grant is tried for; these may add up.
+CLIENT_PROBE, ENDPOINT_PROBE, COMPARISON = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,7 @@ class RedisStore:
         self._source = source
         self._owner = owner
         self._recovered_epoch = 0  # where this process may claim
+        self._claiming = Claiming(self._claim)
 
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
         """Lease up to `limit` due grants of a client, each with its intent.
@@ -91,51 +101,63 @@ class RedisStore:
         A record that cannot be read never costs the other leases. Its own lease runs out by itself: another
         release may be able to read it, or this one once it is put right.
         """
-        asked_at = self._clock.stopwatch()
-        now, generation, drained, wait_ms, probe, found, recovering = await self._scripts.run(
-            signatures.Claim(
-                client=client.name,
-                claim_id=_claim_id(),
-                owner=self._owner,
-                limit=limit,
-                lease_ms=self._limits.lease_ms,
-                rate=client.rate_per_second,
-                runner=runner or None,
-                recovered_epoch=self._recovered_epoch,
-                token_url=client.token_url,
-            )
-        )
-        self._clock.set(now, asked_at=asked_at)
+        now, answer = await self._claiming.claim(client, limit, runner)
+        if answer is None:
+            return Claim(now, [], drained=True, wait_ms=0, generation=0, recovering=True)
+        generation, drained, wait_ms, probe, found = answer
         leases = []
         for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True):
             try:
                 leases.append(_lease(grant_id, packed, in_doubt=in_doubt, probe=probe))
             except UnreadableRecordError as problem:
                 await self._note_unreadable(problem)
-        return Claim(now, leases, bool(drained), wait_ms, generation, bool(recovering))
+        return Claim(now, leases, bool(drained), wait_ms, generation)
 
-    async def lease(self, grant_id: str) -> Lease | LeasedElsewhere | Recovering | Paused | None:
+    async def _claim(self, runner: str, asks: tuple[signatures.Ask, ...]) -> tuple[int, int, Sequence[Any]]:
+        asked_at = self._clock.stopwatch()
+        now, recovering, answers = await self._scripts.run(
+            signatures.Claim(
+                claim_id=claim_id(),
+                owner=self._owner,
+                lease_ms=self._limits.lease_ms,
+                runner=runner or None,
+                recovered_epoch=self._recovered_epoch,
+                asks=asks,
+            )
+        )
+        self._clock.set(now, asked_at=asked_at)
+        return now, recovering, answers
+
+    async def lease(
+        self, grant_id: str, *, even_paused: bool = False, reply: int | None = None
+    ) -> Lease | LeasedElsewhere | Unproven | Recovering | Paused | ReplyKept | None:
         """Lease one grant whether it is due or not; `None` where there is no such grant."""
         asked_at = self._clock.stopwatch()
-        reply = await self._scripts.run(
+        answer = await self._scripts.run(
             signatures.Lease(
                 id=grant_id,
-                claim_id=_claim_id(),
+                claim_id=claim_id(),
                 owner=self._owner,
                 lease_ms=self._limits.lease_ms,
                 recovered_epoch=self._recovered_epoch,
+                even_paused=even_paused,
+                reply=reply,
             )
         )
-        match reply:
+        match answer:
             case [b"leased", now, packed, in_doubt]:
                 self._clock.set(now, asked_at=asked_at)
                 return _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
             case [b"held", until]:
                 return LeasedElsewhere(until)
+            case [b"unproven", until]:
+                return Unproven(until or None)
             case [b"recovering"]:
                 return Recovering()
             case [b"paused"]:
                 return Paused()
+            case [b"kept", number]:
+                return ReplyKept(number)
             case _:
                 return None
 
@@ -162,16 +184,57 @@ class RedisStore:
                 event=None if change.event is None else self._json(change.event),
                 events_kept=self._limits.events_kept,
                 root=grant.root,
+                stated_life_ms=grant.stated_life_ms,
+                narrowed=grant.narrowed,
+                token_type=grant.token_type,
+                client=grant.client,
             )
         )
         stored_status = Status(status.decode()) if status else None
         return Committed(Verdict(verdict.decode()), version, stored_status)
 
-    async def record_outcome(self, lease: Lease, change: Change, answered_at: int | None = None) -> Verdict:
-        """Store an outcome without tokens, if the lease is still ours.
+    async def keep_reply(self, kept: KeptReply) -> Verdict:
+        """Keep a reply that nobody could read, and stop its endpoint at once."""
+        grant, event = kept.change.grant, kept.change.event
+        verdict = await self._scripts.run(
+            signatures.KeepReply(
+                id=grant.id,
+                client=grant.client,
+                fence=kept.fence,
+                version=grant.version,
+                lineage=grant.lineage,
+                pair=grant.sealed,
+                issued_at=grant.issued_at,
+                access_expires_at=grant.access_expires_at,
+                refresh_issued_at=grant.refresh_issued_at,
+                refresh_expires_at=grant.refresh_expires_at,
+                scope=grant.scope or None,
+                stated_life_ms=grant.stated_life_ms,
+                root=grant.root,
+                sealed=kept.sealed,
+                size=kept.size,
+                detail=kept.detail,
+                sent_at=kept.sent_at,
+                received_at=kept.received_at,
+                registration=kept.registration,
+                reason=Reason.REPLY_UNREAD,
+                streak=grant.streak,
+                event=None if event is None else self._json(event),
+                token_url=kept.outage.subject,
+                outage=self._json(kept.outage),
+                event_id=kept.outage.id,
+                events_kept=self._limits.events_kept,
+                is_probe=kept.endpoint_probe,
+                first_probe_ms=self._limits.first_endpoint_probe_ms,
+                longest_probe_ms=self._limits.longest_endpoint_probe_ms,
+            )
+        )
+        return Verdict(verdict.decode())
 
-        `answered_at` is when the request left that the endpoint answered readably; `None` where it did not.
-        """
+    async def record_outcome(
+        self, lease: Lease, change: Change, answered_at: int | None = None, believed_at: int | None = None
+    ) -> Verdict:
+        """Store an outcome without tokens, if the lease is still ours."""
         grant = change.grant
         verdict = await self._scripts.run(
             signatures.RecordOutcome(
@@ -189,29 +252,42 @@ class RedisStore:
                 events_kept=self._limits.events_kept,
                 answered_at=answered_at,
                 rejected_at=grant.rejected_at,
+                believed_at=believed_at,
             )
         )
         return Verdict(verdict.decode())
 
-    async def reject_client(self, client: Client, event: Event, lease: Lease, *, sent_at: int) -> Refusal:
-        """Pause a client that was refused under `lease`. A refused probe puts the next one off."""
-        answer = await self._scripts.run(
-            signatures.RejectClient(
+    async def record_refusal(
+        self,
+        client: Client,
+        event: Event,
+        lease: Lease,
+        *,
+        words: RefusalWords,
+        sent_at: int,
+        believe_ms: int,
+    ) -> RefusalVerdict:
+        """Find out whom a refusal means; the client is paused where it is the client."""
+        whom, claims_stop = await self._scripts.run(
+            signatures.RecordRefusal(
                 client=client.name,
+                words=words,
                 event=self._json(event),
                 events_kept=self._limits.events_kept,
                 event_id=event.id,
                 grant=lease.grant.id,
                 sent_at=sent_at,
                 is_probe=lease.client_probe,
+                is_comparison=lease.comparison,
                 first_probe_ms=self._limits.first_probe_ms,
                 longest_probe_ms=self._limits.longest_probe_ms,
+                believe_ms=believe_ms,
                 reason=event.data["reason"] or "",
             )
         )
-        return Refusal(answer.decode())
+        return RefusalVerdict(Refusal(whom.decode()), bool(claims_stop))
 
-    async def accept_client(self, client: Client, event: Event, lease: Lease) -> bool:
+    async def accept_client(self, client: Client, event: Event, lease: Lease, *, is_refreshed: bool) -> bool:
         """Let a rejected client's grants be claimed again; returns whether it was rejected."""
         answer = await self._scripts.run(
             signatures.AcceptClient(
@@ -220,6 +296,7 @@ class RedisStore:
                 events_kept=self._limits.events_kept,
                 event_id=event.id,
                 grant=lease.grant.id,
+                is_refreshed=is_refreshed,
             )
         )
         return bool(answer == b"changed")
@@ -271,38 +348,41 @@ class RedisStore:
         )
         return bool(answer == b"changed")
 
-    async def reserve_runners(
-        self, client_name: str, *, share: int, place_ms: int, candidates: Sequence[str]
-    ) -> tuple[int, int]:
-        """How many grants are due, and how many of the candidate runners to start for them.
+    async def due_clients(self, offset: int, limit: int) -> DueClients:
+        """One page of the clients that something may be claimed of now."""
+        names, has_more = await self._scripts.run(signatures.DueClients(offset=offset, limit=limit))
+        return DueClients([name.decode() for name in names], bool(has_more))
+
+    async def reserve_runners(self, *, share: int, place_ms: int, candidates: Sequence[str]) -> Reserved:
+        """Reserve places for as many of the candidates as the due grants take.
 
         Args:
-            client_name: whose grants.
-            share: due grants that one runner takes on.
+            share: how many due grants one runner takes on.
             place_ms: how long a place is kept for a runner that does not claim.
-            candidates: ids of new runners, as many as the client may have at once.
+            candidates: ids of new runners, as many as there may be at once.
         """
-        due, starting = await self._scripts.run(
-            signatures.ReserveRunners(
-                client=client_name, share=share, place_ms=place_ms, candidates=tuple(candidates)
-            )
+        due, clients, starting, unreadable = await self._scripts.run(
+            signatures.ReserveRunners(share=share, place_ms=place_ms, candidates=tuple(candidates))
         )
-        return due, starting
+        return Reserved(due, clients, starting, [name.decode() for name in unreadable])
 
-    async def release_runner(self, client_name: str, runner: str) -> None:
+    async def release_runner(self, runner: str) -> None:
         """Give a runner's place back."""
-        await self._scripts.run(signatures.ReleaseRunner(client=client_name, runner=runner))
+        await self._scripts.run(signatures.ReleaseRunner(runner=runner))
 
-    async def heartbeat(self, trouble: str) -> Epoch:
-        """Say that this process lives, and why it claims nothing; `trouble` is empty where it claims."""
+    async def heartbeat(self, trouble: str, untaken: Sequence[str] = ()) -> Epoch:
+        """Say that this process lives, why it claims nothing, and whose answers the store fails at."""
         asked_at = self._clock.stopwatch()
-        now, number, recovering = await self._scripts.run(
+        now, number, recovering, began_at = await self._scripts.run(
             signatures.Heartbeat(
-                owner=self._owner, recovery_ms=self._limits.lease_ms, trouble=trouble or None
+                owner=self._owner,
+                recovery_ms=self._limits.lease_ms,
+                trouble=trouble or None,
+                untaken=tuple(untaken[:MOST_NAMED]),
             )
         )
         self._clock.set(now, asked_at=asked_at)
-        return Epoch(number, bool(recovering))
+        return Epoch(number, bool(recovering), began_at, now)
 
     async def finish_recovery(self, epoch: Epoch) -> Epoch:
         """Say that this process has given back what it knows; from then on it claims in this epoch."""
@@ -312,7 +392,7 @@ class RedisStore:
             )
         )
         self._recovered_epoch = epoch.number
-        return Epoch(number, bool(recovering))
+        return Epoch(number, bool(recovering), epoch.began_at, epoch.now)
 
     async def reassert(self, lease: Lease) -> None:
         """Take back a lease that the store may have forgotten."""
@@ -341,8 +421,5 @@ def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, probe: int) -> Leas
         until,
         client_probe=bool(probe & CLIENT_PROBE),
         endpoint_probe=bool(probe & ENDPOINT_PROBE),
+        comparison=bool(probe & COMPARISON),
     )
-
-
-def _claim_id() -> str:
-    return secrets.token_hex(8)

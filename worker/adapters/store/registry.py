@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from worker.adapters.store import record, signatures
 from worker.adapters.store.reads import Reads
-from worker.core.grant import Grant
+from worker.core.grant import Grant, Status
 from worker.core.lifecycle import NO_END, Change
+from worker.core.ports import Lease
 from worker.core.registry import (
     ImportResult,
     ImportVerdict,
     OnUnreadable,
     Operation,
     OperationResult,
+    ResealResult,
     StoredGrant,
     UnreadableRecordError,
     refuse_unreadable,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from worker.adapters.store.scripts import Scripts
 
 PAGE: Final = 500
-OPERATIONS: Final[dict[Operation, Callable[[str], signatures.Call]]] = {
+OPERATIONS: Final[dict[Operation, Callable[[str, str | None], signatures.Call]]] = {
     Operation.PAUSE: signatures.PauseGrant,
     Operation.RESUME: signatures.ResumeGrant,
     Operation.DELETE: signatures.DeleteGrant,
@@ -76,10 +78,26 @@ class RedisRegistry:
         )
         return ImportResult(ImportVerdict(verdict.decode()), version, lineage)
 
-    async def operate(self, grant_id: str, operation: Operation) -> OperationResult:
-        """Pause, resume or delete one grant. Asking twice is harmless."""
-        answer = await self._scripts.run(OPERATIONS[operation](grant_id))
+    async def operate(
+        self, grant_id: str, operation: Operation, *, only_if: Status | None = None
+    ) -> OperationResult:
+        """Pause, resume or delete one grant, if it has the status that is named. Asking twice is harmless."""
+        answer = await self._scripts.run(OPERATIONS[operation](grant_id, only_if))
         return OperationResult(answer.decode())
+
+    async def reseal(self, grant_id: str, sealed: bytes, resealed: bytes) -> ResealResult:
+        """Put a pair back sealed anew, if it is still the stored one and nobody has leased its grant."""
+        answer = await self._scripts.run(signatures.ResealGrant(grant_id, sealed, resealed))
+        return ResealResult(answer.decode())
+
+    async def forget_revoked(self, lease: Lease) -> bool:
+        """Delete a grant whose tokens were revoked under `lease`, and end the lease.
+
+        Returns whether no grant is left: one that was given other tokens since stays.
+        """
+        grant = lease.grant
+        call = signatures.ForgetRevoked(id=grant.id, fence=lease.fence, sealed=grant.sealed)
+        return bool(await self._scripts.run(call) != b"replaced")
 
     async def find(self, grant_id: str) -> StoredGrant | None:
         """One grant, or `None`.

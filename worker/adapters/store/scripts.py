@@ -7,8 +7,11 @@ Rules:
   idempotent by its attempt's id (see the head of each file in `lua/`).
 - The deadline is the group's. redis-py would set one for each reply, with a timer that costs more
   than reading it: the client given here should have none.
-- A Redis that lost its scripts (restart, failover) is given them again. Idle connections to a Redis
-  that became a replica are dropped: its name may lead to the new primary by now.
+- A script's own error bears a code of ours (lua/errors.lua). Every other error that the server answers with
+  is the server's trouble: it takes no writes now.
+- A Redis that lost its scripts (restart, failover) is given them again; instance.py has what follows
+  where its run id may not be read. Idle connections to a Redis that became a replica are dropped: its
+  name may lead to the new primary by now.
 - Every error of a group, redis-py's own or the event loop's, means that the store is away. No caller
   may lose an answer because of an exception's type.
 - With a write concern, a group ends with the wait for replicas. A call that too few replicas have
@@ -21,22 +24,19 @@ Rules:
 """
 
 import asyncio
-import hashlib
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
-from importlib.resources import files
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import BusyLoadingError, NoScriptError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from worker.adapters.store.record import lua_positions
+from worker.adapters.store.errors import described
+from worker.adapters.store.instance import Instance, asks_for_a_name
 from worker.adapters.store.signatures import (
-    SIGNATURES,
     Call,
     Claim,
     FinishRecovery,
@@ -46,20 +46,18 @@ from worker.adapters.store.signatures import (
     NoteUnreadable,
     ReleaseRunner,
     ReserveRunners,
-    lua_arguments,
     name_of,
     pack,
 )
-from worker.adapters.store.transitions import lua_transitions
+from worker.adapters.store.sources import NAMES, sha_of, source
 from worker.adapters.store.write_concern import ShortfallError, WriteConcern
-from worker.core.ports import StoreRefusedError, StoreUnavailableError
+from worker.core.ports import StoreRefusedError, StoreUnavailableError, WritesRefusedError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 T = TypeVar("T")
 
-NAMES: Final = tuple(SIGNATURES)
 TAKE_LEASES: Final = frozenset[type[Call]]({Claim, Lease})
 # These writes are repeated soon, or come right by themselves. Every other script's writes must be kept.
 NEED_NO_REPLICA: Final = frozenset[type[Call]](
@@ -69,20 +67,8 @@ BESIDE: Final = TAKE_LEASES | NEED_NO_REPLICA
 BARRIER: Final = "barrier"  # no script: a write to be waited for
 MOST_IN_A_GROUP: Final = 100
 GROUP_SECONDS: Final = 5.0
-CODE: Final = re.compile(r"[A-Z]{2,} ")
-
-
-@cache
-def source(name: str) -> str:
-    """One script as it is loaded: field positions, prelude, transitions, arguments, body."""
-    lua = files("worker.adapters.store") / "lua"
-    prelude, body = ((lua / f"{each}.lua").read_text() for each in ("prelude", name))
-    return lua_positions() + prelude + lua_transitions(body) + lua_arguments(name) + body
-
-
-@cache
-def _sha(name: str) -> str:
-    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+REPEATS: Final = 3  # a server may lack the scripts, then a name, then lose that name to another process
+OWN_ERROR: Final = "EVERGRANT "  # the code of lua/errors.lua
 
 
 @dataclass(slots=True)
@@ -102,15 +88,17 @@ class Scripts:
     """
 
     def __init__(self, redis: "Redis", prefix: str, write_concern: WriteConcern | None = None) -> None:
-        self._kept = _Lane(redis, prefix, write_concern)
-        self._beside = _Lane(redis, prefix, None)
+        instance = Instance(redis, prefix)
+        self._kept = _Lane(redis, prefix, write_concern, instance)
+        self._beside = _Lane(redis, prefix, None, instance)
         self._leave_beside = BESIDE if write_concern is None else NEED_NO_REPLICA
 
     async def run(self, call: Call) -> Any:
         """Run one script and return its reply as redis-py reads it.
 
         Raises:
-            StoreUnavailableError: Redis did not answer, or cannot do it now; the script may have run.
+            StoreUnavailableError: Redis did not answer; the script may have run.
+            WritesRefusedError: Redis takes no writes now.
             StoreRefusedError: the script stopped at a record that it cannot read, or at a mistake in it.
             UnicodeEncodeError: an argument holds what UTF-8 cannot, a lone surrogate.
         """
@@ -129,10 +117,13 @@ class _Lane:
         is_met: whether the last wait met the write concern; true where there is none.
     """
 
-    def __init__(self, redis: "Redis", prefix: str, write_concern: WriteConcern | None) -> None:
+    def __init__(
+        self, redis: "Redis", prefix: str, write_concern: WriteConcern | None, instance: Instance
+    ) -> None:
         self._redis = redis
         self._prefix = prefix
         self._write_concern = write_concern
+        self._instance = instance
         self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
         self.is_met = write_concern is None
@@ -156,11 +147,13 @@ class _Lane:
     async def _send_group(self, calls: list[_Waiting]) -> None:
         try:
             replies = await _twice_in_time(partial(self._execute, calls))
-            forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if forgotten:
-                await _twice_in_time(self._load)
-                again = await _twice_in_time(partial(self._execute, [calls[i] for i in forgotten]))
-                for i, reply in zip(forgotten, again, strict=True):
+            for _ in range(REPEATS):
+                undone = [i for i, reply in enumerate(replies) if _could_not_begin(reply)]
+                if not undone:
+                    break
+                await self._make_ready([replies[i] for i in undone])
+                again = await _twice_in_time(partial(self._execute, [calls[i] for i in undone]))
+                for i, reply in zip(undone, again, strict=True):
                     replies[i] = reply
             if any(isinstance(reply, ReadOnlyError) for reply in replies):
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
@@ -180,7 +173,8 @@ class _Lane:
             if call.name == BARRIER:
                 pipeline.set(self._prefix + BARRIER, "")
             else:
-                pipeline.evalsha(_sha(call.name), 1, self._prefix, call.args)
+                sha = sha_of(call.name, self._instance.of(call.name))
+                pipeline.evalsha(sha, 1, self._prefix, call.args)
         if self._write_concern is None:
             return await pipeline.execute(raise_on_error=False)
         # WAIT looks at its own connection's last write. After a script that found its work done, a new
@@ -195,6 +189,13 @@ class _Lane:
             reply if shortfall is None or isinstance(reply, Exception) else ShortfallError(shortfall)
             for reply in replies[: len(calls)]
         ]
+
+    async def _make_ready(self, replies: list[Any]) -> None:
+        """Give the server what the scripts lacked that these replies came from."""
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await _twice_in_time(self._load)
+        if self._instance.name is not None or any(asks_for_a_name(reply) for reply in replies):
+            await _twice_in_time(self._instance.find)
 
     async def _load(self) -> None:
         for name in NAMES:
@@ -214,25 +215,27 @@ async def _twice_in_time(work: Callable[[], Awaitable[T]]) -> T:
     raise RedisTimeoutError(f"no answer within {GROUP_SECONDS:g} s, twice")
 
 
+def _could_not_begin(reply: Any) -> bool:
+    """Whether a script was not run at all, for a reason that can be mended."""
+    return isinstance(reply, NoScriptError) or asks_for_a_name(reply)
+
+
 def _answer(future: asyncio.Future[Any], reply: Any) -> None:
     if future.done():  # its caller gave up waiting
         return
-    if _is_scripts_own_error(reply):
-        future.set_exception(StoreRefusedError.because(reply))
-    elif isinstance(reply, StoreUnavailableError):
-        future.set_exception(reply)
-    elif isinstance(reply, Exception):
-        future.set_exception(StoreUnavailableError.because(reply))
+    if isinstance(reply, Exception):
+        future.set_exception(_unavailable(reply))
     else:
         future.set_result(reply)
 
 
-def _is_scripts_own_error(reply: Any) -> bool:
-    """Whether the script itself failed, rather than Redis being unable to run it (OOM, READONLY, ...)."""
-    if not isinstance(reply, ResponseError):
-        return False
-    text = str(reply)
-    if text.startswith(("user_script:", "WRONGTYPE")):
-        return True
-    # A command's complaint about what it found names the script. A state of Redis begins with its code.
-    return "@user_script" in text and not CODE.match(text)
+def _unavailable(error: Exception) -> StoreUnavailableError:
+    match error:
+        case StoreUnavailableError():
+            return error
+        case ResponseError() if str(error).startswith(OWN_ERROR):
+            return StoreRefusedError(described(error).removeprefix(OWN_ERROR))
+        case ResponseError() | BusyLoadingError():
+            return WritesRefusedError(f"Redis refuses writes: {described(error)}")
+        case _:
+            return StoreUnavailableError(described(error))

@@ -23,36 +23,54 @@ from typing import Final, NamedTuple, get_args
 import msgpack
 
 
+class Ask(NamedTuple):
+    """One client's part of a `Claim`.
+
+    Attributes:
+        limit: the most grants to claim.
+        rate: requests a second that the client may send; `None` for any number.
+        registration: of the client, as the server will see it.
+    """
+
+    client: str
+    limit: int
+    rate: float | None
+    token_url: str
+    registration: str
+
+
 class Claim(NamedTuple):
-    """Claim due grants of one client.
+    """Claim due grants of some clients.
 
     Attributes:
         claim_id: names this attempt; a repeated claim gets the same leases.
-        limit: the most grants to claim.
-        rate: requests a second that the client may send; `None` for any number.
         runner: the reserved place that this claim keeps; `None` where it has none.
         recovered_epoch: the epoch in which this process finished its recovery.
     """
 
-    client: str
     claim_id: str
     owner: str
-    limit: int
     lease_ms: int
-    rate: float | None
     runner: str | None
     recovered_epoch: int
-    token_url: str
+    asks: tuple[Ask, ...]
 
 
 class Lease(NamedTuple):
-    """Lease one grant, due or not; the fields are those of `Claim`."""
+    """Lease one grant, due or not; the other fields are those of `Claim`.
+
+    Attributes:
+        even_paused: lease it though an operator took it out of work.
+        reply: the number of its kept reply, to be adopted; `None` where its token is to be presented.
+    """
 
     id: str
     claim_id: str
     owner: str
     lease_ms: int
     recovered_epoch: int
+    even_paused: bool = False
+    reply: int | None = None
 
 
 class Reassert(NamedTuple):
@@ -81,6 +99,10 @@ class Commit(NamedTuple):
         attention_at: when something ends for the grant that may need a person; `None` if nothing does.
         events_kept: about how many events the stream holds.
         root: lineage of the pair that came from outside.
+        stated_life_ms: how long an access token lives, as was last stated; `None` where nobody has.
+        narrowed: what refreshes stopped to give, divided by spaces.
+        token_type: of an access token that is no Bearer token.
+        client: that the answer was given to; its pair is sealed for it.
     """
 
     id: str
@@ -101,6 +123,10 @@ class Commit(NamedTuple):
     event: bytes | None
     events_kept: int
     root: bytes
+    stated_life_ms: int | None
+    narrowed: str | None
+    token_type: str | None
+    client: str
 
 
 class RecordOutcome(NamedTuple):
@@ -113,6 +139,7 @@ class RecordOutcome(NamedTuple):
         attention_at: as in `Commit`.
         answered_at: when the request left that the endpoint answered readably; `None` where it did not.
         rejected_at: when the provider rejected the grant for the first time, where that awaits confirmation.
+        believed_at: when that is believed, where every grant of the client is rejected; else `None`.
     """
 
     id: str
@@ -129,28 +156,126 @@ class RecordOutcome(NamedTuple):
     events_kept: int
     answered_at: int | None
     rejected_at: int | None
+    believed_at: int | None
 
 
-class RejectClient(NamedTuple):
-    """Pause a client whose credentials were refused.
+class KeepReply(NamedTuple):
+    """Keep a reply that nobody could read.
 
     Attributes:
+        fence: of the lease under which it came.
+        client: that presented the pair; pair and reply are sealed for it.
+        version: of the pair that was presented; so are the fields down to `root`, as in `Commit`.
+        pair: sealed.
+        sealed: the reply.
+        streak: of the grant, with this attempt.
+        event: of the grant, where this begins a bout.
+        outage: the event of the endpoint, where this makes it unavailable.
+        event_id: of `outage`.
+        is_probe: the grant was let through to probe the endpoint.
+        first_probe_ms: until the first probe.
+        longest_probe_ms: the longest wait between two probes.
+    """
+
+    id: str
+    client: str
+    fence: int
+    version: int
+    lineage: bytes
+    pair: bytes
+    issued_at: int
+    access_expires_at: int | None
+    refresh_issued_at: int
+    refresh_expires_at: int | None
+    scope: str | None
+    stated_life_ms: int | None
+    root: bytes
+    sealed: bytes
+    size: int
+    detail: str
+    sent_at: int
+    received_at: int
+    registration: str
+    reason: str
+    streak: int
+    event: bytes | None
+    token_url: str
+    outage: bytes
+    event_id: str
+    events_kept: int
+    is_probe: bool
+    first_probe_ms: int
+    longest_probe_ms: int
+
+
+class DropReply(NamedTuple):
+    """Give a kept reply up.
+
+    Attributes:
+        reason: why the grant is failing from then on.
+    """
+
+    number: int
+    reason: str
+
+
+class ExpireReply(NamedTuple):
+    """Let a grant fail whose access token has ended while its reply could not be read.
+
+    Attributes:
+        number: of the reply.
+        id: of the grant.
+    """
+
+    number: int
+    id: str
+    reason: str | None
+    event: bytes | None
+    events_kept: int
+
+
+class ReopenEndpoint(NamedTuple):
+    """Let an endpoint be used again whose kept replies are all read.
+
+    Attributes:
+        reason: why it was stopped.
+        grant: the grant whose reply was read last.
+    """
+
+    token_url: str
+    reason: str
+    event: bytes
+    events_kept: int
+    event_id: str
+    grant: str
+
+
+class RecordRefusal(NamedTuple):
+    """Find out whom a refusal means.
+
+    Attributes:
+        words: a `RefusalWords`: what its words mean.
         grant: the grant whose refresh was refused.
         sent_at: when that request left.
         is_probe: the grant was let through to probe the client.
+        is_comparison: it was tried, due or not, to compare others with it.
+        believe_ms: how long the rejection of every grant is not believed.
         first_probe_ms: until the first probe.
         longest_probe_ms: the longest wait between two probes.
     """
 
     client: str
+    words: str
     event: bytes
     events_kept: int
     event_id: str
     grant: str
     sent_at: int
     is_probe: bool
+    is_comparison: bool
     first_probe_ms: int
     longest_probe_ms: int
+    believe_ms: int
     reason: str
 
 
@@ -159,6 +284,7 @@ class AcceptClient(NamedTuple):
 
     Attributes:
         grant: the grant whose refresh was answered.
+        is_refreshed: it got tokens.
     """
 
     client: str
@@ -166,6 +292,7 @@ class AcceptClient(NamedTuple):
     events_kept: int
     event_id: str
     grant: str
+    is_refreshed: bool
 
 
 class RecordFailure(NamedTuple):
@@ -214,16 +341,27 @@ class RecordRecovery(NamedTuple):
     grant: str
 
 
+class DueClients(NamedTuple):
+    """Name the clients that something may be claimed of now.
+
+    Attributes:
+        offset: how many names the pages before this one returned.
+        limit: how long a page is.
+    """
+
+    offset: int
+    limit: int
+
+
 class ReserveRunners(NamedTuple):
-    """Reserve runners for what one client has due.
+    """Reserve runners for what is due.
 
     Attributes:
         share: due grants that one runner takes on.
         place_ms: how long a place is kept for a runner that does not claim.
-        candidates: ids of new runners, as many as the client may have at once.
+        candidates: ids of new runners, as many as there may be at once.
     """
 
-    client: str
     share: int
     place_ms: int
     candidates: tuple[str, ...]
@@ -232,7 +370,6 @@ class ReserveRunners(NamedTuple):
 class ReleaseRunner(NamedTuple):
     """Give a runner's place back."""
 
-    client: str
     runner: str
 
 
@@ -242,11 +379,13 @@ class Heartbeat(NamedTuple):
     Attributes:
         recovery_ms: the longest that a recovery takes.
         trouble: why the process claims nothing; `None` where it claims.
+        untaken: the grants whose answers the store fails at.
     """
 
     owner: str
     recovery_ms: int
     trouble: str | None
+    untaken: tuple[str, ...] = ()
 
 
 class FinishRecovery(NamedTuple):
@@ -260,6 +399,16 @@ class FinishRecovery(NamedTuple):
     owner: str
     recovery_ms: int
     known_epoch: int
+
+
+class NameInstance(NamedTuple):
+    """Name the present life of a server whose run id may not be read.
+
+    Attributes:
+        known: the name that the store has; `None` where it has none.
+    """
+
+    known: bytes | None
 
 
 class Leave(NamedTuple):
@@ -286,21 +435,61 @@ class ImportGrant(NamedTuple):
 
 
 class PauseGrant(NamedTuple):
-    """Take a grant out of the schedule."""
+    """Take a grant out of the schedule.
+
+    Attributes:
+        only_if: the status that it must have; `None` for any.
+    """
 
     id: str
+    only_if: str | None = None
 
 
 class ResumeGrant(NamedTuple):
-    """Put a paused or failed grant back into the schedule."""
+    """Put a paused or failed grant back into the schedule; `only_if` as for `PauseGrant`."""
 
     id: str
+    only_if: str | None = None
 
 
 class DeleteGrant(NamedTuple):
-    """Delete a grant."""
+    """Delete a grant; `only_if` as for `PauseGrant`."""
 
     id: str
+    only_if: str | None = None
+
+
+class ResealGrant(NamedTuple):
+    """Put a grant's pair back, sealed anew.
+
+    Attributes:
+        sealed: the pair as it was read.
+    """
+
+    id: str
+    sealed: bytes
+    resealed: bytes
+
+
+class ResealReply(NamedTuple):
+    """Put a kept reply back, sealed anew; `sealed` is the reply as it was read."""
+
+    number: int
+    sealed: bytes
+    resealed: bytes
+
+
+class ForgetRevoked(NamedTuple):
+    """Delete a grant whose tokens were revoked under a lease.
+
+    Attributes:
+        fence: of that lease.
+        sealed: the pair that was revoked, as it is stored.
+    """
+
+    id: str
+    fence: int
+    sealed: bytes
 
 
 class NoteUnreadable(NamedTuple):
@@ -315,19 +504,28 @@ Call = (
     | Reassert
     | Commit
     | RecordOutcome
-    | RejectClient
+    | RecordRefusal
+    | KeepReply
+    | DropReply
+    | ExpireReply
+    | ReopenEndpoint
     | AcceptClient
     | RecordFailure
     | RecordRecovery
+    | DueClients
     | ReserveRunners
     | ReleaseRunner
     | Heartbeat
     | FinishRecovery
+    | NameInstance
     | Leave
     | ImportGrant
     | PauseGrant
     | ResumeGrant
     | DeleteGrant
+    | ForgetRevoked
+    | ResealGrant
+    | ResealReply
     | NoteUnreadable
 )
 

@@ -16,6 +16,9 @@ TABLES: Final[Mapping[str, Mapping[Status, Status | bool]]] = {
     "PAUSED": lifecycle.next_statuses(Trigger.PAUSE),
     "RESUMED": lifecycle.next_statuses(Trigger.RESUME),
     "RESUMED_IN_BOUT": lifecycle.next_statuses(Trigger.RESUME_IN_BOUT),
+    "UNREAD": lifecycle.next_statuses(Trigger.UNREAD),
+    "EXPIRED": lifecycle.next_statuses(Trigger.EXPIRED),
+    "DROPPED": lifecycle.next_statuses(Trigger.DROP),
     "UNMOVED_BY_OUTCOMES": dict.fromkeys(lifecycle.unmoved_by_outcomes(), True),
 }
 

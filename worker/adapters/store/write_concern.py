@@ -7,6 +7,7 @@ falls short has still happened at the primary, so its caller makes it again.
 from dataclasses import dataclass
 from typing import Any, Final
 
+from worker.adapters.store.errors import described
 from worker.core.ports import StoreUnavailableError
 
 # Together less than the socket's timeout. With appendfsync everysec, WAITAOF takes up to two seconds.
@@ -44,6 +45,11 @@ class WriteConcern:
         arrival = ("WAIT", self.replicas, min(self.wait_ms, ARRIVAL_MS))
         return [arrival, ("WAITAOF", 1, self.replicas, self.wait_ms)]
 
+    @property
+    def probe(self) -> tuple[str | int, ...]:
+        """The command that waits, asked for nothing: a server that has it answers at once."""
+        return ("WAITAOF", 0, 0, 1) if self.fsync else ("WAIT", 0, 1)
+
     def shortfall(self, *, written: Any, waited: Any) -> str | None:
         """What is missing, in one line; `None` if nothing is.
 
@@ -53,7 +59,7 @@ class WriteConcern:
         """
         for reply in (written, waited):
             if isinstance(reply, Exception):
-                return str(ShortfallError.because(reply))
+                return described(reply)
         on_primary, replicas = waited if self.fsync else (1, waited)
         if not on_primary:
             return "the write is not on the primary's disk"

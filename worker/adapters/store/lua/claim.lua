@@ -1,8 +1,10 @@
--- Claim a chunk of one client's due grants: lease, intent, and the due time moved to the end of the lease. So the
--- grants of a dead worker come back by themselves.
+-- Claim due grants of some clients, a chunk of each: lease, intent, and the due time moved to the end of the lease. So
+-- the grants of a dead worker come back by themselves. Clients share a call because half of a small claim's cost is
+-- that of any script.
 --
--- Returns {now, generation, drained, wait ms, probe (0 none, 1 of the client, 2 of the endpoint, 3 of both),
---          {record, in doubt, id, ...}, recovering}.
+-- Returns {now, recovering, answers}. For each ask, in their order, an answer is {generation, drained, wait ms, probe (the
+-- sum of 1 of the client, 2 of the endpoint, 4 a grant to compare others with, due or not), {record, in doubt, id, ...}};
+-- or a text, the error of a client whose state cannot be read.
 -- Repeated with the same claim id (a reply was lost), it returns the same leases and takes none.
 
 local PROBE_CANDIDATES = 5
@@ -13,26 +15,46 @@ local LOOK_AGAIN_MS = 5000 -- at a holder that is waited for: it may be known to
 local SLOW_START_RATE, SLOW_START_DOUBLES_MS, SLOW_START_MS = 10, 5000, 60000
 local URGENT_AMONG = 1000
 
+local SINGLE_LOOK_MS = 100 -- until a claim looks again whether the one grant that is being tried has its outcome
+local HEALTHIEST_AMONG = 200
+local AT_RISK_AMONG = 100
+local LAST_SHARE = 0.25 -- of an access token's life: what is left when another grant has to be risked
+
 local now = now_ms()
 local until_ms = now + lease_ms
-local state = client_key(client)
 
-local function reply(drained, wait_ms, probe, leases)
-  local generation = tonumber(redis.call('HGET', state, 'generation') or '0')
-  return {now, generation, drained and 1 or 0, wait_ms, probe, leases, 0}
+-- The ask that is being answered, and what is known of its client.
+local client, limit, rate, token_url, registration
+local state, known, is_unproven
+
+local function begin(ask)
+  client, limit, rate, token_url, registration = unpack(ask, 1, 5)
+  state, known = client_key(client), {}
+  known.state, known.believed_at, known.throttled_until, known.wary_at, known.refreshed_at, known.refusals,
+    known.single, known.single_until, known.proved, known.proved_at, known.unread, known.generation = unpack(
+    redis.call('HMGET', state, 'state', 'believed_at', 'throttled_until', 'wary_at', 'refreshed_at', 'refusals',
+      'single', 'single_until', 'proved', 'proved_at', 'unread_registration', 'generation'))
+  is_unproven = known.proved ~= registration
 end
 
-local function repeated_claim(packed)
-  local before, leases = cmsgpack.unpack(packed), {}
-  for i, id in ipairs(before.ids) do
+local function answer(drained, wait_ms, probe, leases, is_open)
+  if drained then look_at(client, now, true, is_open) end
+  return {tonumber(known.generation or '0'), drained and 1 or 0, wait_ms, probe, leases}
+end
+
+-- What an ask was answered before; `claimed` is nil where it got nothing: it may ask again.
+local function repeated(claimed)
+  if not claimed then return answer(false, 0, 0, {}) end
+  local leases = {}
+  for i, id in ipairs(claimed.ids) do
     local r = load_front(id)
-    if r and r[FENCE] == before.fences[i] and is_leased(r, now) then
+    if r and r[FENCE] == claimed.fences[i] and is_leased(r, now) then
       leases[#leases + 1] = r.packed
-      leases[#leases + 1] = before.doubts[i] and 1 or 0
+      leases[#leases + 1] = claimed.doubts[i] and 1 or 0
       leases[#leases + 1] = id
     end
   end
-  return reply(before.drained, 0, before.probe, leases)
+  return answer(claimed.drained, 0, claimed.probe, leases)
 end
 
 -- The rate of the budget, limited by the slow start while that lasts; and whether it lasts.
@@ -76,6 +98,55 @@ local function probe_candidate(endpoint_probe)
   return {first[(turn - 1) % math.max(#first, 1) + 1]}
 end
 
+-- Of a client whose every grant is rejected, those whose own rejection is believed by now. One that was paused, failed
+-- or resumed meanwhile has nothing to be believed.
+local function take_believed(number)
+  local ids = redis.call('ZRANGEBYSCORE', rejections_key(client), '-inf', digits(now), 'LIMIT', 0, number)
+  if #ids > 0 then redis.call('ZREM', rejections_key(client), unpack(ids)) end
+  local believed = {}
+  for _, id in ipairs(ids) do
+    local r = try(load, id)
+    if r and r[STATUS] == 'failing' and r[REJECTED_AT] then believed[#believed + 1] = id end
+  end
+  return believed
+end
+
+-- A grant to compare those with that were refused: the healthiest, which is due last, because it was refreshed last.
+-- Returns whether one is leased just now, too.
+local function healthiest_untried()
+  local refused, refreshed_at = {}, tonumber(known.refreshed_at or '0')
+  for _, each in ipairs(unpack_list(known.refusals)) do
+    if each[3] > refreshed_at then refused[each[1]] = true end
+  end
+  local some_leased = false
+  local last = redis.call('ZREVRANGEBYSCORE', schedule_key(client), '(' .. FOREVER, '-inf', 'LIMIT', 0,
+    HEALTHIEST_AMONG)
+  for _, id in ipairs(last) do
+    local r = not refused[id] and try(load_front, id)
+    if r and r[STATUS] == 'active' then
+      if claimable_from(r) <= now then return {id}, false end
+      some_leased = true
+    end
+  end
+  return {}, some_leased
+end
+
+-- What to try while the reply to one grant of a new registration is unknown: a grant whose access token is about to end,
+-- else one in doubt, which risks nothing more. A probe takes it whether it is due or not.
+local function at_risk_already(id, is_probe)
+  local in_doubt
+  for _, due in ipairs(first_due(AT_RISK_AMONG)) do
+    local r = try(load, due)
+    if r and r[INTENT] then
+      in_doubt = in_doubt or due
+    elseif r and r[ACCESS_EXPIRES_AT]
+      and r[ACCESS_EXPIRES_AT] - now <= LAST_SHARE * (r[ACCESS_EXPIRES_AT] - r[ISSUED_AT]) then
+      return {due}
+    end
+  end
+  return {in_doubt or is_probe and id or nil}
+end
+
 -- How long a grant can wait: until its access token ends. A grant whose token has ended has nothing more to lose: it
 -- waits for grants whose tokens end during the slow start, and for no others.
 local function can_wait_ms(id)
@@ -105,7 +176,8 @@ end
 
 -- Keep an unreadable record from coming up at each claim; it is found again once it was put right.
 local function set_aside(id)
-  redis.call('ZADD', schedule_key(client), digits(now + SET_ASIDE_MS), id)
+  local at = digits(now + SET_ASIDE_MS)
+  write_schedule(client, at, at, id)
   note_unreadable(id)
 end
 
@@ -142,35 +214,92 @@ local function lease_all(ids)
   return leases, claimed
 end
 
-local number, recovering = epoch(now, lease_ms)
-if recovering or number ~= recovered_epoch then return {now, 0, 1, 0, 0, {}, 1} end
-
-local before = redis.call('GET', claim_key(claim_id))
-if before then return repeated_claim(before) end
-redis.call('HSET', state, 'claimed_at', digits(now), 'endpoint', token_url)
-if runner then redis.call('ZADD', runners_key(client), digits(until_ms), runner) end
-
--- Of a rejected client, or at an unavailable endpoint, one grant at a time finds out whether it is over.
-local admitted, client_probe, endpoint_probe, recovered_at = admission(client, token_url, now)
-if not admitted then return reply(true, 0, 0, {}) end
-local is_probe = client_probe or endpoint_probe
-local probe = (client_probe and 1 or 0) + (endpoint_probe and 2 or 0)
-if is_probe then limit = 1 end
-
-local slow_start
-rate, slow_start = slow_start_rate(recovered_at)
--- Sorting is expensive, and needless once the rate sends all sorted grants within two seconds.
-local sorts = slow_start and not is_probe and rate < URGENT_AMONG / 2
-local allowed, wait_ms = budget()
-if allowed == 0 then return reply(false, wait_ms, probe, {}) end
-
-local ids = is_probe and probe_candidate(endpoint_probe) or sorts and most_urgent(allowed) or first_due(allowed)
-local leases, claimed = lease_all(ids)
-spend(#claimed.ids)
-claimed.drained, claimed.probe = is_probe or #ids < allowed, probe
-if #claimed.ids > 0 then
-  if client_probe then redis.call('HSET', state, 'probe_at', digits(until_ms)) end
-  if endpoint_probe then redis.call('HSET', endpoint_key(token_url), 'probe_at', digits(until_ms)) end
-  redis.call('SET', claim_key(claim_id), cmsgpack.pack(claimed), 'PX', lease_ms)
+-- Which grants to try. `waits` is true where the right one is not free yet, `comparison` is 4 for a grant to compare
+-- others with.
+local function choose(allowed, sorts, is_single, is_probe, client_probe, endpoint_probe)
+  local at_risk = is_single and is_unproven and grant_at_risk(client, known)
+  if at_risk then return at_risk_already(at_risk, is_probe), false, 0 end
+  -- A client whose every grant was rejected is probed with the healthiest too: the first ones due are most likely dead.
+  if is_probe and client_probe and known.believed_at then
+    local untried = healthiest_untried()
+    if #untried > 0 then return untried, false, 0 end
+  end
+  if is_probe then return probe_candidate(endpoint_probe), false, 0 end
+  if is_single and known.wary_at then
+    local untried, waits = healthiest_untried()
+    if #untried > 0 or waits then return untried, waits, #untried > 0 and 4 or 0 end
+    redis.call('HSET', state, 'tried_all', 1)
+  end
+  return sorts and most_urgent(allowed) or first_due(allowed), false, 0
 end
-return reply(claimed.drained, 0, probe, leases)
+
+-- Claim for the present ask. Returns its answer, and what was claimed.
+local function claim()
+  redis.call('HSET', state, 'claimed_at', digits(now), 'endpoint', token_url, 'registration', registration)
+
+  -- The first reply to this registration could not be read: no other grant is risked before somebody has looked at it.
+  if is_unproven and known.unread == registration then return answer(true, 0, 0, {}) end
+
+  -- Of a rejected client, or at an unavailable endpoint, one grant at a time finds out whether it is over.
+  local admitted, client_probe, endpoint_probe, recovered_at = admission(client, token_url, now)
+  local is_rejected = known.state == 'rejected'
+  local believed = {}
+  if client_probe and not endpoint_probe and known.believed_at and tonumber(known.throttled_until or '0') <= now then
+    believed = take_believed(limit)
+  end
+  if not admitted and #believed == 0 then return answer(true, 0, 0, {}) end
+  local is_probe = (client_probe or endpoint_probe) and #believed == 0
+  local probe = (is_rejected and 1 or 0) + (endpoint_probe and 2 or 0)
+
+  -- One at a time is tried as well of a registration that has not refreshed anything yet, and of a client while it is
+  -- not known whom refusals mean.
+  local is_single = is_probe or (not is_rejected and (is_unproven or known.wary_at))
+  if is_single then
+    if not is_probe and tonumber(known.single_until or '0') > now then return answer(false, SINGLE_LOOK_MS, 0, {}) end
+    limit = math.min(limit, 1)
+  end
+  if not is_unproven then recovered_at = math.max(recovered_at, tonumber(known.proved_at or '0')) end
+
+  local slow_start
+  rate, slow_start = slow_start_rate(recovered_at)
+  -- Sorting is expensive, and needless once the rate sends all sorted grants within two seconds.
+  local sorts = slow_start and not is_probe and rate < URGENT_AMONG / 2
+  local allowed, wait_ms = budget()
+  if allowed == 0 then return answer(false, wait_ms, probe, {}) end
+
+  local ids, waits, comparison = believed, false, 0
+  if #believed == 0 then
+    ids, waits, comparison = choose(allowed, sorts, is_single, is_probe, client_probe, endpoint_probe)
+  end
+  probe = probe + comparison
+  if waits then return answer(false, SINGLE_LOOK_MS, probe, {}) end
+  local leases, claimed = lease_all(ids)
+  spend(#claimed.ids)
+  claimed.drained, claimed.probe = is_probe or #ids < allowed, probe
+  if #claimed.ids > 0 then
+    if is_single then note_single(client, claimed.ids[1], until_ms, registration) end
+    if client_probe and is_probe then redis.call('HSET', state, 'probe_at', digits(until_ms)) end
+    if endpoint_probe then redis.call('HSET', endpoint_key(token_url), 'probe_at', digits(until_ms)) end
+  end
+  local is_open = admitted and not (client_probe or endpoint_probe)
+  return answer(claimed.drained, 0, probe, leases, is_open), claimed
+end
+
+local number, recovering = epoch(now, lease_ms)
+if recovering or number ~= recovered_epoch then return {now, 1, {}} end
+if runner then redis.call('ZADD', P .. 'runners', digits(until_ms), runner) end
+
+local packed = redis.call('GET', claim_key(claim_id))
+local before, taken, answers, has_leases = packed and cmsgpack.unpack(packed), {}, {}, false
+for place, ask in ipairs(asks) do
+  local can, given, claimed = pcall(function()
+    begin(ask)
+    if before then return repeated(before[place]) end
+    return claim()
+  end)
+  local problem = not can and (own_error(given) or error(given, 0))
+  answers[place], taken[place] = problem or given, claimed or false
+  has_leases = has_leases or (claimed and #claimed.ids > 0)
+end
+if has_leases then redis.call('SET', claim_key(claim_id), cmsgpack.pack(taken), 'PX', lease_ms) end
+return {now, 0, answers}

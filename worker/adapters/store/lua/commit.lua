@@ -37,6 +37,7 @@ if r[STATUS] ~= base_status or (r[VERSION] ~= base_version and not forgot) then
 end
 
 local now = now_ms()
+if r[CLIENT] ~= client then give_to(client, id, r) end
 local had_token = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] > r[ISSUED_AT]
 count(r[CLIENT], 'refreshed', 1)
 note_answer(r[CLIENT], issued_at, id)
@@ -47,12 +48,16 @@ r[LINEAGE] = lineage
 r[SEALED] = sealed
 r[ISSUED_AT] = issued_at
 r[ACCESS_EXPIRES_AT] = access_expires_at or false
+r[STATED_LIFE] = stated_life_ms or false
 r[REFRESH_ISSUED_AT] = refresh_issued_at
 r[REFRESH_EXPIRES_AT] = refresh_expires_at or false
 r[SCOPE] = scope or false
+r[NARROWED] = narrowed or false
+r[TOKEN_TYPE] = token_type or false
 r[STREAK] = 0
 r[REASON] = false
 r[REJECTED_AT] = false
+forget_replies(r, true) -- this is one of them, or better
 if is_ours then r[INTENT] = false end -- a later lease may be presenting
 r[LAST] = fence
 set_status(r, status)

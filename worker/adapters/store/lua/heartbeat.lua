@@ -1,6 +1,6 @@
 -- Say that a process lives, and learn which epoch the store is in.
 --
--- Returns {now, epoch, recovering}.
+-- Returns {now, epoch, recovering, when this store began (0 where an earlier release began it)}.
 
 local now = now_ms()
 
@@ -11,4 +11,10 @@ if trouble then
 else
   redis.call('HDEL', P .. 'troubles', owner)
 end
-return {now, number, recovering and 1 or 0}
+if #untaken > 0 then
+  redis.call('HSET', P .. 'untaken', owner, cmsgpack.pack(untaken))
+else
+  redis.call('HDEL', P .. 'untaken', owner)
+end
+local began_at = redis.call('HGET', P .. 'epoch', 'began_at')
+return {now, number, recovering and 1 or 0, tonumber(began_at or '0')}

@@ -2,11 +2,12 @@
 --
 -- Returns {verdict, version, lineage}. The verdicts: stored; exists; moved (another version is stored than the one to
 -- be replaced); descends (the stored pair was made from this very pair, which is dead by now); newer (the stored pair
--- was issued later).
+-- was issued later); unknown_format (a newer release wrote the stored record).
 
 local old = try(load, id)
 if old == nil and not replaces then return {'exists', 0, ''} end
 if old == nil then
+  if is_of_newer_format(id) then return {'unknown_format', 0, ''} end
   drop_unreadable(id)
   old, replaces = false, nil
 end
@@ -19,6 +20,13 @@ local function keep_lease(before)
   if before[LINEAGE] == new[LINEAGE] then new[INTENT] = before[INTENT] end
 end
 
+-- The same pair, sealed anew: what came to it still has the living tokens.
+local function keep_reply(before)
+  if not before[KEPT_REPLY] then return end
+  new[KEPT_REPLY], new[REASON], new[STREAK] = before[KEPT_REPLY], before[REASON], before[STREAK]
+  new[STATUS] = UNREAD[new[STATUS]]
+end
+
 if old then
   -- The same line sent twice, because the first reply was lost.
   if old[SEALED] == new[SEALED] then return {'stored', old[VERSION], old[LINEAGE]} end
@@ -28,8 +36,10 @@ if old then
     -- An old file or a repeated line must never replace a living pair with a dead one.
     if old[IMPORTED] == new[LINEAGE] then return {'descends', old[VERSION], old[LINEAGE]} end
     if new[ISSUED_AT] < old[ISSUED_AT] then return {'newer', old[VERSION], old[LINEAGE]} end
+    forget_replies(old, false)
   else
     new[IMPORTED] = old[IMPORTED]
+    keep_reply(old)
   end
   count(old[CLIENT], 'grants:' .. old[STATUS], -1)
   redis.call('ZREM', schedule_key(old[CLIENT]), id)

@@ -1,6 +1,6 @@
 -- What every script begins with: the keys, the clock, the packed record, and the rules that scripts share.
 --
--- Loading a script (scripts.py) puts together: the positions of the record's fields (CLIENT, STATUS, ...; from
+-- Loading a script (scripts.py) puts together: errors.lua, the positions of the record's fields (CLIENT, STATUS, ...; from
 -- record.py), this file, the lifecycle's tables that the script uses (PAUSED, ...; from transitions.py), the names of
 -- the script's arguments (from signatures.py), and the script itself.
 --
@@ -10,17 +10,30 @@
 -- and a script may reach any of them. Instants are Unix ms.
 --
 -- grant:ID         string  One grant: the packed record of record.py.
---                          Written by imports, leases, commits, outcomes and operators. Lives until delete_grant.
+--                          Written by imports, leases, commits, outcomes and operators. Lives until delete_grant or
+--                          forget_revoked.
 -- deleted:ID       string  The record of a grant that was deleted under a lease.
---                          Written by delete_grant. Expires when that lease ends.
+--                          Written by delete_grant and forget_revoked. Expires when that lease ends.
 -- schedule:CLIENT  zset    Every grant of a client, by when it is due; +inf where it is failed, paused or never due.
 --                          Written with each record. A member lives as long as its grant.
+-- agenda           zset    Every client, by when it is to be looked at: no later than its first grant is due; +inf where
+--                          nothing of it ever is. Written with each schedule. Rebuilt from `clients` when an epoch
+--                          begins, and when it has fewer members than they. Lives for ever.
 -- client:CLIENT    hash    What is known of a client. Lives for ever.
 --                          Fields of claims: endpoint (its token URL), claimed_at, budget (requests it may send),
 --                          budget_at.
 --                          Fields of rejections: state (accepted, rejected), reason, rejected_at, accepted_at,
---                          changed_by (event id), suspect (the grant whose refusal paused it), generation (how often
---                          it was accepted again), probe_at, probe_delay, probed_by (event id), probes (how many).
+--                          changed_by (event id), believed_at (where every grant was rejected: when that is believed),
+--                          generation (how often it was accepted again), probe_at, probe_delay, probed_by (event id),
+--                          probes (how many).
+--                          Fields of comparison: refusals (the last ones, packed: see record_refusal.lua), refreshed_at
+--                          (when the last request left that brought tokens), wary_at (since when one grant at a time
+--                          is tried, to find out whom refusals mean), tried_all (nothing is left to compare with),
+--                          compared (how many of those that were tried for it were refused).
+--                          Fields of registrations: registration (the one that claims have), proved (the one that has
+--                          brought tokens), proved_at, single (the grant that is or was tried alone), single_until (the
+--                          end of its lease), single_registration (that it was tried with), unread_registration (the
+--                          one to which the last kept reply came).
 --                          Fields of throttling: throttled_until, throttled_at, throttle_delay, throttled_by (event
 --                          id).
 --                          Fields that count: refreshed, late (refreshed after its token had ended), grants:active,
@@ -32,30 +45,48 @@
 --                          Fields of failures: failures (the last ones, packed: event id, grant, when sent).
 -- answered         zset    Token URLs, by when the last request left that was answered readably.
 --                          Written by commits and outcomes. Lives for ever.
--- claim:ID         string  What a claim leased, packed, so that a repeated one gets the same leases.
+-- claim:ID         string  What a claim leased of each client, packed, so that a repeated one gets the same leases.
 --                          Written by claim and lease. Expires with the leases.
--- runners:CLIENT   zset    The places of refresh tasks, queued or at work, by when each place ends.
---                          Written by reserve_runners, claim and release_runner. Ended places go at the next reserve.
+-- runners          zset    The places of refresh tasks, queued or at work, by when each place ends.
+--                          Written by reserve_runners, claim and release_runner. Ended places go at the next reserve,
+--                          all of them when an epoch begins.
+-- rejections:CLIENT zset   Grants whose rejection is not believed yet, for every grant of the client is rejected; by when
+--                          it will be. Written by record_outcome. A member is removed when it is claimed, all of them
+--                          when the client is accepted.
 -- fence            string  The last fence that was given out. Written by leases. Lives for ever.
 -- attention        zset    Grants that a person may have to see to, by when something ends for them.
 --                          Written by imports, commits, outcomes and operators. A member lives until that is resolved.
 -- unreadable       set     Grants whose records could not be read; some may have been put right since.
 --                          Written by claim and note_unreadable. A member lives until its grant is imported or deleted.
+-- replies          hash    Kept replies, by number: what is known of each, packed (see `kept_reply`); under `last`, the
+--                          last number. Written by keep_reply, and by what ends the keeping: a commit of other tokens,
+--                          an import, a deletion, drop_reply.
+-- reply:NUMBER     string  A kept reply, sealed. Lives as long as its entry in `replies`.
+-- unread           zset    Numbers of kept replies, by when the access tokens of their grants end, which fail then.
+--                          Written by keep_reply. A member lives until its grant has failed, or its reply is gone.
+-- dropped          zset    Fences of kept replies that were given up, by when: a journal may offer them again.
+--                          Written by drop_reply. A member lives for a month.
 -- clients          set     Every client that ever had a grant here. Written by import_grant. Lives for ever.
 -- events           stream  The events of this deployment. Written with the changes they tell of. Cut to about as many
 --                          as the settings say.
 -- epoch            hash    The store's epoch (see the end of this file). Written by each script that reads it. Lives
 --                          for ever.
---                          Fields: number, run_id (of the server), heartbeat_at (the last one of any process),
---                          seen_since (the recovery waits for processes seen since then), least_until and ends_at
---                          (of the recovery).
+--                          Fields: number, run_id (of the server, when the epoch began), instance (the same for
+--                          processes that may not read run ids: see instance.py), named (the present instance),
+--                          heartbeat_at (the last one of any process), seen_since (the recovery waits for processes
+--                          seen since then), least_until and ends_at (of the recovery), began_at (when the first
+--                          process reached this store; a store that was flushed begins anew).
 -- processes        zset    Processes, by their last heartbeat. Written by heartbeat and leave. A member lives until it
 --                          leaves, or until the first epoch that begins a day after its last heartbeat.
 -- recovered        set     Processes that finished recovery in this epoch. Written by finish_recovery and leave.
 --                          Emptied when an epoch begins.
 -- troubles         hash    Why each process claims nothing; its fields are the processes. Written by heartbeat
 --                          and leave. A field lives until its process says otherwise, or leaves.
--- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py. Lives for ever.
+-- untaken          hash    For each process, the grants whose answers the store fails at, packed; its fields are the
+--                          processes. Written by heartbeat and leave. A field lives until its process says otherwise,
+--                          or leaves.
+-- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py, and by fleet_state.py to
+--                          find out whether the store takes writes. Lives for ever.
 
 local P = KEYS[1]
 local FOREVER = '+inf'
@@ -76,13 +107,19 @@ local function schedule_key(client) return P .. 'schedule:' .. client end
 local function client_key(client) return P .. 'client:' .. client end
 local function endpoint_key(url) return P .. 'endpoint:' .. url end
 local function claim_key(claim_id) return P .. 'claim:' .. claim_id end
-local function runners_key(client) return P .. 'runners:' .. client end
+local function rejections_key(client) return P .. 'rejections:' .. client end
+local function reply_key(number) return P .. 'reply:' .. number end
 
 -- Lua's own conversion would write large numbers as 1.7e+12.
 local function digits(number) return string.format('%.0f', number) end
 
+-- A list that is kept packed in a field; empty where the field is not there.
+local function unpack_list(packed) return packed and cmsgpack.unpack(packed) or {} end
+
 -- A record begins with MessagePack's head of an array of 16 fields and more.
 local HEAD, HEAD_BYTES, MOST_FIELDS = 0xdc, 3, 255
+-- A record of another format begins with this byte, and the format's number.
+local OTHER_FORMAT = string.char(0xc1)
 
 local function read(id)
   local packed = redis.call('GET', grant_key(id))
@@ -119,7 +156,13 @@ end
 -- What `loads` (`load` or `load_front`) reads: false where there is no such grant, nil where it is no record.
 local function try(loads, id)
   local reads, r = pcall(loads, id)
+  if not reads and not own_error(r) then error(r, 0) end
   if reads and (not r or type(r[LEASE_UNTIL]) == 'number' and type(r[CLIENT]) == 'string') then return r end
+end
+
+-- Whether a newer release wrote a grant's record: it is left as it is.
+local function is_of_newer_format(id)
+  return redis.call('GETRANGE', grant_key(id), 0, 0) == OTHER_FORMAT
 end
 
 local function pack_front(front)
@@ -131,10 +174,17 @@ local function is_out_of_work(r)
   return r[STATUS] == 'failed' or r[STATUS] == 'paused'
 end
 
--- `due_at` is nil for never.
+-- Every write of a schedule goes through here, so that the agenda is never later than a schedule. `soonest` is the
+-- first of the scores that follow, each with its grant.
+local function write_schedule(client, soonest, ...)
+  redis.call('ZADD', schedule_key(client), ...)
+  redis.call('ZADD', P .. 'agenda', 'LT', soonest, client)
+end
+
+-- `due_at` is nil for never. A grant that has a kept reply is never due: its token is used up.
 local function schedule(id, r, due_at)
-  local score = (is_out_of_work(r) or not due_at) and FOREVER or digits(due_at)
-  redis.call('ZADD', schedule_key(r[CLIENT]), score, id)
+  local score = (is_out_of_work(r) or r[KEPT_REPLY] or not due_at) and FOREVER or digits(due_at)
+  write_schedule(r[CLIENT], score, score, id)
 end
 
 -- Put a grant on the list of those that may need a person, by when something ends for it; nil takes it off.
@@ -169,6 +219,16 @@ local function set_status(r, status)
     count(r[CLIENT], 'grants:' .. status, 1)
     r[STATUS] = status
   end
+end
+
+-- Give a grant to the client that asked for its tokens: they are that client's, and sealed for it. An import that named
+-- another one meanwhile was mistaken, for the server took the token from this one. The caller saves and schedules `r`.
+local function give_to(client, id, r)
+  count(r[CLIENT], 'grants:' .. r[STATUS], -1)
+  redis.call('ZREM', schedule_key(r[CLIENT]), id)
+  redis.call('SADD', P .. 'clients', client)
+  count(client, 'grants:' .. r[STATUS], 1)
+  r[CLIENT] = client
 end
 
 -- `event` is nil where a change has none.
@@ -225,39 +285,211 @@ local function take_leases(fronts, owner, until_ms)
     dues[2 * place - 1], dues[2 * place] = is_out_of_work(r) and FOREVER or ends_at, r.id
   end
   redis.call('MSET', unpack(records))
-  redis.call('ZADD', schedule_key(fronts[1][CLIENT]), unpack(dues))
+  write_schedule(fronts[1][CLIENT], ends_at, unpack(dues))
+end
+
+-- The try of one grant alone is over.
+local function end_single(client, id)
+  local state = client_key(client)
+  if redis.call('HGET', state, 'single') == id then redis.call('HSET', state, 'single_until', 0) end
+end
+
+-- A registration that has not refreshed anything yet risks one grant at a time. `known` holds what the client's hash says
+-- of it. Returns the grant whose reply to it is unknown: no other is risked before that one is resolved, or has to be.
+local function grant_at_risk(client, known)
+  local r = known.single and try(load, known.single)
+  local is_in_doubt = r and r[CLIENT] == client and r[INTENT] and not r[KEPT_REPLY]
+  if is_in_doubt and not is_out_of_work(r) then return known.single end
+end
+
+local function note_single(client, id, until_ms, registration)
+  redis.call('HSET', client_key(client), 'single', id, 'single_until', digits(until_ms),
+    'single_registration', registration)
+end
+
+-- Note that a grant got tokens by a request that left at `sent_at`. From now on refusals of others that came before it
+-- are those grants' own; and the registration that asked has proved itself.
+local function note_refreshed(client, known, sent_at, id)
+  local state = client_key(client)
+  if sent_at > tonumber(known.refreshed_at or '0') then redis.call('HSET', state, 'refreshed_at', digits(sent_at)) end
+  if known.wary_at and sent_at > tonumber(known.wary_at) then
+    redis.call('HDEL', state, 'wary_at', 'tried_all', 'compared')
+  end
+  if known.single == id then
+    redis.call('HSET', state, 'single_until', 0)
+    if known.registration and known.proved ~= known.registration then
+      redis.call('HSET', state, 'proved', known.registration, 'proved_at', digits(now_ms()))
+    end
+  end
 end
 
 -- Note that a client's token endpoint answered readably a request that left at `sent_at`: failures before it are no
 -- longer in a row. `refreshed` is the grant that got tokens, if one did: it is cleared of suspicion.
 -- On the path of every commit, so it uses few commands.
 local function note_answer(client, sent_at, refreshed)
-  local state = client_key(client)
-  local known = redis.call('HMGET', state, 'endpoint', 'suspect', 'accepted_at')
-  if refreshed and known[2] == refreshed and sent_at > tonumber(known[3] or '0') then
-    redis.call('HDEL', state, 'suspect')
-  end
-  local url = known[1]
+  local known = {}
+  known.url, known.refreshed_at, known.wary_at, known.single, known.registration, known.proved = unpack(redis.call(
+    'HMGET', client_key(client), 'endpoint', 'refreshed_at', 'wary_at', 'single', 'single_registration', 'proved'))
+  if refreshed then note_refreshed(client, known, sent_at, refreshed) end
+  local url = known.url
   if not url then return end
   redis.call('ZADD', P .. 'answered', 'GT', digits(sent_at), url)
   local endpoint = endpoint_key(url)
   if refreshed and redis.call('HGET', endpoint, 'suspect') == refreshed then redis.call('HDEL', endpoint, 'suspect') end
 end
 
--- What of a client may be claimed now. Returns whether anything may; whether that is one grant alone, as a probe of a
--- rejected client, as a probe of an unavailable endpoint, or as both; and when the endpoint recovered (0 for never).
-local function admission(client, url, now)
-  local of_client = redis.call('HMGET', client_key(client), 'state', 'probe_at', 'throttled_until')
-  local of_endpoint = redis.call('HMGET', endpoint_key(url), 'state', 'probe_at', 'recovered_at')
-  local client_probe, endpoint_probe = of_client[1] == 'rejected', of_endpoint[1] == 'unavailable'
-  local admitted = tonumber(of_client[3] or '0') <= now
-    and (not client_probe or tonumber(of_client[2] or '0') <= now)
-    and (not endpoint_probe or tonumber(of_endpoint[2] or '0') <= now)
-  return admitted, client_probe, endpoint_probe, tonumber(of_endpoint[3] or '0')
+-- Send nothing to an endpoint but a half-open probe now and then.
+local function stop_endpoint(endpoint, reason, now, first_probe_ms)
+  redis.call('HSET', endpoint, 'state', 'unavailable', 'since', digits(now), 'reason', reason,
+    'probe_delay', digits(first_probe_ms), 'probe_at', digits(now + first_probe_ms))
 end
 
--- An epoch of the store ends when the server restarts or fails over (its run id changes: writes may be lost, leases
--- forgotten), or when no process reached it for a while (leases may have run out under answers that could not be
+-- After a probe that failed, wait twice as long for the next one. `key` is the client's or the endpoint's; `share` is how
+-- much of the delay to wait, 0 to 1; what follows is set with it. Repeated with the same event id, it changes nothing.
+local function put_off_next_probe(key, event_id, now, first_ms, longest_ms, share, ...)
+  local known = redis.call('HMGET', key, 'probe_delay', 'probed_by')
+  if known[2] == event_id then return end
+  local delay = math.min(tonumber(known[1] or first_ms) * 2, longest_ms)
+  redis.call('HSET', key, 'probe_delay', digits(delay), 'probe_at', digits(now + delay * share), 'probed_by', event_id,
+    ...)
+end
+
+-- Let an unavailable endpoint be used again.
+local function recover_endpoint(endpoint, event_id, grant)
+  redis.call('HSET', endpoint, 'state', 'available', 'recovered_at', digits(now_ms()), 'recovered_by', event_id)
+  redis.call('HDEL', endpoint, 'since', 'reason', 'probe_at', 'probe_delay', 'probed_by', 'failures')
+  if redis.call('HGET', endpoint, 'suspect') == grant then redis.call('HDEL', endpoint, 'suspect') end
+end
+
+-- What is known of a kept reply; false where there is none of that number. Its fields: grant, client, token_url,
+-- registration, version (of the pair that was presented), fence, sent_at, received_at, detail, size,
+-- access_expires_at (of the grant; false for never), earlier (the number of an earlier reply to the same pair, or
+-- false). The record's KEPT_REPLY is the number of the last one.
+local function kept_reply(number)
+  local packed = redis.call('HGET', P .. 'replies', digits(number))
+  return packed and cmsgpack.unpack(packed)
+end
+
+local function any_kept_reply(is_meant)
+  local found = redis.call('HGETALL', P .. 'replies')
+  for place = 1, #found, 2 do
+    if found[place] ~= 'last' and is_meant(cmsgpack.unpack(found[place + 1])) then return true end
+  end
+  return false
+end
+
+-- Remove a kept reply. Its registration is under no suspicion any more once one of its replies was read, or none is
+-- left.
+local function remove_reply(number, reply, is_read)
+  redis.call('HDEL', P .. 'replies', digits(number))
+  redis.call('DEL', reply_key(digits(number)))
+  redis.call('ZREM', P .. 'unread', digits(number))
+  local state = client_key(reply.client)
+  if redis.call('HGET', state, 'unread_registration') ~= reply.registration then return end
+  local is_left = not is_read and any_kept_reply(function(other)
+    return other.client == reply.client and other.registration == reply.registration
+  end)
+  if not is_left then redis.call('HDEL', state, 'unread_registration') end
+end
+
+-- The grant has another pair, or is deleted: what came to the former one is of no use any more.
+local function forget_replies(r, is_read)
+  local number = r[KEPT_REPLY]
+  if not number then return end
+  r[KEPT_REPLY] = false
+  while number do
+    local reply = kept_reply(number)
+    if reply then remove_reply(number, reply, is_read) end
+    number = reply and reply.earlier
+  end
+end
+
+-- Delete a grant. A worker may be presenting its refresh token: if the grant is imported again meanwhile, that lease
+-- still holds.
+local function drop(id, r)
+  forget_replies(r, false)
+  local lease_left_ms = r[LEASE_UNTIL] - now_ms()
+  if lease_left_ms > 0 then
+    redis.call('SET', deleted_key(id), cmsgpack.pack(r), 'PX', digits(lease_left_ms))
+  end
+  redis.call('DEL', grant_key(id))
+  redis.call('ZREM', schedule_key(r[CLIENT]), id)
+  count(r[CLIENT], 'grants:' .. r[STATUS], -1)
+  note_attention(id, nil)
+  forget_unreadable(id)
+end
+
+-- What of a client may be claimed now. Returns whether anything may; whether that is one grant alone, as a probe of a
+-- rejected client, as a probe of an unavailable endpoint, or as both; when the endpoint recovered (0 for never); and
+-- since or until when claims are let in.
+-- A client whose every grant was rejected is probed no longer once that is believed: then each grant is tried.
+-- Without a `url`, its endpoint is the one that the last claim named.
+local function admission(client, url, now)
+  local of_client = redis.call('HMGET', client_key(client), 'state', 'probe_at', 'throttled_until', 'believed_at',
+    'endpoint')
+  local endpoint = endpoint_key(url or of_client[5] or '')
+  local of_endpoint = redis.call('HMGET', endpoint, 'state', 'probe_at', 'recovered_at')
+  local is_believed = of_client[4] and tonumber(of_client[4]) <= now
+  local client_probe, endpoint_probe = of_client[1] == 'rejected' and not is_believed, of_endpoint[1] == 'unavailable'
+  local opens_at = math.max(tonumber(of_client[3] or '0'),
+    client_probe and tonumber(of_client[2] or '0') or 0,
+    endpoint_probe and tonumber(of_endpoint[2] or '0') or 0)
+  return opens_at <= now, client_probe, endpoint_probe, tonumber(of_endpoint[3] or '0'), opens_at
+end
+
+-- The agenda may be too early: a grant was claimed, or nothing may be claimed for now. A look at a client puts it right.
+-- Without it, what is due costs as much as what is configured.
+local CLIENT_AGAIN_MS = 2000 -- at a client that may not be claimed from; meanwhile another's probe may let it
+local UNREADABLE_CLIENT_MS = 300000 -- the same, where what is stored of the client is not what any release has written
+
+local function put_on_agenda(client, at)
+  redis.call('ZADD', P .. 'agenda', at == math.huge and FOREVER or digits(at), client)
+end
+
+-- When the first rejection of a client is believed whose every grant is rejected: that does not wait for a probe.
+local function first_believed_at(client)
+  local throttled_until = redis.call('HGET', client_key(client), 'throttled_until')
+  local first = redis.call('ZRANGE', rejections_key(client), 0, 0, 'WITHSCORES')
+  return first[2] and math.max(tonumber(first[2]), tonumber(throttled_until or '0')) or math.huge
+end
+
+-- Look at a client. Returns whether something may be claimed now, and whether that is a probe. A probe takes a grant
+-- whether it is due or not. After a claim that said `drained` what is due is not free yet, and is not claimed again at
+-- once. `is_open` is true where it is known already that claims are let in, and are no probes.
+local function look_at(client, now, drained, is_open)
+  local first = redis.call('ZRANGE', schedule_key(client), 0, 0, 'WITHSCORES')
+  if not first[2] or first[2] == 'inf' then
+    put_on_agenda(client, math.huge)
+    return false, false
+  end
+  local admitted, client_probe, endpoint_probe, opens_at, _ = true, false, false, 0, nil
+  if not is_open then admitted, client_probe, endpoint_probe, _, opens_at = admission(client, nil, now) end
+  local is_probe = client_probe or endpoint_probe
+  local at = is_probe and now or tonumber(first[2])
+  if not admitted then at = math.max(at, math.min(opens_at, now + CLIENT_AGAIN_MS)) end
+  if client_probe and not endpoint_probe then at = math.min(at, first_believed_at(client)) end
+  if drained and at <= now then at = now + CLIENT_AGAIN_MS end
+  put_on_agenda(client, at)
+  return at <= now, is_probe
+end
+
+-- The same, where one unreadable client must stop no other.
+local function try_look_at(client, now)
+  local reads, may_claim, is_probe = pcall(look_at, client, now, false)
+  if reads then return may_claim, is_probe end
+  put_on_agenda(client, now + UNREADABLE_CLIENT_MS)
+  return nil
+end
+
+-- A store of a former release has no agenda, and a restart may have lost its last writes.
+local function rebuild_agenda(now)
+  for _, client in ipairs(redis.call('SMEMBERS', P .. 'clients')) do
+    redis.call('ZADD', P .. 'agenda', 'LT', digits(now), client)
+  end
+end
+
+-- An epoch of the store ends when the server restarts or fails over (its run id changes, or its scripts are gone: writes
+-- may be lost, leases forgotten), or when no process reached it for a while (leases may have run out under answers that could not be
 -- stored). The next epoch begins with a recovery. No claim passes until every process that was present has given back
 -- what the store forgot, or until every request in flight must have ended. Each process then claims in an epoch only
 -- once it has finished that epoch's recovery itself.
@@ -266,8 +498,18 @@ local SILENCE_MS = 3000 -- less than a lease leaves for its commit; processes se
 local DAY_MS = 86400000
 local LEAST_RECOVERY_MS = 2000 -- time for a process whose registration was forgotten to come forward
 
+-- Who may not read the server's run id has named the server's present life instead: INSTANCE, else nil.
+local LIFE = INSTANCE and 'instance' or 'run_id'
+
 local function run_id()
-  return redis.call('INFO', 'server'):match('run_id:(%w+)')
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and info:match('run_id:(%w+)') or error('NO RUN ID')
+end
+
+-- A script under a name runs where it was loaded; the name itself may have been superseded.
+local function instance()
+  if redis.call('HGET', P .. 'epoch', 'named') ~= INSTANCE then error('ANOTHER INSTANCE') end
+  return INSTANCE
 end
 
 local function all_recovered(seen_since)
@@ -282,18 +524,23 @@ end
 local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recovery_ms)
   local somebody = redis.call('ZCARD', P .. 'processes') > 0
   local least_ms = restarted and somebody and LEAST_RECOVERY_MS or 0
-  redis.call('DEL', P .. 'recovered')
-  redis.call('ZREMRANGEBYSCORE', P .. 'processes', '-inf', digits(last_heartbeat_at - DAY_MS))
-  redis.call('HSET', P .. 'epoch', 'number', digits(number), 'run_id', run,
+  -- First, for it takes memory: a store that has none refuses the script here, and not once it has removed something.
+  redis.call('HSET', P .. 'epoch', 'number', digits(number), LIFE, run,
     'seen_since', digits(last_heartbeat_at - recovery_ms), 'least_until', digits(now + least_ms),
     'ends_at', digits(now + recovery_ms))
+  rebuild_agenda(now)
+  -- A runner that goes on takes its place again with its next claim. Others gave up while the store was away, or the
+  -- broker has lost them: a place that is kept for such a one would hold up everything that is due.
+  redis.call('DEL', P .. 'recovered', P .. 'runners')
+  redis.call('ZREMRANGEBYSCORE', P .. 'processes', '-inf', digits(last_heartbeat_at - DAY_MS))
 end
 
 -- The epoch's number, and whether it is still recovering.
 local function epoch(now, recovery_ms)
-  local key, run = P .. 'epoch', run_id()
-  local known = redis.call('HMGET', key, 'number', 'run_id', 'heartbeat_at', 'ends_at')
+  local key, run = P .. 'epoch', INSTANCE and instance() or run_id()
+  local known = redis.call('HMGET', key, 'number', LIFE, 'heartbeat_at', 'ends_at')
   local number, ends_at = tonumber(known[1] or '0'), tonumber(known[4] or '0')
+  if not known[1] then redis.call('HSET', key, 'began_at', digits(now)) end
   local restarted, last_heartbeat_at = known[2] ~= run, tonumber(known[3] or now)
   if restarted or now - last_heartbeat_at > SILENCE_MS then
     number = math.max(number + 1, now) -- never one that a store has forgotten

@@ -16,7 +16,7 @@ local is_unavailable = redis.call('HGET', endpoint, 'state') == 'unavailable'
 local recovered_at = tonumber(redis.call('HGET', endpoint, 'recovered_at') or '0')
 local answered_at = tonumber(redis.call('ZSCORE', P .. 'answered', token_url) or '0')
 
-local function spread(delay) return delay * (0.5 + 0.5 * chance) end
+local SPREAD = 0.5 + 0.5 * chance -- how much of a delay to wait
 
 -- How long a throttled client waits where the server named no time; nil where it waits for this throttling already.
 -- Replies to requests that left before the last throttling belong to it. Each later one doubles the wait.
@@ -39,7 +39,7 @@ local function throttle()
     local delay = next_throttle(throttled_until, throttled_at, known[3] and tonumber(known[3]))
     if not delay then return end
     redis.call('HSET', state, 'throttle_delay', digits(delay))
-    wait_ms = spread(delay)
+    wait_ms = delay * SPREAD
   end
   redis.call('HSET', state, 'throttled_until', digits(math.max(throttled_until, now + wait_ms)),
     'throttled_at', digits(now), 'throttled_by', event_id)
@@ -47,8 +47,7 @@ end
 
 -- The endpoint's last failures, oldest first: {event id, grant, when the request left}.
 local function failures_so_far()
-  local packed = redis.call('HGET', endpoint, 'failures')
-  return packed and cmsgpack.unpack(packed) or {}
+  return unpack_list(redis.call('HGET', endpoint, 'failures'))
 end
 
 -- Whether others were answered since this grant's first failure. Counting from its last request alone would miss a
@@ -86,21 +85,13 @@ local function in_a_row(failures)
 end
 
 local function open_breaker(is_alone)
-  redis.call('HSET', endpoint, 'state', 'unavailable', 'since', digits(now), 'reason', reason,
-    'probe_delay', digits(first_probe_ms), 'probe_at', digits(now + first_probe_ms))
+  stop_endpoint(endpoint, reason, now, first_probe_ms)
   if is_alone then
     redis.call('HSET', endpoint, 'suspect', grant)
   else
     redis.call('HDEL', endpoint, 'suspect')
   end
   emit(event, events_kept)
-end
-
-local function put_off_next_probe()
-  if redis.call('HGET', endpoint, 'probed_by') == event_id then return end
-  local delay = math.min(tonumber(redis.call('HGET', endpoint, 'probe_delay') or first_probe_ms) * 2, longest_probe_ms)
-  redis.call('HSET', endpoint, 'probe_delay', digits(delay), 'probe_at', digits(now + spread(delay)),
-    'probed_by', event_id, 'reason', reason)
 end
 
 -- Claims stop for any reason: another answer may have throttled or rejected the client.
@@ -113,7 +104,9 @@ if throttled then throttle() end
 
 if is_unavailable then
   if not throttled and answered_at >= sent_at then return reply('grant') end
-  if is_probe and is_failure then put_off_next_probe() end
+  if is_probe and is_failure then
+    put_off_next_probe(endpoint, event_id, now, first_probe_ms, longest_probe_ms, SPREAD, 'reason', reason)
+  end
   return reply('provider')
 end
 

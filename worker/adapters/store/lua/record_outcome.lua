@@ -6,6 +6,7 @@
 local r = load(id)
 if not r then return 'gone' end
 if answered_at then note_answer(r[CLIENT], answered_at) end
+end_single(r[CLIENT], id)
 if r[LAST] == fence then return 'stored' end
 -- A store that forgot the lease takes its outcome all the same, if nobody has leased the grant since.
 if r[FENCE] > fence or (r[FENCE] == fence and not r[LEASE_OWNER]) then return 'stale' end
@@ -14,13 +15,16 @@ r[FENCE] = fence
 r[LAST] = fence
 release(r)
 if r[LINEAGE] ~= lineage then
+  r[INTENT] = false -- nobody has presented the stored refresh token
   save(id, r)
   return 'superseded'
 end
 
 r[INTENT] = in_doubt
-if UNMOVED_BY_OUTCOMES[r[STATUS]] then
+-- Where a reply is kept, it most likely has the living tokens, and no other outcome says more.
+if UNMOVED_BY_OUTCOMES[r[STATUS]] or r[KEPT_REPLY] then
   save(id, r)
+  schedule(id, r, nil)
   return 'stored'
 end
 
@@ -39,5 +43,6 @@ r[NOTICED_AT] = noticed_at or false
 save(id, r)
 schedule(id, r, due_at)
 note_attention(id, attention_at)
+if believed_at then redis.call('ZADD', rejections_key(r[CLIENT]), digits(believed_at), id) end
 emit(event, events_kept)
 return 'stored'

@@ -6,8 +6,9 @@ local endpoint = endpoint_key(token_url)
 if redis.call('HGET', endpoint, 'recovered_by') == event_id then return 'changed' end
 if redis.call('HGET', endpoint, 'state') ~= 'unavailable' then return 'unchanged' end
 
-redis.call('HSET', endpoint, 'state', 'available', 'recovered_at', digits(now_ms()), 'recovered_by', event_id)
-redis.call('HDEL', endpoint, 'since', 'reason', 'probe_at', 'probe_delay', 'probed_by', 'failures')
-if redis.call('HGET', endpoint, 'suspect') == grant then redis.call('HDEL', endpoint, 'suspect') end
+recover_endpoint(endpoint, event_id, grant)
+-- The client whose probe it was goes on at once, the others of this endpoint when they are looked at next.
+local r = try(load, grant)
+if r then look_at(r[CLIENT], now_ms(), false) end
 emit(event, events_kept)
 return 'changed'

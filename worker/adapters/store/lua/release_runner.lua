@@ -1,3 +1,3 @@
 -- Give a runner's place back.
 
-return redis.call('ZREM', runners_key(client), runner)
+return redis.call('ZREM', P .. 'runners', runner)

@@ -1,0 +1,59 @@
+"""`evergrant health`: is this host's worker or beat alive? For probes, which want an answer in half a second.
+
+Loading the settings would take longer than that, so the two that say where the heartbeats are are looked up
+here. `main` in this package's `__init__` comes here before it loads any other command.
+"""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+
+from worker.runtime.liveness import directory_of, trouble_of
+
+
+class Role(StrEnum):
+    """Which processes."""
+
+    worker = "worker"
+    beat = "beat"
+
+
+def health(role: Role) -> None:
+    """Whether the worker or beat of this host is alive: exit 0, or 1 and a line that says what is wrong.
+
+    Meant for a container's or a supervisor's probe. It asks neither Redis nor a provider: a restart mends
+    neither. `evergrant status` says whether grants are refreshed.
+
+    Example: evergrant health worker
+    """
+    sys.exit(probe(role))
+
+
+def probe(role: str) -> int:
+    """Look at the heartbeats; returns the exit code."""
+    trouble = trouble_of(_directory(), role)
+    if trouble:
+        sys.stderr.write(f"evergrant: {trouble}\n")
+    return int(bool(trouble))
+
+
+def _directory() -> Path:
+    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    data_dir = os.path.expanduser(_setting("EVERGRANT_DATA_DIR") or Path(data_home) / "evergrant")  # noqa: PTH111 as in settings.py
+    return directory_of(Path(data_dir), _setting("EVERGRANT_NAMESPACE") or "evergrant")
+
+
+def _setting(name: str) -> str | None:
+    """One variable from the sources of config/settings.py, in their order."""
+    if name in os.environ:
+        return os.environ[name]
+    if Path(".env").exists():
+        from dotenv import dotenv_values
+
+        if value := dotenv_values(".env").get(name):
+            return value
+    try:
+        return (Path(os.environ.get("EVERGRANT_SECRETS_DIR") or "/run/secrets") / name).read_text().strip()
+    except OSError:
+        return None
