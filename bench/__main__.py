@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import psutil
 
-from bench import claims, footprint, lateness, parts, plots, throughput
+from bench import claims, footprint, lateness, many_clients, parts, plots, throughput
 from bench.bed import ROOT
 from bench.contenders.bare import KINDS
 from bench.throughput import IDIOM, OURS
@@ -109,6 +109,10 @@ def _claims(*, quick: bool, repeats: int) -> list[dict[str, float]]:
     return claims.measure((500, 1_000) if quick else (1_000, 10_000, 100_000, 1_000_000))
 
 
+def _clients(*, quick: bool, repeats: int) -> dict[str, Any]:
+    return many_clients.measure(*((50, 1_000) if quick else (5_000, 100_000)), repeats)
+
+
 def _lateness(*, quick: bool, repeats: int) -> dict[str, dict[str, float]]:
     del repeats
     grants, day_seconds = (300, 10.0) if quick else (100_000, 120.0)
@@ -120,6 +124,7 @@ MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
     "backlog": _backlog,
     "parts": _parts,
     "claims": _claims,
+    "clients": _clients,
     "footprint": _footprint,
     "lateness": _lateness,
     "scaling": _scaling,
@@ -132,6 +137,7 @@ REPEATED: Final[dict[str, tuple[str, ...]]] = {
     "backlog": ("backlog",),
     "footprint": ("help_seconds", "worker_ready_seconds"),
     "scaling": ("scaling",),
+    "clients": ("clients",),
 }
 
 

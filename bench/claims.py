@@ -85,6 +85,7 @@ async def _open(opened: AsyncExitStack, number: int) -> Store:
     with patch.dict(os.environ, bed.environment):
         runtime = await opened.enter_async_context(open_runtime(deploy(load_settings(), print)))
     await _fill(runtime, number)
+    bed.prove_client()
     bed.wait_until(lambda: _is_at_rest(bed))
     return Store(number, bed, runtime)
 
@@ -93,7 +94,7 @@ async def _fill(runtime: Runtime, number: int) -> None:
     """Import so many grants; none is due for hours."""
     now, client = await runtime.registry.now(), _client(runtime)
     line = read_line(json.dumps(line_of(0, datetime.now(UTC))), {CLIENT: client}, now)
-    sealed = runtime.deployment.keys.seal(line.grant.id, 0, line.pair)
+    sealed = runtime.deployment.keys.seal(line.grant, line.pair)
     model = replace(line.grant, sealed=sealed)
     for start in range(0, number, IMPORTED_TOGETHER):
         places = range(start, min(start + IMPORTED_TOGETHER, number))

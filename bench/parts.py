@@ -71,20 +71,32 @@ async def _claimed(runtime: Runtime, number: int) -> tuple[list[Lease], float]:
 
 
 def _commit(runtime: Runtime, lease: Lease) -> Commit:
-    """An answer to be stored: unsealed, succeeded, sealed."""
+    """An answer to be stored: unsealed, sealed, succeeded."""
     grant, keys = lease.grant, runtime.deployment.keys
-    successor = _successor(runtime, lease, keys.open(grant))
-    sealed = keys.seal(grant.id, successor.grant.version, successor.pair)
-    return Commit(lease.fence, grant.lineage, grant.version, grant.status, successor.sealed(sealed))
+    pair, answer = keys.open(grant), _answer(lease)
+    following = lifecycle.pair_after(pair, answer, runtime.clients.get(CLIENT, 0))
+    return _committing(runtime, lease, pair, answer, keys.seal_successor(grant, following))
 
 
-def _successor(runtime: Runtime, lease: Lease, pair: TokenPair) -> lifecycle.Successor:
+def _answer(lease: Lease) -> Refreshed:
     grant = lease.grant
-    answer = Refreshed("a" * 36, f"{grant.id:r<80}", 28_800_000, 15_811_200_000, grant.scope)
-    client, now = runtime.clients.get(CLIENT, 0), lease.until
-    return lifecycle.succeed(
-        grant, pair, answer, client, runtime.rules, attempt=lease.fence, sent_at=now, now=now
+    return Refreshed("a" * 36, f"{grant.id:r<80}", 28_800_000, 15_811_200_000, grant.scope)
+
+
+def _committing(runtime: Runtime, lease: Lease, pair: TokenPair, answer: Refreshed, sealed: bytes) -> Commit:
+    grant, client, now = lease.grant, runtime.clients.get(CLIENT, 0), lease.until
+    change = lifecycle.succeed(
+        grant,
+        pair,
+        answer,
+        client,
+        runtime.rules,
+        sealed=sealed,
+        attempt=lease.fence,
+        sent_at=now,
+        now=now,
     )
+    return Commit(lease.fence, grant.lineage, grant.version, grant.status, change)
 
 
 def _without_sealing(runtime: Runtime, leases: Sequence[Lease]) -> float:
@@ -92,8 +104,7 @@ def _without_sealing(runtime: Runtime, leases: Sequence[Lease]) -> float:
     pair = TokenPair("a" * 36, "r" * 80)
     began = time.process_time()
     for lease in leases:
-        grant, successor = lease.grant, _successor(runtime, lease, pair)
-        Commit(lease.fence, grant.lineage, grant.version, grant.status, successor.sealed(b""))
+        _committing(runtime, lease, pair, _answer(lease), b"")
     return (time.process_time() - began) / len(leases) * 1e6
 
 

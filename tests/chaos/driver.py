@@ -5,7 +5,6 @@ Rules:
 - What ends by itself is started again, as a supervisor would, and is noted.
 """
 
-import os
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from tests.chaos.metronome import Metronome
 from tests.chaos.plan import STORE_KILLS, WORKER_KILLS, Kind, Strike
 from tests.chaos.processes import Posts
 from tests.chaos.strikes import Strikes
@@ -22,8 +22,6 @@ from tests.support.live import LiveDeployment
 
 WORKERS = 3
 BEATS = 2
-PACE_SECONDS = 0.05
-LATE_SECONDS = 0.1  # so much later than its pace the metronome calls a stall
 SUPERVISOR_SECONDS = 0.25
 TELL_SECONDS = 15.0
 
@@ -50,22 +48,22 @@ class Driver:
     """
 
     def __init__(self, live: LiveDeployment) -> None:
-        self._sandbox = live.sandbox
+        self._live = live
         self._workers = Posts(live.start_worker, WORKERS)
         self._beats = Posts(live.start_beat, BEATS)
         self._strikes = Strikes(live, self._workers, self._beats)
         self._over = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=20)
         self._watchers: list[Future[None]] = []
-        self._scratch = live.directory / "metronome"
+        self._metronome = Metronome(live.directory / "metronome", self._over)
         self._began = time.monotonic()
         self.struck: list[Struck] = []
-        self.stalls: list[tuple[float, float]] = []
+        self.stalls = self._metronome.stalls
         self.ended_by_themselves: list[int] = []
         self.seen_tokens: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._watchers = [self._pool.submit(watch) for watch in (self._supervise, self._feel_stalls)]
+        self._watchers = [self._pool.submit(watch) for watch in (self._supervise, self._metronome.run)]
         return self
 
     def __exit__(
@@ -108,23 +106,8 @@ class Driver:
             self.ended_by_themselves += self._workers.replace_dead() + self._beats.replace_dead()
             if time.monotonic() > tell_at:
                 tell_at += TELL_SECONDS
-                self._remember_tokens()
+                self.seen_tokens |= self._live.living_tokens()
                 self._tell()
-
-    def _feel_stalls(self) -> None:
-        """What is late here is late in the workers too, and no fault of theirs."""
-        with self._scratch.open("wb") as scratch:
-            at = time.time()
-            while not self._over.wait(PACE_SECONDS):
-                os.pwrite(scratch.fileno(), b"tick", 0)
-                os.fdatasync(scratch.fileno())
-                before, at = at, time.time()
-                if at - before > PACE_SECONDS + LATE_SECONDS:
-                    self.stalls.append((before, at))
-
-    def _remember_tokens(self) -> None:
-        for pair in self._sandbox.pairs():
-            self.seen_tokens |= {pair["access_token"], pair["refresh_token"]}
 
     def _tell(self) -> None:
         kinds = Counter(struck.kind for struck in self.struck)
@@ -132,7 +115,7 @@ class Driver:
         store_kills = sum(kinds[kind] for kind in STORE_KILLS)
         others = sum(kinds.values()) - worker_kills - store_kills
         sys.stdout.write(
-            f"{time.monotonic() - self._began:4.0f} s  {self._sandbox.totals()['refreshes']} rotations;"
+            f"{time.monotonic() - self._began:4.0f} s  {self._live.sandbox.totals()['refreshes']} rotations;"
             f" {worker_kills} worker kills, {store_kills} store kills, {others} other faults\n"
         )
         sys.stdout.flush()

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tests.chaos.driver import Driver, Struck
+from tests.chaos.driver import Struck
 from tests.support.live import KEY, SECRET, LiveDeployment
 from worker.adapters.journal.format import read_file
 from worker.core.grant import TokenPair, lineage_of
@@ -21,6 +21,22 @@ SHINGLE = 16  # bytes: what of a secret gives it away
 
 Visit = Mapping[str, Any]
 Event = Mapping[str, Any]
+
+
+class Witness(Protocol):
+    """Who saw a run: the chaos driver, or another.
+
+    Attributes:
+        struck: what was struck when.
+        stalls: when the machine itself was held up: begin and end.
+        ended_by_themselves: the exit codes of processes that nobody struck.
+        seen_tokens: secrets of many moments of the run.
+    """
+
+    struck: list[Struck]
+    stalls: list[tuple[float, float]]
+    ended_by_themselves: list[int]
+    seen_tokens: set[str]
 
 
 @dataclass(frozen=True)
@@ -92,12 +108,12 @@ def pair_of(line: Mapping[str, Any]) -> TokenPair:
     return TokenPair(line["access_token"], line["refresh_token"])
 
 
-def gather(live: LiveDeployment, lines: Iterable[str], driver: Driver) -> Evidence:
+def gather(live: LiveDeployment, lines: Iterable[str], witness: Witness) -> Evidence:
     """Look at everything; the processes may still run, but nothing is due to happen."""
     imported = {line["id"]: line for line in map(json.loads, lines)}
     totals = live.sandbox.totals()
     pairs = {pair["id"]: pair for pair in live.sandbox.pairs()}
-    tokens = driver.seen_tokens | {
+    tokens = witness.seen_tokens | {
         line[name] for line in [*imported.values(), *pairs.values()] for name in TOKENS
     }
     return Evidence(
@@ -109,9 +125,9 @@ def gather(live: LiveDeployment, lines: Iterable[str], driver: Driver) -> Eviden
         events=live.events(),
         totals=totals,
         expired=frozenset(_expired(live, imported)) if totals["expired"] else frozenset(),
-        struck=sorted(driver.struck, key=lambda struck: struck.at),
-        stalls=driver.stalls,
-        ended_by_themselves=driver.ended_by_themselves,
+        struck=sorted(witness.struck, key=lambda struck: struck.at),
+        stalls=witness.stalls,
+        ended_by_themselves=witness.ended_by_themselves,
         journaled=frozenset(_journaled(live)),
         leaks=list(_leaks(live.directory, {*tokens, KEY.partition(":")[2], SECRET})),
     )

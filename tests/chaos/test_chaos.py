@@ -6,7 +6,6 @@
 import os
 import secrets
 import sys
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +14,7 @@ from config import load_settings
 from tests.chaos import evidence as traces
 from tests.chaos.driver import Driver
 from tests.chaos.plan import FULL, SHORT, Turn, make_plan, scaled
+from tests.chaos.rest import restless
 from tests.chaos.summary import summary
 from tests.chaos.verdict import Verdict
 from tests.support.callables import Build
@@ -30,7 +30,6 @@ LATENCY_MS = 200  # of every answer, so that some are always on their way
 REFRESH_AT = 0.5  # of a token's life: what is left then outlasts the worst that a plan has
 SPREAD = 0.45  # of a token's life: how old the oldest grants are at the start
 SETTLE_SECONDS = 60.0
-REST_SECONDS = 3.0  # that a due grant may wait for the next sweep while all is well
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +108,7 @@ def _issue(live: LiveDeployment, form: Form) -> list[str]:
 
 def _settle(live: LiveDeployment, form: Form) -> list[str]:
     """Wait until every grant has failed, or is at rest and its own; returns those that are not."""
+    if not form.to_the_next_rotation:
+        return restless(live, SETTLE_SECONDS)
     versions = {grant_id: stored.grant.version for grant_id, stored in live.grants().items()}
-    life = max(form.token_seconds) if form.to_the_next_rotation else 0
-    end = time.monotonic() + life + SETTLE_SECONDS
-
-    def unacknowledged() -> list[str]:
-        lost = set(live.lost())
-        latest_due_at = (time.time() - REST_SECONDS) * 1000
-        return [
-            f"{grant_id} ({stored.grant.status.value}, {stored.grant.reason})"
-            for grant_id, stored in live.grants().items()
-            if stored.grant.status != "failed"
-            and (
-                grant_id in lost
-                or stored.grant.status != "active"
-                or stored.lease_until is not None
-                or stored.due_at is None
-                or stored.due_at < latest_due_at
-                or (form.to_the_next_rotation and stored.grant.version == versions[grant_id])
-            )
-        ]
-
-    while (left := unacknowledged()) and time.monotonic() < end:
-        time.sleep(1)
-    return left
+    return restless(live, max(form.token_seconds) + SETTLE_SECONDS, since=versions)

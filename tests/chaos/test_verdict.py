@@ -170,6 +170,23 @@ def test_what_must_never_happen_is_a_violation(
     assert any(what in violation for violation in violations)
 
 
+@pytest.mark.parametrize(
+    "kind", [Kind.WORKER_KILLED, Kind.WORKER_FROZEN, Kind.STORE_FORGETS, Kind.DROP_BEFORE]
+)
+@pytest.mark.parametrize(("at", "is_excused"), [(1_060.05, True), (1_060.5, True), (1_065.0, False)])
+def test_a_refusal_counts_unless_a_strike_may_have_kept_it_from_the_store(
+    kind: Kind, at: float, *, is_excused: bool
+) -> None:
+    refusals = [
+        _visit(at=at, ended_at=at + 0.1, verdict="superseded", acted=False) for at in (1_060, 1_070, 1_080)
+    ]
+    visits = [_visit(fault="drop_after", delivered=False), *refusals]
+    kill = _struck(kind, at, at + 0.1)
+
+    assert any("told twice" in each for each in _verdict(LOST, visits=visits).violations())
+    assert (_verdict(LOST, visits=visits, struck=[kill]).violations() == []) == is_excused
+
+
 def test_a_failure_that_was_taken_back_is_counted_and_is_no_violation() -> None:
     events = [_event("failed", 0, reason="reply_lost"), _event("recovered", 1, number=2)]
     verdict = _verdict(FINE, events=events)

@@ -18,6 +18,7 @@ from typing import Final
 
 from tests.chaos.driver import Struck
 from tests.chaos.evidence import Evidence, Visit
+from tests.chaos.metronome import stalled_seconds
 from tests.chaos.plan import FREEZES, STORE_STRIKES, WORKER_KILLS, Kind
 from worker.core.policy import JITTER, jitter
 
@@ -84,12 +85,12 @@ class Verdict:
 
         One that was written died on its way back; one that was not had nobody to be written to.
         """
-        there, back = self.on_the_way
+        (there, back), stalls = self.on_the_way, self._evidence.stalls
         before, after = (0.0, back) if visit["delivered"] else (there, 0.0)
         for kill in self._evidence.struck:
             if kill.kind in WORKER_KILLS:
-                before_log = before + self._stalled(kill.done_at, visit["at"])
-                after_log = after + self._stalled(visit["ended_at"], kill.at)
+                before_log = before + stalled_seconds(stalls, kill.done_at, visit["at"])
+                after_log = after + stalled_seconds(stalls, visit["ended_at"], kill.at)
                 if visit["at"] - before_log <= kill.done_at and kill.at <= visit["ended_at"] + after_log:
                     return kill
         return None
@@ -104,10 +105,6 @@ class Verdict:
             if kill is not None:
                 unread.append(kill.at - visit["ended_at"])
         return max(unread)
-
-    def _stalled(self, begin: float, end: float) -> float:
-        """How long the machine was held up between two moments."""
-        return sum(max(0.0, min(end, until) - max(begin, at)) for at, until in self._evidence.stalls)
 
     # Failures
 
@@ -158,11 +155,25 @@ class Verdict:
 
     def _deaf(self) -> list[str]:
         """Grants whose dead token was refused more than once and, with the client in doubt, once more."""
-        return [
+        told = Counter(
             grant_id
             for grant_id, visits in self._evidence.visits_of.items()
-            if sum(each["verdict"] == "superseded" and each["delivered"] for each in visits) > REFUSED_AT_MOST
-        ]
+            for visit in visits
+            if visit["verdict"] == "superseded" and visit["delivered"] and not self._may_be_forgotten(visit)
+        )
+        return [grant_id for grant_id, times in told.items() if times > REFUSED_AT_MOST]
+
+    def _may_be_forgotten(self, visit: Visit) -> bool:
+        """Whether a strike may have kept a refusal from the store, or the client's check from its answer.
+
+        Then the token is tried again.
+        """
+        return any(
+            struck.kind not in {Kind.BEAT_KILLED, Kind.DISK_REFUSES}
+            and visit["at"] <= struck.ended_at
+            and struck.at <= visit["ended_at"] + AFTERMATH_SECONDS
+            for struck in self._evidence.struck
+        )
 
     def _within(self, kinds: frozenset[Kind], begin: float, end: float) -> bool:
         return any(

@@ -17,6 +17,7 @@ import redis
 from tests.support.callables import Issue, Line, MakeDue, NewCli
 from tests.support.command import Cli
 from tests.support.servers import SECRET, lent
+from tests.support.warm import warm_process
 from worker.sandbox.client import Sandbox
 
 ACCESS_SECONDS = 3600
@@ -30,12 +31,21 @@ def sandbox(buddy_server: Sandbox) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def new_cli(valkey_socket: Path, buddy_server: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> NewCli:
+def warm() -> Iterator[Path]:
+    """A process that has loaded `evergrant`."""
+    with warm_process() as socket:
+        yield socket
+
+
+@pytest.fixture(scope="session")
+def new_cli(
+    valkey_socket: Path, buddy_server: Sandbox, warm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> NewCli:
     """Make a deployment of its own: a namespace, a directory, one client `buddy`."""
 
     def make() -> Cli:
         home = tmp_path_factory.mktemp("cli")
-        return Cli(home, {"PATH": os.defpath, "HOME": str(home)}).having(
+        return Cli(home, {"PATH": os.defpath, "HOME": str(home)}, warm).having(
             REDIS_URL=f"unix://{valkey_socket}",
             NAMESPACE=uuid.uuid4().hex,
             KEYS=KEYS,

@@ -50,6 +50,39 @@ def test_up_refreshes_what_is_due_and_leaves_no_process_behind_after_ctrl_c(
     assert due["refresh_token"] not in log.read_text()
 
 
+@needs_proc
+def test_up_says_that_its_worker_was_killed_and_starts_another(
+    embedded: Cli, enroll: Issue, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    deployment = embedded.having(SWEEP_SECONDS="0.5")
+    log = tmp_path / "up.log"
+
+    with log.open("wb") as output, deployment.running("up", output=output) as process:
+        eventually(lambda: _workers(tmp_path))
+        os.kill(min(_workers(tmp_path)), signal.SIGKILL)
+        eventually(lambda: "evergrant: worker was ended by SIGKILL" in log.read_text())
+        due = enroll(age_seconds=3_000)
+        deployment.take_in(due)
+        eventually(lambda: sandbox.grant(due["id"])["rotations"])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+    eventually(lambda: not processes_with(str(tmp_path)))
+
+
+def _workers(tmp_path: Path) -> list[int]:
+    """The main process of a worker, and its children once there are some."""
+    words = b"\0-A\0worker\0worker\0"
+    return [pid for pid in processes_with(str(tmp_path)) if words in _command_line(pid)]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def test_up_without_a_key_for_a_server_of_ones_own_starts_nothing(cli: Cli) -> None:
     done = cli.having(KEYS=None)("up")
 

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from tests.support.in_memory_store import InMemoryStore
 from worker.adapters.clock import RedisClock
+from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MINUTE_MS = 60_000
-CLIENT = Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", ())
+CLIENT = Client("acme", OAUTH2, "http://127.0.0.1:9/token", "id", (ClientSecretPost("secret"),))
 
 
 class Subject(Protocol):
@@ -79,6 +80,7 @@ class InRedis:
         return await self._registry.now()
 
     async def put(self, grant: Grant, due_at: int | None) -> None:
+        await self._redis.hset(f"{self._prefix}client:{CLIENT.name}", "proved", CLIENT.registration)
         result = await self._registry.import_grant(Change(grant, due_at, None, None), replaces=None)
         assert result.verdict is ImportVerdict.STORED
 

@@ -11,6 +11,7 @@ from tests.support.attempts import (
     recovered,
     rejected,
     unavailable,
+    unread,
 )
 from worker.core.grant import Status
 from worker.core.outcomes import Rejected
@@ -22,6 +23,8 @@ from worker.core.ports import (
     LeasedElsewhere,
     Paused,
     Refusal,
+    RefusalWords,
+    ReplyKept,
     Verdict,
 )
 
@@ -65,10 +68,24 @@ async def _fail(
     )
 
 
-async def _reject(subject: Subject, lease: Lease, *, sent_at: int | None = None) -> Refusal:
+async def _reject(
+    subject: Subject,
+    lease: Lease,
+    *,
+    words: RefusalWords = RefusalWords.CLIENT,
+    sent_at: int | None = None,
+) -> Refusal:
     now = await subject.now()
     sent_at = now if sent_at is None else sent_at
-    return await subject.store.reject_client(CLIENT, rejected(CLIENT, lease, now), lease, sent_at=sent_at)
+    verdict = await subject.store.record_refusal(
+        CLIENT,
+        rejected(CLIENT, lease, now),
+        lease,
+        words=words,
+        sent_at=sent_at,
+        believe_ms=3_600_000,
+    )
+    return verdict.whom
 
 
 # Claims and leases
@@ -128,6 +145,18 @@ async def test_a_paused_grant_is_neither_claimed_nor_leased(subject: Subject) ->
 
     assert not (await _claim(subject)).leases
     assert await subject.store.lease("one") == Paused()
+
+
+async def test_a_paused_grant_is_leased_to_whoever_says_so_and_stays_paused(subject: Subject) -> None:
+    await _due(subject, "one")
+    await subject.pause("one")
+
+    lease = await subject.store.lease("one", even_paused=True)
+
+    assert isinstance(lease, Lease)
+    assert (await subject.found("one")).grant.status is Status.PAUSED
+    await _give_back(subject, lease)
+    assert (await subject.found("one")).grant.status is Status.PAUSED
 
 
 # Answers
@@ -309,7 +338,7 @@ async def test_an_accepted_client_is_claimed_for_again_in_a_new_generation(subje
     await _reject(subject, lease)
     event = accepted(CLIENT, lease, await subject.now())
 
-    assert await subject.store.accept_client(CLIENT, event, lease)
+    assert await subject.store.accept_client(CLIENT, event, lease, is_refreshed=True)
     assert (await _claim(subject)).generation == before + 1
     assert await subject.events() == ["evergrant.client.rejected", "evergrant.client.recovered"]
 
@@ -318,7 +347,9 @@ async def test_a_client_that_is_not_rejected_cannot_be_accepted(subject: Subject
     await _due(subject, "one")
     lease = await _lease(subject)
 
-    assert not await subject.store.accept_client(CLIENT, accepted(CLIENT, lease, await subject.now()), lease)
+    assert not await subject.store.accept_client(
+        CLIENT, accepted(CLIENT, lease, await subject.now()), lease, is_refreshed=True
+    )
     assert await subject.events() == []
 
 
@@ -329,7 +360,9 @@ async def test_a_refusal_of_a_request_that_left_before_the_acceptance_is_out_of_
     one, two = (await _claim(subject)).leases
     sent_at = await subject.now()
     await _reject(subject, one)
-    await subject.store.accept_client(CLIENT, accepted(CLIENT, two, await subject.now()), two)
+    await subject.store.accept_client(
+        CLIENT, accepted(CLIENT, two, await subject.now()), two, is_refreshed=True
+    )
 
     assert await _reject(subject, two, sent_at=sent_at) is Refusal.UNCHANGED
 
@@ -340,7 +373,9 @@ async def test_a_grant_that_is_refused_again_after_another_showed_the_client_wel
     await _due(subject, "one", "two")
     one, two = (await _claim(subject)).leases
     await _reject(subject, one)
-    await subject.store.accept_client(CLIENT, accepted(CLIENT, two, await subject.now()), two)
+    await subject.store.accept_client(
+        CLIENT, accepted(CLIENT, two, await subject.now()), two, is_refreshed=True
+    )
     at = await subject.now()
     while await subject.now() <= at:  # the next request leaves later than the acceptance
         pass
@@ -426,3 +461,114 @@ async def test_a_throttled_client_waits_and_its_endpoint_stays_available(
     assert verdict == FailureVerdict(FailureOf.PROVIDER, claims_stop=True)
     assert not (await _claim(subject)).leases
     assert await subject.events() == []
+
+
+# Replies that could not be read
+
+
+async def test_a_reply_that_could_not_be_read_takes_its_grant_out_of_the_schedule_and_stops_the_endpoint(
+    subject: Subject,
+) -> None:
+    await _due(subject, "one", "two")
+    lease = await _lease(subject)
+
+    verdict = await subject.store.keep_reply(unread(lease, CLIENT, await subject.now()))
+
+    assert verdict is Verdict.STORED
+    stored = await subject.found("one")
+    assert (stored.grant.status, stored.grant.reason) == (Status.FAILING, "reply_unread")
+    assert (stored.due_at, stored.lease_until) == (None, None)
+    assert stored.grant.kept_reply == 1
+    assert await subject.events() == ["evergrant.grant.failing", "evergrant.provider.unavailable"]
+    assert not (await _claim(subject)).leases
+
+
+async def test_the_token_of_a_kept_reply_is_neither_claimed_nor_leased_nor_probed_with(
+    subject: Subject,
+) -> None:
+    await _due(subject, "one", "two")
+    await subject.store.keep_reply(unread(await _lease(subject), CLIENT, await subject.now()))
+    await subject.make_probes_due()
+
+    (probe,) = (await _claim(subject)).leases
+
+    assert (probe.grant.id, probe.endpoint_probe) == ("two", True)
+    assert await subject.store.lease("one") == ReplyKept(1)
+
+
+async def test_a_reply_is_kept_once_however_often_it_is_offered(subject: Subject) -> None:
+    await _due(subject, "one")
+    kept = unread(await _lease(subject), CLIENT, await subject.now())
+
+    verdicts = [await subject.store.keep_reply(kept) for _ in range(3)]
+
+    assert verdicts == [Verdict.STORED, Verdict.KNOWN, Verdict.KNOWN]
+    assert len(await subject.events()) == 2
+
+
+async def test_the_reply_to_a_token_that_was_replaced_since_is_not_kept(subject: Subject) -> None:
+    await _due(subject, "one")
+    lease = await _lease(subject)
+    kept = unread(lease, CLIENT, await subject.now())
+    await subject.store.commit(answer(lease, CLIENT, await subject.now()))
+
+    assert await subject.store.keep_reply(kept) is Verdict.SUPERSEDED
+    assert (await subject.found("one")).grant.status is Status.ACTIVE
+
+
+async def test_a_lease_for_a_kept_reply_adopts_it_and_the_commit_ends_the_keeping(subject: Subject) -> None:
+    await _due(subject, "one")
+    kept = unread(await _lease(subject), CLIENT, await subject.now())
+    await subject.store.keep_reply(kept)
+
+    lease = await subject.store.lease("one", reply=1)
+
+    assert isinstance(lease, Lease)
+    assert await subject.store.lease("one", reply=2) is None
+    await subject.store.commit(answer(lease, CLIENT, await subject.now()))
+    stored = (await subject.found("one")).grant
+    assert (stored.status, stored.kept_reply, stored.version) == (Status.ACTIVE, None, 1)
+    assert (await subject.events())[-1] == "evergrant.grant.recovered"
+
+
+async def test_no_other_outcome_moves_a_grant_whose_reply_is_kept(subject: Subject) -> None:
+    await _due(subject, "one")
+    await subject.store.keep_reply(unread(await _lease(subject), CLIENT, await subject.now()))
+    late = await subject.store.lease("one", reply=1)
+    assert isinstance(late, Lease)
+
+    change = failure(late, CLIENT, Rejected("invalid_grant"), await subject.now())
+    assert await subject.store.record_outcome(late, change) is Verdict.STORED
+
+    stored = await subject.found("one")
+    assert (stored.grant.status, stored.grant.reason) == (Status.FAILING, "reply_unread")
+    assert stored.due_at is None
+    assert await subject.events() == ["evergrant.grant.failing", "evergrant.provider.unavailable"]
+
+
+async def test_a_half_open_probe_whose_reply_cannot_be_read_either_puts_the_next_one_off(
+    subject: Subject,
+) -> None:
+    await _due(subject, "one", "two", "three")
+    await subject.store.keep_reply(unread(await _lease(subject), CLIENT, await subject.now()))
+    await subject.make_probes_due()
+    (probe,) = (await _claim(subject)).leases
+
+    await subject.store.keep_reply(unread(probe, CLIENT, await subject.now()))
+
+    assert not (await _claim(subject)).leases
+    assert (await subject.events()).count("evergrant.provider.unavailable") == 1
+
+
+async def test_the_clients_that_something_may_be_claimed_of_are_named(subject: Subject) -> None:
+    assert list((await subject.store.due_clients(0, 10)).names) == []
+
+    await _due(subject, "one")
+    page = await subject.store.due_clients(0, 10)
+    assert (list(page.names), page.has_more) == ([CLIENT.name], False)
+    assert list((await subject.store.due_clients(1, 10)).names) == []
+
+    (lease,) = (await _claim(subject)).leases
+    assert list((await subject.store.due_clients(0, 10)).names) == []
+    await _give_back(subject, lease)
+    assert list((await subject.store.due_clients(0, 10)).names) == [CLIENT.name]

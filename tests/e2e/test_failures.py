@@ -70,8 +70,13 @@ def test_a_worker_killed_in_the_middle_loses_at_most_the_answers_it_alone_held(
     live.wait_until(lambda: not _in_flight(live), "no lease that is still held")
     live.stop()
 
+    # A grant whose answer was on the disk already is not tried again: the journal gives the answer.
     tried_again_after = [
-        min(visit["at"] for visit in live.sandbox.log(grant_id) if visit["at"] > killed_at) - killed_at
+        min(
+            (visit["at"] for visit in live.sandbox.log(grant_id) if visit["at"] > killed_at),
+            default=killed_at,
+        )
+        - killed_at
         for grant_id in at_risk
     ]
     assert max(tried_again_after) < lease_ms(load_settings()) / 1000 + SLOW_MACHINE_SECONDS
@@ -157,3 +162,22 @@ def _kill_server(live: LiveDeployment) -> None:
     with suppress(EmbeddedServerError):
         while live.server.server_pid == pid:
             time.sleep(0.01)
+
+
+def test_a_grant_whose_reply_cannot_be_read_fails_when_its_token_ends_and_is_asked_for_no_more(
+    build: Build,
+) -> None:
+    live = build(access_seconds=25)
+    live.issue(1, spread_seconds=1)
+    with live.sandbox.fault("unreadable"):
+        live.start_worker()
+        live.start_beat()
+        live.wait_until(lambda: live.told("grant.failing") != [], "the reply that cannot be read")
+        live.wait_until(lambda: live.told("grant.failed") != [], "the end of its access token")
+    live.stop()
+
+    (failed,) = live.told("grant.failed")
+    assert failed["data"]["reason"] == "reply_unread"
+    assert len(live.told("provider.unavailable")) == 1
+    assert live.refreshed() == 0
+    assert len(list(live.sandbox.log("grant-1"))) == 1

@@ -7,12 +7,14 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Never
+from urllib.parse import urlsplit
 
 import msgpack
 import pytest
@@ -36,6 +38,7 @@ from tests.support.callables import (
     OpenMember,
     OpenRefresher,
     OpenStore,
+    Prove,
     RecordOf,
     Remember,
     SealedAnswer,
@@ -60,6 +63,7 @@ from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
+from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.core import lifecycle
@@ -71,8 +75,9 @@ from worker.core.ports import Clients, Commit, Committed, Lease
 from worker.core.providers import OAUTH2, Client
 from worker.core.registry import ImportVerdict
 from worker.refresher import Effort, Refresher
-from worker.runtime.assembly import Ports, assemble
+from worker.runtime.assembly import Ports, Runtime, assemble, open_runtime
 from worker.runtime.clients import ConfiguredClients
+from worker.runtime.deployment import deploy
 from worker.sandbox.client import Sandbox
 
 JOURNAL_SECONDS = 900.0
@@ -110,6 +115,11 @@ def registry(redis: Redis, scripts: Scripts, prefix: str) -> RedisRegistry:
 @pytest.fixture
 def fleet_state(redis: Redis, prefix: str) -> RedisFleetState:
     return RedisFleetState(redis, prefix)
+
+
+@pytest.fixture
+def replies(redis: Redis, scripts: Scripts, prefix: str) -> RedisReplies:
+    return RedisReplies(redis, scripts, prefix, source="evergrant/test", events_kept=10_000)
 
 
 @pytest.fixture
@@ -167,7 +177,17 @@ def under() -> Under:
 
 
 @pytest.fixture
-def seed(registry: RedisRegistry) -> Seed:
+def prove(redis: Redis, prefix: str) -> Prove:
+    """Let a client's registration have refreshed a grant: until then, one at a time is tried."""
+
+    async def note(client: Client) -> None:
+        await redis.hset(f"{prefix}client:{client.name}", "proved", client.registration)
+
+    return note
+
+
+@pytest.fixture
+def seed(registry: RedisRegistry, client: Client, prove: Prove) -> Seed:
     """Put a grant into the store, due a second ago unless the test says otherwise."""
 
     async def put(
@@ -194,6 +214,7 @@ def seed(registry: RedisRegistry) -> Seed:
         )
         grant = replace(grant, **changes)
         due_at = None if due_in_ms is None else now + due_in_ms
+        await prove(replace(client, name=changes.get("client", "acme")))
         result = await registry.import_grant(lifecycle.Change(grant, due_at, None, None), replaces=None)
         assert result.verdict is ImportVerdict.STORED
         return grant
@@ -233,6 +254,7 @@ def end_lease(redis: Redis, prefix: str) -> OnGrant:
         values[record.FIELDS.index("LEASE_UNTIL")] = 1
         await redis.set(key, msgpack.packb(values, use_bin_type=False))
         await redis.zadd(f"{prefix}schedule:{client_name}", {grant_id: 1}, xx=True)
+        await redis.zadd(f"{prefix}agenda", {client_name: 1})
 
     return end
 
@@ -253,6 +275,7 @@ def make_due(redis: Redis, prefix: str) -> OnGrant:
 
     async def bring(grant_id: str, client_name: str = "acme") -> None:
         await redis.zadd(f"{prefix}schedule:{client_name}", {grant_id: 1}, xx=True)
+        await redis.zadd(f"{prefix}agenda", {client_name: 1})
 
     return bring
 
@@ -263,6 +286,7 @@ def let_the_client_probe_be_due(redis: Redis, prefix: str) -> LetProbeBeDue:
 
     async def bring(client_name: str = "acme") -> None:
         await redis.hset(f"{prefix}client:{client_name}", "probe_at", "1")
+        await redis.zadd(f"{prefix}agenda", {client_name: 1})
 
     return bring
 
@@ -273,6 +297,9 @@ def let_the_endpoint_probe_be_due(redis: Redis, prefix: str, client: Client) -> 
 
     async def bring(token_url: str = client.token_url) -> None:
         await redis.hset(f"{prefix}endpoint:{token_url}", "probe_at", "1")
+        agenda: dict[Any, Any] = dict.fromkeys(await redis.zrange(f"{prefix}agenda", 0, -1), 1)
+        if agenda:
+            await redis.zadd(f"{prefix}agenda", agenda)
 
     return bring
 
@@ -410,6 +437,7 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
             request_ms: int | None = None,
             chance: float = 0.0,
             examine: Callable[[], Awaitable[str]] | None = None,
+            paced: bool = False,
         ) -> Member:
             clock = RedisClock()
             limits = StoreLimits(
@@ -452,6 +480,8 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
                     examine=examine,
                 )
             )
+            if not paced:
+                put_at_full_pace(process.refresher, clients)
             return Member(
                 owner,
                 store,
@@ -464,6 +494,15 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
             )
 
         yield build
+
+
+def put_at_full_pace(refresher: Refresher, clients: Iterable[Client]) -> None:
+    """As if the endpoints of these clients had answered many requests just now."""
+    now = asyncio.get_running_loop().time()
+    for client in clients:
+        pace = refresher._in_flight._slots.pace(client.token_url)  # noqa: SLF001 it takes many requests otherwise
+        pace.answered(now, now)
+        pace._limit = float(pace._most)  # noqa: SLF001 the same
 
 
 @pytest.fixture
@@ -482,11 +521,29 @@ async def open_refresher(open_member: OpenMember) -> AsyncIterator[OpenRefresher
 
 
 @pytest.fixture
+async def runtime(
+    clients: Any, gate: Gate, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Runtime]:
+    """What a command has, behind the gate; the clients in its settings are those of the test."""
+    assert clients
+    monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{gate.socket}")
+    monkeypatch.setenv("EVERGRANT_NAMESPACE", prefix.strip("{}:"))
+    monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + b64encode(bytes(32)).decode())
+    monkeypatch.setenv("EVERGRANT_DATA_DIR", str(tmp_path / "data"))
+    deployment = deploy(load_settings(), lambda _: None)
+    async with open_runtime(deployment) as opened:
+        yield opened
+
+
+@pytest.fixture
 def seed_sealed(seed: Seed, keys: KeyRing) -> SeedSealed:
     """Put a grant into the store whose tokens can be unsealed."""
 
     async def put(grant_id: str = "one", *, holds: str = "r0", **changes: Any) -> Grant:
-        sealed = keys.seal(grant_id, 0, TokenPair("a0", holds))
+        named = Grant(
+            grant_id, changes.get("client", "acme"), Status.ACTIVE, 0, b"", b"", 0, None, 0, None, None
+        )
+        sealed = keys.seal(named, TokenPair("a0", holds))
         return await seed(grant_id, holds=holds, sealed=sealed, **changes)
 
     return put
@@ -499,11 +556,12 @@ def sealed_answer(client: Client, keys: KeyRing) -> SealedAnswer:
     def make(lease: Lease, gives: str, *, by: Member) -> Commit:
         base, now = lease.grant, by.clock.now()
         refreshed = Refreshed(f"access-{gives}", gives, 3_600_000, None, None)
-        successor = lifecycle.succeed(
-            base, keys.open(base), refreshed, client, RULES, attempt=lease.fence, sent_at=now, now=now
+        held = keys.open(base)
+        sealed = keys.seal_successor(base, lifecycle.pair_after(held, refreshed, client))
+        change = lifecycle.succeed(
+            base, held, refreshed, client, RULES, sealed=sealed, attempt=lease.fence, sent_at=now, now=now
         )
-        sealed = keys.seal(base.id, successor.grant.version, successor.pair)
-        return Commit(lease.fence, base.lineage, base.version, base.status, successor.sealed(sealed))
+        return Commit(lease.fence, base.lineage, base.version, base.status, change)
 
     return make
 
@@ -531,7 +589,42 @@ def remember(redis: Any, prefix: str) -> Remember:
 
 
 @pytest.fixture
-def enroll(registry: RedisRegistry, keys: KeyRing) -> Enroll:
+async def delayed_replies(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A proxy of the sandbox that delays replies until the event is set: its token URL, and the event."""
+    let_pass = asyncio.Event()
+    url = urlsplit(sandbox.token_url)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def carry(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None
+    ) -> None:
+        try:
+            while data := await reader.read(65_536):
+                if gate is not None:
+                    await gate.wait()
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert url.hostname is not None
+        up_reader, up_writer = await asyncio.open_connection(url.hostname, url.port)
+        tasks.add(asyncio.create_task(carry(reader, up_writer, None)))
+        tasks.add(asyncio.create_task(carry(up_reader, writer, let_pass)))
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    yield url._replace(netloc=f"127.0.0.1:{port}").geturl(), let_pass
+    let_pass.set()
+    server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def enroll(registry: RedisRegistry, keys: KeyRing, prove: Prove) -> Enroll:
     """Let the server mint grants and import them, old enough to be due unless the test says otherwise."""
 
     async def bring(
@@ -547,13 +640,14 @@ def enroll(registry: RedisRegistry, keys: KeyRing) -> Enroll:
     ) -> list[Grant]:
         known = {client.name: client for client in clients}
         order |= {"access_seconds": access_seconds, "prefix": uuid.uuid4().hex, "client": name}
+        await prove(known[name])
         now = await registry.now()
         grants = []
         for line in server.issue(count, **order):
             issued_at = datetime.fromtimestamp((now - age * 1000 * access_seconds) / 1000, UTC)
             given = line | {"issued_at": issued_at.isoformat()} | (changes or {})
             read = read_line(json.dumps(given), known, now)
-            sealed = keys.seal(read.grant.id, read.grant.version, read.pair)
+            sealed = keys.seal(read.grant, read.pair)
             grant = replace(read.grant, sealed=sealed)
             result = await registry.import_grant(
                 lifecycle.admit(grant, known[name], RULES, now), replaces=None

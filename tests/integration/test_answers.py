@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,25 @@ from tests.support.callables import (
     LoseReplies,
     OnGrant,
     OpenMember,
+    Prove,
     SealedAnswer,
     Seed,
     Told,
 )
 from tests.support.gate import Gate
 from tests.support.member import Member
+from tests.support.waiting import TIMER_SECONDS, until
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.format import read_file
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
-from worker.core.outcomes import Rejected
+from worker.core.outcomes import AnswerKnown, Rejected
 from worker.core.ports import Commit, Lease, StoreUnavailableError, Verdict
 from worker.core.providers import Client
 from worker.core.registry import ImportVerdict, Operation
+from worker.refreshing import answers as answers_module
 from worker.refreshing.answers import OFFERED_AT_ONCE
 
 
@@ -203,13 +207,13 @@ async def test_nothing_is_claimed_while_an_answer_waits(
         await member.answers.keep(commit)
     await seed_sealed("two", due_in_ms=-1_000)
 
-    assert await member.refresher.drain("acme", "", lambda: False) == 0
+    assert await member.refresher.drain("", lambda: False) == 0
     stored = await registry.find("two")
     assert stored is not None
     assert stored.lease_until is None
     await member.answers.offer_waiting()
 
-    assert await member.refresher.drain("acme", "", lambda: False) == 1
+    assert await member.refresher.drain("", lambda: False) == 1
 
 
 # A record that moved on
@@ -246,7 +250,8 @@ async def test_a_record_that_moved_on_with_its_refresh_token_unused_is_followed(
     member, other = await open_member([]), await open_member([])
     commit = sealed_answer(await lease_of(member), "r1", by=member)
     if "imported" in moved:
-        again = replace(grant, version=6, sealed=keys.seal("one", 6, TokenPair("a0", "r0")))
+        again = replace(grant, version=6)
+        again = replace(again, sealed=keys.seal(again, TokenPair("a0", "r0")))
         assert (
             await registry.import_grant(Change(again, None, None, None), replaces=0)
         ).verdict is ImportVerdict.STORED
@@ -355,7 +360,7 @@ async def test_an_answer_that_cannot_be_unsealed_to_follow_its_record_is_told_an
     assert verdicts == [None, Verdict.STORED]
     assert (await _find(registry, "one")).version == 0
     assert (await _find(registry, "two")).version == 1
-    (problem,) = (log["problem"] for log in logs if log["event"] == "answer.cannot_unseal")
+    (problem,) = (log["problem"] for log in logs if log["event"] == "answer.set_aside")
     assert problem == "one: sealed with the key 'k1', which is not in EVERGRANT_KEYS"
     assert await member.answers.replay([first]) == [Verdict.STORED]
     assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
@@ -403,3 +408,240 @@ async def test_as_many_answers_as_there_are_are_replayed_in_their_order(
     assert verdicts == [Verdict.STORED] * 7 + [Verdict.KNOWN] + [Verdict.STORED] * (count - 8)
     assert {stored.grant.version async for stored in registry.walk()} == {1}
     assert len(await told()) == count
+
+
+# An answer that the store fails at
+
+
+@pytest.fixture
+def spoil(redis: Any, prefix: str) -> "Spoil":
+    """Let the store fail at every answer of the client, until what this returns is called."""
+
+    async def write() -> Callable[[], Awaitable[None]]:
+        counter = f"{prefix}client:acme", "refreshed"
+        before = await redis.hget(*counter)
+        await redis.hset(*counter, "no number")
+
+        async def mend() -> None:
+            await redis.hset(*counter, before or 0)
+
+        return mend
+
+    return write
+
+
+Spoil = Callable[[], Awaitable[Callable[[], Awaitable[None]]]]
+
+
+async def test_an_answer_that_the_store_fails_at_is_offered_again_at_growing_pauses_until_it_is_taken(
+    open_member: OpenMember,
+    behind_gate: Redis,
+    gate: Gate,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    registry: RedisRegistry,
+    keys: KeyRing,
+    spoil: Spoil,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers_module, "FIRST_PAUSE_SECONDS", 0.05)
+    await seed_sealed()
+    member = await open_member([], connection=behind_gate)
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    offered_at: list[float] = []
+
+    async def note(request: bytes) -> None:
+        if b"one" in request:
+            offered_at.append(asyncio.get_running_loop().time())
+
+    gate.watch = note
+    mend = await spoil()
+    with capture_logs() as logs:
+        await member.answers.keep(commit)
+        assert (member.answers.waiting, member.answers.set_aside) == (0, ["one"])
+        while len(offered_at) < 5:
+            await member.answers.offer_waiting()
+            await asyncio.sleep(0)
+    await mend()
+
+    async def is_taken() -> bool:
+        await member.answers.offer_waiting()
+        return not member.answers.set_aside
+
+    await until(is_taken)
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
+    pauses = [later - sooner for sooner, later in pairwise(offered_at[:5])]
+    assert all(pause >= 0.05 * 2**times - TIMER_SECONDS for times, pause in enumerate(pauses))
+    assert [log["grant"] for log in logs if log["event"] == "answer.set_aside"] == ["one"]
+
+
+async def test_an_answer_that_is_set_aside_holds_up_no_other_and_no_claim(
+    open_member: OpenMember,
+    configure: Configure,
+    client: Client,
+    prove: Prove,
+    redis: Any,
+    prefix: str,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+) -> None:
+    await seed_sealed()
+    member = await open_member(configure("http://127.0.0.1:9/token"))
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    record = await redis.get(f"{prefix}grant:one")
+    await redis.set(f"{prefix}grant:one", "no record")
+    await member.answers.keep(commit)
+    await prove(client)
+    await seed_sealed("two")
+
+    assert await member.refresher.drain("", lambda: False) == 1
+    assert member.answers.set_aside == ["one"]
+    await redis.set(f"{prefix}grant:one", record)
+
+
+# A refresh token that an answer has used up
+
+
+@pytest.fixture
+def put_back(redis: Any, prefix: str, seed_sealed: Seed) -> "PutBack":
+    """Put the one grant in; what this returns puts it back to what it was then, due at once."""
+
+    async def seed() -> Callable[[], Awaitable[None]]:
+        await seed_sealed()
+        record = await redis.get(f"{prefix}grant:one")
+
+        async def restore() -> None:
+            await redis.set(f"{prefix}grant:one", record)
+            await redis.delete(f"{prefix}events")
+            await redis.zadd(f"{prefix}schedule:acme", {"one": 1})
+
+        return restore
+
+    return seed
+
+
+PutBack = Callable[[], Awaitable[Callable[[], Awaitable[None]]]]
+
+
+@pytest.mark.parametrize(
+    "holder", ["this process", "a dead process", "a living process", "one that has taken it over"]
+)
+async def test_a_token_that_answers_on_this_disk_have_used_up_is_not_presented_they_are_stored(
+    open_member: OpenMember,
+    configure: Configure,
+    client: Client,
+    prove: Prove,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    put_back: PutBack,
+    redis: Any,
+    prefix: str,
+    registry: RedisRegistry,
+    keys: KeyRing,
+    told: Told,
+    holder: str,
+) -> None:
+    restore = await put_back()
+    clients = configure("http://127.0.0.1:9/token")
+    first = await open_member(clients)
+    for token in ("r1", "r2"):
+        await redis.zadd(f"{prefix}schedule:acme", {"one": 1})
+        await first.answers.keep(sealed_answer(await lease_of(first), token, by=first))
+    presenter = first
+    if holder == "one that has taken it over":
+        await first.die()
+        another = await open_member(clients)
+        assert another.directory.take_over(another.owner)  # and has not sent a heartbeat yet
+    if holder == "a dead process":
+        await first.die()
+    if holder != "this process":
+        presenter = await open_member(clients)
+        await presenter.membership.beat()
+        assert await presenter.membership.recover()
+    await prove(client)
+    await restore()
+
+    assert await presenter.refresher.drain("", lambda: False) == 1
+
+    stored = await registry.find("one")
+    assert stored is not None
+    assert keys.open(stored.grant) == TokenPair("access-r2", "r2")
+    assert stored.lease_until is None
+    assert stored.due_at is not None
+    assert not stored.grant.in_doubt
+    assert _types(await told()) == ["refreshed"] * 2  # none `failing`: nothing was sent
+
+
+async def test_a_token_whose_answer_the_store_fails_at_is_not_presented_and_its_grant_is_put_back(
+    open_member: OpenMember,
+    configure: Configure,
+    client: Client,
+    prove: Prove,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    end_lease: OnGrant,
+    registry: RedisRegistry,
+    keys: KeyRing,
+    told: Told,
+    spoil: Spoil,
+) -> None:
+    await seed_sealed()
+    member = await open_member(configure("http://127.0.0.1:9/token"))
+    await member.membership.beat()
+    assert await member.membership.recover()
+    commit = sealed_answer(await lease_of(member), "r1", by=member)
+    mend = await spoil()
+    await member.answers.keep(commit)
+    await prove(client)
+    await end_lease("one")
+
+    assert await member.refresher.drain("", lambda: False) == 1
+
+    stored = await registry.find("one")
+    assert stored is not None
+    assert (stored.lease_until, stored.grant.status) == (None, Status.ACTIVE)
+    assert stored.due_at is not None
+    assert stored.due_at > await registry.now()
+    assert await told() == []
+    await mend()
+    lease = await member.store.lease("one")
+    assert isinstance(lease, Lease)
+    assert await member.refresher.refresh_one(lease) == AnswerKnown(is_stored=True)
+    assert keys.open(await _find(registry)) == TokenPair("access-r1", "r1")
+
+
+async def test_a_token_whose_answer_cannot_be_read_any_more_is_not_presented(
+    open_member: OpenMember,
+    configure: Configure,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    journals: Path,
+    put_back: PutBack,
+) -> None:
+    restore = await put_back()
+    member = await open_member(configure("http://127.0.0.1:9/token"))
+    await member.answers.keep(sealed_answer(await lease_of(member), "r1", by=member))
+    (segment,) = (journals / member.owner).glob("*.segment")
+    await asyncio.to_thread(segment.write_bytes, bytes(100))
+    await restore()
+    lease = await member.store.lease("one")
+    assert isinstance(lease, Lease)
+
+    assert await member.refresher.refresh_one(lease) == AnswerKnown(is_stored=False)
+
+
+async def test_an_answer_of_a_server_that_keeps_the_refresh_token_uses_none_up(
+    open_member: OpenMember,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+) -> None:
+    await seed_sealed()
+    member = await open_member([])
+    lease = await lease_of(member)
+    await member.answers.keep(sealed_answer(lease, "r0", by=member))
+
+    assert await member.answers.catch_up(lease) is None

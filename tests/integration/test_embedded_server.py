@@ -21,6 +21,7 @@ import kombu
 import pytest
 import redis
 
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 from worker.adapters import embedded
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
 
@@ -141,10 +142,7 @@ def servers_started(data_dir: Path) -> int:
 
 
 def await_end_of_server(data_dir: Path) -> None:
-    deadline = time.monotonic() + 10
-    while server_lives(data_dir):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: not server_lives(data_dir))
 
 
 def client(server: EmbeddedServer) -> contextlib.closing[redis.Redis]:
@@ -291,7 +289,7 @@ def test_celery_and_redis_urls_survive_odd_characters(data_dir: Path) -> None:
         with kombu.Connection(server.broker_url) as connection:
             queue = connection.SimpleQueue("round-trip")
             queue.put({"grant": 1})
-            message = queue.get(timeout=5)
+            message = queue.get(timeout=PATIENCE_SECONDS)
             assert message.payload == {"grant": 1}
             message.ack()
             queue.close()
@@ -354,7 +352,7 @@ def test_ctrl_c_in_the_terminal_of_its_starter_does_not_reach_it(
     pid = int(starter.ask("open"))
     assert os.getsid(pid) == pid
     os.killpg(starter.process.pid, signal.SIGINT)
-    starter.process.wait(10)
+    starter.process.wait(PATIENCE_SECONDS)
     assert EmbeddedServer(data_dir).server_pid == pid
 
 

@@ -3,21 +3,17 @@
 import asyncio
 import hashlib
 import re
-import time
-from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from config import load_settings
 from tests.support.callables import Configure, Enroll, OnGrant, OpenMember
 from tests.support.gate import Gate
 from tests.support.member import Member
+from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.adapters.journal.format import read_file
 from worker.adapters.store.registry import RedisRegistry
-from worker.adapters.store.scripts import source
+from worker.adapters.store.sources import source
 from worker.cli.session import AnswerLeftError, heartbeat_kept
 from worker.core.grant import Status
 from worker.core.ports import Commit, JournalError, Lease, StoreUnavailableError
@@ -25,27 +21,10 @@ from worker.core.registry import StoredGrant
 from worker.fleet import tokens
 from worker.fleet.tokens import TokenError, TokenFailure
 from worker.refresher import Effort
-from worker.runtime.assembly import Runtime, open_runtime
-from worker.runtime.deployment import deploy
+from worker.runtime.assembly import Runtime
 from worker.sandbox.client import Sandbox
 
-PATIENCE_SECONDS = 60.0
 SILENCE_MS = 3_001
-
-
-@pytest.fixture
-async def runtime(
-    clients: Any, gate: Gate, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Runtime]:
-    """What a command has, with the settings of its deployment."""
-    assert clients
-    monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{gate.socket}")
-    monkeypatch.setenv("EVERGRANT_NAMESPACE", prefix.strip("{}:"))
-    monkeypatch.setenv("EVERGRANT_KEYS", "k1:" + b64encode(bytes(32)).decode())
-    monkeypatch.setenv("EVERGRANT_DATA_DIR", str(tmp_path / "data"))
-    deployment = deploy(load_settings(), lambda _: None)
-    async with open_runtime(deployment) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -81,10 +60,7 @@ async def test_it_waits_while_the_store_recovers(
     await redis.hincrby(f"{prefix}epoch", "heartbeat_at", -SILENCE_MS)
 
     refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while await redis.scard(f"{prefix}recovered") == 0:  # the command has; the worker has not
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+    await until(lambda: redis.scard(f"{prefix}recovered"))  # the command has; the worker has not
     done, _ = await asyncio.wait({refreshing}, timeout=0.3)
     assert not done
     assert list(sandbox.log(grant.id)) == []
@@ -178,7 +154,7 @@ async def test_it_may_be_cancelled_again_and_again_and_ends_only_after_its_answe
     before = sandbox.totals()["requests"]
     with sandbox.fault("latency", ms=1500):
         refreshing = asyncio.create_task(_refresh_by_command(runtime, grant.id))
-        await _until(lambda: sandbox.totals()["requests"] > before)
+        await until(lambda: asyncio.to_thread(lambda: sandbox.totals()["requests"] > before))
         for _ in range(5):
             refreshing.cancel()
             await asyncio.wait({refreshing}, timeout=0.02)
@@ -327,6 +303,25 @@ async def test_a_lease_that_it_gets_just_after_anothers_rejection_is_given_back_
     assert len(list(sandbox.log(grant.id))) == 1
 
 
+async def test_a_grant_that_is_being_confirmed_is_not_presented_again_by_whoever_asks_next(
+    runtime: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, registry: RedisRegistry
+) -> None:
+    (grant,) = await enroll(sandbox, clients)
+    sandbox.revoke(grant.id)
+    async with runtime.membership.kept():
+        with pytest.raises(TokenError) as rejected:
+            await runtime.tokens.refresh(grant.id)
+        before = await registry.find(grant.id)
+        with pytest.raises(TokenError) as failed:
+            await runtime.tokens.refresh(grant.id)
+
+    assert before is not None
+    assert rejected.value.code is TokenFailure.PROVIDER_REJECTED
+    assert (failed.value.code, failed.value.until) == (TokenFailure.BEING_CONFIRMED, before.due_at)
+    assert await registry.find(grant.id) == before
+    assert len(list(sandbox.log(grant.id))) == 1
+
+
 # A store that goes away
 
 
@@ -454,13 +449,6 @@ async def test_an_answer_that_neither_disk_nor_store_took_is_not_said_to_be_on_d
 
     with pytest.raises(AnswerLeftError, match="they are lost with this command"):
         await _refresh_by_command(runtime, grant.id)
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not await asyncio.to_thread(holds):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def _on_disk(runtime: Runtime) -> list[Commit]:

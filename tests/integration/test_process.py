@@ -24,8 +24,10 @@ from config import SettingsError, load_settings
 from config.logging import configure_logging
 from tests.support.callables import Configure, Enroll, OpenMember
 from tests.support.gate import Gate
+from tests.support.redis_server import running as running_server
+from tests.support.redis_server import trouble
 from tests.support.servers import directory_for_sockets, start_valkey
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 from worker.adapters.journal.format import read_file
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.durability import DurabilityWatch
@@ -39,7 +41,6 @@ from worker.runtime.process import Process, should_stop
 from worker.runtime.store_checks import check_store
 from worker.sandbox.client import Sandbox
 
-PATIENCE_SECONDS = 60.0
 SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
 Spawn = Callable[..., subprocess.Popen[str]]
@@ -103,6 +104,14 @@ def present(valkey_socket: Path, prefix: str) -> Iterator[Callable[[], set[str]]
             return {owner.decode() for owner in owners}
 
         yield read
+
+
+@pytest.fixture
+def in_an_epoch(ours: Process, present: Callable[[], set[str]]) -> Process:
+    """This process at work. Its heartbeat has begun an epoch, which would have ended every runner's place."""
+    ours.start()
+    eventually(present)
+    return ours
 
 
 @pytest.fixture
@@ -349,12 +358,13 @@ async def test_what_a_store_does_not_promise_is_said_once_until_something_else_i
 # Celery
 
 
+@pytest.mark.usefixtures("in_an_epoch")
 def test_a_refresh_task_gives_back_the_place_that_was_reserved_for_it(
     spawn: Spawn, valkey_socket: Path, prefix: str
 ) -> None:
     """Its runner id is its task's id, which Celery keeps in the task's own thread."""
     with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
-        place = f"{prefix}runners:acme"
+        place = f"{prefix}runners"
         connection.zadd(place, {"this-task": 8e15, "another": 8e15})
 
         out, _ = spawn("refresh_as_a_task", "this-task").communicate(timeout=PATIENCE_SECONDS)
@@ -387,7 +397,7 @@ def _cancel() -> bool:
     ids=["a-surprise", "store-away", "cancelled"],
 )
 def test_a_refresher_that_broke_off_gives_back_its_place(
-    ours: Process,
+    in_an_epoch: Process,
     valkey_socket: Path,
     prefix: str,
     break_off: Callable[[], bool],
@@ -395,13 +405,13 @@ def test_a_refresher_that_broke_off_gives_back_its_place(
 ) -> None:
     async def work(runtime: Runtime) -> None:
         with ending:
-            await asyncio.create_task(runtime.sweeping.run_refresher("acme", "this-task", break_off))
+            await asyncio.create_task(runtime.sweeping.run_refresher("this-task", break_off))
 
     with blocking.Redis(unix_socket_path=str(valkey_socket)) as connection:
-        place = f"{prefix}runners:acme"
+        place = f"{prefix}runners"
         connection.zadd(place, {"this-task": 8e15, "another": 8e15})
 
-        ours.run(work)
+        in_an_epoch.run(work)
 
         assert connection.zrange(place, 0, -1) == [b"another"]
 
@@ -415,10 +425,30 @@ def test_a_store_that_does_not_answer_holds_up_no_refresher_that_is_done(
     async def work(runtime: Runtime) -> None:
         monkeypatch.setattr(runtime.store, "release_runner", say_nothing)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await runtime.sweeping.run_refresher("acme", "this-task", should_stop)
+            await runtime.sweeping.run_refresher("this-task", should_stop)
 
     monkeypatch.setattr(sweeping, "GIVE_BACK_SECONDS", 0.01)
     ours.run(work)
+
+
+def test_a_place_that_the_store_could_not_take_back_is_free_once_it_can(
+    ours: Process, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(runtime: Runtime) -> None:
+        await runtime.sweeping.run_refresher("this-task", should_stop)
+
+    monkeypatch.setattr(sweeping, "GIVE_BACK_PAUSE_SECONDS", 0.05)
+    with running_server("valkey") as server:
+        monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{server.socket}")
+        ours.start()
+        eventually(lambda: server.operator.exists(f"{prefix}processes"))
+        server.operator.zadd(f"{prefix}runners", {"this-task": 8e15})
+        with trouble("NOREPLICAS Not enough good replicas", server):
+            ours.run(work)
+            assert server.operator.exists(f"{prefix}runners")
+
+        eventually(lambda: not server.operator.exists(f"{prefix}runners"))
+        ours.close()
 
 
 # A kill
@@ -508,7 +538,7 @@ def refresh_as_a_task(task_id: str) -> None:
     from tasks.refresh import refresh  # noqa: PLC0415 it reads the settings
     from worker.runtime.celery_worker import this_process  # noqa: PLC0415 the same
 
-    refresh.apply(args=("acme",), task_id=task_id, throw=True)
+    refresh.apply(task_id=task_id, throw=True)
     this_process.close()
     sys.stdout.write("done\n")
 
@@ -517,7 +547,7 @@ def refresh_what_is_due() -> None:
     async def drain(runtime: Runtime) -> int:
         attempted = 0
         while not attempted:  # it may not claim before it agrees with the store
-            attempted = await runtime.refresher.drain("acme", "", should_stop)
+            attempted = await runtime.refresher.drain("", should_stop)
             await asyncio.sleep(0.02)
         return attempted
 

@@ -9,14 +9,12 @@ import asyncio
 import errno
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
@@ -35,6 +33,7 @@ from tests.support.callables import (
 )
 from tests.support.gate import Gate
 from tests.support.member import Member
+from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 from worker.adapters.sealing import KeyRing
@@ -46,6 +45,7 @@ from worker.core.lifecycle import Change
 from worker.core.ports import Lease, Recovering, StoreUnavailableError
 from worker.core.providers import Client
 from worker.core.registry import ImportVerdict, Operation
+from worker.refreshing import drain
 from worker.sandbox.client import Sandbox
 
 Step = Callable[[], Awaitable[None]]
@@ -53,8 +53,8 @@ Join = Callable[..., Awaitable[Member]]
 Claim = Callable[[Member], Awaitable[list[Lease]]]
 Present = Callable[[], Awaitable[set[str]]]
 
-PATIENCE_SECONDS = 60.0
 SILENCE_MS = 3_001
+SEVERAL = 4  # requests: who is due, a claim, and more than that
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731
 
 
@@ -158,13 +158,6 @@ async def _find(registry: RedisRegistry, grant_id: str = "one") -> Grant:
     stored = await registry.find(grant_id)
     assert stored is not None
     return stored.grant
-
-
-async def _wait_for(what: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not await what():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def _claims(claim: Claim, member: Member) -> bool:
@@ -466,9 +459,9 @@ async def test_a_grant_that_was_imported_anew_since_is_left_alone(
         grant,
         version=2,
         lineage=lineage_of("one", "consent"),
-        sealed=keys.seal("one", 2, TokenPair("a", "consent")),
         issued_at=await registry.now(),
     )
+    anew = replace(anew, sealed=keys.seal(anew, TokenPair("a", "consent")))
     result = await registry.import_grant(Change(anew, None, None, None), replaces=1)
     assert result.verdict is ImportVerdict.STORED
     await restart()
@@ -537,6 +530,58 @@ async def test_after_a_restart_nobody_claims_before_every_live_process_has_finis
     assert await _recover(members[0])
 
     assert len(await claim(members[0])) == 1
+
+
+async def test_a_drain_that_meets_a_recovery_goes_on_when_it_is_over(
+    join: Join,
+    behind_gate: Redis,
+    gate: Gate,
+    configure: Configure,
+    enroll: Enroll,
+    sandbox: Sandbox,
+    restart: Step,
+    let_the_least_pass: Step,
+) -> None:
+    clients = configure(sandbox.token_url)
+    await enroll(sandbox, clients)
+    one = await join(clients, connection=behind_gate)
+    await restart()
+    asked = 0
+
+    async def count(_: bytes) -> None:
+        nonlocal asked
+        asked += 1
+
+    async def has_claimed_again() -> bool:
+        return draining.done() or asked > SEVERAL
+
+    gate.watch = count
+    draining = asyncio.create_task(one.refresher.drain("", NEVER))
+    await until(has_claimed_again)
+    assert not draining.done()
+    await _recover(one)
+    await let_the_least_pass()
+    await _recover(one)
+
+    assert await draining == 1
+
+
+async def test_a_drain_waits_for_a_recovery_only_so_long(
+    join: Join,
+    configure: Configure,
+    enroll: Enroll,
+    sandbox: Sandbox,
+    restart: Step,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drain, "RECOVERY_SECONDS", 0.5)
+    clients = configure(sandbox.token_url)
+    await enroll(sandbox, clients)
+    one = await join(clients)
+    await restart()
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert await one.refresher.drain("", NEVER) == 0
 
 
 async def test_an_answer_is_given_back_before_its_process_finishes_its_recovery(
@@ -674,47 +719,12 @@ async def test_a_process_that_died_with_its_disk_is_waited_for_as_long_as_recove
     ends_at = await registry.now() + 500
     await redis.hset(f"{prefix}epoch", "ends_at", ends_at)
 
-    await _wait_for(lambda: _claims(claim, one))
+    await until(lambda: _claims(claim, one))
 
     assert await registry.now() >= ends_at
 
 
 # Leases that a store forgot
-
-
-@pytest.fixture
-async def delayed_replies(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A proxy of the sandbox that delays replies until the event is set: its token URL, and the event."""
-    let_pass = asyncio.Event()
-    url = urlsplit(sandbox.token_url)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def carry(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None
-    ) -> None:
-        try:
-            while data := await reader.read(65_536):
-                if gate is not None:
-                    await gate.wait()
-                writer.write(data)
-                await writer.drain()
-        finally:
-            writer.close()
-
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert url.hostname is not None
-        up_reader, up_writer = await asyncio.open_connection(url.hostname, url.port)
-        tasks.add(asyncio.create_task(carry(reader, up_writer, None)))
-        tasks.add(asyncio.create_task(carry(up_reader, writer, let_pass)))
-
-    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    yield url._replace(netloc=f"127.0.0.1:{port}").geturl(), let_pass
-    let_pass.set()
-    server.close()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_present_its_token(
@@ -736,8 +746,8 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
     other = await join(configure(sandbox.token_url))
     (grant,) = await enroll(sandbox, clients)
     go_back = await remember()
-    draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
-    await _wait_for(lambda: _has_rotated(sandbox, grant))
+    draining = asyncio.create_task(one.refresher.drain("", NEVER))
+    await until(lambda: _has_rotated(sandbox, grant))
     await go_back()
     stored = await registry.find(grant.id)
     assert stored is not None
@@ -746,10 +756,10 @@ async def test_a_lease_that_the_store_forgot_is_taken_back_before_anybody_can_pr
 
     await _recover(other)
     await let_the_least_pass()
-    assert await other.refresher.drain("acme", "", NEVER) == 0
+    assert await other.refresher.drain("", NEVER) == 0
     assert await _recover(one)
     assert await _recover(other)
-    assert await other.refresher.drain("acme", "", NEVER) == 0
+    assert await other.refresher.drain("", NEVER) == 0
     assert not draining.done()
     let_pass.set()
     assert await draining == 1
@@ -785,8 +795,8 @@ async def test_a_lease_is_reasserted_before_its_holder_finishes_its_recovery(
     one = await join(clients, connection=behind_gate, timeout_seconds=2 * PATIENCE_SECONDS, lease_ms=600_000)
     (grant,) = await enroll(sandbox, clients)
     go_back = await remember()
-    draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
-    await _wait_for(lambda: _has_rotated(sandbox, grant))
+    draining = asyncio.create_task(one.refresher.drain("", NEVER))
+    await until(lambda: _has_rotated(sandbox, grant))
     await go_back()
     seen: list[tuple[bool, bool]] = []
 
@@ -1093,7 +1103,7 @@ async def test_what_cannot_be_unsealed_to_follow_its_record_stays_for_one_who_ca
 
     for _ in range(3):
         await _recover(stranger)
-    assert await present() == {stranger.owner}  # nobody is to wait for it
+    assert await present() == {stranger.owner, dying.owner}  # so that nobody presents the token too soon
     assert (journals / dying.owner).exists()
     await stranger.die()
     await _recover(await join())
@@ -1126,11 +1136,15 @@ async def test_a_record_that_the_store_cannot_read_holds_up_no_other_and_its_ans
         await _recover(other)
 
     assert (await _find(registry, "two")).version == 1
-    assert await present() == {other.owner}
+    assert await present() == {other.owner, dying.owner}  # so that nobody presents the token too soon
     assert {log["grant"] for log in logs if log["log_level"] == "error"} == {"one"}
     await redis.set(f"{prefix}grant:one", packed)
-    await other.die()
-    await _recover(await join())
+
+    async def is_taken() -> bool:
+        await _recover(other)
+        return await present() == {other.owner}
+
+    await until(is_taken)
     assert keys.open(await _find(registry, "one")) == TokenPair("access-r1", "r1")
 
 
@@ -1148,8 +1162,8 @@ async def test_a_lease_whose_record_the_store_cannot_read_keeps_its_holder_from_
     clients = configure(url)
     one = await join(clients, timeout_seconds=2 * PATIENCE_SECONDS, lease_ms=600_000)
     (grant,) = await enroll(sandbox, clients)
-    draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
-    await _wait_for(lambda: _has_rotated(sandbox, grant))
+    draining = asyncio.create_task(one.refresher.drain("", NEVER))
+    await until(lambda: _has_rotated(sandbox, grant))
     packed = await redis.getset(f"{prefix}grant:{grant.id}", "what no release has written")
     await silence()
 
@@ -1205,7 +1219,7 @@ async def test_nothing_is_claimed_while_the_disk_has_no_room_and_everybody_can_s
     troubles = await redis.hgetall(f"{prefix}troubles")
     assert list(troubles) == [one.owner.encode()]
     assert troubles[one.owner.encode()].startswith(f"journal: {journals}".encode())
-    assert await one.refresher.drain("acme", "", NEVER) == 0
+    assert await one.refresher.drain("", NEVER) == 0
     assert list(sandbox.log(grant.id)) == []
     assert [log["event"] for log in logs].count("claims.stopped") == 1
     journals.unlink()
@@ -1213,7 +1227,7 @@ async def test_nothing_is_claimed_while_the_disk_has_no_room_and_everybody_can_s
         await _recover(one)
 
     assert await redis.exists(f"{prefix}troubles") == 0
-    assert await one.refresher.drain("acme", "", NEVER) == 1
+    assert await one.refresher.drain("", NEVER) == 1
 
 
 # What the store promises
@@ -1356,12 +1370,12 @@ async def test_the_room_for_what_is_in_flight_stays_reserved(
     await seed_sealed("early")
     (lease,) = await claim(one)
     await enroll(sandbox, clients, count)
-    draining = asyncio.create_task(one.refresher.drain("acme", "", NEVER))
+    draining = asyncio.create_task(one.refresher.drain("", NEVER))
 
     async def are_held() -> bool:
         return len(one.refresher.held()) == count
 
-    await _wait_for(are_held)
+    await until(are_held)
     await _recover(one)
     await one.answers.keep(sealed_answer(lease, "r1", by=one))
     seconds[0] = 500  # more than half of the retention: a new segment is due
@@ -1385,7 +1399,7 @@ async def test_a_process_is_present_as_long_as_it_is_kept_and_no_longer(
     one = await open_member([])
 
     async with one.membership.kept():
-        await _wait_for(lambda: _claims(claim, one))
+        await until(lambda: _claims(claim, one))
         assert await present() == {one.owner}
 
     assert await present() == set()
@@ -1493,7 +1507,7 @@ async def test_the_beat_goes_on_while_a_journal_takes_long_to_read(
         async def has_given_back() -> bool:
             return (await _find(registry)).version == 1
 
-        await _wait_for(has_given_back)
+        await until(has_given_back)
 
 
 async def _beat(redis: Any, prefix: str, member: Member) -> None:
@@ -1504,7 +1518,7 @@ async def _beat(redis: Any, prefix: str, member: Member) -> None:
         beats.update({await redis.zscore(f"{prefix}processes", member.owner)} - {None})
         return len(beats) >= 3
 
-    await _wait_for(has_beaten)
+    await until(has_beaten)
 
 
 @contextmanager
@@ -1546,9 +1560,9 @@ async def test_a_process_that_begins_while_the_store_is_away_is_present_when_it_
             return bool(_of_the_store(logs))
 
         async with one.membership.kept():
-            await _wait_for(has_missed_it)
+            await until(has_missed_it)
             await gate.open()
-            await _wait_for(lambda: _claims(claim, one))
+            await until(lambda: _claims(claim, one))
             await _beat(redis, prefix, one)
 
     assert _of_the_store(logs) == ["store.away", "store.back"]
@@ -1587,9 +1601,9 @@ async def test_a_step_that_breaks_off_is_taken_again_until_it_succeeds(
             return (await _find(registry)).version == 1
 
         async with one.membership.kept():
-            await _wait_for(has_broken_off)
+            await until(has_broken_off)
             await redis.set(key, (await redis.get(key)).replace(b"absurd", b"active"))
-            await _wait_for(is_stored)
+            await until(is_stored)
 
 
 async def test_a_new_epoch_starts_a_recovery_step_at_once(
@@ -1603,13 +1617,13 @@ async def test_a_new_epoch_starts_a_recovery_step_at_once(
     one = await open_member([])
     async with one.membership.kept():
         await seed_sealed("one")
-        await _wait_for(lambda: _claims(claim, one))
+        await until(lambda: _claims(claim, one))
         await silence()
         await seed_sealed("two")
 
         await one.membership.beat()
 
-        await _wait_for(lambda: _claims(claim, one))
+        await until(lambda: _claims(claim, one))
 
 
 async def test_a_process_that_was_just_opened_may_claim_after_its_first_look(

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,17 +27,19 @@ from tests.support.callables import (
     Told,
 )
 from tests.support.gate import Gate
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.sealing import KeyRing
-from worker.adapters.store import record
+from worker.adapters.store import record, scripts
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.registry import RedisRegistry
-from worker.core.grant import Grant, Status, TokenPair
+from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
 from worker.core.outcomes import Refreshed, Unavailable
 from worker.core.ports import Lease, StoreUnavailableError
 from worker.core.registry import ImportVerdict, StoredGrant
 from worker.refresher import NO_ANSWER_PAUSE_MS, Refresher
+from worker.refreshing import drain
 from worker.sandbox.client import Sandbox
 
 HoldOf = Callable[..., Awaitable[int]]
@@ -45,7 +48,6 @@ Reply = Callable[[], Awaitable[Answer]]
 Serve = Callable[[Reply], Awaitable[str]]
 Script = Callable[..., Awaitable[str]]
 
-DEADLINE_SECONDS = 30.0
 DEAD = ("superseded", "never_issued", "revoked", "refresh_expired", "absolute_limit")
 TOKENS = (200, '{"access_token": "a-new", "refresh_token": "r-new", "expires_in": 600}', "")
 
@@ -60,19 +62,19 @@ async def _find(registry: RedisRegistry, grant_id: str) -> StoredGrant:
     return stored
 
 
-async def _drain(refresher: Refresher, name: str = "acme") -> int:
-    return await asyncio.wait_for(refresher.drain(name, "", _never), DEADLINE_SECONDS)
+async def _drain(refresher: Refresher) -> int:
+    return await asyncio.wait_for(refresher.drain("", _never), PATIENCE_SECONDS)
 
 
 async def _wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not what():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
 
 
 async def _until_rotated(registry: RedisRegistry, grants: Sequence[Grant]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not all([(await _find(registry, grant.id)).grant.version for grant in grants]):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -160,7 +162,7 @@ class Attended:
 
     async def next_request(self) -> asyncio.Future[Answer]:
         """Wait for it; returns where its answer goes."""
-        return await asyncio.wait_for(self.requests.get(), DEADLINE_SECONDS)
+        return await asyncio.wait_for(self.requests.get(), PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -330,27 +332,33 @@ async def test_a_grant_that_gets_no_reply_while_another_is_answered_is_failing_u
     assert its_own == ["evergrant.grant.failing", "evergrant.grant.recovered"]
 
 
-async def test_an_answer_lost_on_a_strict_server_fails_the_grant_as_reply_lost_with_one_event(
+async def test_an_answer_lost_on_a_strict_server_fails_the_grant_as_reply_lost_once_that_is_confirmed(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
     open_refresher: OpenRefresher,
+    make_due: OnGrant,
     registry: RedisRegistry,
     told: Told,
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
+    refresher = await open_refresher(clients)
     sandbox.add_fault("drop_after", times=1)
 
-    await _drain(await open_refresher(clients))
+    await _drain(refresher)
+    once = (await _find(registry, grant.id)).grant
+    await make_due(grant.id)
+    await _drain(refresher)
 
+    assert (once.status, once.reason) == (Status.FAILING, "rejected")
     stored = await _find(registry, grant.id)
     assert (stored.grant.status, stored.grant.reason) == (Status.FAILED, "reply_lost")
     assert stored.due_at is None
-    (event,) = await told()
-    assert (event["type"], event["subject"]) == ("evergrant.grant.failed", grant.id)
-    assert event["data"]["reason"] == "reply_lost"
-    assert len(list(sandbox.log(grant.id))) == 2
+    events = await told()
+    assert _types(events) == ["grant.failing", "grant.failed"]
+    assert events[-1]["data"]["reason"] == "reply_lost"
+    assert len(list(sandbox.log(grant.id))) == 3
 
 
 async def test_a_worker_that_died_before_its_answer_leaves_a_doubt_that_names_the_cause(
@@ -359,20 +367,24 @@ async def test_a_worker_that_died_before_its_answer_leaves_a_doubt_that_names_th
     enroll: Enroll,
     open_refresher: OpenRefresher,
     end_lease: OnGrant,
+    make_due: OnGrant,
     registry: RedisRegistry,
 ) -> None:
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
     with sandbox.fault("hang", acts=True):
-        dying = asyncio.create_task((await open_refresher(clients)).drain("acme", "", _never))
+        dying = asyncio.create_task((await open_refresher(clients)).drain("", _never))
         await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             if "Refresher" in repr(task):  # the process is gone, with all that it had in flight
                 task.cancel()
         await asyncio.gather(dying, return_exceptions=True)
     await end_lease(grant.id)
+    refresher = await open_refresher(clients)
 
-    await _drain(await open_refresher(clients))
+    await _drain(refresher)
+    await make_due(grant.id)
+    await _drain(refresher)
 
     stored = (await _find(registry, grant.id)).grant
     assert (stored.status, stored.reason) == (Status.FAILED, "reply_lost")
@@ -778,7 +790,7 @@ async def test_a_refresh_on_demand_is_sent_even_if_another_was_throttled(
     assert [type(outcome) for outcome in outcomes] == [Unavailable, Refreshed]
 
 
-async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_used_up_every_token(
+async def test_a_server_whose_replies_are_lost_is_unavailable_before_it_used_up_every_token(
     sandbox: Sandbox,
     scripted: Script,
     configure: Configure,
@@ -788,8 +800,8 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
     registry: RedisRegistry,
     told: Told,
 ) -> None:
-    """It rotates and sends an unreadable reply; to the second try it says that the token is dead."""
-    lost, dead = (200, "<html>", ""), (400, '{"error": "invalid_grant"}', "")
+    """It rotates and answers 500; to the second try it says that the token is dead."""
+    lost, dead = (500, "", ""), (400, '{"error": "invalid_grant"}', "")
     url = await scripted(*[lost, dead] * 12)
     clients = configure(url)
     grants = await enroll(sandbox, clients, 12)
@@ -802,11 +814,11 @@ async def test_a_server_whose_replies_cannot_be_read_is_unavailable_before_it_us
     await _drain(refresher)
 
     assert before_the_probe.count("provider.unavailable") == 1
-    used_up = before_the_probe.count("grant.failed")
+    used_up = before_the_probe.count("grant.failing")
     assert 5 <= used_up < 9  # those that open the breaker, and those that waited for a slot meanwhile
-    assert _types((await told())[used_up + 1 :]) == ["grant.failed"]  # the probe: it recovers nothing
+    assert _types((await told())[used_up + 1 :]) == ["grant.failing"]  # the probe: it recovers nothing
     stored = [(await _find(registry, grant.id)).grant for grant in grants]
-    assert {grant.reason for grant in stored if grant.status is Status.FAILED} == {"reply_lost"}
+    assert {grant.in_doubt for grant in stored if grant.status is Status.FAILING} == {True}
     assert [grant.status for grant in stored].count(Status.ACTIVE) == 12 - used_up - 1
 
 
@@ -1042,7 +1054,7 @@ async def test_each_clients_secret_is_read_anew_however_often_anothers_was(
     stale = configure(sandbox.token_url, "acme")
     await redis.hset(f"{prefix}client:other", "generation", "5")  # it was rejected and accepted five times
     refresher = await open_refresher(stale)
-    await _drain(refresher, "other")
+    await _drain(refresher)
     grants = await enroll(sandbox, stale, 3)
     sandbox.set_secret("replaced")
     configure(name="acme", secret="replaced")
@@ -1136,7 +1148,7 @@ async def test_an_answer_made_while_the_same_pair_was_imported_anew_is_sealed_fo
         draining = asyncio.create_task(_drain(refresher))
         await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
         moved = replace(grant, version=6)
-        moved = replace(moved, sealed=keys.seal(grant.id, 6, keys.open(grant)))
+        moved = replace(moved, sealed=keys.seal(moved, keys.open(grant)))
         result = await registry.import_grant(Change(moved, None, None, None), replaces=0)
         await draining
 
@@ -1348,7 +1360,7 @@ async def test_a_stopping_drain_finishes_what_is_in_flight_and_gives_back_what_w
     stopping: list[bool] = []
 
     with sandbox.fault("latency", ms=300):
-        draining = asyncio.create_task(refresher.drain("acme", "", lambda: bool(stopping)))
+        draining = asyncio.create_task(refresher.drain("", lambda: bool(stopping)))
         await _wait_for(lambda: any(list(sandbox.log(grant.id)) for grant in grants))
         stopping.append(True)
         attempted = await draining
@@ -1384,7 +1396,9 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
     open_refresher: OpenRefresher,
     behind_gate: Redis,
     gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(scripts, "GROUP_SECONDS", PATIENCE_SECONDS)  # else the commits are given up meanwhile
     clients = configure(sandbox.token_url)
     grants = await enroll(sandbox, clients, 24)
     refresher = await open_refresher(clients, in_flight=4, connection=behind_gate)
@@ -1411,7 +1425,7 @@ async def test_a_stopping_drain_does_not_wait_for_the_rate_budget(
     grants = await enroll(sandbox, clients, 2)
     refresher = await open_refresher(clients)
     stopping: list[bool] = []
-    draining = asyncio.create_task(refresher.drain("acme", "", lambda: bool(stopping)))
+    draining = asyncio.create_task(refresher.drain("", lambda: bool(stopping)))
     await _wait_for(lambda: any(sandbox.grant(grant.id)["rotations"] for grant in grants))
 
     stopping.append(True)
@@ -1441,19 +1455,29 @@ async def test_one_grants_surprise_does_not_stop_the_others(
     assert (await _find(registry, grants[0].id)).grant.status is Status.FAILING
 
 
-async def test_a_client_that_is_not_configured_is_an_error_before_anything_is_claimed(
+async def test_a_client_without_settings_is_left_alone_said_once_and_keeps_no_other_waiting(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
     open_refresher: OpenRefresher,
     registry: RedisRegistry,
+    seed: Seed,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for place in range(3):
+        await seed(f"stranger-{place}", client=f"unknown-{place}", due_in_ms=-60_000)
     clients = configure(sandbox.token_url)
-    (grant,) = await enroll(sandbox, clients)
+    grants = await enroll(sandbox, clients, 2)
+    refresher = await open_refresher(clients)
+    monkeypatch.setattr(drain, "PAGE", 2)  # its first page has none but strangers
 
-    with pytest.raises(KeyError):
-        await _drain(await open_refresher(clients), "unknown")
-    assert (await _find(registry, grant.id)).lease_until is None
+    attempted = [await _drain(refresher) for _ in range(2)]
+
+    assert attempted == [2, 0]
+    assert [(await _find(registry, grant.id)).grant.version for grant in grants] == [1, 1]
+    assert (await _find(registry, "stranger-0")).lease_until is None
+    assert capsys.readouterr().out.count("client_not_configured") == 3
 
 
 async def test_no_token_or_secret_stands_in_an_event_or_unsealed_in_the_store(
@@ -1543,14 +1567,16 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     await _assert_alive(registry, keys, sandbox, grants)
 
 
-async def _refuses_the_bad(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _refuses_the_bad(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, status: bytes = b"401 Unauthorized"
+) -> None:
     """A server that says 401 without a code of a dead refresh token, against RFC 6749 section 5.2."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(
         int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
     )
     body = await reader.readexactly(length)
-    status, answer = b"401 Unauthorized", b"{}"
+    answer = b"{}"
     if b"refresh_token=bad" not in body:
         status, answer = b"200 OK", b'{"access_token": "a", "expires_in": 3600}'
     start = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(answer))
@@ -1561,13 +1587,12 @@ async def _refuses_the_bad(reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_up_the_others(
     configure: Configure,
-    seed: Seed,
+    seed_sealed: Seed,
     open_refresher: OpenRefresher,
     let_the_client_probe_be_due: LetProbeBeDue,
     make_due: OnGrant,
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
-    keys: KeyRing,
     told: Told,
 ) -> None:
     server = await asyncio.start_server(_refuses_the_bad, "127.0.0.1", 0)
@@ -1575,8 +1600,7 @@ async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_u
         port = server.sockets[0].getsockname()[1]
         refresher = await open_refresher(configure(f"http://127.0.0.1:{port}/token"))
         for name in ("bad", "good"):
-            sealed = keys.seal(name, 0, TokenPair("access", name))
-            await seed(name, holds=name, sealed=sealed, status=Status.FAILING)
+            await seed_sealed(name, holds=name, status=Status.FAILING)
         await _drain(refresher)
 
         for _ in range(4):
@@ -1589,8 +1613,36 @@ async def test_one_grant_that_makes_the_server_refuse_the_client_does_not_hold_u
     assert (await _find(registry, "bad")).grant.status is Status.FAILED
     assert (await _find(registry, "good")).grant.status is Status.ACTIVE
     kinds = _types(await told())
-    assert kinds.count("client.rejected") == 1
+    assert kinds.count("client.rejected") == 0
     assert kinds.count("grant.failed") == 1
+
+
+async def test_redirects_that_meet_one_grant_alone_are_no_word_of_that_grant(
+    configure: Configure,
+    seed_sealed: Seed,
+    open_refresher: OpenRefresher,
+    let_the_client_probe_be_due: LetProbeBeDue,
+    make_due: OnGrant,
+    registry: RedisRegistry,
+    told: Told,
+) -> None:
+    """Such as those of something in front of the server: the grant is tried again, and never failed."""
+    redirects = partial(_refuses_the_bad, status=b"302 Found\r\nLocation: /sorry")
+    async with await asyncio.start_server(redirects, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        refresher = await open_refresher(configure(f"http://127.0.0.1:{port}/token"))
+        for name in ("bad", "good"):
+            await seed_sealed(name, holds=name)
+        await _drain(refresher)
+
+        for _ in range(4):
+            await let_the_client_probe_be_due()
+            for name in ("good", "bad"):
+                await make_due(name)
+                await _drain(refresher)
+
+    assert (await _find(registry, "bad")).grant.status is Status.FAILING
+    assert "grant.failed" not in _types(await told())
 
 
 async def test_a_check_that_is_older_than_a_request_proves_nothing_for_it(

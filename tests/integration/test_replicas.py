@@ -7,7 +7,6 @@ how fast anything is: a wait that must fail is short, one that must not is far l
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from redis.asyncio import Redis
 
 from config import SettingsError, load_settings
 from tests.support.callables import Answer, RecordOf, Seed, Told
-from tests.support.servers import Valkey, directory_for_sockets, start_valkey
+from tests.support.servers import Valkey, directory_for_sockets, free_port, server_version, start_valkey
 from tests.support.waiting import eventually, until
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import signatures
@@ -41,6 +40,8 @@ PATIENT = WriteConcern(1, wait_ms=20_000)
 ON_DISK = WriteConcern(1, fsync=True, wait_ms=20_000)
 
 OpenStore = Callable[..., RedisStore]
+
+has_waitaof = pytest.mark.skipif(server_version() < (7, 2), reason="has no WAITAOF")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def start_pair() -> Iterator[Callable[..., Pair]]:
             return servers[-1]
 
         def pair(primary: dict[str, str] | None = None, replica: dict[str, str] | None = None) -> Pair:
-            port = str(_free_port())
+            port = str(free_port())
             source = {"port": port, "bind": "127.0.0.1", "repl_diskless_sync_delay": "0"}
             first = start("p", source | (primary or {}))
             second = start("r", {"replicaof": f"127.0.0.1 {port}"} | (replica or {}))
@@ -242,8 +243,8 @@ async def test_what_is_said_again_soon_waits_for_no_replica(open_with_concern: O
     store = open_with_concern(PATIENT)
     with pair.paused():
         await store.finish_recovery(await store.heartbeat(""))
-        assert await store.reserve_runners("acme", share=1, place_ms=1_000, candidates=["r"]) == (0, 0)
-        await store.release_runner("acme", "r")
+        assert (await store.reserve_runners(share=1, place_ms=1_000, candidates=["r"])).due == 0
+        await store.release_runner("r")
         await store.leave()  # each of them answers: a wait that is not met ends in an error
 
 
@@ -336,6 +337,7 @@ async def test_a_wait_proves_nothing_where_the_write_that_it_is_for_was_refused(
 ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
 
 
+@has_waitaof
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
 async def test_a_write_that_must_be_on_disk_is_stored_once_it_is_there_on_both_sides(
     start_pair: Callable[..., Pair], prefix: str, fsync: str
@@ -348,6 +350,7 @@ async def test_a_write_that_must_be_on_disk_is_stored_once_it_is_there_on_both_s
         assert await Scripts(redis, prefix, ON_DISK).run(PauseGrant("nobody")) == b"gone"
 
 
+@has_waitaof
 @pytest.mark.parametrize(
     ("primary", "replica", "words"),
     [
@@ -401,6 +404,7 @@ async def test_replicas_that_nobody_waits_for_are_warned_of(redis: Redis) -> Non
     assert "none is waited for" in found[-1].text
 
 
+@has_waitaof
 @pytest.mark.parametrize("options", [{}, ALWAYS | {"appendfsync": "no"}])
 async def test_a_write_concern_for_the_disk_that_can_never_be_met_is_refused(
     start_pair: Callable[..., Pair], options: dict[str, str]
@@ -411,12 +415,46 @@ async def test_a_write_concern_for_the_disk_that_can_never_be_met_is_refused(
     assert "with EVERGRANT_WAIT_FSYNC no answer would count as stored" in refused
 
 
+@has_waitaof
 async def test_a_write_concern_for_the_disk_makes_up_for_a_file_that_is_written_every_second(
     start_pair: Callable[..., Pair],
 ) -> None:
     primary = start_pair({"appendonly": "yes", "appendfsync": "everysec"}).primary
     async with Redis(unix_socket_path=str(primary)) as redis:
         assert {finding.level for finding in await inspect_durability(redis, ON_DISK)} == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "write_concern", "words"),
+    [
+        (
+            "-waitaof",
+            WriteConcern(0, fsync=True),
+            "no WAITAOF (Redis 7.2 or later)",
+        ),
+        ("-wait", WriteConcern(1), "no WAIT, which EVERGRANT_WAIT_REPLICAS needs"),
+    ],
+)
+async def test_a_write_concern_whose_wait_the_server_forbids_is_refused(
+    redis: Any, pair: Pair, forbidden: str, write_concern: WriteConcern, words: str
+) -> None:
+    # A command that a server does not have cannot be forbidden: there it is unknown.
+    rules = [] if "aof" in forbidden and server_version() < (7, 2) else [forbidden]
+    await redis.execute_command("ACL", "SETUSER", "managed", "reset", "on", ">pw", "~*", "+@all", *rules)
+    async with Redis(unix_socket_path=str(pair.primary), username="managed", password="pw") as managed:
+        found = await inspect_durability(managed, write_concern)
+    assert any(words in finding.text for finding in found if finding.level is Level.REFUSED)
+
+
+@pytest.mark.skipif(server_version() < (7, 0), reason="must be asked for its run id")
+async def test_a_server_that_may_not_be_asked_is_warned_of_in_one_line(redis: Any, pair: Pair) -> None:
+    await redis.execute_command(
+        "ACL", "SETUSER", "managed", "reset", "on", ">pw", "~*", "+@all", "-info", "-config"
+    )
+    async with Redis(unix_socket_path=str(pair.primary), username="managed", password="pw") as managed:
+        (found,) = await inspect_durability(managed)
+    assert found.level is Level.WARNING
+    assert "INFO is refused, so nothing was checked" in found.text
 
 
 def test_a_worker_does_not_start_where_its_write_concern_can_never_be_met(
@@ -433,13 +471,6 @@ def test_a_worker_does_not_start_where_its_write_concern_can_never_be_met(
 
 
 # How these tests wait
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _has_a_replica(primary: blocking.Redis) -> bool:

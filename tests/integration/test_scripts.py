@@ -16,7 +16,7 @@ from tests.support.keyspace import key_table
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import scripts as scripts_module
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
-from worker.adapters.store.scripts import BARRIER, MOST_IN_A_GROUP, NAMES, Scripts
+from worker.adapters.store.scripts import BARRIER, MOST_IN_A_GROUP, Scripts
 from worker.adapters.store.signatures import (
     Call,
     Claim,
@@ -28,6 +28,7 @@ from worker.adapters.store.signatures import (
     lua_arguments,
     pack,
 )
+from worker.adapters.store.sources import NAMES
 from worker.core.ports import StoreRefusedError, StoreUnavailableError, Verdict
 from worker.core.providers import Client
 
@@ -100,7 +101,7 @@ async def test_a_crowd_leaves_in_groups_of_limited_size(counting: CountingRedis,
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(Claim("acme", "id", "this", 10, 60_000, None, None, 0, ""), id="claim"),
+        pytest.param(Claim("id", "this", 60_000, None, 0, ()), id="claim"),
         pytest.param(Heartbeat("this", 60_000, None), id="heartbeat"),
     ],
 )
@@ -164,11 +165,11 @@ async def test_of_a_group_only_the_calls_whose_script_was_missing_run_again(
     await seed("one")
     await redis.script_flush()
     # Only this one is known now: it must not run a second time when the others are sent again.
-    await Scripts(redis, prefix).run(ReleaseRunner("acme", "nobody"))
-    await redis.zadd(f"{prefix}runners:acme", {"runner": 1})
+    await Scripts(redis, prefix).run(ReleaseRunner("nobody"))
+    await redis.zadd(f"{prefix}runners", {"runner": 1})
 
     released, paused = await asyncio.gather(
-        scripts.run(ReleaseRunner("acme", "runner")), scripts.run(PauseGrant("one"))
+        scripts.run(ReleaseRunner("runner")), scripts.run(PauseGrant("one"))
     )
 
     assert (released, paused) == (1, b"done")
@@ -284,12 +285,13 @@ async def test_arguments_arrive_in_lua_under_their_names_and_with_their_types(re
         events_kept=1,
         answered_at=None,
         rejected_at=None,
+        believed_at=None,
     )
     body = "return {string.format('%.0f', fence), lineage, type(reason), type(in_doubt), events_kept}"
     reply = await redis.eval(lua_arguments("record_outcome") + body, 0, pack(outcome))
     assert reply == [b"%d" % FENCE, b"\xff", b"nil", b"boolean", 1]
 
-    places = ReserveRunners("acme", 1, 1_000, ("a", "b"))
+    places = ReserveRunners(1, 1_000, ("a", "b"))
     assert await redis.eval(lua_arguments("reserve_runners") + "return candidates", 0, pack(places)) == [
         b"a",
         b"b",
@@ -298,7 +300,8 @@ async def test_arguments_arrive_in_lua_under_their_names_and_with_their_types(re
 
 def test_every_script_has_a_signature() -> None:
     lua = files("worker.adapters.store") / "lua"
-    assert {f"{name}.lua" for name in NAMES} == {file.name for file in lua.iterdir()} - {"prelude.lua"}
+    shared = {"errors.lua", "prelude.lua"}
+    assert {f"{name}.lua" for name in NAMES} == {file.name for file in lua.iterdir()} - shared
 
 
 def test_the_table_of_keys_names_the_keys_that_scripts_write_and_no_others() -> None:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from tests.support.callables import Answer, DueOf, OnGrant, OpenStore, RecordOf, Seed, Under
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import signatures
 from worker.adapters.store.redis_store import RedisStore
@@ -18,7 +19,7 @@ from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.events import EventType, client_event
 from worker.core.grant import Status
-from worker.core.ports import LeasedElsewhere, Refusal
+from worker.core.ports import Claim, LeasedElsewhere, Refusal, RefusalWords, StoreRefusedError
 from worker.core.providers import Client
 from worker.core.registry import Operation
 
@@ -35,10 +36,10 @@ def claim_as(
         claim_id: str, *, limit: int = 10, lease_ms: int = 60_000, rate: float | None = None
     ) -> list[Any]:
         epoch = await epoch_number()
-        reply: list[Any] = await scripts.run(
-            signatures.Claim("acme", claim_id, "this", limit, lease_ms, rate, None, epoch, client.token_url)
-        )
-        return reply
+        ask = signatures.Ask("acme", limit, rate, client.token_url, client.registration)
+        _, _, answers = await scripts.run(signatures.Claim(claim_id, "this", lease_ms, None, epoch, (ask,)))
+        answer: list[Any] = answers[0]
+        return answer
 
     return run
 
@@ -47,8 +48,10 @@ def claim_as(
 def reject(store: RedisStore, clock: RedisClock, under: Under) -> Callable[..., Awaitable[bool]]:
     async def run(client: Client, attempt: int = 1) -> bool:
         event = client_event(EventType.CLIENT_REJECTED, client, attempt=attempt, now=clock.now(), reason="no")
-        refusal = await store.reject_client(client, event, under("one"), sent_at=clock.now())
-        return refusal is Refusal.CHANGED
+        verdict = await store.record_refusal(
+            client, event, under("one"), words=RefusalWords.CLIENT, sent_at=clock.now(), believe_ms=0
+        )
+        return verdict.whom is Refusal.CHANGED
 
     return run
 
@@ -298,7 +301,7 @@ async def test_a_lease_that_ran_out_is_claimed_again_and_tells_that_its_intent_h
     await seed("one", access_expires_at=1)  # a dead token: nobody waits beyond the lease's end
     first = await dying.claim(client, 10, "")
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not (second := await living.claim(client, 10, "")).leases:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
@@ -332,10 +335,10 @@ async def test_one_claim_run_twice_gives_the_same_leases_and_takes_none(
     again = await claim_as("the-claim", limit=2)
     other = await claim_as("another-claim")
 
-    assert first[5] == again[5]
-    assert len(first[5]) == 2 * 3
-    assert first[2] == again[2] == 0  # not drained
-    assert len(other[5]) == 1 * 3
+    assert first[4] == again[4]
+    assert len(first[4]) == 2 * 3
+    assert first[1] == again[1] == 0  # not drained
+    assert len(other[4]) == 1 * 3
 
 
 async def test_a_claim_repeated_tells_of_the_doubt_it_found_the_first_time(
@@ -347,7 +350,7 @@ async def test_a_claim_repeated_tells_of_the_doubt_it_found_the_first_time(
 
     first, again = await claim_as("the-claim"), await claim_as("the-claim")
 
-    assert first[5][1] == again[5][1] == 1
+    assert first[4][1] == again[4][1] == 1
 
 
 async def test_a_claim_repeated_leaves_out_what_ended_was_deleted_or_leased_by_another_since(
@@ -368,7 +371,7 @@ async def test_a_claim_repeated_leaves_out_what_ended_was_deleted_or_leased_by_a
 
     again = await claim_as("the-claim")
 
-    assert again[5][2::3] == [b"kept"]
+    assert again[4][2::3] == [b"kept"]
 
 
 async def test_a_small_rate_budget_lets_one_through_and_tells_how_long_to_wait(
@@ -394,7 +397,7 @@ async def test_the_rate_budget_fills_up_with_time(store: RedisStore, client: Cli
         await seed(f"due-{number}")
 
     first = await store.claim(brisk, 50, "")
-    leased, deadline = len(first.leases), time.monotonic() + 20
+    leased, deadline = len(first.leases), time.monotonic() + PATIENCE_SECONDS
     while leased < 22:
         assert time.monotonic() < deadline
         claim = await store.claim(brisk, 50, "")
@@ -416,14 +419,16 @@ async def test_the_rate_budget_counts_only_what_was_leased(
 
 
 async def test_a_claim_repeated_spends_the_budget_once(
-    claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed
+    claim_as: Callable[..., Awaitable[list[Any]]], seed: Seed, redis: Redis, prefix: str
 ) -> None:
     for number in range(3):
         await seed(f"due-{number}")
     await claim_as("the-claim", limit=1, rate=20)
+    left = await redis.hmget(f"{prefix}client:acme", "budget", "budget_at")
+
     await claim_as("the-claim", limit=1, rate=20)
 
-    assert len((await claim_as("another", rate=20))[5]) == 1 * 3
+    assert left == await redis.hmget(f"{prefix}client:acme", "budget", "budget_at") != [None, None]
 
 
 async def test_a_rejected_clients_grants_stay_where_they_are_until_the_probe_time(
@@ -523,8 +528,8 @@ async def test_a_probe_claimed_twice_under_one_claim_id_is_still_a_probe(
 
     first, again = await claim_as("the-claim"), await claim_as("the-claim")
 
-    assert first[4] == again[4] == 1
-    assert first[5] == again[5] != []
+    assert first[3] == again[3] == 1
+    assert first[4] == again[4] != []
 
 
 async def test_a_probe_keeps_to_the_rate_budget(
@@ -553,7 +558,7 @@ async def test_each_claim_extends_the_runners_place_to_the_end_of_the_leases(
 ) -> None:
     claim = await store.claim(client, 10, "runner")
 
-    assert await redis.zscore(f"{prefix}runners:acme", "runner") == claim.now + 60_000
+    assert await redis.zscore(f"{prefix}runners", "runner") == claim.now + 60_000
 
 
 async def test_a_claim_without_a_runner_takes_no_place(
@@ -561,7 +566,7 @@ async def test_a_claim_without_a_runner_takes_no_place(
 ) -> None:
     await store.claim(client, 10, "")
 
-    assert await redis.zcard(f"{prefix}runners:acme") == 0
+    assert await redis.zcard(f"{prefix}runners") == 0
 
 
 async def test_a_claim_tells_the_clients_generation(
@@ -756,9 +761,9 @@ async def test_an_endpoints_probe_claimed_twice_under_one_claim_id_is_still_a_pr
 
     first, again = await claim_as("the-claim"), await claim_as("the-claim")
 
-    assert first[4] == again[4] == 2
-    assert first[5] == again[5] != []
-    assert first[2] == again[2] == 1
+    assert first[3] == again[3] == 2
+    assert first[4] == again[4] != []
+    assert first[1] == again[1] == 1
 
 
 async def test_an_endpoints_probe_keeps_to_the_rate_budget(
@@ -1111,3 +1116,119 @@ async def test_a_claim_tells_the_clients_token_url_to_those_that_only_know_its_n
     await store.claim(replace(client, token_url="http://127.0.0.1:9/moved"), 1, "")
 
     assert await redis.hget(f"{prefix}client:acme", "endpoint") == b"http://127.0.0.1:9/moved"
+
+
+# Several clients in one call
+
+
+@pytest.fixture
+def claim_of_both(
+    scripts: Scripts, epoch_number: Callable[[], Awaitable[int]]
+) -> Callable[..., Awaitable[list[Any]]]:
+    """The bare script for two clients, under a claim id of the test's choice."""
+
+    async def run(claim_id: str = "the-claim", *, limit: int = 10) -> list[Any]:
+        asks = tuple(
+            signatures.Ask(name, limit, None, f"https://{name}", "registered") for name in ("one", "two")
+        )
+        epoch = await epoch_number()
+        _, _, answers = await scripts.run(signatures.Claim(claim_id, "this", 60_000, None, epoch, asks))
+        return list(answers)
+
+    return run
+
+
+async def _seed_both(seed: Seed, redis: Redis, prefix: str) -> None:
+    for client in ("one", "two"):
+        for number in range(2):
+            await seed(f"{client}-{number}", client=client, due_in_ms=-1_000 + number)
+        await redis.hset(f"{prefix}client:{client}", "proved", "registered")
+
+
+async def test_each_client_of_a_call_gets_its_own_grants(
+    claim_of_both: Callable[..., Awaitable[list[Any]]], seed: Seed, redis: Redis, prefix: str
+) -> None:
+    await _seed_both(seed, redis, prefix)
+
+    some = await claim_of_both("some", limit=1)
+    rest = await claim_of_both("rest")
+
+    assert [answer[4][2::3] for answer in some] == [[b"one-0"], [b"two-0"]]
+    assert [answer[1] for answer in some] == [0, 0]  # not drained
+    assert [answer[4][2::3] for answer in rest] == [[b"one-1"], [b"two-1"]]
+    assert [answer[1] for answer in rest] == [1, 1]
+
+
+async def test_a_call_run_twice_gives_each_client_the_same_leases_and_takes_none(
+    claim_of_both: Callable[..., Awaitable[list[Any]]], seed: Seed, redis: Redis, prefix: str
+) -> None:
+    await _seed_both(seed, redis, prefix)
+    await redis.hset(f"{prefix}client:one", "throttled_until", str(2**53))
+
+    first = await claim_of_both(limit=1)
+    await redis.hdel(f"{prefix}client:one", "throttled_until")
+    again = await claim_of_both(limit=1)
+
+    assert first[1] == again[1]
+    assert first[1][4][2::3] == [b"two-0"]
+    # What got nothing gets nothing again: a third run could not give it back. It may ask anew.
+    assert (first[0][1], first[0][4]) == (1, [])
+    assert (again[0][1], again[0][4]) == (0, [])
+
+
+async def test_what_cannot_be_read_of_one_client_fails_its_claim_alone(
+    store: RedisStore, seed: Seed, redis: Redis, prefix: str, client: Client
+) -> None:
+    good, bad = (replace(client, name=name) for name in ("good", "bad"))
+    await store.claim(good, 0, "")
+    await redis.hset(f"{prefix}client:good", "proved", good.registration)
+    await seed("one", client="good")
+    await redis.set(f"{prefix}client:bad", "what no release has written")
+
+    of_bad, of_good = await asyncio.gather(
+        *(store.claim(each, 10, "") for each in (bad, good)), return_exceptions=True
+    )
+
+    await redis.delete(f"{prefix}client:bad")
+    assert isinstance(of_bad, StoreRefusedError)
+    assert "WRONGTYPE" in str(of_bad)
+    assert isinstance(of_good, Claim)
+    assert [lease.grant.id for lease in of_good.leases] == ["one"]
+
+
+async def test_claims_asked_for_together_are_one_call_of_at_most_150_grants(
+    store: RedisStore, client: Client, redis: Redis
+) -> None:
+    clients = [replace(client, name=f"c{number}") for number in range(31)]
+    await store.claim(client, 0, "")
+    calls = await _calls(redis)
+
+    await asyncio.gather(*(store.claim(each, 10, "") for each in clients))
+
+    assert await _calls(redis) - calls == 3  # of 15, 15 and 1
+
+
+async def _calls(redis: Any) -> int:
+    return int((await redis.info("commandstats"))["cmdstat_evalsha"]["calls"])
+
+
+async def test_a_call_keeps_the_place_of_one_runner(
+    store: RedisStore, client: Client, redis: Redis, prefix: str
+) -> None:
+    await asyncio.gather(*(store.claim(client, 1, runner) for runner in ("first", "second", "")))
+
+    assert set(await redis.zrange(f"{prefix}runners", 0, -1)) == {b"first", b"second"}
+
+
+async def test_who_gives_up_waiting_for_a_claim_costs_the_others_nothing(
+    store: RedisStore, client: Client, seed: Seed
+) -> None:
+    await store.claim(client, 0, "")
+    await seed("one")
+    gives_up = asyncio.create_task(store.claim(replace(client, name="other"), 10, ""))
+    waits = asyncio.create_task(store.claim(client, 10, ""))
+    await asyncio.sleep(0)
+
+    gives_up.cancel()
+
+    assert len((await waits).leases) == 1

@@ -1,4 +1,4 @@
-"""reject_client.lua and accept_client.lua: a client that is refused is paused, probed, and let back."""
+"""record_refusal.lua and accept_client.lua: a client that is refused is paused, probed, and let back."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,7 +11,7 @@ from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.events import EventType, client_event
-from worker.core.ports import Refusal, Verdict
+from worker.core.ports import Refusal, RefusalWords, Verdict
 from worker.core.providers import Client
 
 Reject = Callable[..., Awaitable[bool]]
@@ -35,7 +35,10 @@ async def reject(
         )
         sent_at = await registry.now() if sent_at is None else sent_at
         lease = under(grant or f"grant of attempt {attempt}", client_probe=client_probe)
-        return await store.reject_client(client, event, lease, sent_at=sent_at) is Refusal.CHANGED
+        verdict = await store.record_refusal(
+            client, event, lease, words=RefusalWords.CLIENT, sent_at=sent_at, believe_ms=3_600_000
+        )
+        return verdict.whom is Refusal.CHANGED
 
     return run
 
@@ -48,7 +51,9 @@ async def accept(
 
     async def run(attempt: int = 2) -> bool:
         event = client_event(EventType.CLIENT_RECOVERED, client, attempt=attempt, now=clock.now())
-        return await store.accept_client(client, event, under("the probe", client_probe=True))
+        return await store.accept_client(
+            client, event, under("the probe", client_probe=True), is_refreshed=True
+        )
 
     return run
 
@@ -218,9 +223,11 @@ async def test_a_grant_that_is_refused_again_after_others_were_accepted_is_at_fa
 
     event = client_event(EventType.CLIENT_REJECTED, client, attempt=3, now=1, reason="invalid_client")
     sent_at = await registry.now() + 1
-    refusal = await store.reject_client(client, event, under("suspect"), sent_at=sent_at)
+    verdict = await store.record_refusal(
+        client, event, under("suspect"), words=RefusalWords.CLIENT, sent_at=sent_at, believe_ms=3_600_000
+    )
 
-    assert refusal is Refusal.GRANT
+    assert verdict.whom is Refusal.GRANT
     assert (await fleet_state.of_client("acme")).state == "accepted"
     assert len(await told()) == 2
     assert await reject(4, sent_at=sent_at, grant="another")
@@ -231,7 +238,7 @@ async def test_a_grant_that_proved_its_client_accepted_is_no_suspect_any_more(
 ) -> None:
     await reject(1, grant="one")
     event = client_event(EventType.CLIENT_RECOVERED, client, attempt=2, now=1)
-    assert await store.accept_client(client, event, under("one", client_probe=True))
+    assert await store.accept_client(client, event, under("one", client_probe=True), is_refreshed=True)
 
     assert await reject(3, sent_at=await registry.now() + 1, grant="one")
 

@@ -17,7 +17,7 @@ from worker.core import lifecycle
 from worker.core.grant import Status, lineage_of
 from worker.core.ports import Commit, Committed, Lease, Verdict
 from worker.core.providers import Client
-from worker.core.registry import Operation
+from worker.core.registry import ImportVerdict, Operation
 
 
 async def test_tokens_due_time_status_release_and_event_are_stored_in_one_step(
@@ -72,6 +72,29 @@ async def test_an_answer_is_stored_after_its_lease_ran_out_if_the_lineage_is_sti
 
     assert (await store.commit(answer(lease))).verdict is Verdict.STORED
     assert (await record_of("one"))["LEASE_UNTIL"] == 0
+
+
+async def test_what_an_answer_says_of_its_tokens_is_stored_and_a_later_answer_takes_it_back(
+    store: RedisStore,
+    registry: RedisRegistry,
+    seed: Seed,
+    claim_one: ClaimOne,
+    answer: Answer,
+    make_due: OnGrant,
+) -> None:
+    await seed("one")
+    commit = answer(await claim_one())
+    grant = replace(commit.change.grant, narrowed="write", token_type="DPoP")
+    await store.commit(replace(commit, change=replace(commit.change, grant=grant)))
+    said = await registry.find("one")
+    await make_due("one")
+    await store.commit(answer(await claim_one(), "r2", used="r1"))
+    taken_back = await registry.find("one")
+
+    assert said is not None
+    assert taken_back is not None
+    assert (said.grant.narrowed, said.grant.token_type) == ("write", "DPoP")
+    assert (taken_back.grant.narrowed, taken_back.grant.token_type) == ("write", None)
 
 
 async def test_a_late_answer_does_not_release_the_lease_that_another_has_by_now(
@@ -160,6 +183,29 @@ async def test_an_answer_that_did_not_rotate_gives_way_to_a_newer_one_of_the_sam
 
     assert committed == Committed(Verdict.SUPERSEDED, 1, Status.ACTIVE)
     assert (await record_of("one"))["SEALED"] == newer.change.grant.sealed
+
+
+async def test_an_answer_brings_its_grant_back_to_the_client_that_it_is_sealed_for(
+    store: RedisStore,
+    registry: RedisRegistry,
+    seed: Seed,
+    claim_one: ClaimOne,
+    answer: Answer,
+    record_of: RecordOf,
+    due_of: DueOf,
+) -> None:
+    """An import that names another client while the token is presented must not cost the tokens that come."""
+    grant = await seed("one")
+    commit = answer(await claim_one())
+    moved = replace(grant, client="other", sealed=b"for another")
+    imported = await registry.import_grant(lifecycle.Change(moved, None, None, None), replaces=0)
+    assert imported.verdict is ImportVerdict.STORED
+
+    assert (await store.commit(commit)).verdict is Verdict.STORED
+
+    record = await record_of("one")
+    assert (record["CLIENT"], record["SEALED"]) == (b"acme", commit.change.grant.sealed)
+    assert (await due_of("one"), await due_of("one", "other")) == (commit.change.due_at, None)
 
 
 async def test_an_answer_to_a_grant_that_was_deleted_is_gone(

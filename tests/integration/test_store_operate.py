@@ -8,6 +8,7 @@ from tests.support.callables import DueOf, Seed
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
+from worker.core import lifecycle
 from worker.core.grant import Status
 from worker.core.outcomes import Unavailable
 from worker.core.providers import Client
@@ -58,6 +59,18 @@ async def test_a_resumed_grant_is_due_at_once_and_as_well_as_it_was(
     assert await registry.operate("one", Operation.RESUME) is OperationResult.DONE
     assert await _status(registry, "one") is status
     assert len((await store.claim(client, 1, "")).leases) == 1
+
+
+async def test_a_rejection_from_before_a_pause_is_not_confirmed_by_the_first_one_after_it(
+    registry: RedisRegistry, seed: Seed
+) -> None:
+    await seed("one", status=Status.FAILING, streak=1, reason="rejected", rejected_at=1)
+    await registry.operate("one", Operation.PAUSE)
+    await registry.operate("one", Operation.RESUME)
+
+    stored = await registry.find("one")
+    assert stored is not None
+    assert lifecycle.phase_of(stored.grant) is lifecycle.Phase.RETRYING
 
 
 async def test_a_failed_grant_that_is_resumed_is_given_one_more_bout_of_tries(

@@ -23,29 +23,34 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.adapters.credentials import ClientSecretBasic, ClientSecretPost
 from worker.adapters.token_endpoint import MAX_REPLY_BYTES, HttpTokenEndpoint
 from worker.core.grant import TokenPair
-from worker.core.outcomes import ClientRejected, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.outcomes import ClientRejected, Refreshed, Rejected, Unavailable, Unknown, Unread
 from worker.core.ports import ClientCheck
 from worker.core.providers import BUDDY, OAUTH2, Client, GrantType
+from worker.core.reachability import Reach, Reached
+from worker.core.revocation import NotRevoked, Revocation, RevocationUnanswered, Revoked
 from worker.sandbox.client import Sandbox
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Serve = Callable[..., Awaitable[Client]]
 Open = Callable[..., Awaitable[HttpTokenEndpoint]]
 
-PAIR = TokenPair("a0", "r0")
+# Long enough that no random bytes (a TLS greeting) hold one by chance.
+PAIR = TokenPair("access-canary-0", "refresh-canary-0")
 TOKENS = b'{"access_token": "a1", "refresh_token": "r1", "expires_in": 3600}'
 SECRET = "sandbox-secret"
-GENEROUS_SECONDS = 20.0
+# What TLS begins with: a record that holds a handshake (RFC 8446, section 5.1).
+TLS_HANDSHAKE = b"\x16\x03"
 
 
 @pytest.fixture
 async def open_endpoint() -> AsyncIterator[Open]:
     async with AsyncExitStack() as opened:
 
-        async def build(*, timeout_seconds: float = GENEROUS_SECONDS) -> Any:
+        async def build(*, timeout_seconds: float = PATIENCE_SECONDS) -> Any:
             endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds)
             return await opened.enter_async_context(endpoint)
 
@@ -201,7 +206,8 @@ async def test_a_plain_server_behind_an_https_url_is_unavailable_and_hears_no_se
     client = replace(client, token_url=client.token_url.replace("http:", "https:"))
 
     assert await endpoint.refresh(client, PAIR, 0) == Unavailable("could_not_connect")
-    assert b"r0" not in heard
+    assert heard.startswith(TLS_HANDSHAKE)
+    assert b"refresh-canary-0" not in heard
 
 
 async def test_a_server_that_leaves_during_the_tls_handshake_is_unavailable(
@@ -216,7 +222,7 @@ async def test_a_server_that_leaves_during_the_tls_handshake_is_unavailable(
     assert await endpoint.refresh(client, PAIR, 0) == Unavailable("could_not_connect")
 
 
-# What brought no readable reply after that is unknown
+# Where nothing of a reply came after that, it is unknown whether the server acted
 
 
 async def test_a_server_that_closes_after_reading_leaves_the_reply_unknown(
@@ -240,14 +246,13 @@ async def test_a_connection_that_the_server_drops_leaves_the_reply_unknown(
 @pytest.mark.parametrize(
     "raw",
     [
-        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + TOKENS, id="a body cut short"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="a broken chunk"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", id="a head without its body"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-", id="a head cut short"),
         pytest.param(b"\x16\x03\x01 this is no HTTP\r\n\r\n", id="no HTTP"),
         pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", id="an endless header"),
     ],
 )
-async def test_a_reply_that_breaks_off_or_is_no_http_is_unknown(
+async def test_a_reply_that_breaks_off_in_front_of_its_body_or_is_no_http_is_unknown(
     endpoint: HttpTokenEndpoint, serve: Serve, raw: bytes
 ) -> None:
     client = await serve(_saying(raw))
@@ -261,18 +266,107 @@ async def test_a_reply_that_breaks_off_or_is_no_http_is_unknown(
         pytest.param(b"", id="empty"),
         pytest.param(b"<!doctype html>", id="html"),
         pytest.param(b'{"access_token": "\xff\xfe"}', id="not utf-8"),
-        pytest.param(gzip.compress(TOKENS), id="gzip without a word"),
         pytest.param(b"[" * 60_000, id="nested without end"),
         pytest.param(b'"a1"', id="json but no object"),
         pytest.param(b"{}", id="no token"),
     ],
 )
-async def test_a_success_without_readable_tokens_is_unknown(
+async def test_a_success_without_readable_tokens_is_kept(
     endpoint: HttpTokenEndpoint, serve: Serve, body: bytes
 ) -> None:
-    client = await serve(_answering(body))
+    client = await serve(_answering(body, "200 OK", "X-Request-Id: 7"))
 
-    assert isinstance(await endpoint.refresh(client, PAIR, 0), Unknown)
+    outcome = await endpoint.refresh(client, PAIR, 0)
+
+    assert isinstance(outcome, Unread)
+    assert (outcome.reply.status, outcome.reply.body) == (200, body)
+    assert outcome.reply.headers["x-request-id"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("body", "is_read"),
+    [
+        pytest.param(TOKENS, True, id="behind its tokens"),
+        pytest.param(TOKENS[:-3], True, id="in a later field"),
+        pytest.param(TOKENS[:40], False, id="in its refresh token"),
+        pytest.param(TOKENS[:5], False, id="at once"),
+    ],
+)
+async def test_a_body_that_breaks_off_is_read_as_far_as_it_came_or_kept(
+    open_endpoint: Open, serve: Serve, body: bytes, *, is_read: bool
+) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + body
+
+    async def stop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _saying(raw)(reader, writer)
+        await _hang(reader, writer)
+
+    endpoint = await open_endpoint(timeout_seconds=0.5)
+    for handler in (_saying(raw), stop):
+        outcome = await endpoint.refresh(await serve(handler), PAIR, 0)
+        if is_read:
+            assert isinstance(outcome, Refreshed)
+        else:
+            assert isinstance(outcome, Unread)
+            assert outcome.reply.body == body
+
+
+async def test_what_comes_after_a_fault_is_waited_for(endpoint: HttpTokenEndpoint, serve: Serve) -> None:
+    async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        head = f"HTTP/1.1 200 OK\r\nX-Odd : v\r\nContent-Length: {len(TOKENS)}\r\n\r\n".encode()
+        for piece in (head[:20], head[20:30], head[30:], TOKENS[:20], TOKENS[20:]):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        await _hang(reader, writer)
+
+    client = await serve(_asking_first(dawdle, _answering(TOKENS)))
+
+    async with asyncio.timeout(PATIENCE_SECONDS / 2):  # it ends as it is complete, and not with the deadline
+        assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+
+
+async def test_a_fault_leaves_nothing_to_what_its_task_asks_next(
+    endpoint: HttpTokenEndpoint, serve: Serve, at_sandbox: Client
+) -> None:
+    broken = await serve(_saying(b"HTTP/1.1 200 OK\r\nX-Odd : v\r\n\r\n" + TOKENS))
+
+    assert isinstance(await endpoint.refresh(broken, PAIR, 0), Refreshed)
+    assert (await endpoint.reach(at_sandbox)).reach is Reach.ANSWERS
+
+
+async def test_a_broken_reply_of_any_length_ends_at_the_cap(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Odd : v\r\n\r\n" + TOKENS[:-1])
+        while True:
+            writer.write(b" " * 0x10000)
+            await writer.drain()
+
+    client = await serve(flood)
+
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(
+            b'{"error": "invalid_grant", "error_desc', Rejected("invalid_grant"), id="behind its word"
+        ),
+        pytest.param(b'{"error": "invalid_gr', Unavailable("http_400", refused=True), id="in its word"),
+    ],
+)
+async def test_a_refusal_that_breaks_off_is_read_by_its_words_or_its_status(
+    endpoint: HttpTokenEndpoint, serve: Serve, body: bytes, expected: Rejected | Unavailable
+) -> None:
+    client = await serve(_saying(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 500\r\n\r\n" + body))
+
+    assert await endpoint.refresh(client, PAIR, 0) == expected
 
 
 async def test_a_reply_that_was_compressed_unasked_is_read(endpoint: HttpTokenEndpoint, serve: Serve) -> None:
@@ -302,18 +396,20 @@ async def test_compression_is_not_asked_for_and_a_bomb_is_cut_at_the_cap(
 
     client = await serve(handle)
 
-    assert await endpoint.refresh(client, PAIR, 0) == Unknown("reply_too_large")
+    outcome = await endpoint.refresh(client, PAIR, 0)
+    assert isinstance(outcome, Unread)
+    assert len(outcome.reply.body) == MAX_REPLY_BYTES
     assert asked == ["identity"]
 
 
 @pytest.mark.parametrize("kind", ["not_json", "empty_200", "buddy_errors_200"])
-async def test_a_success_that_the_server_spoiled_is_unknown(
+async def test_a_success_that_the_server_spoiled_is_kept(
     endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client, kind: str
 ) -> None:
     _, pair = _pair_of(sandbox)
 
     with sandbox.fault(kind, acts=True):
-        assert isinstance(await endpoint.refresh(at_sandbox, pair, 0), Unknown)
+        assert isinstance(await endpoint.refresh(at_sandbox, pair, 0), Unread)
 
 
 # Tokens that came are not thrown away for a flaw beside them
@@ -377,7 +473,7 @@ async def test_a_server_that_hangs_is_unknown_within_the_deadline_and_the_endpoi
     endpoint = await open_endpoint(timeout_seconds=1.5)
     _, pair = _pair_of(sandbox)
     with sandbox.fault("hang"):
-        async with asyncio.timeout(GENEROUS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             outcomes = await asyncio.gather(*(endpoint.refresh(at_sandbox, pair, 0) for _ in range(6)))
 
     assert outcomes == [Unknown("timeout")] * 6
@@ -419,7 +515,7 @@ async def test_a_body_that_trickles_for_ever_is_cut_by_the_total_deadline(
     endpoint = await open_endpoint(timeout_seconds=1.0)
     started = time.monotonic()
 
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         outcome = await endpoint.refresh(client, PAIR, 0)
 
     assert outcome == Unknown("timeout")
@@ -430,7 +526,7 @@ async def test_a_body_that_trickles_for_ever_is_cut_by_the_total_deadline(
 # The cap
 
 
-async def test_a_body_over_the_cap_is_unknown_and_not_read_to_its_end(
+async def test_a_body_over_the_cap_is_kept_as_far_as_it_came_and_not_read_to_its_end(
     endpoint: HttpTokenEndpoint, serve: Serve
 ) -> None:
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -442,24 +538,34 @@ async def test_a_body_over_the_cap_is_unknown_and_not_read_to_its_end(
 
     client = await serve(_asking_first(flood, _answering(TOKENS)))
 
-    assert await endpoint.refresh(client, PAIR, 0) == Unknown("reply_too_large")
+    outcome = await endpoint.refresh(client, PAIR, 0)
+    assert isinstance(outcome, Unread)
+    assert (outcome.detail, len(outcome.reply.body)) == ("http_200_cut_off", MAX_REPLY_BYTES)
     assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
 
 
-async def test_a_huge_body_of_the_sandbox_is_unknown(
+async def test_tokens_in_front_of_more_than_a_body_may_have_are_read(
+    endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    client = await serve(_answering(TOKENS[:-1] + b', "roles": "' + b"r" * MAX_REPLY_BYTES + b'"}'))
+
+    assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
+
+
+async def test_a_huge_body_of_the_sandbox_is_kept(
     endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client
 ) -> None:
     _, pair = _pair_of(sandbox)
 
     with sandbox.fault("huge_body", acts=True):
-        assert await endpoint.refresh(at_sandbox, pair, 0) == Unknown("reply_too_large")
+        assert isinstance(await endpoint.refresh(at_sandbox, pair, 0), Unread)
 
 
-@pytest.mark.parametrize(("size", "expected"), [(MAX_REPLY_BYTES, Refreshed), (MAX_REPLY_BYTES + 1, Unknown)])
+@pytest.mark.parametrize(("size", "expected"), [(MAX_REPLY_BYTES, Refreshed), (MAX_REPLY_BYTES + 3, Unread)])
 async def test_the_cap_is_exact(
-    endpoint: HttpTokenEndpoint, serve: Serve, size: int, expected: type[Refreshed | Unknown]
+    endpoint: HttpTokenEndpoint, serve: Serve, size: int, expected: type[Refreshed | Unread]
 ) -> None:
-    client = await serve(_answering(TOKENS.ljust(size)))
+    client = await serve(_answering(b'{"access_token": "a1", "refresh_token": "r1"}'.rjust(size)))
 
     assert isinstance(await endpoint.refresh(client, PAIR, 0), expected)
 
@@ -477,7 +583,7 @@ async def test_a_redirect_is_not_followed(
         outcome = await endpoint.refresh(at_sandbox, pair, 0)
 
     after = sandbox.totals()
-    assert outcome == Unavailable("http_302")
+    assert outcome == ClientRejected("redirect_302")
     assert after["redirects_followed"] == before["redirects_followed"]
     assert after["requests"] == before["requests"] + 1
 
@@ -495,7 +601,7 @@ async def test_no_kind_of_redirect_is_followed(
 
     client = await serve(redirect)
 
-    assert isinstance(await endpoint.refresh(client, PAIR, 0), Unavailable)
+    assert await endpoint.refresh(client, PAIR, 0) == ClientRejected(f"redirect_{status[:3]}")
     assert len(asked) == 1
 
 
@@ -759,7 +865,7 @@ async def test_nothing_is_sent_where_this_process_stood_still_past_its_deadline_
     monkeypatch.setattr(loop, "getaddrinfo", resolve_at_length)
 
     assert await endpoint.refresh(client, PAIR, 0) == Unavailable("could_not_connect")
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await left.wait()
     assert not heard
 
@@ -871,14 +977,14 @@ async def test_what_a_server_says_of_a_client_it_gives_no_tokens(
 async def test_nothing_is_known_of_a_client_where_the_server_is_at_fault(
     open_endpoint: Open, sandbox: Sandbox, at_sandbox: Client, kind: str
 ) -> None:
-    endpoint = await open_endpoint(timeout_seconds=0.3 if kind == "hang" else GENEROUS_SECONDS)
+    endpoint = await open_endpoint(timeout_seconds=0.3 if kind == "hang" else PATIENCE_SECONDS)
 
     with sandbox.fault(kind):
         assert await endpoint.check(at_sandbox, 0) is ClientCheck.UNKNOWN
 
 
 async def test_whether_an_endpoint_can_be_reached_is_told_without_a_secret(
-    open_endpoint: Open, serve: Serve, at_sandbox: Client
+    open_endpoint: Open, serve: Serve, at_sandbox: Client, at_buddy: Client
 ) -> None:
     heard = bytearray()
 
@@ -889,24 +995,94 @@ async def test_whether_an_endpoint_can_be_reached_is_told_without_a_secret(
     impatient, patient = await open_endpoint(timeout_seconds=0.3), await open_endpoint()
     hanging = await serve(listen)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        refusing = _client(f"http://127.0.0.1:{listener.getsockname()[1]}/token")
+        refusing = f"http://127.0.0.1:{listener.getsockname()[1]}/token"
 
-    assert await patient.reach(at_sandbox) is None
-    assert "cannot be reached" in (await patient.reach(refusing) or "")
-    assert "does not answer within" in (await impatient.reach(hanging) or "")
+    assert await patient.reach(at_sandbox) == Reached(Reach.ANSWERS, 401)
+    assert await patient.reach(at_buddy) == Reached(Reach.ANSWERS, 401)
+    assert await patient.reach(_client(refusing)) == Reached(Reach.NO_CONNECTION)
+    assert await impatient.reach(hanging) == Reached(Reach.TIMES_OUT)
+    assert heard.startswith(b"POST /token ")
+    assert heard.endswith(b"grant_type=evergrant_doctor")
     assert b"secret" not in heard
 
 
+async def test_what_is_wrong_with_an_endpoint_is_told_in_a_kind_of_its_own(
+    endpoint: HttpTokenEndpoint, serve: Serve, tmp_path: Path
+) -> None:
+    plain = await serve(_answering(b"{}", "404 Not Found"))
+    slash = await serve(_answering(b"", "308 Permanent Redirect", "Location: /token/"))
+    untrusted = await serve(_answering(b"{}"), tls=_self_signed(tmp_path))
+    garbled = await serve(_saying(b"s3cr3t\r\n\r\n"))
+
+    async def refuse_what_is_no_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    without_tls = (await serve(refuse_what_is_no_http)).token_url.replace("http:", "https:")
+
+    assert await endpoint.reach(plain) == Reached(Reach.NOT_FOUND, 404)
+    assert await endpoint.reach(slash) == Reached(Reach.REDIRECTS_TO_SLASH, 308)
+    assert await endpoint.reach(untrusted) == Reached(Reach.NOT_TRUSTED)
+    assert await endpoint.reach(_client(without_tls)) == Reached(Reach.NO_TLS)
+    assert await endpoint.reach(garbled) == Reached(Reach.BREAKS_OFF)
+
+
+# Revocation
+
+
+async def test_a_pair_is_revoked_with_the_secret_that_the_server_knows(
+    endpoint: HttpTokenEndpoint, at_buddy: Client, buddy: Sandbox
+) -> None:
+    client = replace(at_buddy, revoke_url=buddy.revoke_url, credentials=_secrets("new", SECRET))
+    grant_id, pair = _pair_of(buddy)
+
+    assert await endpoint.revoke(client, pair, 0) == Revoked()
+    assert await endpoint.revoke(client, pair, 0) == Revoked()  # it is dead by now, which is no error
+
+    counts = buddy.grant(grant_id)["counts"]
+    assert (counts["revocations"], counts["revocations_of_dead_tokens"]) == (1, 1)
+    assert isinstance(await endpoint.refresh(client, pair, 0), Rejected)
+
+
+async def test_without_the_right_secret_nothing_is_revoked(
+    endpoint: HttpTokenEndpoint, at_sandbox: Client, sandbox: Sandbox
+) -> None:
+    client = replace(at_sandbox, revoke_url=sandbox.revoke_url, credentials=_secrets("new", "wrong"))
+    grant_id, pair = _pair_of(sandbox)
+
+    assert await endpoint.revoke(client, pair, 0) == NotRevoked("invalid_client", of_client=True)
+    assert sandbox.grant(grant_id)["revoked"] is False
+
+
+async def test_a_revocation_endpoint_that_does_not_answer_is_no_yes(
+    open_endpoint: Open, endpoint: HttpTokenEndpoint, serve: Serve
+) -> None:
+    impatient = await open_endpoint(timeout_seconds=0.3)
+    hanging = await serve(_hang)
+    broken = await serve(_saying(b""))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusing = f"http://127.0.0.1:{listener.getsockname()[1]}/revoke"
+
+    async def ask(asked: HttpTokenEndpoint, url: str) -> Revocation:
+        return await asked.revoke(replace(hanging, revoke_url=url), PAIR, 0)
+
+    assert await ask(impatient, hanging.token_url) == RevocationUnanswered("timeout")
+    assert await ask(endpoint, broken.token_url) == RevocationUnanswered("connection_lost")
+    assert await ask(endpoint, refusing) == RevocationUnanswered("could_not_connect")
+
+
 async def test_no_outcome_shows_a_token_or_a_secret(endpoint: HttpTokenEndpoint, serve: Serve) -> None:
-    body = b'{"error": "r0 secret", "error_description": "r0 and secret are wrong"}'
+    body = (
+        b'{"error": "refresh-canary-0 secret", "error_description": "refresh-canary-0 and secret are wrong"}'
+    )
     outcomes = [
         await endpoint.refresh(await serve(_answering(TOKENS)), PAIR, 0),
         await endpoint.refresh(await serve(_answering(body, "400 Bad Request")), PAIR, 0),
-        await endpoint.refresh(await serve(_saying(b"r0 secret\r\n\r\n")), PAIR, 0),
+        await endpoint.refresh(await serve(_saying(b"refresh-canary-0 secret\r\n\r\n")), PAIR, 0),
     ]
 
     shown = " ".join(map(repr, outcomes))
-    assert not [word for word in ("a1", "r1", "r0", "secret") if word in shown]
+    assert not [word for word in ("a1", "r1", "refresh-canary-0", "secret") if word in shown]
 
 
 def _self_signed(home: Path) -> ssl.SSLContext:

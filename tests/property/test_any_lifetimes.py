@@ -1,5 +1,6 @@
 """For any lifetimes, a grant is due before every deadline, and never left alone for ever."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,11 +11,12 @@ from worker.adapters.credentials import ClientSecretPost
 from worker.core import lifecycle, policy
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.lifecycle import OUTCOMES, TABLE, Phase, Trigger
-from worker.core.outcomes import Refreshed, Rejected, Unavailable, Unknown
+from worker.core.outcomes import NoLifetime, Refreshed, Rejected, Unavailable, Unknown
 from worker.core.policy import Action, Rules
 from worker.core.providers import (
     BUDDY,
     DAY_MS,
+    MINUTE_MS,
     OAUTH2,
     PAGERDUTY_CLASSIC,
     PAGERDUTY_SCOPED,
@@ -40,7 +42,11 @@ clients = st.builds(
     client_id=st.just("id of ours"),
     credentials=st.just((ClientSecretPost("hunter2"),)),
     grant_type=st.sampled_from(GrantType),
+    access_lifetime_ms=st.none() | st.just(NoLifetime.NEVER) | st.integers(1, TEN_YEARS_MS),
+    refresh_at=st.none() | st.floats(0.01, 0.98),
+    min_margin_ms=st.none() | st.integers(0, TEN_YEARS_MS),
 )
+stated_lives = st.sampled_from(NoLifetime) | st.just(0) | st.integers(1, TEN_YEARS_MS)
 
 
 @st.composite
@@ -78,10 +84,11 @@ def test_a_grant_is_due_before_the_floor_of_its_access_token(
         return
     due_at = policy.next_due(grant, client, chosen).at
     lifetime_ms = grant.access_expires_at - grant.issued_at
-    floor_ms = int(min(chosen.min_margin_ms, lifetime_ms * policy.MARGIN_SHARE))
+    of_client = policy.rules_for(client, chosen)
+    floor_ms = int(min(of_client.min_margin_ms, lifetime_ms * policy.MARGIN_SHARE))
     assert due_at is not None
-    assert due_at <= grant.access_expires_at - floor_ms
-    assert due_at < grant.access_expires_at
+    assert due_at <= max(grant.access_expires_at - floor_ms, grant.issued_at + policy.LEAST_INTERVAL_MS)
+    assert due_at < grant.access_expires_at or lifetime_ms <= policy.LEAST_INTERVAL_MS
 
 
 @given(grants(), clients, rules)
@@ -94,6 +101,8 @@ def test_a_grant_is_due_before_its_refresh_token_ends_unless_that_end_stands_and
     end = policy.fixed_end(replace(grant, noticed_at=None), client, chosen)
     if due_at is not None and due_at < grant.refresh_expires_at:
         return
+    if due_at == grant.issued_at + policy.LEAST_INTERVAL_MS:
+        return  # the token lives no longer than the least interval
     assert grant.refresh_issued_at < grant.issued_at
     assert client.grant_type is GrantType.CLIENT_CREDENTIALS or end is not None
     assert grant.noticed_at is not None or client.grant_type is GrantType.CLIENT_CREDENTIALS
@@ -207,7 +216,7 @@ def test_a_grant_without_tokens_is_either_failed_or_due_within_an_hour(
     chance: float,
 ) -> None:
     change = lifecycle.fail(
-        grant, outcome, client, chosen, in_doubt=in_doubt, attempt=1, now=NOW, chance=chance
+        grant, outcome, client, chosen, in_doubt=in_doubt, with_all=False, attempt=1, now=NOW, chance=chance
     )
     if change.grant.status is Status.FAILED:
         assert change.due_at is None
@@ -227,8 +236,11 @@ def test_an_answer_s_next_due_time_is_before_the_deadlines_it_brings(
     refresh_token: str | None,
 ) -> None:
     held = TokenPair("access-1", "refresh-1" if grant.has_refresh_token else None)
-    answer = Refreshed("access-2", refresh_token, access_ms, refresh_ms, None)
-    successor = lifecycle.succeed(grant, held, answer, client, chosen, attempt=1, sent_at=NOW, now=NOW)
+    stated = NoLifetime.NEVER if access_ms is None else access_ms
+    answer = Refreshed("access-2", refresh_token, stated, refresh_ms, None)
+    successor = lifecycle.succeed(
+        grant, held, answer, client, chosen, sealed=b"", attempt=1, sent_at=NOW, now=NOW
+    )
     cap_ms = client.provider.refresh_lifetime_cap_ms
     if client.grant_type is GrantType.CLIENT_CREDENTIALS:
         assert successor.grant.refresh_expires_at is None
@@ -237,5 +249,119 @@ def test_an_answer_s_next_due_time_is_before_the_deadlines_it_brings(
         assert successor.grant.refresh_expires_at <= NOW + cap_ms
     if access_ms is not None and _refreshable(successor.grant, client):
         assert successor.due_at is not None
-        assert successor.due_at < NOW + access_ms
-    assert successor.grant.lineage == lineage_of(grant.id, successor.pair.refresh_token)
+        assert successor.due_at < NOW + max(access_ms, policy.LEAST_INTERVAL_MS + 1)
+    assert successor.grant.lineage == lineage_of(
+        grant.id, lifecycle.pair_after(held, answer, client).refresh_token
+    )
+
+
+@given(grants(), clients, rules)
+def test_a_client_s_own_share_is_never_anticipated_and_leaves_time_before_the_end(
+    grant: Grant, client: Client, chosen: Rules
+) -> None:
+    client = replace(client, refresh_at=client.refresh_at or 0.95, min_margin_ms=0)
+    if grant.access_expires_at is None or not _refreshable(grant, client):
+        return
+    lifetime_ms = grant.access_expires_at - grant.issued_at
+    alone = replace(grant, refresh_expires_at=None, noticed_at=None, authorized_at=None)
+    due_at = policy.next_due(alone, client, chosen).at
+    assert due_at is not None
+    assert due_at >= grant.issued_at + int(lifetime_ms * (client.refresh_at or 0))
+    assert due_at < grant.access_expires_at or lifetime_ms <= policy.LEAST_INTERVAL_MS
+
+
+@given(clients, rules)
+def test_a_client_s_rules_are_the_same_when_they_are_asked_for_again(client: Client, chosen: Rules) -> None:
+    once = policy.rules_for(client, chosen)
+    assert policy.rules_for(client, once) == once
+
+
+@given(grants(), clients, rules, st.lists(stated_lives, min_size=1, max_size=8))
+def test_whatever_replies_state_of_lifetimes_a_grant_is_due_again_after_a_while_and_in_time(
+    grant: Grant, client: Client, chosen: Rules, replies: list[int | NoLifetime]
+) -> None:
+    if not _refreshable(grant, client):
+        return
+    held, now = TokenPair("access-1", "refresh-1"), NOW
+    for stated in replies:
+        answer = Refreshed("access-2", "refresh-2", stated, None, None)
+        done = lifecycle.succeed(
+            grant, held, answer, client, chosen, sealed=b"", attempt=1, sent_at=now, now=now
+        )
+        grant, ends_at = done.grant, done.grant.access_expires_at
+        if stated is NoLifetime.NEVER:
+            assert ends_at is None
+        if stated is NoLifetime.UNKNOWN and grant.stated_life_ms is None and ends_at is None:
+            assert NoLifetime.NEVER in {client.access_lifetime_ms, client.provider.access_lifetime_ms}
+        if stated == 0:
+            assert done.due_at is not None
+            assert done.due_at <= now + 2 * MINUTE_MS
+        due = policy.next_due(replace(grant, noticed_at=NOW + 2 * TEN_YEARS_MS), client, chosen)
+        if due.at is None:
+            return
+        assert due.at >= now + policy.LEAST_INTERVAL_MS
+        assert ends_at is None or due.at < max(ends_at, now + policy.LEAST_INTERVAL_MS + 1)
+        now = due.at
+
+
+def _remaining(end: int, now: int) -> int | None:
+    return max(end - now, 0) // 1000 * 1000
+
+
+@st.composite
+def keeping_servers(draw: st.DrawFn) -> tuple[Grant, Client, Callable[[int], int | None], int | None]:
+    """A server that keeps the refresh token: its grant, what it states of that token, and its true end."""
+    life_ms = draw(st.integers(60, 3650 * 86_400)) * 1000
+    kind = draw(st.sampled_from(["counts down", "states it anew", "documented only", "stated once"]))
+    documented = replace(OAUTH2, refresh_lifetime_ms=life_ms if kind == "documented only" else None)
+    client = Client("acme", documented, "https://id.example.com/token", "id", (ClientSecretPost("hunter2"),))
+    grant = Grant(
+        id=draw(ids),
+        client="acme",
+        status=Status.ACTIVE,
+        version=0,
+        lineage=lineage_of("g", "refresh-1"),
+        sealed=b"",
+        issued_at=NOW,
+        access_expires_at=NOW + draw(st.integers(3, 40 * 86_400)) * 1000,
+        refresh_issued_at=NOW,
+        refresh_expires_at=NOW + life_ms,
+        authorized_at=None,
+    )
+    end = NOW + life_ms
+    says: dict[str, Callable[[int], int | None]] = {
+        "counts down": lambda now: _remaining(end, now),
+        "states it anew": lambda _: life_ms,
+        "documented only": lambda _: None,
+        "stated once": lambda _: None,
+    }
+    return grant, client, says[kind], end if kind in {"counts down", "stated once"} else None
+
+
+@given(keeping_servers(), rules, st.booleans())
+def test_no_person_is_asked_to_connect_again_for_an_end_that_does_not_come(
+    server: tuple[Grant, Client, Callable[[int], int | None], int | None],
+    chosen: Rules,
+    rotates: bool,  # noqa: FBT001 hypothesis draws it
+) -> None:
+    grant, client, says, true_end = server
+    held = TokenPair("access-1", "refresh-1")
+    access_ms = (grant.access_expires_at or NOW) - NOW
+    for attempt in range(40):
+        due = policy.next_due(grant, client, chosen)
+        assert due.at is not None
+        if true_end is not None and due.at >= true_end - 1000:
+            return
+        if due.action is Action.ANNOUNCE:
+            end = policy.fixed_end(grant, client, chosen)
+            assert end is not None
+            assert true_end is not None
+            assert abs(end.at - true_end) <= lifecycle.SAME_END_MS
+            grant = lifecycle.announce(grant, due, client, chosen, attempt=attempt, now=due.at).grant
+            continue
+        states = says(due.at)
+        new = f"refresh-{attempt}" if rotates and states is not None else None
+        answer = Refreshed("access-2", new, access_ms, states or None, None)
+        grant = lifecycle.succeed(
+            grant, held, answer, client, chosen, sealed=b"", attempt=attempt, sent_at=due.at, now=due.at
+        ).grant

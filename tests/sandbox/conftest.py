@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.support.servers import SECRET, lent
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.sandbox.client import Sandbox
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def oauth2() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session")
 def http() -> Iterator[httpx.Client]:
-    with httpx.Client(trust_env=False, timeout=10) as client:
+    with httpx.Client(trust_env=False, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 

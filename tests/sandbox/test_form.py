@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 import pytest
 
@@ -18,18 +19,26 @@ def basic(text: str) -> str:
 def test_fields_and_credentials_come_from_the_body() -> None:
     body = b"grant_type=refresh_token&refresh_token=a%2Bb&client_id=id&client_secret=s"
 
-    assert read_token_request({"content-type": FORM + "; charset=utf-8"}, body) == ReceivedRequest(
-        "refresh_token", "a+b", "id", "s"
-    )
+    request = read_token_request({"content-type": FORM + "; charset=utf-8"}, body)
+
+    assert replace(request, parameters={}) == ReceivedRequest("refresh_token", "a+b", "id", "s")
+    assert request.parameters["refresh_token"] == ("a+b",)
 
 
-def test_credentials_in_a_basic_header_are_form_encoded() -> None:
+def test_a_resource_may_be_named_more_than_once() -> None:
+    request = read_token_request({"content-type": FORM}, b"grant_type=a&resource=b&resource=c")
+
+    assert request.problem is None
+    assert request.parameters["resource"] == ("b", "c")
+
+
+def test_credentials_in_a_basic_header_are_read_as_they_are_and_decoded() -> None:
     headers = {"content-type": FORM, "authorization": basic("my%20id:a%3Ab")}
 
     request = read_token_request(headers, b"grant_type=client_credentials")
 
-    assert (request.client_id, request.client_secret) == ("my id", "a:b")
-    assert request.used_basic
+    assert request.basic == ("my%20id", "a%3Ab")
+    assert request.basic_decoded == ("my id", "a:b")
 
 
 def test_an_unreadable_basic_header_is_never_right() -> None:
@@ -37,7 +46,7 @@ def test_an_unreadable_basic_header_is_never_right() -> None:
 
     request = read_token_request(headers, b"grant_type=client_credentials")
 
-    assert (request.client_id, request.client_secret, request.problem) == ("", "", None)
+    assert (request.basic_decoded, request.problem) == (("", ""), None)
 
 
 @pytest.mark.parametrize(

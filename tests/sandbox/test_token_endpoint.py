@@ -211,3 +211,21 @@ def test_a_used_token_revokes_the_family_where_that_is_the_rule(
 
 def test_only_post_reaches_the_token_endpoint(buddy: Sandbox, http: httpx.Client) -> None:
     assert http.get(buddy.token_url).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("states", "fields"),
+    [
+        ("expires_in_text", {"expires_in"}),
+        ("expires_at", {"expires_at"}),
+        ("expiry_date_ms", {"expiry_date"}),
+        ("nothing", set()),
+    ],
+)
+def test_the_end_of_an_access_token_is_stated_in_the_words_that_a_grant_was_issued_with(
+    buddy: Sandbox, issue_one: IssueOne, refresh: Refresh, states: str, fields: set[str]
+) -> None:
+    grant = issue_one(buddy, states=states)
+    body = refresh(buddy, grant["refresh_token"]).json()
+    plain = {"access_token", "refresh_token", "refresh_token_expires_in", "token_type"}
+    assert set(body) - plain == fields

@@ -1,12 +1,12 @@
 """A deployment in the simulated world: the real product on simulated ports.
 
 Each worker process is assembled as in production, on ports that are simulated or lead to the simulated world.
-In place of Celery a loop starts a drain for each client every second, now and then twice at once.
+In place of Celery a loop starts a drain every second, now and then twice at once.
 """
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -22,11 +22,14 @@ from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
+from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, TokenPair
+from worker.core.outcomes import Reply
 from worker.core.ports import StoreUnavailableError, UnsealError
 from worker.core.providers import BUDDY, OAUTH2, Client
 from worker.fleet.importing import Importer, NumberedLine
+from worker.fleet.kept_replies import KeptReplies
 from worker.fleet.tokens import TokenError, Tokens
 from worker.recovery.membership import Membership
 from worker.recovery.recovery import Recovery
@@ -37,16 +40,38 @@ from worker.runtime.assembly import Ports, assemble
 
 
 class SimulatedSealer:
-    """Binds a pair to its grant and version as the real one does, and gives equal pairs equal seals."""
+    """Binds a pair as the real one does, and gives equal pairs equal seals."""
 
-    def seal(self, grant_id: str, version: int, pair: TokenPair) -> bytes:
-        return json.dumps([grant_id, version, pair.access_token, pair.refresh_token]).encode()
+    def is_current(self, sealed: bytes) -> bool:
+        return bool(sealed)
+
+    def key_of(self, sealed: bytes) -> str:
+        return "" if self.is_current(sealed) else "former"
+
+    def seal(self, grant: Grant, pair: TokenPair) -> bytes:
+        return self._seal(grant, grant.version, pair)
+
+    def seal_successor(self, grant: Grant, pair: TokenPair) -> bytes:
+        return self._seal(grant, grant.version + 1, pair)
+
+    def _seal(self, grant: Grant, version: int, pair: TokenPair) -> bytes:
+        bound_to = [grant.client, grant.id, version]
+        return json.dumps([bound_to, pair.access_token, pair.refresh_token]).encode()
 
     def open(self, grant: Grant) -> TokenPair:
-        grant_id, version, access_token, refresh_token = json.loads(grant.sealed)
-        if (grant_id, version) != (grant.id, grant.version):
-            raise UnsealError(f"{grant.id}: the sealed tokens do not belong to this record")
+        bound_to, access_token, refresh_token = json.loads(grant.sealed)
+        if bound_to != [grant.client, grant.id, grant.version]:
+            raise UnsealError(f"{grant.id}: the sealed pair does not belong to this record")
         return TokenPair(access_token, refresh_token)
+
+    def seal_reply(self, client: str, grant_id: str, version: int, reply: Reply) -> bytes:
+        return json.dumps(["reply", [client, grant_id, version], reply.status, reply.body.decode()]).encode()
+
+    def open_reply(self, client: str, grant_id: str, version: int, sealed: bytes) -> Reply:
+        kind, bound_to, status, body = json.loads(sealed)
+        if (kind, bound_to) != ("reply", [client, grant_id, version]):
+            raise UnsealError(f"{grant_id}: the sealed reply does not belong to this record")
+        return Reply(status, {}, body.encode())
 
 
 class SimulatedClients:
@@ -57,6 +82,9 @@ class SimulatedClients:
 
     def __iter__(self) -> Iterator[Client]:
         return iter(self._clients.values())
+
+    def names(self) -> Collection[str]:
+        return self._clients.keys()
 
     def get(self, name: str, generation: int) -> Client:
         del generation
@@ -75,6 +103,7 @@ class Parts:
     endpoint: SimulatedEndpoint
     store: RedisStore
     journal: SimulatedJournal
+    directory: SimulatedJournalDirectory
     answers: Answers
     refresher: Refresher
     recovery: Recovery
@@ -142,6 +171,26 @@ class SimulatedDeployment:
         connection: Any = Connection(self.server, process)
         return RedisRegistry(connection, Scripts(connection, PREFIX), PREFIX)
 
+    def kept_replies(self, process: Process) -> KeptReplies:
+        """What a person does with kept replies, by a worker's own means."""
+        connection: Any = Connection(self.server, process)
+        parts = self.parts[process]
+        return KeptReplies(
+            replies=RedisReplies(
+                connection,
+                Scripts(connection, PREFIX),
+                PREFIX,
+                source="evergrant/sim",
+                events_kept=self._terms.limits.events_kept,
+            ),
+            registry=self.registry(process),
+            store=parts.store,
+            answers=parts.answers,
+            clients=self.clients,
+            sealer=SimulatedSealer(),
+            rules=RULES,
+        )
+
     async def import_pair(
         self,
         process: Process,
@@ -178,6 +227,7 @@ class SimulatedDeployment:
         scripts = Scripts(connection, PREFIX)
         store = RedisStore(scripts, clock, self._terms.limits, source="evergrant/sim", owner=process.name)
         journal, sealer = SimulatedJournal(disk, process), SimulatedSealer()
+        directory = SimulatedJournalDirectory(disk, process)
         endpoint = SimulatedEndpoint(self.bank, self.judge, self._terms.request_ms * 1000)
         built = assemble(
             Ports(
@@ -187,7 +237,7 @@ class SimulatedDeployment:
                 endpoint=endpoint,
                 sealer=sealer,
                 journal=journal,
-                directory=SimulatedJournalDirectory(disk, process),
+                directory=directory,
                 clients=self.clients,
                 clock=clock,
                 rules=RULES,
@@ -204,6 +254,7 @@ class SimulatedDeployment:
             endpoint,
             store,
             journal,
+            directory,
             built.answers,
             built.refresher,
             built.recovery,
@@ -227,17 +278,16 @@ class SimulatedDeployment:
         self.world.note(process, "has left")
 
     async def _sweep(self, parts: Parts) -> None:
-        names = [client.name for client in self.clients for _ in range(1 + self._twice(parts.process))]
-        await asyncio.gather(*(self.drain(parts, name) for name in names))
+        await asyncio.gather(*(self.drain(parts) for _ in range(1 + self._twice(parts.process))))
 
     def _twice(self, process: Process) -> int:
         return int(process.rng.random() < self._terms.drains_twice)
 
-    async def drain(self, parts: Parts, name: str) -> None:
-        """Refresh what a client has due, as `tasks.refresh` does."""
+    async def drain(self, parts: Parts) -> None:
+        """Refresh what is due, as `tasks.refresh` does."""
         process = parts.process
         try:
-            await parts.refresher.drain(name, f"{process}.{process.rng.random()}", lambda: process.leaving)
+            await parts.refresher.drain(f"{process}.{process.rng.random()}", lambda: process.leaving)
         except StoreUnavailableError as problem:
             self.world.note(process, f"drain ends: {problem}")
 

@@ -12,15 +12,21 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from tests.simulation.world import Process, World
-from worker.core.ports import Commit, JournalError
+from worker.core.ports import Commit, JournalError, KeptReply
+from worker.core.ports import Entry as Answer
 
 
 @dataclass(slots=True)
 class Entry:
     """One answer on a disk."""
 
-    commit: Commit
-    synced: bool = False
+    commit: Answer
+    synced_at_us: int | None = None
+
+    @property
+    def synced(self) -> bool:
+        """Whether it is on the disk for good."""
+        return self.synced_at_us is not None
 
 
 @dataclass(eq=False)
@@ -35,16 +41,23 @@ class JournalFile:
         """Whether nobody holds its lock."""
         return not self.owner.alive and (self.new_owner is None or not self.new_owner.alive)
 
-    def last(self, *, synced: bool = False) -> list[Commit]:
-        """The last answer of each grant, oldest first; of those that are `synced`, if that is asked."""
+    def last(self, *, synced: bool = False) -> list[Answer]:
+        """The last answer of each grant and every kept reply, oldest first; only `synced` ones, if asked."""
         last: dict[str, Commit] = {}
-        for entry in self.entries:
-            if synced and not entry.synced:
+        kept: list[KeptReply] = []
+        for answer in (entry.commit for entry in self.entries if entry.synced or not synced):
+            if isinstance(answer, KeptReply):
+                kept.append(answer)
                 continue
-            grant_id = entry.commit.change.grant.id
-            if grant_id not in last or last[grant_id].fence <= entry.commit.fence:
-                last[grant_id] = entry.commit
-        return sorted(last.values(), key=attrgetter("fence"))
+            grant_id = answer.change.grant.id
+            if grant_id not in last or last[grant_id].fence <= answer.fence:
+                last[grant_id] = answer
+        return sorted([*last.values(), *kept], key=attrgetter("fence"))
+
+
+def last_answer_to(lineage: bytes, entries: Sequence[Entry]) -> Answer | None:
+    """The last answer that used up this refresh token."""
+    return next((each.commit for each in reversed(entries) if each.commit.used_up == lineage), None)
 
 
 class Disk:
@@ -68,6 +81,16 @@ class Disk:
             for file in self.files
             for entry in file.entries
             if entry.synced
+        )
+
+    def shows(self, lineage: bytes, since_us: int) -> bool:
+        """Whether an answer with this refresh token has been here since then, in whose journal ever."""
+        return any(
+            entry.commit.change.grant.lineage == lineage
+            and entry.synced_at_us is not None
+            and entry.synced_at_us <= since_us
+            for file in self.files
+            for entry in file.entries
         )
 
     def readers(self, lineage: bytes, here: Sequence[Process]) -> list[Process]:
@@ -115,24 +138,25 @@ class SimulatedJournal:
             raise JournalError("the simulated disk is full")
         self._room = answers
 
-    async def write(self, commit: Commit) -> None:
+    async def write(self, entry: Answer) -> None:
         """Write, then sync; a crash may come before either."""
         world, process = self._disk.world, self._process
         if self._disk.full and not self._room:
-            self.refused.add(commit.fence)
+            self.refused.add(entry.fence)
             raise JournalError("the simulated disk is full")
         self._room = max(self._room - 1, 0)
         future = world.loop.create_future()
-        entry = Entry(commit)
+        written_entry = Entry(entry)
+        grant = entry.change.grant
 
         def written() -> None:
-            world.note(process, f"journal: {commit.change.grant.id} v{commit.change.grant.version} written")
-            self._open().entries.append(entry)
+            world.note(process, f"journal: {grant.id} v{grant.version} written")
+            self._open().entries.append(written_entry)
             world.add(world.schedule.delay_us("disk"), "journal sync", process, synced)
 
         def synced() -> None:
-            world.note(process, f"journal: {commit.change.grant.id} v{commit.change.grant.version} synced")
-            entry.synced = True
+            world.note(process, f"journal: {grant.id} v{grant.version} synced")
+            written_entry.synced_at_us = world.now_us
             if not future.done():
                 future.set_result(None)
 
@@ -140,12 +164,17 @@ class SimulatedJournal:
             world.add(world.schedule.delay_us("disk"), "journal write", process, written)
         await world.arrival(process, future)
 
-    def acknowledge(self, commit: Commit) -> None:
+    def acknowledge(self, entry: Answer) -> None:
         """Nothing is forgotten within a run: it is shorter than any retention."""
 
-    def read(self) -> list[Commit]:
+    def read(self) -> list[Answer]:
         """What this journal holds, as far as it is synced."""
         return self._file.last(synced=True) if self._file is not None else []
+
+    async def answer_to(self, lineage: bytes) -> Answer | None:
+        """The answer that used up a refresh token, as far as it is synced."""
+        entries = self._file.entries if self._file is not None else []
+        return last_answer_to(lineage, [entry for entry in entries if entry.synced])
 
     async def sweep(self) -> None:
         """Nothing is removed within a run."""
@@ -178,7 +207,7 @@ class SimulatedAbandonedJournal:
         """No retention ends within a run."""
         return False
 
-    def read(self) -> list[Commit]:
+    def read(self) -> list[Answer]:
         """What it holds."""
         return self._file.last()
 
@@ -187,11 +216,12 @@ class SimulatedAbandonedJournal:
 
 
 class SimulatedJournalDirectory:
-    """The journals of a machine, as one process sees those of the dead."""
+    """The journals of a machine, as one process sees those of all others."""
 
     def __init__(self, disk: Disk, process: Process) -> None:
         self._disk = disk
         self._process = process
+        self._seen: list[Entry] = []
 
     def take_over(self, own: str) -> list[SimulatedAbandonedJournal]:
         """Take over what is free."""
@@ -200,6 +230,17 @@ class SimulatedJournalDirectory:
             file.new_owner = self._process
             self._disk.world.note(self._process, f"takes over the journal of {file.owner}")
         return [SimulatedAbandonedJournal(file) for file in free]
+
+    def look(self, own: str) -> None:
+        """See what is on the disk by now; what a living process has not synced may still be lost."""
+        others = [file for file in self._disk.files if file.owner.name != own]
+        self._seen = [
+            entry for file in others for entry in file.entries if entry.synced or not file.owner.alive
+        ]
+
+    async def answer_to(self, lineage: bytes) -> Answer | None:
+        """The answer that used up a refresh token, as of the last look."""
+        return last_answer_to(lineage, self._seen)
 
     def sweep(self) -> None:
         """Nothing is removed within a run."""

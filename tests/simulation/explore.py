@@ -219,7 +219,7 @@ class Case(Scene):
         self.schedule.fault, self.schedule.fault_touches = strike, touches
         drains = [
             process.context.run(
-                self.world.loop.create_task, self.deployment.drain(self.deployment.parts[process], "c0")
+                self.world.loop.create_task, self.deployment.drain(self.deployment.parts[process])
             )
             for process in (one, other)
         ]

@@ -22,6 +22,8 @@ The invariants, by number; a violation names one:
 7. No claim passes while the store recovers, after a restart and after a silence, and none by a process that
    has not itself recovered in the store's epoch. An answer is on a disk before it is committed.
 8. A claim that is asked again, because its reply was lost, gives the same leases again.
+9. A registration that has brought no tokens yet risks one grant at a time, unless another's access token is
+   about to end. A reply that nobody could read is kept, and its token is not presented again.
 
 The exceptions, each listed here and nowhere else; most are double faults:
 
@@ -61,7 +63,7 @@ NO_ANSWER = {"unavailable", "reply_unknown"}  # reasons of `grant.failing`
 NOT_CONFIRMED = "client_not_confirmed"
 BY_OPERATORS = {"import_grant", "pause_grant", "resume_grant", "delete_grant"}
 MEMORY_US = 305_000_000  # so long the store remembers failures, and some more for the clocks
-BACK_US = 2_500_000  # who is back in reach offers what it holds within this
+BACK_US = 2_500_000  # who is back in reach offers what it holds within this, and knows what its disk shows
 SILENCE_US = 3_000_000  # without a word from any process: the next one begins an epoch
 PATIENCE_MS = 900_000  # the longest that the holder of an ended lease is waited for
 SPEAKS = {"heartbeat", "finish_recovery", "claim", "lease"}  # what ends a silence
@@ -227,8 +229,7 @@ class Judge(Witness):
         lineage = self.lineage(presentation.token)
         if presentation.lease is not None and self.world.redis_ms > presentation.lease.until:
             self.fail(1, f"{presentation.token} of {presentation.process} is acted on after its lease")
-        alone_refused = presentation.grant_id in self.bank.weather.refuses_as_client
-        if isinstance(outcome, Rejected) or alone_refused:
+        if isinstance(outcome, Rejected) or presentation.grant_id in self.bank.weather.refused_alone():
             self.books.refused.add(lineage)
 
     def never_acts(self, number: int) -> None:
@@ -304,18 +305,21 @@ class Judge(Witness):
         ]
         if before or (lease is not None and lease.in_doubt):
             self.count("retries of superseded tokens")
-        elif lineage in self.books.forgotten and not self._is_within_reach(lineage):
+        elif lineage in self.books.forgotten and not self._is_within_reach(lineage, presentation.process):
             self.books.notes.add("forgotten intent")
         else:
             self.fail(2, f"{presentation.process} presents {presentation.token}, which is superseded")
 
-    def _is_within_reach(self, lineage: bytes) -> bool:
+    def _is_within_reach(self, lineage: bytes, presenter: Process) -> bool:
         """Whether a process that can act has the answer to this refresh token, or a later one."""
         token = self.token(lineage)
         family = self.bank.families[token]
         later = family.live
         while later != token and later in family.parents:
-            if any(self._can_act(process) for process in self._holders(self.lineage(later))):
+            answer = self.lineage(later)
+            if any(self._can_act(process) for process in self._holders(answer)):
+                return True
+            if self._can_act(presenter) and self._disks(presenter).shows(answer, self.world.now_us - BACK_US):
                 return True
             later = family.parents[later]
         return False
@@ -344,13 +348,15 @@ class Judge(Witness):
         self.world.note(process, f"store {name}{_said(name, call, reply)}")
         if name in SPEAKS:
             self._listen()
+        if name == "due_clients":  # it changes no grant, no client and no endpoint
+            return
         if name in {"heartbeat", "finish_recovery", "leave"}:
             self._hear_of(process, name, call, reply)
             return
         if name == "reassert" and reply == b"restored":
             self.books.forgotten.pop(self.books.leases[call.fence].lineage, None)
-        if name == "claim" and not reply[6]:
-            self._claimed(process, call, reply[5], after)
+        if name == "claim" and not reply[1]:
+            self._claimed(process, call, _claimed_in(reply), after)
         elif name == "lease" and reply[0] in {b"leased", b"held"}:
             found = [*reply[2:4], call.id] if reply[0] == b"leased" else []
             self._claimed(process, call, found, after)
@@ -500,7 +506,8 @@ class Judge(Witness):
         self._compare_states(name, before.endpoints, after.endpoints, events)
         for event in events:
             if event["type"] in {EventType.CLIENT_REJECTED, EventType.PROVIDER_UNAVAILABLE}:
-                self._check_incident(event["subject"], call.grant.decode())
+                grant_id = call.id if name == "keep_reply" else call.grant
+                self._check_incident(event["subject"], grant_id.decode())
 
     def _check_incident(self, subject: str, grant_id: str) -> None:
         """The same grant stopped everybody before; then others were answered, and it never was."""
@@ -699,6 +706,11 @@ def _leases_of(found: Sequence[Any]) -> str:
     return ", ".join(leases) or "nothing"
 
 
+def _claimed_in(reply: Any) -> list[Any]:
+    """The leases of all clients in a claim's reply."""
+    return [each for answer in reply[2] for each in answer[4]]
+
+
 def _short(fence: int) -> int:
     return fence % 1_000_000_000
 
@@ -706,7 +718,7 @@ def _short(fence: int) -> int:
 def _said(name: str, call: Any, reply: Any) -> str:
     """A script's reply, for the trace."""
     if name == "claim":
-        return ": recovering" if reply[6] else f": {_leases_of(reply[5])}"
+        return ": recovering" if reply[1] else f": {_leases_of(_claimed_in(reply))}"
     if name in {"commit", "record_outcome", "lease", "reassert"} | BY_OPERATORS:
         said = reply[0] if isinstance(reply, list) else reply
         fence = f" {_short(call.fence)}" if name in {"commit", "record_outcome", "reassert"} else ""

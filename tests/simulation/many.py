@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 
@@ -69,9 +69,10 @@ def run_small(case: Small) -> Outcome:
 
 
 def run_all(seeds: range, cases: Sequence[Small]) -> Iterator[Outcome]:
-    """All of them, on every core, as they come in."""
+    """All of them, on every core, as they end."""
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        explored = pool.map(run_small, cases)
-        yield from pool.map(run_seeds, chunks)
-        yield from explored
+        pieces = [pool.submit(run_seeds, chunk) for chunk in chunks]
+        pieces += [pool.submit(run_small, case) for case in cases]
+        for piece in as_completed(pieces):
+            yield piece.result()

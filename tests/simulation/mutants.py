@@ -14,7 +14,16 @@ from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
 from tests.simulation.stories import Tale
 from worker.core.grant import Status
-from worker.core.ports import Commit, FailureOf, FailureVerdict, Lease
+from worker.core.ports import (
+    Commit,
+    FailureOf,
+    FailureVerdict,
+    KeptReply,
+    Lease,
+    Refusal,
+    RefusalVerdict,
+    RefusalWords,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,16 @@ async def _forget_to_write(commit: Commit) -> None:
     del commit
 
 
+def _skip_the_journal_with_replies(parts: Parts) -> None:
+    write = parts.journal.write
+
+    async def write_answers_alone(answer: Commit | KeptReply) -> None:
+        if isinstance(answer, Commit):
+            await write(answer)
+
+    parts.replace(parts.journal, "write", write_answers_alone)
+
+
 def _skip_the_journal(parts: Parts) -> None:
     parts.replace(parts.journal, "write", _forget_to_write)
 
@@ -83,8 +102,7 @@ def _leases_are_forgotten(parts: Parts) -> None:
 
 def _no_replay(parts: Parts) -> None:
     async def replay(commits: Sequence[Commit]) -> list[None]:
-        del commits
-        return []
+        return [None] * len(commits)
 
     parts.replace(parts.answers, "replay", replay)
 
@@ -93,11 +111,11 @@ def _outages_count(parts: Parts) -> None:
     """An attempt without an answer is taken for a refusal of the grant."""
     settle = parts.store.record_outcome
 
-    async def harsh(lease: Lease, change: Any, answered_at: int | None = None) -> Any:
-        if answered_at is None:
+    async def harsh(lease: Lease, change: Any, **given: Any) -> Any:
+        if given.get("answered_at") is None:
             failed = replace(change.grant, status=Status.FAILED, reason="revoked")
             change = replace(change, grant=failed, due_at=None)
-        return await settle(lease, change, answered_at)
+        return await settle(lease, change, **given)
 
     parts.replace(parts.store, "record_outcome", harsh)
 
@@ -144,6 +162,16 @@ end
 """
 
 
+def _rejections_are_believed(parts: Parts) -> None:
+    compare = parts.store.record_refusal
+
+    async def believe(*args: Any, words: RefusalWords, **given: Any) -> RefusalVerdict:
+        verdict = await compare(*args, words=words, **given)
+        return RefusalVerdict(Refusal.GRANT, claims_stop=False) if words is RefusalWords.GRANT else verdict
+
+    parts.replace(parts.store, "record_refusal", believe)
+
+
 def _oldest_first(parts: Parts) -> None:
     """Journals are offered from their oldest answer on."""
     replay = parts.answers.replay
@@ -152,6 +180,17 @@ def _oldest_first(parts: Parts) -> None:
         return await replay(commits[::-1])
 
     parts.replace(parts.answers, "replay", backwards)
+
+
+def _journals_are_not_asked(parts: Parts) -> None:
+    async def nothing(lease: Lease) -> None:  # noqa: ARG001
+        return None
+
+    parts.replace(parts.answers, "catch_up", nothing)
+
+
+def _other_journals_are_not_looked_at(parts: Parts) -> None:
+    parts.replace(parts.directory, "look", lambda own: None)  # noqa: ARG005
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +251,24 @@ LOSSES: Final = (
         stories.TWO_ROTATIONS,
         patch=_replacing("commit", {"local forgot = ": "local forgot = false and "}),
     ),
+    _loss(
+        "a token is presented to which the journal has the answer",
+        "25",
+        stories.FAILING_COMMIT,
+        mutate=_journals_are_not_asked,
+    ),
+    _loss(
+        "a token is presented to which a journal in other hands has the answer",
+        "25",
+        stories.JOURNAL_IN_OTHER_HANDS,
+        mutate=_other_journals_are_not_looked_at,
+    ),
     _loss("a journal is offered from its oldest answer on", "2", stories.LONG_JOURNAL, mutate=_oldest_first),
     _loss(
         "a claim that is asked again gives other leases",
         "8",
         stories.LOST_CLAIM,
-        patch=_replacing("claim", {"if before then return repeated_claim(before) end": ""}),
+        patch=_replacing("claim", {"if before then return repeated(before[place]) end": ""}),
     ),
     _loss(
         "a lease that is asked for again is refused",
@@ -229,9 +280,66 @@ LOSSES: Final = (
         "a client is paused for the same grant again",
         "6",
         stories.REFUSED_ALONE,
+        patch=_replacing("record_refusal", {"if refreshed_at > mine[2] then return {'grant', 0} end": ""}),
+    ),
+    _loss(
+        "the healthiest grant is not asked for comparison",
+        "6",
+        stories.REFUSED_BY_THREES,
+        patch=_replacing("claim", {"if is_single and known.wary_at then": "if false then"}),
+    ),
+    _loss(
+        "refusals of a client are not compared",
+        "6",
+        stories.REFUSED_BY_THREES,
+        patch=_replacing("record_refusal", {"if refreshed_at > mine[2] then return {'grant', 0} end": ""}),
+    ),
+    _loss(
+        "refusals without words are not compared",
+        "6",
+        stories.REFUSED_WITHOUT_WORDS,
+        patch=_replacing("record_refusal", {"if refreshed_at > mine[2] then return {'grant', 0} end": ""}),
+    ),
+    _loss(
+        "the rejection of every grant is believed at once",
+        "56",
+        stories.EVERY_GRANT_REJECTED,
+        mutate=_rejections_are_believed,
+    ),
+    _loss(
+        "one more rejection ends the incident that every grant is rejected",
+        "6",
+        stories.EVERY_GRANT_REJECTED,
         patch=_replacing(
-            "reject_client", {"if redis.call('HGET', state, 'suspect') == grant then return 'grant' end": ""}
+            "accept_client", {"if known[2] and not is_refreshed then return 'unchanged' end": ""}
         ),
+    ),
+    _loss(
+        "a new registration is tried with many grants",
+        "9",
+        stories.NEW_REGISTRATION,
+        patch=_replacing("claim", {"is_unproven = known.proved ~= registration": "is_unproven = false"}),
+    ),
+    _loss(
+        "a second grant is risked before the first one's reply is known",
+        "9",
+        stories.NEW_REGISTRATION,
+        patch=_replacing(
+            "claim",
+            {"local at_risk = is_single and is_unproven and grant_at_risk(client, known)": "local at_risk"},
+        ),
+    ),
+    _loss(
+        "others are tried after a new registration's reply could not be read",
+        "9",
+        stories.UNREAD_REPLY,
+        patch=_replacing("claim", {"if is_unproven and known.unread == registration then": "if false then"}),
+    ),
+    _loss(
+        "a reply that nobody could read is not journaled",
+        "9",
+        stories.UNREAD_REPLY,
+        mutate=_skip_the_journal_with_replies,
     ),
     _loss(
         "an endpoint is left alone for the same grant again",

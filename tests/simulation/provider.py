@@ -7,15 +7,26 @@ Rules:
   all.
 - It acts on a request when it gets it, even if nobody waits for the reply any more."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from tests.simulation.world import Process, World, current
 from worker.core.grant import TokenPair
-from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.outcomes import (
+    ClientRejected,
+    NoLifetime,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Reply,
+    Unavailable,
+    Unknown,
+    Unread,
+)
 from worker.core.ports import ClientCheck
 from worker.core.providers import Client
 
@@ -23,6 +34,7 @@ if TYPE_CHECKING:
     import asyncio
 
 URL = "https://sim.example/token"
+GARBLED_DEPTH = 2_000
 
 
 class Mode(StrEnum):
@@ -63,6 +75,14 @@ class Weather:
     lose_replies: int = 0
     never_answers: frozenset[str] = frozenset()  # grants that alone get 503
     refuses_as_client: frozenset[str] = frozenset()  # grants that alone are answered `invalid_client`
+    refuses_vaguely: frozenset[str] = frozenset()  # grants that are answered `unauthorized_client`
+    refuses_without_words: frozenset[str] = frozenset()  # grants that are answered an empty 400
+    garbles: bool = False  # acts, and answers in a way that nobody can read
+    rejects_everything: bool = False  # as if each token were dead: the registration is another's
+
+    def refused_alone(self) -> frozenset[str]:
+        """The grants that are refused while others are not."""
+        return self.refuses_as_client | self.refuses_vaguely | self.refuses_without_words
 
 
 class Bank:
@@ -115,15 +135,26 @@ class Bank:
             return Unavailable("http_503", None, may_have_acted=True)
         if weather.refuses_client:
             return self._refusal_of_client()
-        grant_id = self.families[token].grant_id
-        if grant_id in weather.never_answers:
-            return Unavailable("http_503", None, may_have_acted=True)
-        if grant_id in weather.refuses_as_client:
-            return ClientRejected("invalid_client")
+        trouble = self._trouble_of(self.families[token].grant_id)
+        if trouble is not None:
+            return trouble
         outcome = self._act(token)
         if weather.breaks_off:
             return Unknown("http_500")
         return outcome
+
+    def _trouble_of(self, grant_id: str) -> Outcome | None:
+        """What it answers to one grant without looking at its token."""
+        weather = self.weather
+        if grant_id in weather.never_answers:
+            return Unavailable("http_503", None, may_have_acted=True)
+        if grant_id in weather.refuses_as_client:
+            return ClientRejected("invalid_client")
+        if grant_id in weather.refuses_vaguely:
+            return ClientRejected("unauthorized_client")
+        if grant_id in weather.refuses_without_words:
+            return Unavailable("http_400", refused=True)
+        return self._refusal() if weather.rejects_everything else None
 
     def patience(self) -> float:
         """The share of a deadline that a leg takes while it is slow; most replies are just in time."""
@@ -176,7 +207,8 @@ class Bank:
         if self._lies:
             stated = self._rng.choice([self._lifetime_s * 10, 1, None, self._lifetime_s])
         access = name.replace(".r", ".a")
-        return Refreshed(access, refresh_token, None if stated is None else stated * 1000, None, None)
+        lifetime = NoLifetime.UNKNOWN if stated is None else stated * 1000
+        return Refreshed(access, refresh_token, lifetime, None, None)
 
 
 class SimulatedEndpoint:
@@ -198,6 +230,8 @@ class SimulatedEndpoint:
         def act() -> Outcome:
             outcome = self._bank.act(token)
             self._judge.acted(number, outcome)
+            if self._bank.weather.garbles and isinstance(outcome, Refreshed):
+                return _garbled(outcome)
             return outcome
 
         outcome: Outcome = await self._exchange(
@@ -219,6 +253,10 @@ class SimulatedEndpoint:
             current(), self._bank.check, "check", unknown, unknown, lambda: None
         )
         return check
+
+    async def revoke(self, client: Client, pair: TokenPair, now: int) -> Never:
+        """No process of a simulation revokes."""
+        raise AssertionError(f"{client.name} was to revoke {pair!r} at {now}")
 
     async def _exchange(
         self,
@@ -291,3 +329,12 @@ class Witness:
     def heard(self, number: int, outcome: Outcome) -> None:
         """The process has the reply."""
         raise NotImplementedError
+
+
+def _garbled(answer: Refreshed) -> Unread:
+    """The same tokens, so deep in a document that the product's reader does not go there."""
+    tokens = {"access_token": answer.access_token, "refresh_token": answer.refresh_token}
+    if isinstance(answer.expires_in_ms, int):
+        tokens["expires_in"] = str(answer.expires_in_ms // 1000)
+    body = "[" * GARBLED_DEPTH + json.dumps(tokens) + "]" * GARBLED_DEPTH
+    return Unread("http_200_not_json", Reply(200, {}, body.encode()))

@@ -18,7 +18,9 @@ from tests.simulation.scene import UNBROKEN, Break, Report, Scene
 from tests.simulation.seeds import RandomSchedule
 from tests.simulation.terms import Terms
 from tests.simulation.world import Process, dice
+from worker.core.outcomes import Unread
 from worker.core.ports import Lease
+from worker.core.salvage import Directions
 
 LONG_ENOUGH_S: Final = 60.0
 SLOW_SHARE: Final = 0.25  # of the legs take up to 20 or 30 ms in place of half a millisecond
@@ -117,8 +119,23 @@ class Story(Scene):
         """Let a process refresh what is due."""
         self.world.loop.run_ready()  # it may have started just now
         parts = self.deployment.parts[process]
-        process.context.run(self.world.loop.create_task, self.deployment.drain(parts, "c0"))
+        process.context.run(self.world.loop.create_task, self.deployment.drain(parts))
         self.world.loop.run_ready()
+
+    def adopt_all(self, process: Process) -> None:
+        """Let a person adopt every kept reply."""
+        adopted: list[str] = []
+
+        async def act() -> None:
+            kept_replies = self.deployment.kept_replies(process)
+            for reply in await kept_replies.all():
+                await kept_replies.adopt(reply.number, Directions())
+                adopted.append(reply.grant)
+
+        task = process.context.run(self.world.loop.create_task, act())
+        self.until(task.done)
+        if not adopted:
+            self.judge.fail(9, "a reply that nobody could read is lost")
 
     def refresh_on_demand(self, process: Process, grant_id: str) -> None:
         """Let a process refresh one grant, due or not."""
@@ -232,7 +249,7 @@ def _forgotten_process(story: Story) -> None:
     known = story.worker()
     early = story.snapshot()
     story.wait(0.5)
-    unknown = story.worker()
+    unknown = story.worker(machine=1)
     story.drain(unknown)
     story.until_stored(1)
     story.wait(1)
@@ -264,10 +281,42 @@ def _new_process(story: Story) -> None:
     story.until_stored(1)
 
 
-def _two_rotations(story: Story) -> None:
-    """Redis forgets two rotations of one grant; a journal offers the last of them."""
+def _journal_in_other_hands(story: Story) -> None:
+    """Redis comes back from before a rotation; who holds its journal stands still, and another claims."""
+    story.bring([0.9])
+    early = story.snapshot()
+    dying = story.worker()
+    story.drain(dying)
+    story.until_stored(1)
+    story.deployment.crash(dying, loses_unsynced=True)
+    holder = story.deployment.start_worker(story.disks[0])
+    story.until(lambda: story.disks[0].files[0].new_owner is holder)
+    story.world.freeze(holder, int(2 * story.lease_s * 1e6))
+    story.restart(early)
+    claimer = story.worker()
+    story.until_claims_pass()
+    story.drain(claimer)
+    story.wait(2 * story.lease_s)
+
+
+def _failing_commit(story: Story) -> None:
+    """The store fails at an answer until long after its lease has ended."""
     story.bring([0.9])
     worker = story.worker()
+    story.server.faults.fails = "commit"
+    story.drain(worker)
+    story.until_answered(worker)
+    for _ in range(int(2 * story.lease_s)):
+        story.wait(1)
+        story.drain(worker)
+    story.server.faults.fails = ""
+    story.until_stored(1)
+
+
+def _two_rotations(story: Story) -> None:
+    """Redis forgets two rotations of one grant; a journal on another machine offers the last of them."""
+    story.bring([0.9])
+    worker, other = story.worker(machine=0), story.worker(machine=1)
     early = story.snapshot()
     for refreshed in (1, 2):
         story.drain(worker)
@@ -275,7 +324,7 @@ def _two_rotations(story: Story) -> None:
         story.wait(0.8 * story.terms.lifetime_s)
     story.restart(early)
     story.until_claims_pass()
-    story.drain(worker)
+    story.drain(other)
     story.wait(2)
 
 
@@ -327,18 +376,89 @@ def _unanswered_alone(story: Story) -> None:
     _trouble_alone(story)
 
 
-def _trouble_alone(story: Story) -> None:
-    story.bring([0.9] + [0.1] * (len(story.grants) - 1))
+def _refused_by_threes(story: Story) -> None:
+    """Half of the grants are refused in words that name the client; it is well, and is not blamed."""
+    dead = frozenset(story.grants[:3])
+    story.bank.weather.refuses_vaguely = dead
+    _trouble_alone(story, dead)
+    if story.judge.counts.get("client.rejected"):
+        story.judge.fail(6, "the client was paused for the sake of three grants")
+
+
+def _refused_without_words(story: Story) -> None:
+    """The same with refusals that say nothing."""
+    dead = frozenset(story.grants[:3])
+    story.bank.weather.refuses_without_words = dead
+    _trouble_alone(story, dead)
+    if story.judge.counts.get("client.rejected") or story.judge.counts.get("provider.unavailable"):
+        story.judge.fail(6, "others were left alone for the sake of three grants")
+
+
+def _trouble_alone(story: Story, dead: frozenset[str] = frozenset({"g0"})) -> None:
+    story.bring([0.9 if grant_id in dead else 0.1 for grant_id in story.grants])
     story.worker()
     story.deployment.sweeps = True
-    story.wait(0.95 * story.terms.lifetime_s)
+    story.wait(SOON_S)
+    soon = story.judge.counts.get("grant.failing", 0)
+    if soon < len(dead) - 1:
+        story.judge.fail(6, "nothing is told of grants that are refused again and again")
+    story.wait(0.95 * story.terms.lifetime_s - SOON_S)
     for grant_id, packed in story.server.look().records.items():
         ends_at = msgpack.unpackb(packed or b"", raw=True)[FIELD["ACCESS_EXPIRES_AT"]]
-        if grant_id != "g0" and ends_at < story.world.redis_ms:
-            story.judge.fail(6, f"{grant_id} had to wait for g0 until its token ended")
+        if grant_id not in dead and ends_at < story.world.redis_ms:
+            story.judge.fail(6, f"{grant_id} had to wait for {sorted(dead)} until its token ended")
 
 
-SLOW_US: Final = 1_700_000  # a group of a hundred answers takes twice this
+def _every_grant_rejected(story: Story) -> None:
+    """Every grant is rejected for a while, though all are alive: the client's settings are wrong."""
+    story.bring([0.9] * len(story.grants))
+    story.bank.weather.rejects_everything = True
+    story.worker()
+    story.deployment.sweeps = True
+    story.wait(30)
+    story.bank.weather.rejects_everything = False
+    story.wait(10)
+    if story.judge.counts.get("client.rejected") != 1:
+        story.judge.fail(6, "one incident of the client is told as none, or as several")
+    if story.judge.counts.get("grant.failed"):
+        story.judge.fail(6, "a grant failed for a fault of its client")
+
+
+def _new_registration(story: Story) -> None:
+    """A server that nobody has tried rotates each token, and its replies are lost."""
+    story.bring([0.73] * len(story.grants))
+    story.bank.weather.breaks_off = True
+    story.worker()
+    story.deployment.sweeps = True
+    story.wait(20)
+    if len({each.grant_id for each in story.judge.books.presentations}) > 1:
+        story.judge.fail(9, "a registration that has brought no tokens yet risked a second grant")
+
+
+def _unread_reply(story: Story) -> None:
+    """A server that nobody has tried answers in a way that nobody can read.
+
+    The worker dies when the reply is on its disk, and the store does not have it yet. A person adopts it.
+    """
+    story.bring([0.73] * len(story.grants))
+    story.bank.weather.garbles = True
+    worker = story.worker()
+    story.deployment.sweeps = True
+    story.until(lambda: any(isinstance(each.heard, Unread) for each in story.judge.books.presentations))
+    story.cut_off(worker, story.lease_s)
+    story.wait(1)
+    story.deployment.crash(worker, loses_unsynced=True)
+    other = story.worker()
+    story.wait(20)
+    presented = [each.grant_id for each in story.judge.books.presentations]
+    if len(presented) > 1:
+        story.judge.fail(9, f"after a reply that nobody could read {presented[1]} was presented")
+    story.bank.weather.garbles = False
+    story.adopt_all(other)
+
+
+SOON_S: Final = 15.0  # grants that are refused alone are known as that by then
+SLOW_US: Final = 2_000_000  # a group of a hundred answers takes twice this
 
 FROZEN_HOLDER: Final = Tale(
     "a holder is frozen", Terms(Mode.FAMILY, grants=1, lifetime_s=600), _frozen_holder
@@ -350,7 +470,15 @@ FORGOTTEN_PROCESS: Final = Tale(
 NEW_PROCESS: Final = Tale(
     "a process starts beside a journal", Terms(Mode.FAMILY, grants=1, disks=2), _new_process
 )
-TWO_ROTATIONS: Final = Tale("two rotations are forgotten", Terms(Mode.STRICT, grants=1), _two_rotations)
+JOURNAL_IN_OTHER_HANDS: Final = Tale(
+    "a journal is in the hands of another", Terms(Mode.FAMILY, grants=1), _journal_in_other_hands
+)
+FAILING_COMMIT: Final = Tale(
+    "the store fails at an answer for a while", Terms(Mode.FAMILY, grants=1), _failing_commit
+)
+TWO_ROTATIONS: Final = Tale(
+    "two rotations are forgotten", Terms(Mode.STRICT, grants=1, disks=2), _two_rotations
+)
 LONG_JOURNAL: Final = Tale(
     "a long journal is offered slowly",
     Terms(Mode.STRICT, grants=206, disks=2, lifetime_s=600),
@@ -366,7 +494,33 @@ UNANSWERED_ALONE: Final = Tale(
     "one grant alone is never answered", Terms(Mode.STRICT, grants=4, lifetime_s=60), _unanswered_alone
 )
 
+REFUSED_BY_THREES: Final = Tale(
+    "half of the grants are refused as a client",
+    Terms(Mode.STRICT, grants=6, lifetime_s=60),
+    _refused_by_threes,
+)
+REFUSED_WITHOUT_WORDS: Final = Tale(
+    "half of the grants are refused without words",
+    Terms(Mode.STRICT, grants=6, lifetime_s=60),
+    _refused_without_words,
+)
+EVERY_GRANT_REJECTED: Final = Tale(
+    "every grant is rejected for a while", Terms(Mode.STRICT, grants=4, lifetime_s=600), _every_grant_rejected
+)
+NEW_REGISTRATION: Final = Tale(
+    "a server that nobody has tried loses its replies",
+    Terms(Mode.STRICT, grants=4, lifetime_s=6_000),
+    _new_registration,
+)
+
+UNREAD_REPLY: Final = Tale(
+    "a reply that nobody can read", Terms(Mode.STRICT, grants=4, lifetime_s=600), _unread_reply
+)
+
 STORIES: Final = (
     *(FROZEN_HOLDER, SILENCE, FORGOTTEN_PROCESS, NEW_PROCESS, TWO_ROTATIONS, LONG_JOURNAL),
+    *(JOURNAL_IN_OTHER_HANDS, FAILING_COMMIT),
     *(LOST_CLAIM, LOST_LEASE, REFUSED_ALONE, UNANSWERED_ALONE),
+    *(REFUSED_BY_THREES, REFUSED_WITHOUT_WORDS, EVERY_GRANT_REJECTED, NEW_REGISTRATION),
+    UNREAD_REPLY,
 )

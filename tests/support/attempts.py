@@ -6,10 +6,11 @@ from worker.core import lifecycle
 from worker.core.events import Event, EventType, client_event, provider_event
 from worker.core.grant import TokenPair
 from worker.core.lifecycle import Change
-from worker.core.outcomes import Outcome, Refreshed
+from worker.core.outcomes import Outcome, Refreshed, Reply, Unread
 from worker.core.policy import Rules
-from worker.core.ports import Commit, Committed, Lease
+from worker.core.ports import Commit, Committed, KeptReply, Lease
 from worker.core.providers import Client
+from worker.core.reasons import Reason
 
 RULES = Rules()
 
@@ -28,11 +29,11 @@ def answer(
     if onto is not None and onto.status is not None:
         base = replace(base, version=onto.version, status=onto.status)
     refreshed = Refreshed("a1", gives, 3_600_000, None, None)
-    successor = lifecycle.succeed(
-        base, TokenPair("a0", used), refreshed, client, RULES, attempt=lease.fence, sent_at=now, now=now
+    held, sealed = TokenPair("a0", used), f"sealed {gives} by {lease.fence}".encode()
+    change = lifecycle.succeed(
+        base, held, refreshed, client, RULES, sealed=sealed, attempt=lease.fence, sent_at=now, now=now
     )
-    sealed = f"sealed {gives} by {lease.fence}".encode()
-    return Commit(lease.fence, base.lineage, base.version, base.status, successor.sealed(sealed))
+    return Commit(lease.fence, base.lineage, base.version, base.status, change)
 
 
 def failure(lease: Lease, client: Client, outcome: Outcome, now: int) -> Change:
@@ -42,10 +43,30 @@ def failure(lease: Lease, client: Client, outcome: Outcome, now: int) -> Change:
         outcome,
         client,
         RULES,
+        with_all=False,
         in_doubt=lease.grant.in_doubt,
         attempt=lease.fence,
         now=now,
         chance=1.0,
+    )
+
+
+def unread(
+    lease: Lease, client: Client, now: int, *, sent_at: int | None = None, sealed: bytes = b"sealed reply"
+) -> KeptReply:
+    """A reply that nobody could read, ready to be kept."""
+    reply = Unread("http_200_not_json", Reply(200, {}, b"?"))
+    return KeptReply(
+        fence=lease.fence,
+        change=lifecycle.keep(lease.grant, reply, client, RULES, attempt=lease.fence, now=now),
+        sealed=sealed,
+        size=1,
+        detail=reply.detail,
+        sent_at=now if sent_at is None else sent_at,
+        received_at=now,
+        registration=client.registration,
+        endpoint_probe=lease.endpoint_probe,
+        outage=unavailable(client, lease, now, Reason.REPLY_UNREAD),
     )
 
 

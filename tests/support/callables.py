@@ -21,6 +21,7 @@ from worker.core.grant import Grant
 from worker.core.lifecycle import Change
 from worker.core.outcomes import Outcome
 from worker.core.ports import Clients, Commit, Committed, Lease
+from worker.core.providers import Client
 from worker.refresher import Refresher
 from worker.runtime.clients import ConfiguredClients
 from worker.sandbox.client import Sandbox
@@ -53,6 +54,12 @@ class SeedSealed(Protocol):
     """Put a grant into the store whose tokens can be unsealed."""
 
     def __call__(self, grant_id: str = ..., *, holds: str = ..., **changes: Any) -> Awaitable[Grant]: ...
+
+
+class Prove(Protocol):
+    """Do something to a client."""
+
+    def __call__(self, client: Client) -> Awaitable[None]: ...
 
 
 class OnGrant(Protocol):
@@ -105,7 +112,10 @@ class Configure(Protocol):
 
 
 class OpenMember(Protocol):
-    """A process that has not sent a heartbeat yet, with a journal and connections of its own."""
+    """A process that has not sent a heartbeat yet, with a journal and connections of its own.
+
+    Its clients' endpoints count as having answered many requests just now, unless it is `paced`.
+    """
 
     def __call__(
         self,
@@ -124,6 +134,7 @@ class OpenMember(Protocol):
         request_ms: int | None = ...,
         chance: float = ...,
         examine: Callable[[], Awaitable[str]] | None = ...,
+        paced: bool = ...,
     ) -> Awaitable[Member]: ...
 
 

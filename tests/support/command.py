@@ -1,14 +1,17 @@
 """`evergrant`, run as an operator runs it: real processes, in an environment and a directory of their own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
+from tests.support import warm
 from tests.support.waiting import PATIENCE_SECONDS
 
 EVERGRANT = Path(sys.executable).with_name("evergrant")
@@ -36,10 +39,17 @@ class Finished:
 
 @dataclass(frozen=True)
 class Cli:
-    """`evergrant` as one deployment's operator has it."""
+    """`evergrant` as one deployment's operator has it.
+
+    Attributes:
+        home: where its commands run.
+        environment: theirs, and nothing else.
+        warm: the socket of a process that has loaded it (`warm.py`); `None` starts each command cold.
+    """
 
     home: Path
     environment: dict[str, str]
+    warm: Path | None = None
 
     @property
     def command(self) -> str:
@@ -47,6 +57,8 @@ class Cli:
 
     def __call__(self, *arguments: str | bytes, given: str | bytes | BinaryIO = b"") -> Finished:
         """Run one command to its end; a file that is given is its standard input itself."""
+        if self.warm is not None:
+            return self._run_warm(self.warm, arguments, given)
         standard_input: dict[str, Any] = {"stdin": given}
         if isinstance(given, str | bytes):
             standard_input = {"input": given.encode() if isinstance(given, str) else given}
@@ -60,6 +72,26 @@ class Cli:
             **standard_input,
         )
         return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def _run_warm(
+        self, socket: Path, arguments: tuple[str | bytes, ...], given: str | bytes | BinaryIO
+    ) -> Finished:
+        request = {
+            "arguments": [os.fsencode(each).hex() for each in arguments],
+            "environment": self.environment,
+            "directory": str(self.home),
+        }
+        with ExitStack() as opened:
+            out, err = (opened.enter_context(TemporaryFile()) for _ in range(2))
+            if isinstance(given, str | bytes):
+                text = given
+                given = opened.enter_context(TemporaryFile())
+                given.write(text.encode() if isinstance(text, str) else text)
+                given.seek(0)
+            code = warm.run(socket, request, (given.fileno(), out.fileno(), err.fileno()))
+            out.seek(0)
+            err.seek(0)
+            return Finished(code, out.read().decode(), err.read().decode())
 
     @contextmanager
     def running(self, *arguments: str, output: BinaryIO | None = None) -> Iterator[subprocess.Popen[bytes]]:

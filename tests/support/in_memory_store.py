@@ -2,8 +2,8 @@
 
 It has what those decisions depend on, and no more: due grants, leases, intents, the verdicts on answers and
 outcomes, rejected clients and unavailable endpoints with their half-open probes, and the events. It knows no
-rate budget, no slow start, no patience with holders that are gone, no restarts of the store, and one client
-an endpoint. `tests/contract` holds it to what `RedisStore` does.
+rate budget, no slow start, no patience with holders that are gone, no restarts of the store, one client an
+endpoint, and every registration as proved. `tests/contract` holds it to what `RedisStore` does.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,19 +17,42 @@ from worker.core.ports import (
     Claim,
     Commit,
     Committed,
+    DueClients,
     Epoch,
     FailureOf,
     FailureVerdict,
+    KeptReply,
     Lease,
     LeasedElsewhere,
     Paused,
     Recovering,
     Refusal,
+    RefusalVerdict,
+    RefusalWords,
+    ReplyKept,
     Verdict,
 )
 from worker.core.providers import Client
 
 FAILURES_TO_OPEN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """How many refusals, and of how many grants, mean the client."""
+
+    grants: int
+    refusals: int
+    compared: int = 0
+    compares: bool = False
+
+
+NEEDED = {
+    RefusalWords.CLIENT: Needed(1, 1),
+    RefusalWords.EITHER: Needed(10, 1, compared=3),
+    RefusalWords.NOTHING: Needed(10, 5, compared=3, compares=True),
+    RefusalWords.GRANT: Needed(10, 3, compared=3, compares=True),
+}
 NO_END = 2**53 - 1  # later than any instant
 OUT_OF_WORK = {Status.FAILED, Status.PAUSED}
 
@@ -52,7 +75,12 @@ class ClientRecord:
     rejected: bool = False
     accepted_at: int = 0
     generation: int = 0
-    suspect: str | None = None
+    refusals: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # first at, last at, how many
+    refreshed_at: int = 0
+    believed_at: int | None = None
+    is_wary: bool = False
+    tried_all: bool = False
+    compared: int = 0
     probe_at: int = 0
     throttled_until: int = 0
     answered_at: int = 0
@@ -62,11 +90,15 @@ class ClientRecord:
     endpoint_probe_at: int = 0
     failures: list[tuple[str, int]] = field(default_factory=list)  # grant, when its request left
 
+    def is_probed(self, now: int) -> bool:
+        """Whether the client is rejected, and that is not yet believed of its grants."""
+        return self.rejected and (self.believed_at is None or self.believed_at > now)
+
     def admits(self, now: int) -> bool:
         """Whether anything may be claimed, if only one grant as a probe."""
         return (
             self.throttled_until <= now
-            and not (self.rejected and self.probe_at > now)
+            and not (self.is_probed(now) and self.probe_at > now)
             and not (self.unavailable and self.endpoint_probe_at > now)
         )
 
@@ -83,6 +115,7 @@ class InMemoryStore:
     def __init__(self, now: Callable[[], int], *, lease_ms: int = 60_000, probe_ms: int = 60_000) -> None:
         self.records: dict[str, Record] = {}
         self.events: list[Event] = []
+        self.replies: list[KeptReply] = []  # the number of the first is 1
         self._now = now
         self._lease_ms = lease_ms
         self._probe_ms = probe_ms
@@ -98,6 +131,18 @@ class InMemoryStore:
         """What is known of a client."""
         return self._clients.setdefault(name, ClientRecord())
 
+    async def due_clients(self, offset: int, limit: int) -> DueClients:
+        """One page of the clients that something may be claimed of now."""
+        now = self._now()
+        names = sorted({each.grant.client for each in self.records.values()})
+        due = [name for name in names if self._is_due(name, now)][offset:]
+        return DueClients(due[:limit], has_more=len(due) > limit)
+
+    def _is_due(self, name: str, now: int) -> bool:
+        known = self.client(name)
+        is_probe = known.is_probed(now) or known.unavailable
+        return known.admits(now) and bool(self._due(name, NO_END if is_probe else now))
+
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:  # noqa: ARG002 the port has it
         """Lease what is due, or one grant alone as a probe."""
         now, known = self._now(), self.client(client.name)
@@ -105,10 +150,21 @@ class InMemoryStore:
             return Claim(now, [], drained=True, wait_ms=0, generation=0, recovering=True)
         if not known.admits(now):
             return Claim(now, [], drained=True, wait_ms=0, generation=known.generation)
-        is_probe = known.rejected or known.unavailable
-        found = self._due(client.name, NO_END if is_probe else now)[: 1 if is_probe else limit]
+        is_probe = known.is_probed(now) or known.unavailable
+        limit = 1 if is_probe or known.is_wary else limit
+        due = self._due(client.name, NO_END if is_probe or known.is_wary else now)
+        if known.is_wary:  # the healthiest are tried first
+            untried = [each for each in reversed(due) if each.grant.id not in known.refusals]
+            known.tried_all = not untried
+            due = untried or due
+        found = due[:limit]
         leases = [
-            replace(self._lease(each), client_probe=known.rejected, endpoint_probe=known.unavailable)
+            replace(
+                self._lease(each),
+                client_probe=known.rejected,
+                endpoint_probe=known.unavailable,
+                comparison=known.is_wary,
+            )
             for each in found
             if each.lease_until <= now
         ]
@@ -119,15 +175,22 @@ class InMemoryStore:
         drained = is_probe or len(found) < limit
         return Claim(now, leases, drained=drained, wait_ms=0, generation=known.generation)
 
-    async def lease(self, grant_id: str) -> Lease | LeasedElsewhere | Recovering | Paused | None:
-        """Lease one grant, due or not."""
+    async def lease(
+        self, grant_id: str, *, even_paused: bool = False, reply: int | None = None
+    ) -> Lease | LeasedElsewhere | Recovering | Paused | ReplyKept | None:
+        """Lease one grant, due or not; one that has a kept reply only to adopt it."""
         record = self.records.get(grant_id)
         if not self._is_recovered:
             return Recovering()
         if record is None:
             return None
-        if record.grant.status is Status.PAUSED:
+        kept = record.grant.kept_reply
+        if reply is not None and reply != kept:
+            return None
+        if record.grant.status is Status.PAUSED and reply is None and not even_paused:
             return Paused()
+        if kept is not None and reply is None:
+            return ReplyKept(kept)
         if record.lease_until > self._now():
             return LeasedElsewhere(record.lease_until)
         return self._lease(record)
@@ -155,7 +218,42 @@ class InMemoryStore:
         self._tell(record, commit.change)
         return Committed(Verdict.STORED, successor.version, successor.status)
 
-    async def record_outcome(self, lease: Lease, change: Change, answered_at: int | None = None) -> Verdict:
+    async def keep_reply(self, kept: KeptReply) -> Verdict:
+        """Keep a reply that nobody could read, and stop its endpoint."""
+        grant, record = kept.change.grant, self.records.get(kept.change.grant.id)
+        if record is None:
+            return Verdict.GONE
+        if kept in self.replies:
+            return Verdict.KNOWN
+        if record.fence <= kept.fence:
+            record.lease_until = 0
+        stored = record.grant
+        if (stored.lineage, stored.version) != (grant.lineage, grant.version):
+            return Verdict.SUPERSEDED
+        self.replies.append(kept)
+        record.last, record.due_at = kept.fence, None
+        if stored.status in OUT_OF_WORK:
+            record.grant = replace(stored, kept_reply=len(self.replies), in_doubt=True)
+        else:
+            record.grant = replace(grant, kept_reply=len(self.replies))
+        if stored.status is Status.ACTIVE and kept.change.event is not None:
+            self.events.append(kept.change.event)
+        known, now = self.client(stored.client), self._now()
+        if known.unavailable and kept.endpoint_probe:
+            known.endpoint_probe_at = now + self._probe_ms
+        elif not known.unavailable and kept.sent_at > known.recovered_at:
+            known.unavailable, known.endpoint_probe_at = True, now + self._probe_ms
+            known.endpoint_suspect = None
+            self.events.append(kept.outage)
+        return Verdict.STORED
+
+    async def record_outcome(
+        self,
+        lease: Lease,
+        change: Change,
+        answered_at: int | None = None,
+        believed_at: int | None = None,  # noqa: ARG002 the port has it
+    ) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours."""
         record = self.records.get(change.grant.id)
         if record is None:
@@ -169,36 +267,69 @@ class InMemoryStore:
         record.last, record.lease_until = lease.fence, 0
         if record.grant.lineage != change.grant.lineage:
             return Verdict.SUPERSEDED
-        if record.grant.status is Status.PAUSED:
+        if record.grant.status is Status.PAUSED or record.grant.kept_reply is not None:
             record.grant = replace(record.grant, in_doubt=change.grant.in_doubt)
             return Verdict.STORED
         record.grant = change.grant
         self._tell(record, change)
         return Verdict.STORED
 
-    async def reject_client(self, client: Client, event: Event, lease: Lease, *, sent_at: int) -> Refusal:
-        """Pause a client that was refused under `lease`."""
+    async def record_refusal(
+        self,
+        client: Client,
+        event: Event,
+        lease: Lease,
+        *,
+        words: RefusalWords,
+        sent_at: int,
+        believe_ms: int,
+    ) -> RefusalVerdict:
+        """Compare a refusal with what the client's other grants are answered."""
         known, now = self.client(client.name), self._now()
+        is_rejection = words is RefusalWords.GRANT
         if known.rejected:
+            if is_rejection and (known.believed_at is None or known.believed_at <= now):
+                return RefusalVerdict(Refusal.GRANT, claims_stop=False)
             if lease.client_probe:
                 known.probe_at = now + self._probe_ms
-            return Refusal.UNCHANGED
+            return RefusalVerdict(Refusal.UNCHANGED, claims_stop=True)
         if sent_at <= known.accepted_at:
-            return Refusal.UNCHANGED
-        if known.suspect == lease.grant.id:
-            return Refusal.GRANT
-        known.rejected, known.suspect, known.probe_at = True, lease.grant.id, now + self._probe_ms
-        self.events.append(event)
-        return Refusal.CHANGED
+            return RefusalVerdict(Refusal.UNCHANGED, claims_stop=True)
+        first_at, _, number = known.refusals.pop(lease.grant.id, (now, now, 0))
+        known.refusals[lease.grant.id] = (first_at, now, number + 1)
+        if known.refreshed_at > first_at:
+            return RefusalVerdict(Refusal.GRANT, claims_stop=False)
+        at_work = sum(
+            each.grant.client == client.name and each.grant.status not in OUT_OF_WORK
+            for each in self.records.values()
+        )
+        refused = [each for each in known.refusals.values() if each[1] > known.refreshed_at]
+        needed = NEEDED[words]
+        if needed.compares and at_work < 2:
+            return RefusalVerdict(Refusal.ALONE, claims_stop=False)
+        if is_rejection and len(refused) < needed.refusals:
+            return RefusalVerdict(Refusal.GRANT, claims_stop=False)
+        in_all = sum(number for _, _, number in refused)
+        known.compared += known.is_wary and lease.comparison
+        are_enough = len(refused) >= min(needed.grants, max(at_work, 1))
+        are_compared = known.compared >= min(needed.compared, max(at_work - 1, 0))
+        if (known.tried_all or (are_enough and are_compared)) and in_all >= needed.refusals:
+            known.rejected, known.is_wary, known.probe_at = True, False, now + self._probe_ms
+            known.tried_all, known.compared = False, 0
+            known.believed_at = now + believe_ms if is_rejection else None
+            self.events.append(event)
+            return RefusalVerdict(Refusal.CHANGED, claims_stop=True)
+        was_wary, known.is_wary = known.is_wary, True
+        return RefusalVerdict(Refusal.UNDECIDED, claims_stop=not was_wary)
 
-    async def accept_client(self, client: Client, event: Event, lease: Lease) -> bool:
+    async def accept_client(self, client: Client, event: Event, lease: Lease, *, is_refreshed: bool) -> bool:
         """Let a rejected client's grants be claimed again."""
         known = self.client(client.name)
-        if not known.rejected:
+        if not known.rejected or (known.believed_at is not None and not is_refreshed):
             return False
         known.rejected, known.accepted_at, known.generation = False, self._now(), known.generation + 1
-        if known.suspect == lease.grant.id:
-            known.suspect = None
+        known.believed_at, known.refreshed_at = None, self._now() + 1
+        known.refusals.pop(lease.grant.id, None)
         self.events.append(event)
         return True
 
@@ -239,7 +370,7 @@ class InMemoryStore:
         self.events.append(event)
         return True
 
-    async def heartbeat(self, trouble: str) -> Epoch:  # noqa: ARG002 the port has it
+    async def heartbeat(self, trouble: str, untaken: Sequence[str] = ()) -> Epoch:  # noqa: ARG002 the port has them
         """Say that this process lives."""
         return Epoch(1, recovering=False)
 
@@ -268,7 +399,7 @@ class InMemoryStore:
         self._fence += 1
         record.fence, record.lease_until = self._fence, self._now() + self._lease_ms
         record.grant = replace(before, in_doubt=True)
-        if before.status not in OUT_OF_WORK:
+        if before.status not in OUT_OF_WORK and before.kept_reply is None:
             record.due_at = record.lease_until
         return Lease(before, record.fence, record.lease_until)
 
@@ -280,8 +411,10 @@ class InMemoryStore:
     def _note_answer(self, client_name: str, sent_at: int, *, refreshed: str | None = None) -> None:
         known = self.client(client_name)
         known.answered_at = max(known.answered_at, sent_at)
-        if refreshed is not None and known.suspect == refreshed and sent_at > known.accepted_at:
-            known.suspect = None
+        if refreshed is not None:
+            known.refreshed_at, known.is_wary = max(known.refreshed_at, sent_at), False
+            known.tried_all, known.compared = False, 0
+            known.refusals.pop(refreshed, None)
         if refreshed is not None and known.endpoint_suspect == refreshed:
             known.endpoint_suspect = None
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,10 +80,16 @@ class LiveDeployment:
         aside.write_text(secret)
         aside.replace(path)
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        """The Procfile's worker."""
-        arguments = ("worker", "--concurrency", "2", "--without-gossip", "--without-mingle")
-        return self._start("celery", "-A", "worker", *arguments)
+    def start_worker(self, *options: str, app: str = "worker") -> subprocess.Popen[bytes]:
+        """The Procfile's worker, or one with other options, or of a module in this deployment's directory."""
+        options = options or (
+            "--concurrency",
+            "2",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        )
+        return self._start("celery", "-A", app, "worker", *options)
 
     def start_beat(self) -> subprocess.Popen[bytes]:
         """The Procfile's beat."""
@@ -99,6 +105,11 @@ class LiveDeployment:
         )
         self._processes.append(process)
         return process
+
+    def children(self, worker: int) -> set[int]:
+        """The child processes of a worker that are at work, by their heartbeat files."""
+        files = (self.directory / "data" / "heartbeats" / "evergrant").glob("worker.*")
+        return {int(file.suffix[1:]) for file in files} - {worker}
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """`kill -9` for a process and its children."""
@@ -130,6 +141,11 @@ class LiveDeployment:
     def issue(self, count: int, **order: float) -> list[str]:
         """Mint grants at the sandbox and import them; returns their lines."""
         lines = list(self.sandbox.issue_lines(count, **order))
+        self.take(lines)
+        return lines
+
+    def take(self, lines: Iterable[str]) -> None:
+        """Import lines."""
 
         async def store(runtime: Runtime) -> None:
             numbered = enumerate((line.encode() for line in lines), 1)
@@ -144,7 +160,6 @@ class LiveDeployment:
                 assert not taken.refusals
 
         self.run(store)
-        return lines
 
     def grants(self) -> dict[str, StoredGrant]:
         """Every stored grant by id."""
@@ -182,6 +197,10 @@ class LiveDeployment:
             return {stored.grant.id: keys.open(stored.grant) async for stored in runtime.registry.walk()}
 
         return self.run(open_all)
+
+    def living_tokens(self) -> set[str]:
+        """The provider's live pairs: none of these may be found in a log or on a disk."""
+        return {pair[name] for pair in self.sandbox.pairs() for name in ("access_token", "refresh_token")}
 
     def lost(self) -> list[str]:
         """Grants whose stored pair is not the provider's live pair, revoked ones aside."""

@@ -1,6 +1,6 @@
 """One process of ours, put together for a test."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from worker.adapters.clock import RedisClock
@@ -24,6 +24,9 @@ class NoClients:
 
     def __iter__(self) -> Iterator[Client]:
         return iter(())
+
+    def names(self) -> Collection[str]:
+        return ()
 
 
 @dataclass(frozen=True)

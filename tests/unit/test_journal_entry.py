@@ -1,6 +1,7 @@
 """One commit as it stands in a journal: what a release wrote, every later one can read."""
 
 from dataclasses import replace
+from typing import Any
 
 import msgpack
 import pytest
@@ -9,7 +10,7 @@ from worker.adapters.journal.format import VERSION, UnknownEntryError, pack, unp
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit
+from worker.core.ports import Commit, KeptReply
 
 GRANT = Grant(
     id="grant-1",
@@ -31,16 +32,45 @@ GRANT = Grant(
     noticed_at=19,
     root=b"root",
     rejected_at=21,
+    stated_life_ms=22,
+    kept_reply=23,
+    narrowed="write",
+    token_type="DPoP",
 )
 EVENT = Event(EventType.GRANT_REFRESHED, "2.grant.refreshed", "grant-1", 20, {"client": "acme"})
 COMMIT = Commit(2, b"base", 3, Status.ACTIVE, Change(GRANT, due_at=4, attention_at=5, event=EVENT))
 
 GRANT_VALUES = [
     *("grant-1", "acme", "failing", 12, b"lineage", b"sealed", 13, 14, 15, 16, 17),
-    *("all", {"team": "blue"}, 18, "server_error", True, 19, b"root", 21),
+    *("all", {"team": "blue"}, 18, "server_error", True, 19, b"root", 21, 22, 23, "write", "DPoP"),
 ]
+LATER: dict[str, Any] = dict.fromkeys(
+    ("rejected_at", "stated_life_ms", "kept_reply", "narrowed", "token_type")
+)
 EVENT_VALUES = ["evergrant.grant.refreshed", "2.grant.refreshed", "grant-1", 20, {"client": "acme"}]
 VERSION_1 = [1, 2, b"base", 3, "active", 4, 5, GRANT_VALUES, EVENT_VALUES]
+
+OUTAGE = Event(EventType.PROVIDER_UNAVAILABLE, "2.provider.unavailable", "https://id/token", 20, {"a": 1})
+KEPT = KeptReply(
+    fence=2,
+    change=Change(GRANT, due_at=None, attention_at=5, event=EVENT),
+    sealed=b"sealed reply",
+    size=6,
+    detail="http_200_not_json",
+    sent_at=7,
+    received_at=8,
+    registration="f00",
+    endpoint_probe=True,
+    outage=OUTAGE,
+)
+OUTAGE_VALUES = [
+    "evergrant.provider.unavailable",
+    *("2.provider.unavailable", "https://id/token", 20, {"a": 1}),
+]
+REPLY_1 = [
+    *("reply", 1, 2, None, 5, GRANT_VALUES, EVENT_VALUES),
+    *(b"sealed reply", 6, "http_200_not_json", 7, 8, "f00", True, OUTAGE_VALUES),
+]
 
 
 def test_version_1_of_an_entry_is_written_field_by_field() -> None:
@@ -54,18 +84,16 @@ def test_version_1_of_an_entry_is_read() -> None:
 
 
 def test_an_entry_from_before_a_field_was_added_is_read_without_it() -> None:
-    older = msgpack.packb([*VERSION_1[:7], GRANT_VALUES[:-1], EVENT_VALUES])
-    assert unpack(older) == replace(
-        COMMIT, change=replace(COMMIT.change, grant=replace(GRANT, rejected_at=None))
-    )
+    older = msgpack.packb([*VERSION_1[:7], GRANT_VALUES[:-5], EVENT_VALUES])
+    assert unpack(older) == replace(COMMIT, change=replace(COMMIT.change, grant=replace(GRANT, **LATER)))
 
 
 def test_an_absent_field_at_the_end_is_left_out_so_that_an_older_release_reads_the_entry() -> None:
-    absent = replace(COMMIT, change=replace(COMMIT.change, grant=replace(GRANT, rejected_at=None)))
-    assert msgpack.unpackb(pack(absent))[7] == GRANT_VALUES[:-1]
+    absent = replace(COMMIT, change=replace(COMMIT.change, grant=replace(GRANT, **LATER)))
+    assert msgpack.unpackb(pack(absent))[7] == GRANT_VALUES[:-5]
 
 
-@pytest.mark.parametrize("values", [GRANT_VALUES[:10], [*GRANT_VALUES, None]], ids=["fewer", "more"])
+@pytest.mark.parametrize("values", [GRANT_VALUES[:10], [*GRANT_VALUES, 26, None]], ids=["fewer", "more"])
 def test_a_grant_with_other_fields_is_not_guessed_at(values: list[object]) -> None:
     entry = msgpack.packb([*VERSION_1[:7], values, EVENT_VALUES])
     with pytest.raises(UnknownEntryError):
@@ -82,3 +110,26 @@ def test_what_cannot_be_read_is_not_quoted() -> None:
     with pytest.raises(UnknownEntryError) as caught:
         unpack(msgpack.packb([VERSION, "a secret"]))
     assert caught.value.__suppress_context__
+
+
+def test_version_1_of_a_kept_reply_is_written_field_by_field() -> None:
+    assert msgpack.unpackb(pack(KEPT)) == REPLY_1
+
+
+def test_version_1_of_a_kept_reply_is_read() -> None:
+    assert unpack(msgpack.packb(REPLY_1)) == KEPT
+
+
+def test_a_kept_reply_begins_as_no_version_so_that_a_release_before_it_leaves_it_alone() -> None:
+    """It compared the first value with 1, and kept a file with any other for another release."""
+    assert msgpack.unpackb(pack(KEPT))[0] == "reply"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["reply", 2, *REPLY_1[2:]], REPLY_1[:-1], [*REPLY_1, None], ["reply"], ["replies", *REPLY_1[1:]]],
+    ids=["a-later-version", "fewer", "more", "nothing-else", "another-kind"],
+)
+def test_a_kept_reply_of_another_release_is_not_guessed_at(values: list[object]) -> None:
+    with pytest.raises(UnknownEntryError):
+        unpack(msgpack.packb(values))

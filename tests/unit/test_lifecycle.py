@@ -10,8 +10,18 @@ import pytest
 from worker.core import lifecycle, policy
 from worker.core.events import EventType
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
-from worker.core.lifecycle import NO_END, STATUS_OF, TABLE, Change, Phase, Step, Successor, Trigger
-from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.lifecycle import NO_END, STATUS_OF, TABLE, Change, Phase, Step, Trigger
+from worker.core.outcomes import (
+    ClientRejected,
+    NoLifetime,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Reply,
+    Unavailable,
+    Unknown,
+    Unread,
+)
 from worker.core.policy import Action, Due, Rules
 from worker.core.providers import DAY_MS, Client
 from worker.core.reasons import Reason
@@ -19,18 +29,20 @@ from worker.core.reasons import Reason
 FAILING, FAILED = EventType.GRANT_FAILING, EventType.GRANT_FAILED
 NO_ANSWER = Unavailable("http_503")
 REJECTED = Rejected("invalid_grant")
+UNREAD = Unread("http_200_not_json", Reply(200, {}, b"?"))
 ANSWER = Refreshed("access-2", "refresh-2", 3_600_000, None, None)
 
 IN_PHASE: dict[Phase, dict[str, Any]] = {
     Phase.ACTIVE: {"status": Status.ACTIVE},
     Phase.RETRYING: {"status": Status.FAILING, "reason": "unavailable", "streak": 2},
     Phase.CONFIRMING: {"status": Status.FAILING, "reason": "rejected", "streak": 1, "rejected_at": 5},
+    Phase.UNREAD: {"status": Status.FAILING, "reason": "reply_unread", "streak": 1, "kept_reply": 3},
     Phase.FAILED: {"status": Status.FAILED, "reason": "revoked", "streak": 4},
     Phase.PAUSED: {"status": Status.PAUSED},
 }
 
 Fail = Callable[..., Change]
-Succeed = Callable[..., Successor]
+Succeed = Callable[..., Change]
 
 
 @pytest.fixture
@@ -43,10 +55,19 @@ def fail(oauth2: Client, rules: Rules, now: int) -> Fail:
         *,
         client: Client = oauth2,
         in_doubt: bool = False,
+        with_all: bool = False,
         later_ms: int = 60_000,
     ) -> Change:
         return lifecycle.fail(
-            grant, outcome, client, rules, in_doubt=in_doubt, attempt=7, now=now + later_ms, chance=1.0
+            grant,
+            outcome,
+            client,
+            rules,
+            in_doubt=in_doubt,
+            with_all=with_all,
+            attempt=7,
+            now=now + later_ms,
+            chance=1.0,
         )
 
     return befall
@@ -58,10 +79,18 @@ def succeed(grant: Grant, pair: TokenPair, oauth2: Client, rules: Rules, now: in
 
     def befall(
         answer: Refreshed = ANSWER, *, base: Grant = grant, client: Client = oauth2, held: TokenPair = pair
-    ) -> Successor:
+    ) -> Change:
         sent_at = now + 3_600_000
         return lifecycle.succeed(
-            base, held, answer, client, rules, attempt=7, sent_at=sent_at, now=sent_at + 900
+            base,
+            held,
+            answer,
+            client,
+            rules,
+            sealed=b"resealed",
+            attempt=7,
+            sent_at=sent_at,
+            now=sent_at + 900,
         )
 
     return befall
@@ -75,19 +104,28 @@ def succeed(grant: Grant, pair: TokenPair, oauth2: Client, rules: Rules, now: in
     [
         (Phase.ACTIVE, Trigger.NO_ANSWER, Phase.RETRYING, FAILING),
         (Phase.ACTIVE, Trigger.REJECTED, Phase.CONFIRMING, FAILING),
-        (Phase.ACTIVE, Trigger.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.ACTIVE, Trigger.REJECTED_WITH_ALL, Phase.CONFIRMING, FAILING),
         (Phase.ACTIVE, Trigger.EXPIRED, Phase.FAILED, FAILED),
         (Phase.RETRYING, Trigger.NO_ANSWER, Phase.RETRYING, None),
         (Phase.RETRYING, Trigger.REJECTED, Phase.CONFIRMING, None),
-        (Phase.RETRYING, Trigger.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.RETRYING, Trigger.REJECTED_WITH_ALL, Phase.CONFIRMING, None),
         (Phase.RETRYING, Trigger.EXPIRED, Phase.FAILED, FAILED),
         (Phase.CONFIRMING, Trigger.NO_ANSWER, Phase.CONFIRMING, None),
         (Phase.CONFIRMING, Trigger.REJECTED, Phase.FAILED, FAILED),
-        (Phase.CONFIRMING, Trigger.REJECTED_IN_DOUBT, Phase.FAILED, FAILED),
+        (Phase.CONFIRMING, Trigger.REJECTED_WITH_ALL, Phase.CONFIRMING, None),
         (Phase.CONFIRMING, Trigger.EXPIRED, Phase.FAILED, FAILED),
+        (Phase.ACTIVE, Trigger.UNREAD, Phase.UNREAD, FAILING),
+        (Phase.RETRYING, Trigger.UNREAD, Phase.UNREAD, None),
+        (Phase.CONFIRMING, Trigger.UNREAD, Phase.UNREAD, None),
+        (Phase.UNREAD, Trigger.UNREAD, Phase.UNREAD, None),
+        (Phase.UNREAD, Trigger.NO_ANSWER, Phase.UNREAD, None),
+        (Phase.UNREAD, Trigger.REJECTED, Phase.UNREAD, None),
+        (Phase.UNREAD, Trigger.REJECTED_WITH_ALL, Phase.UNREAD, None),
+        (Phase.UNREAD, Trigger.EXPIRED, Phase.FAILED, FAILED),
+        (Phase.FAILED, Trigger.UNREAD, Phase.FAILED, None),
         (Phase.FAILED, Trigger.NO_ANSWER, Phase.FAILED, None),
         (Phase.FAILED, Trigger.REJECTED, Phase.FAILED, None),
-        (Phase.FAILED, Trigger.REJECTED_IN_DOUBT, Phase.FAILED, None),
+        (Phase.FAILED, Trigger.REJECTED_WITH_ALL, Phase.FAILED, None),
     ],
     ids=lambda each: each.name.lower() if isinstance(each, Phase | Trigger) else None,
 )
@@ -99,7 +137,7 @@ def test_a_trigger_leads_to_the_phase_and_the_event_of_the_table(
 
 
 def test_whatever_an_attempt_brings_has_its_step_but_for_a_failed_grant_that_expires() -> None:
-    operators = {Trigger.PAUSE, Trigger.RESUME, Trigger.RESUME_IN_BOUT}
+    operators = {Trigger.PAUSE, Trigger.RESUME, Trigger.RESUME_IN_BOUT, Trigger.DROP}
     assert set(product(Phase, set(Trigger) - operators)) - set(TABLE) == {(Phase.FAILED, Trigger.EXPIRED)}
 
 
@@ -113,7 +151,8 @@ def test_what_operators_do_has_no_event() -> None:
     assert not [
         step
         for (_, trigger), step in TABLE.items()
-        if trigger in {Trigger.PAUSE, Trigger.RESUME, Trigger.RESUME_IN_BOUT} and step.event is not None
+        if trigger in {Trigger.PAUSE, Trigger.RESUME, Trigger.RESUME_IN_BOUT, Trigger.DROP}
+        and step.event is not None
     ]
 
 
@@ -123,6 +162,7 @@ def test_tokens_bring_a_failing_and_a_failed_grant_back_and_leave_a_paused_one_p
         Phase.ACTIVE: Step(Phase.ACTIVE, refreshed),
         Phase.RETRYING: Step(Phase.ACTIVE, recovered),
         Phase.CONFIRMING: Step(Phase.ACTIVE, recovered),
+        Phase.UNREAD: Step(Phase.ACTIVE, recovered),
         Phase.FAILED: Step(Phase.ACTIVE, recovered),
         Phase.PAUSED: Step(Phase.PAUSED, refreshed),
     }
@@ -158,7 +198,7 @@ def test_asking_for_a_pair_that_cannot_happen_raises(
 
 
 @pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.name.lower())
-def test_a_grant_s_phase_is_read_from_its_status_and_whether_it_was_rejected(
+def test_a_grant_s_phase_is_read_from_its_status_whether_it_was_rejected_and_whether_a_reply_is_kept(
     grant: Grant, phase: Phase
 ) -> None:
     assert lifecycle.phase_of(replace(grant, **IN_PHASE[phase])) is phase
@@ -167,6 +207,65 @@ def test_a_grant_s_phase_is_read_from_its_status_and_whether_it_was_rejected(
 def test_a_grant_s_phase_does_not_depend_on_its_reason(grant: Grant) -> None:
     resumed = replace(grant, status=Status.FAILING, reason="rejected", streak=1)
     assert lifecycle.phase_of(resumed) is Phase.RETRYING
+
+
+def test_a_reply_that_is_given_up_lets_the_old_token_be_tried_again() -> None:
+    assert lifecycle.next_statuses(Trigger.DROP) == {
+        Status.FAILING: Status.FAILING,
+        Status.FAILED: Status.FAILING,
+        Status.PAUSED: Status.PAUSED,
+    }
+
+
+# A reply that could not be read
+
+
+def test_a_reply_that_could_not_be_read_makes_its_grant_failing_never_due_and_in_doubt(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    change = lifecycle.keep(grant, UNREAD, oauth2, rules, attempt=7, now=now)
+
+    assert (change.grant.status, change.grant.reason, change.grant.streak) == ("failing", "reply_unread", 1)
+    assert change.grant.in_doubt
+    assert (change.due_at, change.attention_at) == (None, grant.access_expires_at)
+    assert change.event is not None
+    assert (change.event.type, change.event.id) == (FAILING, "7.grant.failing")
+    assert (change.event.data["reason"], change.event.data["detail"]) == ("reply_unread", "http_200_not_json")
+
+
+def test_a_failed_grant_stays_failed_for_its_reason_when_its_one_more_try_cannot_be_read(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    dead = replace(grant, **IN_PHASE[Phase.FAILED])
+    kept = lifecycle.keep(dead, UNREAD, oauth2, rules, attempt=7, now=now).grant
+    assert (kept.status, kept.reason) == ("failed", "revoked")
+
+
+def test_a_grant_whose_token_ends_while_its_reply_is_unread_fails_for_that_reason(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    change = lifecycle.expire(
+        replace(grant, **IN_PHASE[Phase.UNREAD]), oauth2, rules, attempt=7, now=now + 3_600_000
+    )
+    assert (change.grant.status, change.grant.reason) == ("failed", "reply_unread")
+    assert change.event is not None
+    assert change.event.type is FAILED
+
+
+def test_the_tokens_of_a_kept_reply_end_the_bout_and_the_keeping(grant: Grant, succeed: Succeed) -> None:
+    successor = succeed(base=replace(grant, **IN_PHASE[Phase.UNREAD]))
+    assert (successor.grant.status, successor.grant.kept_reply) == ("active", None)
+    assert successor.event is not None
+    assert successor.event.type is EventType.GRANT_RECOVERED
+
+
+def test_a_token_to_which_a_kept_reply_came_is_not_asked_with_again(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    kept = replace(grant, **IN_PHASE[Phase.UNREAD])
+    assert not policy.is_refreshable(kept, oauth2)
+    assert policy.decide(kept, oauth2, rules, now).action is Action.WAIT
+    assert policy.decide(kept, oauth2, rules, now + 3_600_000).action is Action.EXPIRE
 
 
 # Outcomes without tokens
@@ -178,14 +277,15 @@ def test_a_grant_s_phase_does_not_depend_on_its_reason(grant: Grant) -> None:
         (Phase.ACTIVE, NO_ANSWER, False, "failing", "unavailable", FAILING),
         (Phase.ACTIVE, Unknown("timeout"), False, "failing", "reply_unknown", FAILING),
         (Phase.ACTIVE, REJECTED, False, "failing", "rejected", FAILING),
-        (Phase.ACTIVE, REJECTED, True, "failed", "reply_lost", FAILED),
+        (Phase.ACTIVE, REJECTED, True, "failing", "rejected", FAILING),
         (Phase.RETRYING, NO_ANSWER, False, "failing", "unavailable", None),
         (Phase.RETRYING, Unknown("timeout"), True, "failing", "reply_unknown", None),
         (Phase.RETRYING, REJECTED, False, "failing", "rejected", None),
-        (Phase.RETRYING, REJECTED, True, "failed", "reply_lost", FAILED),
+        (Phase.RETRYING, REJECTED, True, "failing", "rejected", None),
         (Phase.CONFIRMING, NO_ANSWER, False, "failing", "rejected", None),
         (Phase.CONFIRMING, Unknown("timeout"), False, "failing", "rejected", None),
         (Phase.CONFIRMING, REJECTED, False, "failed", "revoked", FAILED),
+        (Phase.CONFIRMING, REJECTED, True, "failed", "reply_lost", FAILED),
         (Phase.FAILED, REJECTED, False, "failed", "revoked", None),
         (Phase.FAILED, NO_ANSWER, False, "failed", "revoked", None),
     ],
@@ -323,6 +423,27 @@ def test_a_failure_s_event_says_what_the_server_said_and_until_when_the_old_toke
 # How long it waits
 
 
+@pytest.mark.parametrize("life_left_ms", [3_600_000, 200_000, 1_000, -1_000])
+def test_a_grant_that_is_given_back_while_it_is_confirmed_is_due_as_after_its_rejection(
+    grant: Grant, fail: Fail, oauth2: Client, rules: Rules, now: int, life_left_ms: int
+) -> None:
+    held = replace(grant, access_expires_at=now + life_left_ms)
+    rejected = fail(held, REJECTED, later_ms=0)
+
+    given_back = lifecycle.give_back(rejected.grant, oauth2, rules, now)
+
+    assert given_back == replace(rejected, event=None)
+
+
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.PAUSED])
+def test_a_grant_out_of_work_that_is_given_back_stays_out_of_the_schedule(
+    grant: Grant, oauth2: Client, rules: Rules, now: int, phase: Phase
+) -> None:
+    held = replace(grant, **IN_PHASE[phase])
+
+    assert lifecycle.give_back(held, oauth2, rules, now).due_at is None
+
+
 @pytest.mark.parametrize(
     ("streak", "outcome", "wait_ms"),
     [
@@ -369,9 +490,9 @@ def test_a_client_waits_for_as_long_as_the_server_asked_but_an_hour_at_most(
 def test_an_answer_follows_a_record_that_moved_on_as_if_it_had_been_made_from_it(
     succeed: Succeed, grant: Grant, status: Status, becomes: Status, told: EventType
 ) -> None:
-    made = succeed().sealed(b"sealed")
+    made = succeed()
     moved = lifecycle.rebase(made, grant.version + 3, status, attempt=7)
-    anew = succeed(base=replace(grant, version=grant.version + 3, status=status)).sealed(b"sealed")
+    anew = succeed(base=replace(grant, version=grant.version + 3, status=status))
     assert moved == anew
     assert moved.grant.status is becomes
     assert moved.event is not None
@@ -382,7 +503,7 @@ def test_an_answer_makes_the_next_version_with_lifetimes_that_count_from_sending
     succeed: Succeed, grant: Grant, now: int
 ) -> None:
     after = succeed(replace(ANSWER, refresh_expires_in_ms=DAY_MS, scope="read write")).grant
-    assert after.version == grant.version + 1
+    assert (after.version, after.sealed) == (grant.version + 1, b"resealed")
     assert after.issued_at == now + 3_600_000
     assert after.access_expires_at == now + 7_200_000
     assert after.refresh_issued_at == now + 3_600_000
@@ -404,11 +525,12 @@ def test_an_answer_keeps_consent_labels_and_notices(succeed: Succeed, grant: Gra
 
 
 def test_an_answer_without_a_refresh_token_keeps_the_old_one_with_its_end(
-    succeed: Succeed, grant: Grant, now: int
+    succeed: Succeed, grant: Grant, pair: TokenPair, oauth2: Client, now: int
 ) -> None:
     base = replace(grant, refresh_expires_at=now + DAY_MS)
-    successor = succeed(replace(ANSWER, refresh_token=None), base=base)
-    assert successor.pair == TokenPair("access-2", "refresh-1")
+    answer = replace(ANSWER, refresh_token=None)
+    successor = succeed(answer, base=base)
+    assert lifecycle.pair_after(pair, answer, oauth2) == TokenPair("access-2", "refresh-1")
     assert successor.grant.lineage == grant.lineage
     assert (successor.grant.refresh_issued_at, successor.grant.refresh_expires_at) == (now, now + DAY_MS)
 
@@ -425,8 +547,63 @@ def test_an_answer_without_scope_keeps_the_scope(succeed: Succeed) -> None:
     assert succeed().grant.scope == "read"
 
 
-def test_an_answer_without_expires_in_has_no_end(succeed: Succeed) -> None:
-    successor = succeed(replace(ANSWER, expires_in_ms=None))
+def test_an_answer_that_states_no_life_is_taken_to_live_as_long_as_was_stated_last(
+    succeed: Succeed, grant: Grant, now: int
+) -> None:
+    silent = replace(ANSWER, expires_in_ms=NoLifetime.UNKNOWN)
+    after = succeed(silent, base=replace(grant, stated_life_ms=2 * 3_600_000)).grant
+    assert (after.access_expires_at, after.stated_life_ms) == (now + 3 * 3_600_000, 2 * 3_600_000)
+
+
+def test_an_assumed_life_is_not_taken_for_a_stated_one_by_the_next_answer(
+    succeed: Succeed, grant: Grant, oauth2: Client, now: int
+) -> None:
+    silent = replace(ANSWER, expires_in_ms=NoLifetime.UNKNOWN)
+    assumed = succeed(silent, base=replace(grant, stated_life_ms=None)).grant
+    assert (assumed.access_expires_at, assumed.stated_life_ms) == (now + 2 * 3_600_000, None)
+    told = replace(oauth2, access_lifetime_ms=60_000)
+    assert succeed(silent, base=assumed, client=told).grant.access_expires_at == now + 3_600_000 + 60_000
+
+
+def test_an_answer_whose_token_is_dead_already_is_tried_again_within_two_minutes_and_not_at_once(
+    succeed: Succeed, grant: Grant, now: int
+) -> None:
+    dead = succeed(replace(ANSWER, expires_in_ms=0))
+    assert dead.due_at is not None
+    assert now + 3_600_000 + 30_000 < dead.due_at < now + 3_600_000 + 120_000
+    assert dead.grant.stated_life_ms == grant.stated_life_ms
+
+
+def test_an_answer_that_keeps_a_refresh_token_of_documented_life_begins_that_life_again(
+    succeed: Succeed, grant: Grant, oauth2: Client, now: int
+) -> None:
+    client = replace(oauth2, provider=replace(oauth2.provider, refresh_lifetime_ms=30 * DAY_MS))
+    base = replace(grant, refresh_expires_at=now + 30 * DAY_MS)
+    kept = succeed(replace(ANSWER, refresh_token=None), base=base, client=client).grant
+    sent_at = now + 3_600_000
+    assert (kept.refresh_issued_at, kept.refresh_expires_at) == (sent_at, sent_at + 30 * DAY_MS)
+
+
+def test_an_end_that_was_stated_of_a_refresh_token_stands_while_the_token_is_kept(
+    succeed: Succeed, grant: Grant, oauth2: Client, now: int
+) -> None:
+    client = replace(oauth2, provider=replace(oauth2.provider, refresh_lifetime_ms=30 * DAY_MS))
+    base = replace(grant, refresh_expires_at=now + 20 * DAY_MS)
+    kept = succeed(replace(ANSWER, refresh_token=None), base=base, client=client).grant
+    assert (kept.refresh_issued_at, kept.refresh_expires_at) == (now, now + 20 * DAY_MS)
+
+
+def test_two_answers_within_a_second_that_state_the_whole_life_anew_do_not_make_the_end_look_fixed(
+    succeed: Succeed, grant: Grant, now: int
+) -> None:
+    sent_at, before = now + 3_600_000, now + 3_600_000 - 1_000
+    base = replace(grant, issued_at=before, refresh_issued_at=before, refresh_expires_at=before + DAY_MS)
+    moved = succeed(replace(ANSWER, refresh_expires_in_ms=DAY_MS), base=base).grant
+    assert moved.refresh_issued_at == sent_at
+
+
+def test_an_answer_that_says_never_has_no_end(succeed: Succeed) -> None:
+    successor = succeed(replace(ANSWER, expires_in_ms=NoLifetime.NEVER))
     assert successor.grant.access_expires_at is None
     assert successor.due_at is None
 
@@ -450,6 +627,7 @@ def test_an_answer_has_one_event_that_depends_on_what_the_grant_was(
 ) -> None:
     successor = succeed(base=replace(grant, status=before))
 
+    assert successor.event is not None
     assert successor.event.type is told
     assert successor.event.at == now + 3_600_900
     assert successor.event.data["version"] == grant.version + 1
@@ -466,8 +644,9 @@ def test_no_event_of_an_answer_holds_a_token(succeed: Succeed) -> None:
 def test_a_client_credentials_grant_keeps_no_refresh_token_that_came_unasked(
     succeed: Succeed, grant: Grant, app: Client
 ) -> None:
-    successor = succeed(base=replace(grant, lineage=b""), client=app, held=TokenPair("access-1"))
-    assert successor.pair == TokenPair("access-2", None)
+    held = TokenPair("access-1")
+    successor = succeed(base=replace(grant, lineage=b""), client=app, held=held)
+    assert lifecycle.pair_after(held, ANSWER, app) == TokenPair("access-2", None)
     assert not successor.grant.has_refresh_token
 
 

@@ -297,3 +297,53 @@ def test_the_try_that_confirms_a_rejection_is_spaced_by_a_tenth_of_the_life_left
     life_left_ms: int | None, spaced_ms: int
 ) -> None:
     assert policy.confirm_ms(life_left_ms) == spaced_ms
+
+
+# Of one client
+
+
+def test_a_client_s_own_share_and_margin_take_the_place_of_the_deployment_s(
+    oauth2: Client, rules: Rules
+) -> None:
+    assert policy.rules_for(oauth2, rules) == rules
+    margin = policy.rules_for(replace(oauth2, min_margin_ms=7), rules)
+    assert (margin.refresh_at, margin.min_margin_ms) == (rules.refresh_at, 7)
+    share = policy.rules_for(replace(oauth2, refresh_at=0.96), rules)
+    assert (share.refresh_at, share.min_margin_ms, share.never_earlier) == (0.96, 0, True)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.96, 0.98])
+def test_a_server_that_refuses_an_early_refresh_is_not_asked_before_the_client_s_share(
+    grant: Grant, oauth2: Client, rules: Rules, now: int, share: float
+) -> None:
+    client = replace(oauth2, refresh_at=share)
+    for number in range(200):
+        due = policy.next_due(replace(grant, id=f"user-{number}"), client, rules)
+        assert due.reason is Reason.ACCESS_TOKEN_SHARE
+        assert due.at is not None
+        assert now + share * HOUR_MS <= due.at <= now + min(share + 0.1, (1 + share) / 2) * HOUR_MS
+
+
+def test_a_fleet_with_a_late_share_still_spreads(grant: Grant, oauth2: Client, rules: Rules) -> None:
+    client = replace(oauth2, refresh_at=0.95)
+    dues = [_due_at(replace(grant, id=f"user-{number}"), client, rules) for number in range(200)]
+    assert max(dues) - min(dues) > 0.02 * HOUR_MS
+
+
+def test_a_client_s_own_margin_still_wins_over_its_share(grant: Grant, oauth2: Client, now: int) -> None:
+    client = replace(oauth2, refresh_at=0.98, min_margin_ms=5 * MINUTE_MS)
+    due = policy.next_due(grant, client, Rules(min_margin_ms=0))
+    assert due == Due(now + 55 * MINUTE_MS, Action.REFRESH, Reason.ACCESS_TOKEN_FLOOR)
+
+
+# Very short lives
+
+
+def test_two_refreshes_of_one_grant_are_two_seconds_apart_however_short_its_tokens_live(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    brief = replace(grant, access_expires_at=now + 1)
+    assert _due_at(brief, oauth2, rules) == now + policy.LEAST_INTERVAL_MS
+    brief_refresh_token = replace(grant, access_expires_at=None, refresh_expires_at=now + 1)
+    assert _due_at(brief_refresh_token, oauth2, rules) == now + policy.LEAST_INTERVAL_MS
+    assert policy.decide(brief, oauth2, rules, now + 1).action is Action.WAIT

@@ -8,9 +8,21 @@ from typing import Any
 
 import pytest
 
-from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected, Unavailable, Unknown
-from worker.core.protocol import Reply, client_credentials_request, read_reply, refresh_request
-from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client, ResetHeader, ResetUnit
+from worker.adapters.credentials import ClientSecretBasic, ClientSecretPost
+from worker.core.outcomes import (
+    ClientRejected,
+    NoLifetime,
+    Outcome,
+    Refreshed,
+    Rejected,
+    Reply,
+    Unavailable,
+    Unknown,
+    Unread,
+)
+from worker.core.ports import ClientCredentials
+from worker.core.protocol import client_credentials_request, read_reply, refresh_request
+from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_SCOPED, Client, Provider
 
 NOW = 1_700_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
 TOKENS: dict[str, Any] = {"access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600}
@@ -22,8 +34,14 @@ def _reply(status: int, document: object = None, **headers: str) -> Reply:
     return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
+def _at(provider: Provider) -> Client:
+    return Client(
+        "acme", provider, "https://id.example.com/token", "id of ours", (ClientSecretPost("hunter2"),)
+    )
+
+
 def _read(status: int, document: object = None, **headers: str) -> Outcome:
-    return read_reply(_reply(status, document, **headers), OAUTH2, NOW)
+    return read_reply(_reply(status, document, **headers), _at(OAUTH2), NOW)
 
 
 def _answer(**changes: object) -> Refreshed:
@@ -104,8 +122,11 @@ def test_an_answer_without_a_refresh_token_says_that_the_old_one_stays_good() ->
     assert _answer(refresh_token=None).refresh_token is None
 
 
-def test_an_answer_without_expires_in_is_a_token_that_never_expires() -> None:
-    assert _answer(expires_in=None).expires_in_ms is None
+@pytest.mark.parametrize("provider", [OAUTH2, BUDDY], ids=lambda provider: provider.name)
+def test_an_answer_without_expires_in_says_nothing_of_its_token_s_life(provider: Provider) -> None:
+    answer = read_reply(Reply(200, {}, b'{"access_token": "access-2"}'), _at(provider), NOW)
+    assert isinstance(answer, Refreshed)
+    assert answer.expires_in_ms is NoLifetime.UNKNOWN
 
 
 def test_an_answer_without_scope_says_that_the_scope_is_unchanged() -> None:
@@ -123,18 +144,20 @@ def test_fields_of_an_answer_that_nobody_knows_are_ignored() -> None:
         pytest.param("28800", 28_800_000, id="a-string-holding-one"),
         pytest.param(1.5, 1_500, id="a-fraction"),
         pytest.param(0.0001, 1, id="less-than-a-millisecond"),
-        pytest.param(10**400, 3650 * DAY_MS, id="ten-years-at-most"),
-        pytest.param("1e999", 3650 * DAY_MS, id="infinity-in-a-string"),
-        pytest.param(0, 3_600_000, id="zero-is-nonsense-so-an-hour"),
-        pytest.param(-5, 3_600_000, id="negative-is-nonsense-so-an-hour"),
-        pytest.param(True, 3_600_000, id="true-is-nonsense-so-an-hour"),
-        pytest.param("soon", 3_600_000, id="a-word-is-nonsense-so-an-hour"),
-        pytest.param("nan", 3_600_000, id="no-number-is-nonsense-so-an-hour"),
-        pytest.param([3600], 3_600_000, id="a-list-is-nonsense-so-an-hour"),
+        pytest.param(900_000_000, 3650 * DAY_MS, id="ten-years-at-most"),
+        pytest.param(0, 0, id="zero"),
+        pytest.param(-5, 0, id="negative-counts-as-zero"),
+        pytest.param(10**400, NoLifetime.UNKNOWN, id="beyond-any-double-is-nonsense"),
+        pytest.param("1e999", NoLifetime.UNKNOWN, id="infinity-in-a-string-is-nonsense"),
+        pytest.param(True, NoLifetime.UNKNOWN, id="true-is-nonsense"),
+        pytest.param("soon", NoLifetime.UNKNOWN, id="a-word-is-nonsense"),
+        pytest.param("never", NoLifetime.UNKNOWN, id="so-is-never-which-no-server-documents"),
+        pytest.param("nan", NoLifetime.UNKNOWN, id="no-number-is-nonsense"),
+        pytest.param([3600], NoLifetime.UNKNOWN, id="a-list-is-nonsense"),
     ],
 )
 def test_good_tokens_are_never_thrown_away_for_a_flaw_in_their_lifetime(
-    stated: object, lifetime_ms: int
+    stated: object, lifetime_ms: int | NoLifetime
 ) -> None:
     assert _answer(expires_in=stated).expires_in_ms == lifetime_ms
 
@@ -170,9 +193,34 @@ def test_a_scope_is_taken_as_it_is_or_not_at_all(stated: object, scope: str | No
     assert _answer(scope=stated).scope == scope
 
 
-@pytest.mark.parametrize("token", [7, "", "\ud800", ["x"], False], ids=repr)
-def test_a_refresh_token_that_cannot_be_sent_again_counts_as_none(token: object) -> None:
+@pytest.mark.parametrize(
+    "token",
+    ["", " ", "\n", "null", "NULL", "undefined", "None", "nil", "***", "\ud800", 0, False, [], {}],
+    ids=repr,
+)
+def test_what_stands_for_no_token_is_none_and_takes_no_living_ones_place(token: object) -> None:
     assert _answer(refresh_token=token).refresh_token is None
+    assert isinstance(_read(200, {**TOKENS, "access_token": token}), Unread)
+
+
+@pytest.mark.parametrize("token", [7, {"value": "r"}, ["r", "s"], "r\ns", "r\0s", "r\ud800"], ids=repr)
+def test_a_refresh_token_that_cannot_be_read_is_not_taken_for_none(token: object) -> None:
+    reply = _reply(200, {**TOKENS, "refresh_token": token})
+    assert read_reply(reply, _at(OAUTH2), NOW) == Unread("http_200_unreadable_refresh_token", reply)
+
+
+def test_blanks_around_a_token_are_no_part_of_it() -> None:
+    assert _answer(refresh_token=" refresh-2\r\n").refresh_token == "refresh-2"
+
+
+@pytest.mark.parametrize("token_type", ["Bearer", "bearer", " BEARER", "", 7, ["DPoP"]])
+def test_a_bearer_token_and_one_whose_type_is_not_said_are_alike(token_type: object) -> None:
+    assert _answer(token_type=token_type).token_type is None
+
+
+def test_another_type_of_token_is_named_and_its_tokens_are_kept() -> None:
+    assert _answer(token_type="DPoP") == replace(_answer(), token_type="DPoP")
+    assert _answer(token_type="<refresh-2>").token_type is None
 
 
 @pytest.mark.parametrize(
@@ -192,18 +240,21 @@ def test_good_tokens_are_never_thrown_away_for_a_field_beside_them_that_is_no_js
     assert _read(200, body) == _answer()
 
 
-def test_a_lifetime_of_too_many_digits_is_ten_years_at_most() -> None:
+def test_a_lifetime_of_too_many_digits_says_nothing_of_the_token_s_life() -> None:
     body = b'{"access_token": "access-2", "expires_in": ' + b"9" * 5_000 + b"}"
     outcome = _read(200, body)
     assert isinstance(outcome, Refreshed)
-    assert outcome.expires_in_ms == 3650 * DAY_MS
+    assert outcome.expires_in_ms is NoLifetime.UNKNOWN
 
 
-def test_a_token_of_bytes_that_are_no_text_is_none_for_what_stands_for_them_is_not_what_was_sent() -> None:
-    outcome = _read(200, b'{"access_token": "access-2", "refresh_token": "refresh-\xe9"}')
-    assert isinstance(outcome, Refreshed)
-    assert (outcome.access_token, outcome.refresh_token) == ("access-2", None)
-    assert _read(200, b'{"access_token": "access-\xe9"}') == Unknown("http_200_without_token")
+def test_a_token_of_bytes_that_are_no_text_is_not_taken_for_what_stands_for_them_is_not_what_was_sent() -> (
+    None
+):
+    for body in (
+        b'{"access_token": "access-2", "refresh_token": "refresh-\xe9"}',
+        b'{"access_token": "access-\xe9"}',
+    ):
+        assert isinstance(_read(200, body), Unread)
 
 
 def test_an_error_code_is_read_whatever_is_wrong_with_its_description() -> None:
@@ -219,6 +270,78 @@ def test_the_repr_of_an_answer_shows_neither_token() -> None:
 
 def test_the_repr_of_an_answer_shows_no_scope_for_a_server_may_write_anything_there() -> None:
     assert "refresh-2" not in repr(_answer(scope="refresh-2"))
+
+
+@pytest.mark.parametrize(
+    "dress",
+    [
+        pytest.param("%s", id="bare"),
+        pytest.param('{"code": 0, "data": %s, "message": "OK"}', id="wrapped"),
+        pytest.param("[%s]", id="in-a-list"),
+        pytest.param("<b>Warning</b>: {main}\n%s", id="behind-a-warning"),
+    ],
+)
+def test_a_reply_that_breaks_off_anywhere_is_read_exactly_where_both_tokens_came(dress: str) -> None:
+    body = (dress % json.dumps({"expires_in": 3600, **TOKENS, "scope": "a"})).encode()
+    both_at = body.index(b"refresh-2") + len(b'refresh-2"')
+    for end in range(1, len(body)):
+        outcome = _read(200, body[:end])
+        if end < both_at:
+            assert isinstance(outcome, Unread), body[:end]
+        else:
+            assert isinstance(outcome, Refreshed), body[:end]
+            assert (outcome.access_token, outcome.refresh_token) == ("access-2", "refresh-2")
+
+
+def test_a_number_that_may_have_had_more_digits_is_not_believed() -> None:
+    whole = b'{"access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600'
+    for body, lifetime in ((whole[:-2], NoLifetime.UNKNOWN), (whole + b",", 3_600_000)):
+        outcome = _read(200, body)
+        assert isinstance(outcome, Refreshed)
+        assert outcome.expires_in_ms == lifetime
+
+
+def test_a_client_credentials_reply_that_breaks_off_needs_no_refresh_token(app: Client) -> None:
+    reply = _reply(200, b'{"access_token": "access-2", "expires')
+    assert isinstance(read_reply(reply, app, NOW), Refreshed)
+    assert isinstance(read_reply(reply, _at(OAUTH2), NOW), Unread)
+
+
+def test_of_two_pairs_in_a_reply_none_is_taken() -> None:
+    other = {**TOKENS, "access_token": "access-3"}
+    for document in ([TOKENS, other], {"a": TOKENS, "b": other}, {"a": [other], "b": {"c": TOKENS}}):
+        assert isinstance(_read(200, document), Unread)
+
+
+def test_a_pair_where_the_standard_has_it_is_taken_whatever_other_pairs_the_reply_holds() -> None:
+    linked = [{"access_token": f"access-{number}", "refresh_token": "r"} for number in (7, 8)]
+    assert _answer(linked=linked) == _answer()
+
+
+def test_one_name_with_two_tokens_is_ambiguous_and_with_one_is_not() -> None:
+    start = b'{"refresh_token": "refresh-2", "expires_in": 3600, "access_token": "access-2"'
+    assert isinstance(_read(200, start + b', "access_token": "access-3"}'), Unread)
+    for again in (b'"access-2"', b"null", b'""'):
+        assert _read(200, start + b', "access_token": ' + again + b"}") == _answer()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"access_token": ' * 60_000,
+        b'[{"' * 300_000,
+        b"{" * 1_000_000,
+        b'{"a": 1} ' * 100_000,
+        b"access_token=x&" * 60_000,
+        b"access_token=" + b"x&" * 60_000 + b" ",
+        b'"' + b"\\" * 1_000_000,
+    ],
+    ids=lambda body: body[:12].decode(),
+)
+def test_a_hostile_reply_is_given_up_before_long(body: bytes) -> None:
+    began = time.process_time()
+    _read(200, body)
+    assert time.process_time() - began < 5.0
 
 
 # The table of providers.md, row by row
@@ -256,8 +379,8 @@ def test_what_github_and_slack_say_of_a_dead_refresh_token_in_a_200_rejects_the_
 def test_a_provider_with_another_word_for_a_dead_refresh_token_is_a_line_of_data() -> None:
     odd = replace(OAUTH2, rejected_codes=frozenset({"grant_gone"}))
     reply = _reply(400, {"error": "grant_gone"})
-    assert read_reply(reply, odd, NOW) == Rejected("grant_gone")
-    assert read_reply(reply, OAUTH2, NOW) == Unavailable("unrecognized_error_code")
+    assert read_reply(reply, _at(odd), NOW) == Rejected("grant_gone")
+    assert read_reply(reply, _at(OAUTH2), NOW) == Unavailable("grant_gone", refused=True)
 
 
 def test_a_429_with_retry_after_in_seconds_waits_that_long() -> None:
@@ -284,23 +407,23 @@ def test_a_retry_after_that_has_passed_asks_for_no_wait() -> None:
     assert outcome == Unavailable("http_429", 0)
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "1.5", "Tue, 99 Nov 2023 99:99:99 GMT", "", "9" * 40])
+@pytest.mark.parametrize("value", ["soon", "-5", "1.5.2", "Tue, 99 Nov 2023 99:99:99 GMT", "", "9" * 40])
 def test_a_retry_after_that_is_neither_seconds_nor_a_date_counts_as_none(value: str) -> None:
     assert _read(429, None, retry_after=value) == Unavailable("http_429", None)
 
 
 def test_a_pagerduty_429_waits_for_the_seconds_of_its_reset_header() -> None:
-    outcome = read_reply(_reply(429, None, ratelimit_reset="17"), PAGERDUTY_SCOPED, NOW)
+    outcome = read_reply(_reply(429, None, ratelimit_reset="17"), _at(PAGERDUTY_SCOPED), NOW)
     assert outcome == Unavailable("http_429", 17_000)
 
 
 def test_a_pagerduty_429_without_headers_and_body_leaves_the_wait_to_the_backoff() -> None:
-    assert read_reply(_reply(429, b""), PAGERDUTY_SCOPED, NOW) == Unavailable("http_429", None)
+    assert read_reply(_reply(429, b""), _at(PAGERDUTY_SCOPED), NOW) == Unavailable("http_429", None)
 
 
 def test_a_buddy_429_waits_until_the_unix_second_of_its_reset_header() -> None:
     reset_at = str(NOW // 1000 + 30)
-    outcome = read_reply(_reply(429, None, x_rate_limit_reset=reset_at), BUDDY, NOW)
+    outcome = read_reply(_reply(429, None, x_rate_limit_reset=reset_at), _at(BUDDY), NOW)
     assert outcome == Unavailable("http_429", 30_000)
 
 
@@ -313,15 +436,40 @@ def test_a_429_throttles_even_if_its_body_says_otherwise() -> None:
     assert _read(429, {"error": "invalid_grant"}) == Unavailable("http_429", None)
 
 
-def test_a_reset_header_with_more_digits_than_a_wait_in_seconds_is_not_read_as_one() -> None:
-    outcome = _read(429, None, ratelimit_reset=str(NOW // 1000 + 30), x_rate_limit_reset=str(NOW // 1000 + 5))
-    assert outcome == Unavailable("http_429", 5_000)
+@pytest.mark.parametrize("stated", ["30", "30.0", str(NOW // 1000 + 30), str(NOW + 30_000)])
+@pytest.mark.parametrize(
+    "header", ["ratelimit_reset", "x_rate_limit_reset", "x_ratelimit_reset", "x_ratelimit_reset_after"]
+)
+def test_a_reset_header_counts_from_now_or_in_unix_seconds_or_milliseconds(header: str, stated: str) -> None:
+    assert _read(429, None, **{header: stated}) == Unavailable("http_429", 30_000)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"retry_after": 6.5},
+        {"retry_after": "6.5"},
+        {"retryAfter": 6.5},
+        {"error": {"retry_after": 6.5}},
+        {"retry_after_ms": 6500},
+        {"retry_after": NOW / 1000 + 6.5},
+    ],
+    ids=str,
+)
+def test_a_wait_may_stand_in_the_body(document: object) -> None:
+    assert _read(429, document) == Unavailable("http_429", 6_500)
+    assert _read(403, document) == Unavailable("http_403", 6_500)
+    assert _read(500, document) == Unavailable("http_500", 6_500, may_have_acted=True)
+
+
+def test_a_header_that_asks_for_a_wait_goes_before_the_body() -> None:
+    assert _read(429, {"retry_after": 60}, x_retry_after="2") == Unavailable("http_429", 2_000)
 
 
 def test_a_provider_with_another_reset_header_is_a_line_of_data() -> None:
-    odd = replace(OAUTH2, reset_headers=(ResetHeader("x-come-back-at", ResetUnit.UNIX_SECONDS),))
+    odd = replace(OAUTH2, reset_headers=("x-come-back-at",))
     reply = _reply(429, None, x_come_back_at=str(NOW // 1000 + 7), ratelimit_reset="60")
-    assert read_reply(reply, odd, NOW) == Unavailable("http_429", 7_000)
+    assert read_reply(reply, _at(odd), NOW) == Unavailable("http_429", 7_000)
 
 
 def test_reset_headers_of_replies_other_than_a_429_ask_for_nothing() -> None:
@@ -344,12 +492,21 @@ def test_after_a_5xx_the_server_may_have_rotated_all_the_same_so_the_outcome_is_
     assert _read(status, b"<html>Bad Gateway</html>") == Unknown(f"http_{status}")
 
 
-def test_a_500_that_names_invalid_grant_does_not_reject_the_grant() -> None:
-    assert _read(500, {"error": "invalid_grant"}) == Unknown("http_500")
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_5xx_that_names_invalid_grant_rejects_the_grant(status: int) -> None:
+    assert _read(status, {"error": "invalid_grant"}) == Rejected("invalid_grant")
 
 
-def test_a_500_with_tokens_in_it_is_no_answer() -> None:
-    assert _read(500, TOKENS) == Unknown("http_500")
+def test_a_5xx_that_names_invalid_request_says_nothing_of_the_grant() -> None:
+    assert _read(500, {"error": "invalid_request"}) == Unknown("http_500")
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 500, 503])
+def test_tokens_with_another_status_than_a_2xx_are_kept_for_it_cannot_be_told_whether_they_live(
+    status: int,
+) -> None:
+    reply = _reply(status, TOKENS)
+    assert read_reply(reply, _at(OAUTH2), NOW) == Unread(f"http_{status}_with_token", reply)
 
 
 def test_a_500_with_retry_after_is_waited_for_and_may_have_been_acted_on() -> None:
@@ -367,72 +524,140 @@ def test_a_5xx_that_says_temporarily_unavailable_throttles_and_may_have_rotated(
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "detail"),
     [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"<html>", id="html"),
-        pytest.param(b'{"access_token":"acc', id="cut-off"),
-        pytest.param(b"[1]", id="a-list"),
-        pytest.param(b"null", id="null"),
-        pytest.param(b"\xff\xfe\x00", id="broken-bytes"),
-        pytest.param(b"[" * 60_000, id="nested-too-deep"),
+        pytest.param(b"", "http_200_empty", id="empty"),
+        pytest.param(b" \r\n", "http_200_empty", id="blank"),
+        pytest.param(b"<html>", "http_200_not_json", id="html"),
+        pytest.param(b'{"access_token":"acc', "http_200_cut_off", id="cut-off"),
+        pytest.param(b"[1]", "http_200_not_json", id="a-list"),
+        pytest.param(b"null", "http_200_not_json", id="null"),
+        pytest.param(b"\xff\xfe\x00", "http_200_not_json", id="broken-bytes"),
+        pytest.param(b"[" * 60_000, "http_200_cut_off", id="nested-too-deep"),
+        pytest.param(b"{}", "http_200_without_token", id="nothing"),
+        pytest.param(b'{"refresh_token": "refresh-2"}', "http_200_without_token", id="only-a-refresh-token"),
+        pytest.param(b'{"access_token": 7}', "http_200_without_token", id="a-number"),
+        pytest.param(b'{"error": {"message": "?"}}', "http_200_without_token", id="an-error-without-code"),
     ],
 )
-def test_a_200_that_is_no_json_object_is_an_unknown_outcome(body: bytes) -> None:
-    assert _read(200, body) == Unknown("http_200_not_json")
+def test_a_200_without_tokens_that_can_be_read_is_kept_as_it_came(body: bytes, detail: str) -> None:
+    reply = _reply(200, body)
+    assert read_reply(reply, _at(OAUTH2), NOW) == Unread(detail, reply)
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        pytest.param({}, id="nothing"),
-        pytest.param({"refresh_token": "refresh-2"}, id="only-a-refresh-token"),
-        pytest.param({"access_token": ""}, id="empty"),
-        pytest.param({"access_token": 7}, id="a-number"),
-        pytest.param({"access_token": "\ud800"}, id="that-cannot-be-sent"),
-        pytest.param({"error": {"message": "?"}}, id="an-error-without-code"),
-    ],
-)
-def test_a_200_without_access_token_is_an_unknown_outcome(document: object) -> None:
-    assert _read(200, document) == Unknown("http_200_without_token")
+def test_a_204_is_kept_too() -> None:
+    assert isinstance(_read(204, b""), Unread)
 
 
-def test_a_204_is_an_unknown_outcome() -> None:
-    assert _read(204, b"") == Unknown("http_204_not_json")
+@pytest.mark.parametrize("status", [403, 404, 405, 413, 418])
+def test_a_4xx_that_says_nothing_is_a_refusal_that_leaves_the_grant_be(status: int) -> None:
+    assert _read(status, b"<html>") == Unavailable(f"http_{status}", refused=True)
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 403, 404, 405, 413, 418])
-def test_a_reply_that_is_neither_tokens_nor_an_error_code_leaves_the_grant_be(status: int) -> None:
-    assert _read(status, b"<html>") == Unavailable(f"http_{status}", None)
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_no_outage(status: int) -> None:
+    assert _read(status, b"<html>") == ClientRejected(f"redirect_{status}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_wrong_url_in_the_clients_settings_and_no_outage(status: int) -> None:
+    assert _read(status, b"<html>") == ClientRejected(f"redirect_{status}")
 
 
 def test_a_bare_401_rejects_the_client() -> None:
     assert _read(401, b"") == ClientRejected("http_401")
 
 
-def test_an_error_code_that_is_not_registered_is_never_repeated_and_leaves_the_grant_be() -> None:
-    outcome = _read(400, {"error": "refresh-1 is unknown"}, retry_after="2")
-    assert outcome == Unavailable("unrecognized_error_code", 2_000)
+# A server's own words
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"error": "INVALID_GRANT"},
+        {"error": " invalid_grant\n"},
+        {"error": "invalidGrant"},
+        {"error": "InvalidGrantException"},
+        {"error": "invalid_grant: token expired"},
+        {"type": "urn:ietf:params:oauth:error:invalid_grant"},
+        {"status": 400, "message": "Invalid grant."},
+        {"errorCode": "invalid_grant"},
+        {"code": "invalid_grant"},
+        {"error": {"type": "invalid_grant"}},
+        {"errors": [{"code": "invalid_grant"}]},
+        {"errors": ["invalid_grant"]},
+        [{"error": "invalid_grant"}],
+        {"body": '{"error": "invalid_grant"}'},
+        {"error": "invalid_request", "suberror": "invalid_grant"},
+        b"error=invalid_grant&error_description=gone",
+        b"invalid_grant",
+        b"<h1>Error</h1> invalid_grant",
+    ],
+    ids=repr,
+)
+def test_invalid_grant_is_read_wherever_and_however_a_server_writes_it(document: object) -> None:
+    assert _read(400, document) == Rejected("invalid_grant")
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["The refresh_token is invalid.", "Unknown or invalid refresh token", "The refresh token has expired"],
+)
+@pytest.mark.parametrize("code", ["invalid_request", "unauthorized_client", "access_denied"])
+def test_a_sentence_about_the_refresh_token_weighs_more_than_a_word_that_may_mean_anything(
+    code: str, sentence: str
+) -> None:
+    outcome = _read(400, {"error": code, "error_description": sentence})
+    assert outcome == Rejected("invalid_refresh_token")
+
+
+def test_a_sentence_that_asks_for_a_refresh_token_does_not_reject_the_one_that_was_sent() -> None:
+    document = {"error": "invalid_request", "error_description": "Invalid request: refresh_token is required"}
+    assert _read(400, document) == Rejected("invalid_request", ambiguous=True)
+
+
+def test_a_text_that_names_two_codes_names_none() -> None:
+    text = b"<p>One of invalid_grant and invalid_client"
+    assert _read(400, text) == Unavailable("http_400", refused=True)
+
+
+def test_a_code_that_nobody_knows_is_named_and_leaves_the_grant_be() -> None:
+    assert _read(400, {"error": "E-42.gone"}) == Unavailable("E-42.gone", refused=True)
+    assert _read(400, {"error": "E-42.gone"}, retry_after="2") == Unavailable("E-42.gone", 2_000)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["refresh-1 is unknown", "x" * 41, "<b>", "refresh-1", "fresh-", "xx-refresh-1-xx", "hunter2", "caf\xe9"],
+)
+@pytest.mark.parametrize("credentials", [ClientSecretPost("hunter2"), ClientSecretBasic("hunter2")])
+def test_a_code_that_may_be_a_part_of_a_secret_is_never_repeated(
+    code: str, credentials: ClientCredentials
+) -> None:
+    client = replace(_at(OAUTH2), credentials=(credentials,))
+    sent = credentials.authenticate(refresh_request(client, "refresh-1"), client.client_id, NOW)
+    outcome = read_reply(_reply(400, {"error": code}), client, NOW, sent)
+    assert outcome == Unavailable("unrecognized_error_code", refused=True)
 
 
 # Where Buddy is odd
 
 
 def test_a_buddy_401_with_wrong_authentication_data_may_mean_the_grant_or_the_client() -> None:
-    assert read_reply(_reply(401, WRONG_DATA), BUDDY, NOW) == Rejected("http_401", ambiguous=True)
+    assert read_reply(_reply(401, WRONG_DATA), _at(BUDDY), NOW) == Rejected("http_401", ambiguous=True)
 
 
 def test_a_buddy_400_with_wrong_authentication_data_may_mean_the_grant_or_the_client_too() -> None:
-    outcome = read_reply(_reply(400, WRONG_DATA), BUDDY, NOW)
+    outcome = read_reply(_reply(400, WRONG_DATA), _at(BUDDY), NOW)
     assert isinstance(outcome, Rejected)
     assert outcome.ambiguous
 
 
 def test_a_buddy_401_with_an_rfc_6749_code_means_what_the_code_says() -> None:
-    assert read_reply(_reply(401, {"error": "invalid_client"}), BUDDY, NOW) == ClientRejected(
+    assert read_reply(_reply(401, {"error": "invalid_client"}), _at(BUDDY), NOW) == ClientRejected(
         "invalid_client"
     )
-    assert read_reply(_reply(401, {"error": "invalid_grant"}), BUDDY, NOW) == Rejected("invalid_grant")
+    assert read_reply(_reply(401, {"error": "invalid_grant"}), _at(BUDDY), NOW) == Rejected("invalid_grant")
 
 
 @pytest.mark.parametrize(
@@ -442,17 +667,22 @@ def test_a_buddy_401_with_an_rfc_6749_code_means_what_the_code_says() -> None:
         pytest.param({**TOKENS, **WRONG_DATA}, "http_200_with_errors", id="beside-tokens"),
     ],
 )
-def test_a_buddy_200_with_errors_is_an_unknown_outcome_and_keeps_the_stored_tokens(
+def test_a_buddy_200_with_errors_is_kept_as_it_came_and_its_tokens_are_not_taken(
     document: object, detail: str
 ) -> None:
-    assert read_reply(_reply(200, document), BUDDY, NOW) == Unknown(detail)
+    reply = _reply(200, document)
+    assert read_reply(reply, _at(BUDDY), NOW) == Unread(detail, reply)
+
+
+def test_errors_beside_tokens_cost_them_only_where_the_provider_means_it_so() -> None:
+    assert _read(200, {**TOKENS, "errors": [{"message": "scope x was dropped"}]}) == _answer()
 
 
 def test_a_buddy_200_with_an_empty_list_of_errors_is_an_answer() -> None:
-    assert isinstance(read_reply(_reply(200, {**TOKENS, "errors": []}), BUDDY, NOW), Refreshed)
+    assert isinstance(read_reply(_reply(200, {**TOKENS, "errors": []}), _at(BUDDY), NOW), Refreshed)
 
 
 def test_a_buddy_404_or_403_with_errors_never_fails_the_grant() -> None:
     for status in (403, 404):
         reply = _reply(status, {"errors": [{"message": "Not here"}]})
-        assert read_reply(reply, BUDDY, NOW) == Unavailable(f"http_{status}", None)
+        assert read_reply(reply, _at(BUDDY), NOW) == Unavailable(f"http_{status}", refused=True)

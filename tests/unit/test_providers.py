@@ -4,15 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from pydantic import SecretStr
 
+from config import ClientSettings
 from worker.core import lifecycle, policy
-from worker.core.grant import Grant, TokenPair
-from worker.core.lifecycle import Successor, refresh_lifetime_ms
-from worker.core.outcomes import Refreshed, Rejected
+from worker.core.grant import Grant, TokenPair, lineage_of
+from worker.core.lifecycle import Change, refresh_lifetime_ms
+from worker.core.outcomes import Refreshed, Rejected, Reply
 from worker.core.policy import Rules
-from worker.core.protocol import Reply, read_reply
+from worker.core.protocol import read_reply
 from worker.core.providers import BUDDY, DAY_MS, OAUTH2, PAGERDUTY_CLASSIC, PAGERDUTY_SCOPED, Client, Provider
 from worker.core.reasons import Reason
+from worker.runtime.clients import client_of
 
 HOUR_MS = 3_600_000
 BUDDY_REPLY = (
@@ -26,17 +29,20 @@ PAGERDUTY_REPLY = (
     b'"expires_in":864000}'
 )
 
-Refresh = Callable[[Client, bytes], Successor]
+Refresh = Callable[[Client, bytes], Change]
 
 
 @pytest.fixture
 def refresh(grant: Grant, pair: TokenPair, rules: Rules, now: int) -> Refresh:
-    """Read a reply and make the grant's successor from it."""
+    """Read a reply and make the successor of a grant of which no life was ever stated."""
+    base = replace(grant, stated_life_ms=None)
 
-    def make(client: Client, body: bytes) -> Successor:
-        answer = read_reply(Reply(200, {}, body), client.provider, now)
+    def make(client: Client, body: bytes) -> Change:
+        answer = read_reply(Reply(200, {}, body), client, now)
         assert isinstance(answer, Refreshed)
-        return lifecycle.succeed(grant, pair, answer, client, rules, attempt=7, sent_at=now, now=now + 200)
+        return lifecycle.succeed(
+            base, pair, answer, client, rules, sealed=b"", attempt=7, sent_at=now, now=now + 200
+        )
 
     return make
 
@@ -111,12 +117,14 @@ def test_a_buddy_access_token_of_eight_hours_is_refreshed_more_than_two_hours_be
 
 
 def test_a_buddy_refresh_kills_both_old_tokens_so_the_new_refresh_token_replaces_the_old(
-    refresh: Refresh, buddy: Client, grant: Grant
+    refresh: Refresh, buddy: Client, grant: Grant, pair: TokenPair, now: int
 ) -> None:
-    successor = refresh(buddy, BUDDY_REPLY)
-    assert successor.pair.access_token == "732e9e20-50ba-4047-8a7b-c9b17259a2a2"
-    assert (successor.pair.refresh_token or "").startswith("p8gUgmrX")
-    assert successor.grant.lineage != grant.lineage
+    answer = read_reply(Reply(200, {}, BUDDY_REPLY), buddy, now)
+    assert isinstance(answer, Refreshed)
+    following = lifecycle.pair_after(pair, answer, buddy)
+    assert following.access_token == "732e9e20-50ba-4047-8a7b-c9b17259a2a2"
+    assert (following.refresh_token or "").startswith("p8gUgmrX")
+    assert refresh(buddy, BUDDY_REPLY).grant.lineage == lineage_of(grant.id, following.refresh_token)
 
 
 def test_a_buddy_reply_without_scope_keeps_the_scope_as_granted(refresh: Refresh, buddy: Client) -> None:
@@ -128,6 +136,17 @@ def test_a_buddy_reply_of_an_old_application_without_expires_in_gives_a_token_th
 ) -> None:
     successor = refresh(buddy, BUDDY_REPLY.replace(b'"expires_in":28800,', b""))
     assert successor.grant.access_expires_at is None
+
+
+def test_a_buddy_reply_without_expires_in_keeps_the_life_that_was_stated_before(
+    grant: Grant, pair: TokenPair, buddy: Client, rules: Rules, now: int
+) -> None:
+    answer = read_reply(Reply(200, {}, BUDDY_REPLY.replace(b'"expires_in":28800,', b"")), buddy, now)
+    assert isinstance(answer, Refreshed)
+    after = lifecycle.succeed(
+        grant, pair, answer, buddy, rules, sealed=b"", attempt=7, sent_at=now, now=now
+    ).grant
+    assert after.access_expires_at == now + HOUR_MS
 
 
 def test_a_buddy_token_that_never_expires_is_refreshed_only_for_its_refresh_token(
@@ -197,11 +216,13 @@ def test_a_pagerduty_app_token_comes_without_a_refresh_token_and_is_asked_for_ag
     grant: Grant, app: Client, rules: Rules, now: int
 ) -> None:
     body = b'{"access_token":"pdus+app","scope":"as_account-us.acme incidents.read","expires_in":86400}'
-    answer = read_reply(Reply(200, {}, body), app.provider, now)
+    answer = read_reply(Reply(200, {}, body), app, now)
     assert isinstance(answer, Refreshed)
     bare = replace(grant, lineage=b"")
-    successor = lifecycle.succeed(bare, TokenPair("old"), answer, app, rules, attempt=1, sent_at=now, now=now)
-    assert successor.pair.refresh_token is None
+    successor = lifecycle.succeed(
+        bare, TokenPair("old"), answer, app, rules, sealed=b"", attempt=1, sent_at=now, now=now
+    )
+    assert not successor.grant.has_refresh_token
     due = policy.next_due(successor.grant, app, rules)
     assert due.action is policy.Action.REFRESH
     assert due.at is not None
@@ -213,9 +234,25 @@ def test_the_same_refresh_token_is_sent_once_more_after_an_unknown_reply(provide
     assert provider.resend_after_unknown
 
 
-def test_only_buddy_answers_a_bare_401_that_may_mean_the_client_or_the_grant(now: int) -> None:
+def test_only_buddy_answers_a_bare_401_that_may_mean_the_client_or_the_grant(
+    oauth2: Client, now: int
+) -> None:
     providers = (BUDDY, PAGERDUTY_SCOPED, PAGERDUTY_CLASSIC, OAUTH2)
-    odd = [
-        each.name for each in providers if isinstance(read_reply(Reply(401, {}, b""), each, now), Rejected)
-    ]
-    assert odd == ["buddy"]
+    outcomes = {
+        each.name: read_reply(Reply(401, {}, b""), replace(oauth2, provider=each), now) for each in providers
+    }
+    assert [name for name, outcome in outcomes.items() if isinstance(outcome, Rejected)] == ["buddy"]
+
+
+def test_a_client_s_own_words_for_a_dead_refresh_token_are_added_to_the_provider_s(now: int) -> None:
+    settings = ClientSettings(
+        provider="buddy",
+        client_id="id of ours",
+        client_secret=SecretStr("hunter2"),
+        rejected_errors=("E-42", "unauthorized_client"),
+    )
+    client = client_of("buddy", settings)
+    for said, code in {"e-42": "e_42", "unauthorized_client": "unauthorized_client"}.items():
+        reply = Reply(400, {}, f'{{"error": "{said}"}}'.encode())
+        assert read_reply(reply, client, now) == Rejected(code)
+    assert client.provider.rejected_codes > BUDDY.rejected_codes

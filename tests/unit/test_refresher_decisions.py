@@ -2,13 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Never
 
 import pytest
 
 from tests.support.in_memory_store import InMemoryStore
 from tests.support.virtual_time import VirtualTime
+from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.sealing import KeyRing
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.outcomes import (
@@ -19,14 +21,19 @@ from worker.core.outcomes import (
     Outcome,
     Refreshed,
     Rejected,
+    Reply,
     Unavailable,
     Unknown,
+    Unread,
 )
 from worker.core.policy import Rules
 from worker.core.ports import (
+    AbandonedJournal,
     Claim,
     ClientCheck,
     Commit,
+    DueClients,
+    Entry,
     JournalError,
     Lease,
     RefreshReport,
@@ -38,11 +45,13 @@ from worker.refreshing.answers import Answers
 
 MINUTE_MS = 60_000
 BEGAN_AT = 1_700_000_000_000
-ACME = Client("acme", OAUTH2, "https://id.example.com/token", "id", ())
+ACME = Client("acme", OAUTH2, "https://id.example.com/token", "id", (ClientSecretPost("secret"),))
 TOKENS = Refreshed("a1", "r1", 3_600_000, None, None)
 KEYS = KeyRing({"k1": bytes(32)})
 
-Reply = Outcome | Callable[[], Outcome]
+UNREAD = Unread("http_200_not_json", Reply(200, {"x": "y"}, b"<tokens>"))
+
+Answer = Outcome | Callable[[], Outcome]
 
 
 @dataclass(slots=True)
@@ -56,8 +65,8 @@ class Endpoint:
         presented: the refresh tokens that reached it, in order.
     """
 
-    replies: dict[str, list[Reply]] = field(default_factory=dict)
-    otherwise: Reply = TOKENS
+    replies: dict[str, list[Answer]] = field(default_factory=dict)
+    otherwise: Answer = TOKENS
     checked: ClientCheck = ClientCheck.UNKNOWN
     presented: list[str] = field(default_factory=list)
 
@@ -71,30 +80,55 @@ class Endpoint:
     async def check(self, client: Client, now: int) -> ClientCheck:  # noqa: ARG002
         return self.checked
 
+    async def revoke(self, client: Client, pair: TokenPair, now: int) -> Never:
+        raise AssertionError(f"{client.name} was to revoke {pair!r} at {now}")
+
 
 @dataclass(slots=True)
 class Disk:
-    """A journal; it can be full, and it looks at the store at every write."""
+    """A journal; it can be full or refuse what is written, and it looks at the store at every write."""
 
     store: InMemoryStore
     is_full: bool = False
+    refuses: bool = False
     versions_at_write: list[int] = field(default_factory=list)
-    acknowledged: list[Commit] = field(default_factory=list)
+    acknowledged: list[Entry] = field(default_factory=list)
 
     async def reserve(self, answers: int) -> None:  # noqa: ARG002
         if self.is_full:
             raise JournalError("it is full")
 
-    async def write(self, commit: Commit) -> None:
-        self.versions_at_write.append(self.store.records[commit.change.grant.id].grant.version)
+    async def write(self, entry: Entry) -> None:
+        if self.refuses:
+            raise JournalError("it is full")
+        self.versions_at_write.append(self.store.records[entry.change.grant.id].grant.version)
 
-    def acknowledge(self, commit: Commit) -> None:
-        self.acknowledged.append(commit)
+    def acknowledge(self, entry: Entry) -> None:
+        self.acknowledged.append(entry)
 
-    def read(self) -> list[Commit]:
+    def read(self) -> list[Entry]:
         return []
 
+    async def answer_to(self, lineage: bytes) -> Entry | None:  # noqa: ARG002
+        return None
+
     async def sweep(self) -> None:
+        pass
+
+
+class NoOthers:
+    """The journals of other processes, of which there are none."""
+
+    def take_over(self, own: str) -> list[AbandonedJournal]:  # noqa: ARG002
+        return []
+
+    def look(self, own: str) -> None:
+        pass
+
+    async def answer_to(self, lineage: bytes) -> Entry | None:  # noqa: ARG002
+        return None
+
+    def sweep(self) -> None:
         pass
 
 
@@ -109,6 +143,9 @@ class OneClient:
 
     def __iter__(self) -> Iterator[Client]:
         return iter((ACME,))
+
+    def names(self) -> Collection[str]:
+        return (ACME.name,)
 
 
 @dataclass(slots=True)
@@ -140,7 +177,9 @@ class Deployment:
         self.endpoint = Endpoint()
         self.disk = Disk(self.store)
         self.witness = Witness()
-        answers = Answers(store=self.store, journal=self.disk, sealer=KEYS, observer=self.witness)
+        answers = Answers(
+            store=self.store, journal=self.disk, directory=NoOthers(), sealer=KEYS, observer=self.witness
+        )
         self.refresher = Refresher(
             store=self.store,
             endpoint=self.endpoint,
@@ -153,6 +192,7 @@ class Deployment:
             chance=lambda: 0.5,
             effort=Effort(in_flight=1, request_ms=10_000),
             observer=self.witness,
+            is_away=lambda: False,
         )
         self.time.run(self._recover())
 
@@ -164,7 +204,7 @@ class Deployment:
         self._looks += 1
         return BEGAN_AT + int(self.time.seconds * 1000) + self._looks
 
-    def seed(self, *ids: str, keys: KeyRing = KEYS, **changes: object) -> None:
+    def seed(self, *ids: str, keys: KeyRing = KEYS, refreshable: bool = True, **changes: object) -> None:
         """Put grants into the store, due, the first of them first; a refresh token is its grant's id."""
         for place, grant_id in enumerate(ids):
             grant = Grant(
@@ -172,19 +212,22 @@ class Deployment:
                 client=ACME.name,
                 status=Status.ACTIVE,
                 version=0,
-                lineage=lineage_of(grant_id, grant_id),
-                sealed=keys.seal(grant_id, 0, TokenPair("a0", grant_id)),
+                lineage=lineage_of(grant_id, grant_id if refreshable else None),
+                sealed=b"",
                 issued_at=BEGAN_AT - 55 * MINUTE_MS,
                 access_expires_at=BEGAN_AT + 5 * MINUTE_MS,
                 refresh_issued_at=BEGAN_AT - 55 * MINUTE_MS,
                 refresh_expires_at=None,
                 authorized_at=None,
             )
+            grant = replace(
+                grant, sealed=keys.seal(grant, TokenPair("a0", grant_id if refreshable else None))
+            )
             self.store.put(replace(grant, **changes), BEGAN_AT - MINUTE_MS + place)  # type: ignore[arg-type]
 
     def drain(self, stop: Callable[[], bool] = lambda: False) -> int:
         """Refresh what is due."""
-        return self.time.run(self.refresher.drain(ACME.name, "runner", stop))
+        return self.time.run(self.refresher.drain("runner", stop))
 
     def refresh_one(self, grant_id: str) -> AttemptOutcome:
         """Refresh one grant on demand."""
@@ -240,7 +283,7 @@ def test_nothing_is_claimed_while_the_disk_has_no_room_for_an_answer(ours: Deplo
     assert ours.unharmed("one")
 
 
-def test_after_an_unreadable_reply_the_same_token_is_sent_once_more_under_the_same_lease(
+def test_after_no_reply_the_same_token_is_sent_once_more_under_the_same_lease(
     ours: Deployment,
 ) -> None:
     ours.seed("one")
@@ -254,14 +297,63 @@ def test_after_an_unreadable_reply_the_same_token_is_sent_once_more_under_the_sa
     assert ours.grant("one").version == 1
 
 
+def test_a_reply_that_cannot_be_read_is_kept_its_token_not_sent_again_and_nothing_more_is_sent(
+    ours: Deployment,
+) -> None:
+    ours.seed("one", "two", "three")
+    ours.endpoint.replies["one"] = [UNREAD]
+
+    ours.drain()
+    ours.drain()
+
+    assert ours.endpoint.presented == ["one"]
+    (kept,) = ours.store.replies
+    assert KEYS.open_reply(ACME.name, "one", 0, kept.sealed) == UNREAD.reply
+    assert ours.disk.acknowledged == [kept]
+    assert (ours.grant("one").status, ours.grant("one").reason) == (Status.FAILING, "reply_unread")
+    assert ours.unharmed("two", "three")
+    assert ours.told() == {"grant.failing": 1, "provider.unavailable": 1}
+
+
+def test_a_reply_that_cannot_be_read_is_kept_even_on_a_full_disk(ours: Deployment) -> None:
+    ours.seed("one")
+    ours.disk.refuses = True
+    ours.endpoint.replies["one"] = [UNREAD]
+
+    ours.drain()
+
+    assert ours.grant("one").kept_reply == 1
+
+
+def test_a_second_reply_that_cannot_be_read_after_a_lost_first_one_is_kept(ours: Deployment) -> None:
+    ours.seed("one")
+    ours.endpoint.replies["one"] = [Unknown("timeout"), UNREAD]
+
+    ours.drain()
+
+    assert ours.endpoint.presented == ["one", "one"]
+    assert len(ours.store.replies) == 1
+
+
+def test_a_half_open_probe_that_cannot_be_read_recovers_nothing(ours: Deployment) -> None:
+    ours.seed("one", "two")
+    ours.endpoint.otherwise = UNREAD
+    ours.drain()
+    ours.time.run(asyncio.sleep(61))
+
+    ours.drain()
+
+    assert ours.endpoint.presented == ["one", "two"]
+    assert ours.told() == {"grant.failing": 2, "provider.unavailable": 1}
+
+
 def test_two_unreadable_replies_leave_the_grant_in_doubt_and_do_not_count_against_it(
     ours: Deployment,
 ) -> None:
     ours.seed("one")
     ours.endpoint.replies["one"] = [Unknown("timeout")]
-    calls = iter([False, False, True, True, True])
 
-    ours.drain(lambda: next(calls, True))
+    ours.drain(lambda: bool(ours.endpoint.presented))
 
     assert ours.grant("one").in_doubt
     assert ours.grant("one").status is Status.ACTIVE
@@ -282,7 +374,7 @@ def test_a_rejection_is_believed_only_when_it_comes_twice(ours: Deployment) -> N
 
 
 def test_a_rejection_after_a_lost_reply_says_that_the_reply_was_lost(ours: Deployment) -> None:
-    ours.seed("one", status=Status.FAILING, streak=1, reason="rejected", in_doubt=True)
+    ours.seed("one", status=Status.FAILING, streak=1, reason="rejected", in_doubt=True, rejected_at=1)
     ours.endpoint.replies["one"] = [Rejected("invalid_grant")]
 
     ours.refresh_one("one")
@@ -415,7 +507,7 @@ def test_a_missing_key_counts_against_the_grant_in_a_worker_and_not_on_demand(ou
 def test_a_grant_that_cannot_be_refreshed_is_announced_before_its_end_and_expires_at_it(
     ours: Deployment,
 ) -> None:
-    ours.seed("one", lineage=lineage_of("one", None), sealed=KEYS.seal("one", 0, TokenPair("a0", None)))
+    ours.seed("one", refreshable=False)
 
     ours.drain()
     assert ours.told() == {"grant.expiring": 1}
@@ -425,3 +517,31 @@ def test_a_grant_that_cannot_be_refreshed_is_announced_before_its_end_and_expire
     assert ours.endpoint.presented == []
     assert ours.grant("one").status is Status.FAILED
     assert ours.told() == {"grant.expiring": 1, "grant.failed": 1}
+
+
+def test_a_store_that_says_late_who_is_due_holds_up_no_claim(
+    ours: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"grant-{number}" for number in range(10)]
+    ours.seed(*ids)
+    answered_at: list[float] = []
+
+    def answer() -> Outcome:
+        answered_at.append(ours.time.seconds)
+        return TOKENS
+
+    for grant_id in ids:
+        ours.endpoint.replies[grant_id] = [Unknown("timeout"), answer]  # so that each takes half a second
+    due_clients, asked = ours.store.due_clients, []
+
+    async def late_but_at_first(offset: int, limit: int) -> DueClients:
+        asked.append(ours.time.seconds)
+        await asyncio.sleep(0 if len(asked) == 1 else 600)
+        return await due_clients(offset, limit)
+
+    monkeypatch.setattr(ours.store, "due_clients", late_but_at_first)
+
+    assert ours.drain() == len(ids)
+
+    assert len(answered_at) == len(ids)
+    assert asked[1] < answered_at[-1] < 60

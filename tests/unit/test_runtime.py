@@ -1,7 +1,6 @@
 """How settings become what libraries take, and when they are read."""
 
 import os
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from config import load_settings
-from worker.runtime.connections import broker_tls
 from worker.runtime.deployment import deploy
 from worker.runtime.timing import longest_run_seconds
 
@@ -35,18 +33,6 @@ def run(tmp_path: Path) -> Run:
         )
 
     return call
-
-
-def test_a_broker_over_tls_is_verified_though_kombu_would_believe_any_certificate() -> None:
-    tls = broker_tls("rediss://redis.example.com:6379/0")
-    assert tls == {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
-
-
-@pytest.mark.parametrize(
-    "url", ["redis://h", "redis+socket:///s", "rediss://h?ssl_cert_reqs=required&ssl_ca_certs=/ca.pem"]
-)
-def test_a_broker_without_tls_or_with_its_own_say_is_left_alone(url: str) -> None:
-    assert broker_tls(url) is None
 
 
 def test_what_a_deployment_shows_of_itself_holds_no_password(

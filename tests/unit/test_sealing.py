@@ -18,7 +18,7 @@ def ring() -> KeyRing:
 
 @pytest.fixture
 def sealed(grant: Grant, pair: TokenPair, ring: KeyRing) -> Grant:
-    return replace(grant, sealed=ring.seal(grant.id, grant.version, pair))
+    return replace(grant, sealed=ring.seal(grant, pair))
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,23 @@ def sealed(grant: Grant, pair: TokenPair, ring: KeyRing) -> Grant:
     ],
 )
 def test_a_sealed_pair_opens_as_it_was(grant: Grant, ring: KeyRing, pair: TokenPair) -> None:
-    assert ring.open(replace(grant, sealed=ring.seal(grant.id, grant.version, pair))) == pair
+    assert ring.open(replace(grant, sealed=ring.seal(grant, pair))) == pair
+
+
+def test_a_pair_that_is_sealed_for_a_successor_opens_at_the_next_version_alone(
+    grant: Grant, ring: KeyRing, pair: TokenPair
+) -> None:
+    sealed = ring.seal_successor(grant, pair)
+
+    assert ring.open(replace(grant, version=grant.version + 1, sealed=sealed)) == pair
+    with pytest.raises(UnsealError):
+        ring.open(replace(grant, sealed=sealed))
 
 
 def test_the_first_key_seals_and_every_key_opens(sealed: Grant, pair: TokenPair, grant: Grant) -> None:
     rolled = KeyRing({"k2": NEW, "k1": OLD})
     assert rolled.open(sealed) == pair
-    resealed = replace(grant, sealed=rolled.seal(grant.id, grant.version, pair))
+    resealed = replace(grant, sealed=rolled.seal(grant, pair))
     assert KeyRing({"k2": NEW}).open(resealed) == pair
 
 
@@ -48,22 +58,58 @@ def test_a_pair_whose_key_was_taken_out_of_the_ring_says_which_key_is_missing(se
 
 
 def test_another_key_under_the_same_name_opens_nothing(sealed: Grant) -> None:
-    with pytest.raises(UnsealError, match="do not belong to this record"):
+    with pytest.raises(UnsealError, match="does not belong to this record"):
         KeyRing({"k1": NEW}).open(sealed)
 
 
 def test_a_sealed_pair_cannot_be_passed_off_as_another_grant_s(sealed: Grant, ring: KeyRing) -> None:
-    with pytest.raises(UnsealError, match="do not belong to this record"):
+    with pytest.raises(UnsealError, match="does not belong to this record"):
         ring.open(replace(sealed, id="user-43/buddy"))
 
 
+def test_a_sealed_pair_opens_for_no_other_client(sealed: Grant, ring: KeyRing) -> None:
+    with pytest.raises(UnsealError, match="does not belong to this record"):
+        ring.open(replace(sealed, client="another"))
+
+
+def test_a_client_and_an_id_cannot_be_cut_elsewhere(grant: Grant, pair: TokenPair, ring: KeyRing) -> None:
+    sealed = ring.seal(replace(grant, client="a", id="b\nc"), pair)
+    for client, grant_id in (("a\nb", "c"), ("ab", "\nc"), ("", "a\nb\nc")):
+        with pytest.raises(UnsealError):
+            ring.open(replace(grant, client=client, id=grant_id, sealed=sealed))
+
+
+def test_a_pair_that_binds_its_client_cannot_be_passed_off_as_one_of_the_format_that_does_not(
+    sealed: Grant, ring: KeyRing
+) -> None:
+    downgraded = b"\x01" + sealed.sealed[1:]
+    for client in (sealed.client, "another"):
+        with pytest.raises(UnsealError, match="does not belong to this record"):
+            ring.open(replace(sealed, client=client, sealed=downgraded))
+
+
+def test_a_pair_of_a_newer_format_says_so(sealed: Grant, ring: KeyRing) -> None:
+    with pytest.raises(UnsealError) as caught:
+        ring.open(replace(sealed, sealed=b"\x03" + sealed.sealed[1:]))
+    assert str(caught.value) == (
+        "user-42/buddy: the sealed pair has format 3, of a newer release; this one reads up to 2"
+    )
+
+
+def test_what_another_key_or_another_format_sealed_is_not_current(sealed: Grant, ring: KeyRing) -> None:
+    assert ring.is_current(sealed.sealed)
+    assert not ring.is_current(b"\x01" + sealed.sealed[1:])
+    assert not KeyRing({"k2": NEW, "k1": OLD}).is_current(sealed.sealed)
+    assert not KeyRing({"k": OLD}).is_current(sealed.sealed)
+
+
 def test_an_old_pair_cannot_be_passed_off_as_the_present_one(sealed: Grant, ring: KeyRing) -> None:
-    with pytest.raises(UnsealError, match="do not belong to this record"):
+    with pytest.raises(UnsealError, match="does not belong to this record"):
         ring.open(replace(sealed, version=sealed.version + 1))
 
 
 def test_sealing_twice_never_gives_the_same_bytes(grant: Grant, ring: KeyRing, pair: TokenPair) -> None:
-    first, second = (ring.seal(grant.id, grant.version, pair) for _ in range(2))
+    first, second = (ring.seal(grant, pair) for _ in range(2))
     assert first != second
 
 

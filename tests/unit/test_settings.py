@@ -5,8 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from config.settings import SettingsError, decode_key, load_settings
+from worker.core.outcomes import NoLifetime
+from worker.runtime.clients import client_of
 
 KEY = base64.b64encode(b"k" * 32).decode()
 ACME = {
@@ -78,7 +81,7 @@ def test_a_client_is_read_from_the_environment(place: Place) -> None:
     place.environment(**ACME, CLIENTS__ACME__SCOPES="openid write")
     client = load_settings().clients["acme"]
     assert client.provider == "oauth2"
-    assert client.client_secret.get_secret_value() == "hunter2"
+    assert client.client_secret == SecretStr("hunter2")
     assert client.scopes == ("openid", "write")
 
 
@@ -90,7 +93,7 @@ def test_settings_are_read_from_a_dotenv_file(place: Place) -> None:
 def test_a_secret_is_read_from_its_file_without_the_newline_at_its_end(place: Place) -> None:
     place.environment(**{name: value for name, value in ACME.items() if "SECRET" not in name})
     place.secret_file("EVERGRANT_CLIENTS__ACME__CLIENT_SECRET", "from a file\n")
-    assert load_settings().clients["acme"].client_secret.get_secret_value() == "from a file"
+    assert load_settings().clients["acme"].client_secret == SecretStr("from a file")
 
 
 def test_a_secret_replaced_in_its_file_needs_no_restart(place: Place) -> None:
@@ -98,7 +101,7 @@ def test_a_secret_replaced_in_its_file_needs_no_restart(place: Place) -> None:
     place.secret_file("EVERGRANT_CLIENTS__ACME__CLIENT_SECRET", "old")
     load_settings()
     place.secret_file("EVERGRANT_CLIENTS__ACME__CLIENT_SECRET", "new")
-    assert load_settings().clients["acme"].client_secret.get_secret_value() == "new"
+    assert load_settings().clients["acme"].client_secret == SecretStr("new")
 
 
 def test_the_environment_wins_over_dotenv_and_dotenv_over_a_secret_file(place: Place) -> None:
@@ -156,6 +159,30 @@ def test_scopes_are_divided_by_spaces_pluses_or_commas(place: Place, text: str) 
     assert load_settings().clients["acme"].scopes == ("A", "B", "C")
 
 
+@pytest.mark.parametrize(
+    ("text", "lifetime_ms"), [("3600", 3_600_000), ("never", NoLifetime.NEVER), (None, None)]
+)
+def test_a_client_says_how_long_its_access_tokens_live_where_replies_do_not(
+    place: Place, text: str | None, lifetime_ms: int | NoLifetime | None
+) -> None:
+    place.environment(**ACME, **({"CLIENTS__ACME__ACCESS_LIFETIME_SECONDS": text} if text else {}))
+    assert client_of("acme", load_settings().clients["acme"]).access_lifetime_ms == lifetime_ms
+
+
+def test_a_client_may_have_a_share_and_a_margin_of_its_own(place: Place) -> None:
+    place.environment(
+        **ACME, CLIENTS__ACME__REFRESH_AT="0.98", CLIENTS__ACME__MIN_MARGIN_SECONDS="1.5", REFRESH_AT="0.5"
+    )
+    client = client_of("acme", load_settings().clients["acme"])
+    assert (client.refresh_at, client.min_margin_ms) == (0.98, 1500)
+
+
+@pytest.mark.parametrize("text", ["E42,GRANT_GONE", "E42, GRANT_GONE", "E42 GRANT_GONE"])
+def test_a_server_s_own_words_for_a_dead_refresh_token_are_divided_by_commas(place: Place, text: str) -> None:
+    place.environment(**ACME, CLIENTS__ACME__REJECTED_ERRORS=text)
+    assert load_settings().clients["acme"].rejected_errors == ("E42", "GRANT_GONE")
+
+
 def test_client_names_are_lower_case_however_they_were_written(place: Place) -> None:
     place.environment(
         CLIENTS='{"ACME":{"provider":"buddy","client_id":"id of ours","client_secret":"hunter2"}}'
@@ -201,9 +228,10 @@ def test_plain_http_is_accepted_on_loopback(place: Place, url: str) -> None:
     assert load_settings().clients["acme"].token_url == url
 
 
-def test_a_base_url_loses_the_slash_at_its_end(place: Place) -> None:
-    place.environment(**ACME, CLIENTS__ACME__BASE_URL="https://api.eu.buddy.works/")
-    assert load_settings().clients["acme"].base_url == "https://api.eu.buddy.works"
+def test_a_url_is_kept_byte_for_byte(place: Place) -> None:
+    url = "https://ID.example.com:443/a/../o/token/?x=%7e%2F"
+    place.environment(**{**ACME, "CLIENTS__ACME__TOKEN_URL": url})
+    assert load_settings().clients["acme"].token_url == url
 
 
 @pytest.mark.parametrize("url", ["redis://h:6379/0", "rediss://:pw@h", "unix:///run/redis.sock"])
@@ -285,11 +313,20 @@ def test_a_misspelt_setting_of_a_client_is_told_which_there_are(place: Place) ->
         ("BASE_URL", "ftp://api.buddy.works", "takes an https:// URL"),
         ("RATE_PER_SECOND", "0", "greater than 0"),
         ("RATE_PER_SECOND", "fast", "a valid number"),
-        ("AUTHENTICATION", "private_key_jwt", "'client_secret_post' or 'client_secret_basic'"),
+        ("AUTHENTICATION", "password", "'none', 'private_key_jwt' or 'tls_client_auth'"),
+        ("TOKEN_URL", "https://h/token#part", "takes a URL in printable ASCII, without a fragment"),
+        ("TOKEN_URL", "https://h/tökén", "takes a URL in printable ASCII, without a fragment"),
+        ("USER_AGENT", "two\nlines", "pattern"),
         ("GRANT_TYPE", "password", "'refresh_token' or 'client_credentials'"),
         ("OAUTH_KIND", "old", "'scoped' or 'classic'"),
         ("REFRESH_LIFETIME_SECONDS", "0", "greater than 0"),
         ("ABSOLUTE_LIFETIME_SECONDS", "a year", "a valid integer"),
+        ("ACCESS_LIFETIME_SECONDS", "0", "takes seconds, 1 to 315360000, or never"),
+        ("ACCESS_LIFETIME_SECONDS", "an hour", "takes seconds, 1 to 315360000, or never"),
+        ("ACCESS_LIFETIME_SECONDS", "9" * 30, "takes seconds, 1 to 315360000, or never"),
+        ("REFRESH_AT", "0.99", "less than or equal to 0.98"),
+        ("REFRESH_AT", "0", "greater than 0"),
+        ("MIN_MARGIN_SECONDS", "-1", "greater than or equal to 0"),
     ],
 )
 def test_a_wrong_setting_of_a_client_is_one_line_that_names_it_and_says_what_it_takes(
@@ -303,8 +340,10 @@ def test_a_wrong_setting_of_a_client_is_one_line_that_names_it_and_says_what_it_
 @pytest.mark.parametrize(
     ("name", "value", "takes"),
     [
-        ("REDIS_URL", "http://redis.internal", "takes a redis://, rediss:// or unix:// URL"),
-        ("BROKER_URL", "amqp://broker.internal", "takes a redis://, rediss:// or unix:// URL"),
+        ("REDIS_URL", "http://redis.internal", "takes a URL that begins with redis://, rediss://, unix://"),
+        ("REDIS_URL", "amqp://broker.internal", "takes a URL that begins with redis://, rediss://, unix://"),
+        ("BROKER_URL", "ftp://broker.internal", "takes a URL that begins with redis://"),
+        ("BROKER_URL", "sqs://", "rediss-cluster://, amqp://, amqps://"),
         ("NAMESPACE", "two words", "[A-Za-z0-9._-]{1,64}"),
         ("NAMESPACE", "", "[A-Za-z0-9._-]{1,64}"),
         ("SWEEP_SECONDS", "0", "greater than or equal to 0.1"),
@@ -327,6 +366,16 @@ def test_a_wrong_setting_of_a_client_is_one_line_that_names_it_and_says_what_it_
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
         ("CLIENTS", "[]", "a valid dictionary"),
+        ("DATA_DIR", "", "is empty"),
+        ("DATA_DIR", "  ", "is empty"),
+        ("DATA_DIR", "a\nb", "takes printable characters"),
+        ("DATA_DIR", "x" * 1001, "takes a path of at most 1000 characters"),
+        ("SECRETS_DIR", "x" * 1001, "takes a path of at most 1000 characters"),
+        ("SECRETS_DIR", "x" * 300, "takes a directory: File name too long"),
+        ("SECRETS_DIR", "~nobody-of-that-name/x", "takes a path without ~"),
+        ("CLIENTS_FILE", " ", "is empty"),
+        ("KEYS", "", KEY_FORM),
+        ("KEYS", " , ", KEY_FORM),
         ("KEYS", "hunter2", KEY_FORM),
         ("KEYS", "k1:", KEY_FORM),
         ("KEYS", ":aHVudGVyMg==", KEY_FORM),
@@ -342,6 +391,60 @@ def test_a_wrong_setting_is_one_line_that_names_it_and_says_what_it_takes(
     problem = place.problem(**{name: value})
     assert problem.startswith(f"EVERGRANT_{name}")
     assert takes in problem
+
+
+@pytest.mark.parametrize("name", ["CLIENT_ID", "CLIENT_SECRET", "PREVIOUS_CLIENT_SECRET", "REDIRECT_URI"])
+@pytest.mark.parametrize("value", ["", " ", "two\nlines", "\x1b[31m", "\udcff"])
+def test_a_text_that_cannot_be_sent_as_it_is_is_refused(place: Place, name: str, value: str) -> None:
+    """Two lines of a file, or bytes that are no text."""
+    problem = place.problem(**{**ACME, f"CLIENTS__ACME__{name}": value})
+
+    assert problem.startswith(f"EVERGRANT_CLIENTS__ACME__{name}")
+
+
+@pytest.mark.parametrize("value", ["12345", "007", "1.50", "1e3", "true", "null"])
+def test_a_parameter_that_looks_like_a_number_is_sent_as_it_is_written(place: Place, value: str) -> None:
+    place.environment(**ACME, CLIENTS__ACME__PARAMETERS__TENANT=value)
+
+    assert load_settings().clients["acme"].parameters == {"tenant": (value,)}
+
+
+def test_one_variable_in_two_spellings_is_refused(place: Place) -> None:
+    problem = place.problem(**ACME, CLIENTS__acme__CLIENT_ID="another")
+
+    assert problem == (
+        "EVERGRANT_CLIENTS__ACME__CLIENT_ID and EVERGRANT_CLIENTS__acme__CLIENT_ID are one setting;"
+        " capitals make no difference"
+    )
+
+
+def test_one_client_in_two_spellings_is_refused(place: Place) -> None:
+    client = '{"provider": "buddy", "client_id": "id", "client_secret": "s"}'
+
+    problem = place.problem(CLIENTS=f'{{"acme": {client}, "Acme": {client}}}')
+
+    assert problem == "EVERGRANT_CLIENTS__ACME is set twice; capitals make no difference"
+
+
+@pytest.mark.parametrize("name", ["A B", "X" * 65, "A/B"])
+def test_a_client_has_a_name_that_can_be_written_anywhere(place: Place, name: str) -> None:
+    fields = {"PROVIDER": "buddy", "CLIENT_ID": "id", "CLIENT_SECRET": "s"}
+
+    problem = place.problem(**{f"CLIENTS__{name}__{field}": value for field, value in fields.items()})
+
+    assert problem.startswith("EVERGRANT_CLIENTS__")
+    assert "it takes 1 to 64 letters, digits, dots, hyphens and underscores" in problem
+
+
+@pytest.mark.parametrize("options", ["y=swordfish", "socket_timeout=swordfish"])
+def test_an_option_of_the_redis_url_that_nobody_knows_is_refused(place: Place, options: str) -> None:
+    place.environment(REDIS_URL=f"redis://:hunter2@127.0.0.1/0?{options}", KEYS=f"k1:{KEY}")
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert str(caught.value).startswith(f"EVERGRANT_REDIS_URL takes no option {options.partition('=')[0]}")
+    assert "swordfish" not in str(caught.value)
 
 
 def test_clients_that_are_not_json_are_named_and_not_repeated(place: Place) -> None:

@@ -3,20 +3,20 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Commit
+from worker.core.ports import Commit, Entry, KeptReply
 
 KEEP = 900.0
-PATIENCE_SECONDS = 20.0
 SEALED = b"sealed, and yet not for a log"
 
 
@@ -41,8 +41,15 @@ def answer(fence: int, grant_id: str | None = None, *, size: int = 0) -> Commit:
     return Commit(fence, b"b" * 16, fence - 1, Status.ACTIVE, Change(grant, 2, None, event))
 
 
-def fences(commits: list[Commit]) -> list[int]:
-    return [commit.fence for commit in commits]
+def reply(fence: int, grant_id: str) -> KeptReply:
+    """A reply to a grant that nobody could read."""
+    base = answer(fence, grant_id)
+    outage = Event(EventType.PROVIDER_UNAVAILABLE, f"{fence}.provider.unavailable", "http://id/token", 1, {})
+    return KeptReply(fence, base.change, SEALED, 1, "http_200_not_json", 1, 2, "f00", False, outage)  # noqa: FBT003
+
+
+def fences(entries: Sequence[Entry]) -> list[int]:
+    return [entry.fence for entry in entries]
 
 
 class Clock:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.journal.files import KEEP, PATIENCE_SECONDS, Clock, Syncs, answer, fences, segments
+from tests.integration.journal.files import KEEP, Clock, Syncs, answer, fences, segments
 from tests.integration.journal.processes import line_of
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.adapters.journal import journal as journal_module
 from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal

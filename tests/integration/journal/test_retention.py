@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.journal.files import KEEP, Clock, Syncs, answer, fences, segments
+from tests.integration.journal.files import KEEP, Clock, Syncs, answer, fences, reply, segments
 from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 
@@ -226,3 +226,29 @@ async def test_an_answer_is_not_removed_before_the_journal_knows_where_it_is(
     await asyncio.gather(write, other)
     assert fences(journal.read()) == [1]
     await journal.close()
+
+
+async def test_a_kept_reply_is_read_beside_its_grants_answers_whichever_came_later(journal: Journal) -> None:
+    for entry in (answer(1, "one"), reply(2, "one"), answer(3, "one"), reply(4, "one")):
+        await journal.write(entry)
+
+    assert journal.read() == [reply(2, "one"), answer(3, "one"), reply(4, "one")]
+
+
+async def test_an_acknowledged_reply_covers_no_answer_and_a_later_answer_covers_the_reply(
+    journal: Journal, clock: Clock
+) -> None:
+    """The tokens of answer 1 may still be on their way; those of answer 3 replace whatever reply 2 has."""
+    await journal.write(answer(1, "one"))
+    await journal.reserve(2 * SEGMENT_BYTES // ANSWER_BYTES)
+    await journal.write(reply(2, "one"))
+    journal.acknowledge(reply(2, "one"))
+    clock.at += KEEP
+    await journal.sweep()
+    assert 1 in fences(journal.read())
+
+    await journal.write(answer(3, "one"))
+    journal.acknowledge(answer(3, "one"))
+    clock.at += KEEP
+    await journal.sweep()
+    assert journal.read() == []

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.journal.files import PATIENCE_SECONDS, Syncs, answer, fences, segments
+from tests.integration.journal.files import Syncs, answer, fences, segments
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.segments import ANSWER_BYTES, SEGMENT_BYTES
 from worker.core.ports import Journal as JournalPort

@@ -1,0 +1,227 @@
+"""Why nothing is tried: the report says what is so, and asks for a worker only where none is seen."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from config.settings import variable_of
+from tests.support.callables import OpenStore, Seed
+from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.registry import RedisRegistry
+from worker.adapters.store.replies import RedisReplies
+from worker.fleet.report import Incident, report_on
+
+MINUTE_MS = 60_000
+URL = "https://as.test/token"
+ASKS_WHETHER_THEY_RUN = "Are a worker and beat running"
+
+Let = Callable[..., Awaitable[None]]
+Told = Callable[[], Awaitable[Incident]]
+
+
+@pytest.fixture
+def let_it_say(redis: Any, prefix: str) -> Let:
+    """Let the store's record of something say this."""
+
+    async def write(key: str, **fields: Any) -> None:
+        await redis.hset(prefix + key, mapping=fields)
+
+    return write
+
+
+@pytest.fixture
+def told(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisReplies) -> Told:
+    """The one incident about the client."""
+
+    async def read() -> Incident:
+        report = await report_on(registry, fleet_state, replies, {"acme"}, variable_of)
+        (incident,) = [each for each in report.incidents if each.subject == "acme"]
+        return incident
+
+    return read
+
+
+@pytest.fixture
+async def overdue(seed: Seed) -> None:
+    await seed("one", due_in_ms=-2 * MINUTE_MS)
+
+
+@pytest.fixture
+async def living(open_store: OpenStore) -> Any:
+    """A worker's heartbeat."""
+    return await open_store(owner="worker")
+
+
+@pytest.fixture
+def rejected(registry: RedisRegistry, let_it_say: Let) -> Let:
+    """Let the client be rejected five minutes ago."""
+
+    async def begin(*, probe_in_ms: int) -> None:
+        now = await registry.now()
+        since, probe_at = now - 5 * MINUTE_MS, now + probe_in_ms
+        fields = {"state": "rejected", "reason": "invalid_client", "rejected_at": since}
+        await let_it_say("client:acme", **fields, probe_at=probe_at)
+
+    return begin
+
+
+@pytest.fixture
+def unavailable(registry: RedisRegistry, let_it_say: Let) -> Let:
+    """Let the client's endpoint be unavailable since five minutes ago."""
+
+    async def begin(*, probe_in_ms: int) -> None:
+        now = await registry.now()
+        await let_it_say("client:acme", endpoint=URL)
+        fields = {"state": "unavailable", "reason": "http_502", "since": now - 5 * MINUTE_MS}
+        await let_it_say(f"endpoint:{URL}", **fields, probe_at=now + probe_in_ms, probe_delay=1000)
+
+    return begin
+
+
+@pytest.mark.usefixtures("overdue")
+async def test_where_no_worker_lives_it_asks_whether_one_is_running(told: Told) -> None:
+    incident = await told()
+
+    assert (incident.kind, incident.needs_a_person) == ("not_refreshing", True)
+    assert incident.problem == "nobody refreshes its grants (no worker is alive), overdue: 1"
+    assert incident.advice.startswith(ASKS_WHETHER_THEY_RUN)
+
+
+@pytest.mark.usefixtures("overdue")
+async def test_a_worker_whose_last_heartbeat_is_old_does_not_live(
+    told: Told, living: Any, redis: Any, prefix: str
+) -> None:
+    assert living
+    await redis.zincrby(f"{prefix}processes", -11_000, "worker")
+
+    assert "(no worker is alive)" in (await told()).problem
+
+
+@pytest.mark.usefixtures("overdue", "living")
+async def test_workers_that_live_and_ask_for_nothing_are_told_from_workers_that_are_dead(
+    told: Told, registry: RedisRegistry, let_it_say: Let
+) -> None:
+    await let_it_say("client:acme", claimed_at=await registry.now() - 2 * MINUTE_MS)
+
+    incident = await told()
+
+    assert (incident.kind, incident.needs_a_person) == ("not_refreshing", True)
+    assert "no worker has asked for its grants since 20" in incident.problem
+    assert "and 1 are alive)" in incident.problem
+    assert "Is beat running" in incident.advice
+    assert ASKS_WHETHER_THEY_RUN not in incident.advice
+
+
+@pytest.mark.usefixtures("overdue", "living")
+async def test_a_backlog_that_is_worked_off_is_behind_and_needs_nobody(
+    told: Told, registry: RedisRegistry, let_it_say: Let
+) -> None:
+    await let_it_say("client:acme", claimed_at=await registry.now() - 1_000)
+
+    incident = await told()
+
+    assert (incident.kind, incident.needs_a_person) == ("behind", False)
+
+
+@pytest.mark.usefixtures("overdue")
+async def test_a_trouble_of_all_workers_is_the_reason_and_one_of_some_is_not(
+    told: Told, living: Any, open_store: OpenStore, registry: RedisRegistry, let_it_say: Let
+) -> None:
+    await living.heartbeat("journal: No space left on device")
+
+    incident = await told()
+    assert "no worker claims anything (journal: No space left on device)" in incident.problem
+    assert incident.advice.startswith("The workers are alive.")
+    assert incident.needs_a_person
+
+    await open_store(owner="another")
+    await let_it_say("client:acme", claimed_at=await registry.now() - 1_000)
+    assert (await told()).kind == "behind"
+
+
+@pytest.mark.usefixtures("overdue", "living")
+async def test_a_recovery_is_the_reason_while_it_lasts(
+    told: Told, registry: RedisRegistry, let_it_say: Let
+) -> None:
+    await let_it_say("epoch", ends_at=await registry.now() + MINUTE_MS)
+    incident = await told()
+    assert "the store is recovering until 20" in incident.problem
+    assert not incident.needs_a_person
+
+    await let_it_say("epoch", ends_at=await registry.now() - 1)
+    assert "recovering" not in (await told()).problem
+
+
+@pytest.mark.usefixtures("overdue", "living")
+async def test_a_rejected_client_says_since_when_and_when_its_next_probe_is(
+    told: Told, rejected: Let
+) -> None:
+    await rejected(probe_in_ms=40_500)
+
+    incident = await told()
+
+    assert incident.kind == "client_rejected"
+    assert "credentials (invalid_client) since 20" in incident.problem
+    assert ", next probe in " in incident.problem
+    assert "nobody tries" not in incident.problem
+
+
+@pytest.mark.usefixtures("overdue")
+async def test_a_probe_of_a_rejected_client_that_nobody_sends_says_why(told: Told, rejected: Let) -> None:
+    await rejected(probe_in_ms=-2 * MINUTE_MS)
+
+    assert (await told()).problem.endswith("next probe is due, and nobody tries (no worker is alive)")
+
+
+@pytest.mark.usefixtures("overdue")
+@pytest.mark.parametrize("held_back_by", ["nothing", "throttling", "recovery", "trouble", "schedule"])
+async def test_an_outage_whose_probe_is_late_says_what_holds_it_back(
+    told: Told,
+    living: Any,
+    unavailable: Let,
+    registry: RedisRegistry,
+    let_it_say: Let,
+    redis: Any,
+    prefix: str,
+    held_back_by: str,
+) -> None:
+    await unavailable(probe_in_ms=-2 * MINUTE_MS)
+    now = await registry.now()
+    await let_it_say("client:acme", claimed_at=now - 1_000)
+    match held_back_by:
+        case "throttling":
+            await let_it_say("client:acme", throttled_until=now + MINUTE_MS)
+        case "recovery":
+            await let_it_say("epoch", ends_at=now + MINUTE_MS)
+        case "trouble":
+            await living.heartbeat("journal: full")
+        case "schedule":
+            await redis.zadd(f"{prefix}schedule:acme", {"one": "+inf"})
+
+    incident = await told()
+
+    said = {
+        "nothing": "next try is due",
+        "throttling": "nobody tries (its token endpoint told it to wait until 20",
+        "recovery": "nobody tries (the store is recovering until 20",
+        "trouble": "nobody tries (no worker claims anything (journal: full)",
+        "schedule": "nobody tries (none of its grants is in the schedule",
+    }
+    assert incident.kind == "provider_unavailable"
+    assert said[held_back_by] in incident.problem
+    assert ASKS_WHETHER_THEY_RUN not in incident.advice
+    is_close = held_back_by != "schedule"  # the seeded token ends in ten minutes
+    assert incident.needs_a_person is is_close
+
+
+@pytest.mark.usefixtures("overdue", "living")
+async def test_an_outage_whose_probe_is_yet_to_come_says_since_when_and_when(
+    told: Told, unavailable: Let
+) -> None:
+    await unavailable(probe_in_ms=40_500)
+
+    incident = await told()
+
+    assert "gives no usable answer (http_502) since 20" in incident.problem
+    assert ", next try in " in incident.problem
