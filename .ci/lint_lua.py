@@ -15,9 +15,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from worker.adapters.store import scripts
+from worker.adapters.store import sources
 
-LUA = Path(os.path.relpath(Path(scripts.__file__).parent / "lua"))
+LUA = Path(os.path.relpath(Path(sources.__file__).parent / "lua"))
 SIGNATURES = LUA.with_name("signatures.py")
 TOO_LONG = "(W631)"
 FINDING = re.compile(r".*/(?P<name>\w+)\.lua:(?P<line>\d+):(?P<column>\d+): (?P<message>.*)")
@@ -30,8 +30,8 @@ def findings(luacheck: str) -> list[str]:
         RuntimeError: luacheck did not run.
     """
     with tempfile.TemporaryDirectory() as directory:
-        for name in scripts.NAMES:
-            (Path(directory) / f"{name}.lua").write_text(scripts.source(name))
+        for name in sources.NAMES:
+            (Path(directory) / f"{name}.lua").write_text(sources.source(name))
         command = [luacheck, "--config", str(Path(__file__).with_name("luacheckrc"))]
         command += ["--formatter", "plain", "--codes", directory]
         done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 found on the path
@@ -42,22 +42,27 @@ def findings(luacheck: str) -> list[str]:
 
 
 def _placed(found: list[re.Match[str]]) -> list[str]:
-    prelude = (LUA / "prelude.lua").read_text()
+    errors, prelude = ((LUA / f"{name}.lua").read_text() for name in ("errors", "prelude"))
     own: list[str] = []
     shared: Counter[str] = Counter()
     for match in found:
         name, column, message = match["name"], match["column"], match["message"]
-        positions, _, rest = scripts.source(name).partition(prelude)
+        positions, _, rest = sources.source(name).partition(prelude)
+        arguments, body, _ = rest.partition((LUA / f"{name}.lua").read_text())
         in_prelude = int(match["line"]) - positions.count("\n")
         in_arguments = in_prelude - prelude.count("\n")
-        in_script = in_arguments - rest.removesuffix((LUA / f"{name}.lua").read_text()).count("\n")
+        in_script = in_arguments - arguments.count("\n")
+        if in_script > body.count("\n"):
+            continue  # of `source` itself
         if in_script > 0:
             own.append(f"{LUA / name}.lua:{in_script}:{column}: {message}")
         elif in_arguments > 0 and TOO_LONG not in message:
             own.append(f"{SIGNATURES}: {name}: {message}")
         elif in_arguments <= 0 < in_prelude:
             shared[f"{LUA / 'prelude.lua'}:{in_prelude}:{column}: {message}"] += 1
-    return [text for text, times in shared.items() if times == len(scripts.NAMES)] + own
+        elif int(match["line"]) <= errors.count("\n"):
+            shared[f"{LUA / 'errors.lua'}:{match['line']}:{column}: {message}"] += 1
+    return [text for text, times in shared.items() if times == len(sources.NAMES)] + own
 
 
 def main() -> int:
@@ -68,7 +73,7 @@ def main() -> int:
         return 0
     found = findings(luacheck)
     print(*found, sep="\n", end="\n" if found else "")
-    print(f"luacheck: {len(scripts.NAMES)} scripts, findings: {len(found)}")
+    print(f"luacheck: {len(sources.NAMES)} scripts, findings: {len(found)}")
     return 1 if found else 0
 
 
