@@ -35,22 +35,22 @@ demo: $(VENV)/.run ## a live fleet against a sandbox Buddy, for SECONDS=60 with 
 AT_ONCE = $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2))
 # Each of these answers within seconds, all of them within minutes. A process takes tests from another that has
 # more of them left; tests of one file mostly stay together, as do the servers that they share.
-QUICK = $(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal -m "not slow"
+QUICK = -n $(AT_ONCE) --dist worksteal -m "not slow"
 # Whole fleets, judged by the clock. Those of one file come one after the other.
-SLOW = $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m slow
+SLOW = -n $(AT_ONCE) --dist loadfile -m slow
 
 .PHONY: test
 test: $(VENV)/.bench ## the quick tests
-	@$(QUICK)
+	@$(BIN)/python -m pytest $(QUICK)
 
 .PHONY: check
 check: lint $(VENV)/.bench ## what must pass before a change lands: lint and every test
-	@$(QUICK)
-	@$(SLOW)
+	@.ci/second_chance $(BIN)/python $(QUICK)
+	@.ci/second_chance $(BIN)/python $(SLOW)
 
 .PHONY: coverage
 coverage: $(VENV)/.bench ## the quick tests, and the lines and branches of the product that they miss
-	@$(QUICK) --cov
+	@$(BIN)/python -m pytest $(QUICK) --cov
 
 .PHONY: matrix
 matrix: ## the quick tests under each of PYTHONS="3.11 3.12 3.13 3.14" that is found, in .venv-3.X
