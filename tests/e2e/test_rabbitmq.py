@@ -75,3 +75,26 @@ def test_grants_are_refreshed_over_rabbitmq_through_its_restart_and_foreign_mess
     assert CANARY not in live.log.read_text()
     live.stop()
     assert live.lost() == []
+
+
+def test_grants_are_refreshed_over_rabbitmq_with_tls_if_its_authority_is_known(
+    build: Build, broker: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = build(access_seconds=60)
+    monkeypatch.setenv("EVERGRANT_BROKER_URL", broker.secure_url)
+    live.issue(20, spread_seconds=50)
+    stranger = live.start_beat()
+    live.wait_until(lambda: "CERTIFICATE_VERIFY_FAILED" in live.log.read_text(), "a refused certificate")
+    assert live.refreshed() == 0
+    stranger.terminate()
+    stranger.wait()
+
+    monkeypatch.setenv("EVERGRANT_CA_FILE", str(broker.authority))
+    worker, beat = live.start_worker(), live.start_beat()
+    _goes_on(live)
+    _goes_on(live)
+
+    assert worker.poll() is None
+    assert beat.poll() is None
+    live.stop()
+    assert live.lost() == []

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.certificates import CertificateFiles, issue_certificate
 from tests.support.waiting import eventually
 
 # Not /usr/sbin/rabbitmq-server, which changes to a user and a directory of the system's.
@@ -25,17 +26,30 @@ def is_installed() -> bool:
 
 @dataclass
 class RabbitMQ:
-    """A server that can be stopped and started again with what it has stored."""
+    """A server that can be stopped and started again with what it has stored.
+
+    Attributes:
+        port: without TLS.
+        secure_port: with TLS.
+        authority: of its certificate.
+    """
 
     home: Path
     environment: dict[str, str]
     port: int
+    secure_port: int
+    authority: Path
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Its guest's URL."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    @property
+    def secure_url(self) -> str:
+        """The same with TLS."""
+        return f"amqps://guest:guest@127.0.0.1:{self.secure_port}//"
 
     def start(self) -> None:
         """Start it; returns once it takes connections."""
@@ -58,9 +72,12 @@ def running_rabbitmq() -> Iterator[RabbitMQ]:
     """A server for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="egt-rabbit", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        port, for_nodes, for_names = _free_ports(3)
-        server = RabbitMQ(home, _environment(home, port, for_nodes, for_names), port)
+        port, secure_port, for_nodes, for_names = _free_ports(4)
+        certificate = issue_certificate(home / "tls", "rabbitmq")
+        environment = _environment(home, port, for_nodes, for_names)
+        server = RabbitMQ(home, environment, port, secure_port, certificate.authority)
         (home / "plugins").write_text("[].")
+        _write_configuration(home, secure_port, certificate)
         try:
             server.start()
             yield server
@@ -70,12 +87,21 @@ def running_rabbitmq() -> Iterator[RabbitMQ]:
             _end_name_server(for_names)
 
 
+def _write_configuration(home: Path, secure_port: int, certificate: CertificateFiles) -> None:
+    lines = [
+        f"listeners.ssl.default = 127.0.0.1:{secure_port}",
+        f"ssl_options.cacertfile = {certificate.authority}",
+        f"ssl_options.certfile = {certificate.certificate}",
+        f"ssl_options.keyfile = {certificate.key}",
+    ]
+    (home / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+
+
 def _environment(home: Path, port: int, for_nodes: int, for_names: int) -> dict[str, str]:
-    files = {
-        name: str(home / name.lower()) for name in ("MNESIA_BASE", "LOG_BASE", "PID_FILE", "CONFIG_FILE")
-    }
+    files = {name: str(home / name.lower()) for name in ("MNESIA_BASE", "LOG_BASE", "PID_FILE")}
     own = {
         **files,
+        "CONFIG_FILE": str(home / "rabbitmq"),  # without the ending .conf
         "HOME": str(home),
         "NODENAME": "evergrant-test@localhost",
         "NODE_IP_ADDRESS": "127.0.0.1",
