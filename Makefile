@@ -61,7 +61,7 @@ servers: $(VENV)/.dev ## the tests of the store against each Redis and Valkey th
 	@.ci/servers
 
 .PHONY: soak
-soak: $(VENV)/.dev ## 1,000 grants of one-minute tokens for SECONDS=300, two workers, two beats
+soak: $(VENV)/.dev ## 1,000 grants of one-minute tokens for SECONDS=300, two workers, two beats; STORE_SERVER= names a program
 	@SOAK_SECONDS=$(if $(filter 60,$(SECONDS)),300,$(SECONDS)) SOAK_GRANTS=1000 $(BIN)/python -m pytest -s tests/e2e/test_fleet.py
 
 # What a variable is when only this file has set it, the target's own default takes its place.

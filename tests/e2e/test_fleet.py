@@ -1,18 +1,22 @@
 """The main promise, with every process real: two workers, two beats, a strict provider.
 
-`make soak` runs the long form: 1,000 grants of one-minute tokens for five minutes.
+`make soak` runs the long form: 1,000 grants of one-minute tokens for five minutes. The store is the embedded
+server, or the one that `STORE_SERVER` names.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import pytest
 
 from tests.support.callables import Build
 from tests.support.live import LiveDeployment
+from tests.support.servers import running_valkey
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +25,29 @@ GRANTS = int(os.environ.get("SOAK_GRANTS", "300"))
 TOKEN_SECONDS = 60 if SECONDS >= 120 else 30
 
 
+@contextmanager
+def chosen_store(live: LiveDeployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the server that `STORE_SERVER` names be the store and the broker."""
+    if not os.environ.get("STORE_SERVER"):
+        yield
+        return
+    home = live.directory / "data" / "chosen"
+    home.mkdir(parents=True)
+    with running_valkey(dir=str(home), appendonly="yes", appendfsync="always") as path:
+        monkeypatch.setenv("EVERGRANT_REDIS_URL", f"unix://{path}")
+        yield
+        live.stop()
+
+
 def test_two_workers_and_two_beats_keep_every_grant_alive_and_leak_nothing(
-    build: Build,
+    build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = build(access_seconds=TOKEN_SECONDS)
+    with chosen_store(live, monkeypatch):
+        _keeps_every_grant_alive(live)
+
+
+def _keeps_every_grant_alive(live: LiveDeployment) -> None:
     lines = live.issue(GRANTS, spread_seconds=TOKEN_SECONDS * 0.5)
     workers = [live.start_worker(), live.start_worker()]
     beats = [live.start_beat(), live.start_beat()]
