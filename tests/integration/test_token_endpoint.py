@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.waiting import PATIENCE_SECONDS, moved_clock, until
 from worker.adapters.credentials import ClientSecretBasic, ClientSecretPost
 from worker.adapters.token_endpoint import CATCH_UP_SECONDS, MAX_REPLY_BYTES, HttpTokenEndpoint
 from worker.core.grant import TokenPair
@@ -64,12 +64,10 @@ async def endpoint(open_endpoint: Open) -> HttpTokenEndpoint:
 
 
 @pytest.fixture
-async def let_pass(monkeypatch: pytest.MonkeyPatch) -> LetPass:
+async def let_pass() -> AsyncIterator[LetPass]:
     """Let seconds pass by the event loop's clock, as if this whole process were frozen."""
-    loop = asyncio.get_running_loop()
-    measured, passed = loop.time, [0.0]
-    monkeypatch.setattr(loop, "time", lambda: measured() + sum(passed))
-    return passed.append
+    with moved_clock() as let_pass:
+        yield let_pass
 
 
 @pytest.fixture
