@@ -49,8 +49,8 @@ def test_a_wrong_client_secret_is_one_incident_and_the_right_one_brings_the_clie
 def test_a_worker_killed_in_the_middle_loses_at_most_the_answers_it_alone_held(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Due at a third of its life, a token outlives the lease of a worker that died over it, and a slow start of
-    # the next worker.
+    # Due at a third of its life, a token outlives the lease of a worker that died over it, and the start of
+    # the next worker on a slow machine.
     live = build(access_seconds=140)
     monkeypatch.setenv("EVERGRANT_REFRESH_AT", "0.33")
     live.issue(80, spread_seconds=45)

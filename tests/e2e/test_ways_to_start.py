@@ -108,7 +108,7 @@ def wait(**_):
 def test_a_child_that_is_slow_to_start_is_waited_for(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Celery by itself kills a replacement that takes more than four seconds, and every one after it."""
     live = build(access_seconds=40)
-    # A child does two tasks: were more sent while it starts, a refresh would wait behind more and more sweeps.
+    # A child does two tasks: if more were sent while it starts, a refresh would wait behind ever more sweeps.
     monkeypatch.setenv("EVERGRANT_SWEEP_SECONDS", "10")
     live.issue(60, spread_seconds=26)
     (live.directory / "slow_to_start.py").write_text(SLOW_TO_START)
