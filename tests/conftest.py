@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.callables import StartValkey
 from tests.support.servers import running_valkey
@@ -16,8 +16,8 @@ from worker.sandbox.client import Sandbox
 # to the commands that are under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes is the machine's business; no test depends on it.
-settings.register_profile("evergrant", deadline=None)
+# How long an example takes, to run or to be made, is the machine's business; no test depends on it.
+settings.register_profile("evergrant", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("evergrant")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 from worker.cli.children import PAUSES_SECONDS, Children, SettingsRefusedError
 
 ENDLESS = ("-c", "import time; time.sleep(3600)")
@@ -23,7 +23,7 @@ def told() -> list[str]:
 def children(told: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
     pauses = tuple(pause / 100 for pause in PAUSES_SECONDS)
     monkeypatch.setattr("worker.cli.children.PAUSES_SECONDS", pauses)
-    kept = Children(stop_seconds=10, tell=told.append)
+    kept = Children(stop_seconds=PATIENCE_SECONDS, tell=told.append)
     yield kept
     kept.stop()
 
@@ -101,4 +101,4 @@ def test_children_that_wait_for_their_next_start_do_not_hold_up_the_end(
 
     children.stop()
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2

@@ -9,12 +9,18 @@ import pytest
 
 from tests.support.callables import Issue, Line, MakeDue
 from tests.support.command import Cli
-from tests.support.waiting import eventually
+from tests.support.held_replies import HeldReplies
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 from worker.adapters.embedded import EmbeddedServer
 from worker.cli.tokens import sentence
 from worker.core.grant import Status
 from worker.fleet.tokens import TokenError, TokenFailure
 from worker.sandbox.client import Sandbox
+
+
+def _asking(cli: Cli, token_url: str) -> Cli:
+    """The same at another token endpoint, and patient with it."""
+    return cli.having(CLIENTS__BUDDY__TOKEN_URL=token_url, HTTP_TIMEOUT_SECONDS=f"{PATIENCE_SECONDS:g}")
 
 
 def test_a_refresh_prints_the_new_version_and_the_provider_has_rotated_once(
@@ -176,13 +182,16 @@ def test_an_interrupt_while_the_answer_is_on_its_way_waits_until_it_is_stored_ho
 ) -> None:
     grant = enroll()
     cli.take_in(grant)
-    before = sandbox.totals()["requests"]
-    with sandbox.fault("latency", ms=1500), cli.running("grants", "refresh", grant["id"]) as process:
-        eventually(lambda: sandbox.totals()["requests"] > before)
+    with (
+        HeldReplies(sandbox.token_url).running_aside() as (url, let_pass),
+        _asking(cli, url).running("grants", "refresh", grant["id"]) as process,
+    ):
+        eventually(lambda: list(sandbox.log(grant["id"])))
         for _ in range(times):
             process.send_signal(number)
             sandbox.totals()  # the command has a moment to hear this one before the next
-        _, said = process.communicate(timeout=30)
+        let_pass()
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, said) == (130, b"")
     assert cli.grants()[grant["id"]]["version"] == 1
@@ -195,11 +204,14 @@ def test_an_embedded_server_that_dies_under_a_refresh_is_brought_back_and_has_th
     grant = enroll()
     embedded.take_in(grant)
     server = EmbeddedServer(Path(embedded.environment["EVERGRANT_DATA_DIR"]))
-    before = sandbox.totals()["requests"]
-    with sandbox.fault("latency", ms=1500), embedded.running("grants", "refresh", grant["id"]) as process:
-        eventually(lambda: sandbox.totals()["requests"] > before)
+    with (
+        HeldReplies(sandbox.token_url).running_aside() as (url, let_pass),
+        _asking(embedded, url).running("grants", "refresh", grant["id"]) as process,
+    ):
+        eventually(lambda: list(sandbox.log(grant["id"])))
         os.kill(server.server_pid, signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
+        let_pass()
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, said) == (0, b"")
     assert embedded.grants()[grant["id"]]["version"] == 1
@@ -212,13 +224,16 @@ def test_an_answer_that_the_store_went_away_from_is_said_to_be_on_disk_and_the_s
     grant = enroll()
     embedded.take_in(grant)
     data_dir = Path(embedded.environment["EVERGRANT_DATA_DIR"])
-    before = sandbox.totals()["requests"]
-    with sandbox.fault("latency", ms=1500), embedded.running("grants", "refresh", grant["id"]) as process:
-        eventually(lambda: sandbox.totals()["requests"] > before)
+    with (
+        HeldReplies(sandbox.token_url).running_aside() as (url, let_pass),
+        _asking(embedded, url).running("grants", "refresh", grant["id"]) as process,
+    ):
+        eventually(lambda: list(sandbox.log(grant["id"])))
         with (data_dir / "server.lock").open("rb") as lock:
             os.kill(EmbeddedServer(data_dir).server_pid, signal.SIGKILL)
             fcntl.flock(lock, fcntl.LOCK_EX)  # nobody can bring it back
-            _, said = process.communicate(timeout=120)
+            let_pass()
+            _, said = process.communicate(timeout=2 * PATIENCE_SECONDS)
     complaint = said.decode().splitlines()[0]  # then, of a server whose lock is here, that it does not stop
     again = embedded("grants", "refresh", grant["id"])
 

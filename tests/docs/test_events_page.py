@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 import redis
 
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.adapters.cloud_events import to_json
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.embedded import EmbeddedServer
@@ -186,7 +187,7 @@ def _first_line(url: str) -> str:
     )
     try:
         assert consumer.stdout is not None
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_SECONDS
         assert select.select([consumer.stdout], [], [], end - time.monotonic())[0]
         return consumer.stdout.readline().decode().strip()
     finally:

@@ -261,7 +261,7 @@ def test_a_sweep_that_the_broker_refused_is_published_once_it_may_be_and_not_at_
 
     broker.config_set("min-replicas-to-write", 0)
 
-    live.wait_until(lambda: broker.llen(QUEUE), "the sweep", seconds=SELDOM_SECONDS - 10)
+    live.wait_until(lambda: broker.llen(QUEUE), "the sweep", seconds=SELDOM_SECONDS - 5)
 
 
 def test_beat_keeps_one_connection_for_all_sweeps(

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -145,5 +145,8 @@ def _only_child(pid: int) -> int:
 
 def _states_below(pid: int) -> list[str]:
     """The states of a process's children, as the kernel letters them; Z is one that nobody has buried."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
+    states = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):  # it was buried since
+            states.append(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0])
+    return states

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 HEALTHY_GRANTS = 100
 HANGING_GRANTS = 20  # of each client
 TOKEN_SECONDS = 60
+CHILDREN = 2  # of the worker; they are at work before a token counts down
 WATCHED_SECONDS = float(
     os.environ.get("HANGING_SECONDS", "75")
 )  # more than a token's life, to replace each once
@@ -72,10 +73,11 @@ def test_clients_whose_endpoints_hang_cost_a_healthy_one_no_token(
     names = [f"h{number}" for number in range(hanging)]
     for name in names:
         _configure(monkeypatch, name, f"{silence}/{name}/token")
+    worker = live.start_worker()
+    live.start_beat()
+    live.wait_until(lambda: len(live.children(worker.pid)) == CHILDREN, "every child")
     live.take(_due(name, number) for name in names for number in range(HANGING_GRANTS))
     live.issue(HEALTHY_GRANTS, spread_seconds=TOKEN_SECONDS / 3)
-    live.start_worker()
-    live.start_beat()
     live.wait_until(lambda: live.refreshed() > 0, "the first rotation")
 
     ends_at = time.monotonic() + WATCHED_SECONDS

@@ -1,7 +1,6 @@
 """Authorization servers that others wrote, as processes on loopback: see servers/README.md."""
 
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.servers import free_port
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ class ForeignServer:
         self.kind = kind
         self.home = home
         self.log = home / "server.log"
-        self._port = _free_port()
+        self._port = free_port()
         self.issuer = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -149,10 +149,3 @@ def running(name: str, home: Path) -> Iterator[ForeignServer]:
         yield server
     finally:
         server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

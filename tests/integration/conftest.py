@@ -14,7 +14,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Never
-from urllib.parse import urlsplit
 
 import msgpack
 import pytest
@@ -48,6 +47,7 @@ from tests.support.callables import (
     Under,
 )
 from tests.support.gate import Gate
+from tests.support.held_replies import HeldReplies
 from tests.support.keyspace import assert_in_key_table
 from tests.support.member import Member, NoClients
 from tests.support.servers import SECRET, lent
@@ -591,36 +591,8 @@ def remember(redis: Any, prefix: str) -> Remember:
 @pytest.fixture
 async def delayed_replies(sandbox: Sandbox) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A proxy of the sandbox that delays replies until the event is set: its token URL, and the event."""
-    let_pass = asyncio.Event()
-    url = urlsplit(sandbox.token_url)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def carry(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None
-    ) -> None:
-        try:
-            while data := await reader.read(65_536):
-                if gate is not None:
-                    await gate.wait()
-                writer.write(data)
-                await writer.drain()
-        finally:
-            writer.close()
-
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert url.hostname is not None
-        up_reader, up_writer = await asyncio.open_connection(url.hostname, url.port)
-        tasks.add(asyncio.create_task(carry(reader, up_writer, None)))
-        tasks.add(asyncio.create_task(carry(up_reader, writer, let_pass)))
-
-    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    yield url._replace(netloc=f"127.0.0.1:{port}").geturl(), let_pass
-    let_pass.set()
-    server.close()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async with HeldReplies(sandbox.token_url).running() as held:
+        yield held.token_url, held.let_pass
 
 
 @pytest.fixture

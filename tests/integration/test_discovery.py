@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.issuer import Issuer
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.adapters import discovery
 from worker.adapters.discovery import DiscoveryError, Issuers, locations, read_metadata
 
@@ -219,7 +220,7 @@ async def test_documents_are_fetched_again_until_the_process_ends(
 
     await asyncio.sleep(0)
     issuer.says()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await changed.wait()
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)

@@ -350,7 +350,7 @@ async def test_a_store_that_lost_its_last_second_gets_pair_and_reply_back_from_t
 
 
 async def _recover_until_it_may_claim(membership: Membership) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await membership.beat()
         while not await membership.recover():
             await asyncio.sleep(0.05)

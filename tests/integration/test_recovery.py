@@ -541,7 +541,9 @@ async def test_a_drain_that_meets_a_recovery_goes_on_when_it_is_over(
     sandbox: Sandbox,
     restart: Step,
     let_the_least_pass: Step,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(drain, "RECOVERY_SECONDS", PATIENCE_SECONDS)
     clients = configure(sandbox.token_url)
     await enroll(sandbox, clients)
     one = await join(clients, connection=behind_gate)

@@ -27,11 +27,13 @@ from tests.support.callables import (
     Told,
 )
 from tests.support.gate import Gate
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.held_replies import HeldReplies
+from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record, scripts
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
@@ -49,6 +51,8 @@ Serve = Callable[[Reply], Awaitable[str]]
 Script = Callable[..., Awaitable[str]]
 
 DEAD = ("superseded", "never_issued", "revoked", "refresh_expired", "absolute_limit")
+# For requests that a test holds back: no deadline and no lease ends meanwhile, and no answer counts as slow.
+PATIENT = {"timeout_seconds": 4 * PATIENCE_SECONDS, "lease_ms": 1_000_000}
 TOKENS = (200, '{"access_token": "a-new", "refresh_token": "r-new", "expires_in": 600}', "")
 
 
@@ -891,14 +895,17 @@ async def test_a_wrong_secret_is_one_incident_and_the_right_one_put_back_lets_ev
 async def test_a_wrong_secret_met_by_many_at_once_is_checked_once(
     buddy: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
 ) -> None:
-    clients = configure(buddy.token_url, provider="buddy")
-    await enroll(buddy, clients, 20)
-    refresher = await open_refresher(clients, in_flight=30)
-    buddy.set_secret("replaced")
-    before = buddy.totals()["wrong_client"]
+    async with HeldReplies(buddy.token_url).running() as held:
+        clients = configure(held.token_url, provider="buddy")
+        await enroll(buddy, clients, 20)
+        refresher = await open_refresher(clients, in_flight=30, **PATIENT)
+        buddy.set_secret("replaced")
+        before = buddy.totals()["wrong_client"]
 
-    with buddy.fault("latency", ms=700):
-        await _drain(refresher)
+        draining = asyncio.create_task(_drain(refresher))
+        await _wait_for(lambda: buddy.totals()["wrong_client"] == before + 20)
+        held.let_pass.set()
+        await draining
 
     assert buddy.totals()["wrong_client"] == before + 20 + 1
 
@@ -1089,19 +1096,25 @@ async def test_an_answer_that_comes_after_its_lease_ran_out_is_still_stored(
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
+    delayed_replies: tuple[str, asyncio.Event],
 ) -> None:
-    clients = configure(sandbox.token_url)
+    url, let_pass = delayed_replies
+    clients = configure(url)
     grants = await enroll(sandbox, clients)
-    refresher = await open_refresher(clients, lease_ms=500, request_ms=0)
+    refresher = await open_refresher(clients, **PATIENT | {"lease_ms": 500}, request_ms=0)
 
-    with sandbox.fault("latency", ms=1500):
-        draining = asyncio.create_task(_drain(refresher))
-        await _wait_for(lambda: bool(list(sandbox.log(grants[0].id))))
-        held = await _find(registry, grants[0].id)
-        await draining
+    draining = asyncio.create_task(_drain(refresher))
+    await _wait_for(lambda: bool(list(sandbox.log(grants[0].id))))
+    lease_until = (await _find(registry, grants[0].id)).lease_until
+    assert lease_until is not None
 
-    assert held.lease_until is not None
-    assert held.lease_until < await registry.now()
+    async def lease_is_over() -> bool:
+        return await registry.now() > lease_until
+
+    await until(lease_is_over)
+    let_pass.set()
+    await draining
+
     await _assert_alive(registry, keys, sandbox, grants)
     assert _types(await told()) == ["grant.refreshed"]
 
@@ -1114,16 +1127,20 @@ async def test_a_late_answer_wins_over_whoever_took_the_lease_meanwhile(
     end_lease: OnGrant,
     registry: RedisRegistry,
     keys: KeyRing,
+    delayed_replies: tuple[str, asyncio.Event],
 ) -> None:
+    url, let_pass = delayed_replies
+    late = await open_refresher(configure(url), **PATIENT)
     clients = configure(sandbox.token_url)
+    hasty = await open_refresher(clients)
     (grant,) = await enroll(sandbox, clients)
-    late, hasty = await open_refresher(clients), await open_refresher(clients)
-    sandbox.add_fault("latency", ms=1_500, times=1)
     draining = asyncio.create_task(_drain(late))
     await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
     await end_lease(grant.id)
 
-    await _drain(hasty)
+    assert await _drain(hasty) == 1
+    assert not draining.done()
+    let_pass.set()
     await draining
 
     stored = (await _find(registry, grant.id)).grant
@@ -1139,18 +1156,20 @@ async def test_an_answer_made_while_the_same_pair_was_imported_anew_is_sealed_fo
     open_refresher: OpenRefresher,
     registry: RedisRegistry,
     keys: KeyRing,
+    delayed_replies: tuple[str, asyncio.Event],
 ) -> None:
-    clients = configure(sandbox.token_url)
+    url, let_pass = delayed_replies
+    clients = configure(url)
     grants = await enroll(sandbox, clients)
     grant = grants[0]
-    refresher = await open_refresher(clients)
-    with sandbox.fault("latency", ms=700):
-        draining = asyncio.create_task(_drain(refresher))
-        await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
-        moved = replace(grant, version=6)
-        moved = replace(moved, sealed=keys.seal(moved, keys.open(grant)))
-        result = await registry.import_grant(Change(moved, None, None, None), replaces=0)
-        await draining
+    refresher = await open_refresher(clients, **PATIENT)
+    draining = asyncio.create_task(_drain(refresher))
+    await _wait_for(lambda: bool(list(sandbox.log(grant.id))))
+    moved = replace(grant, version=6)
+    moved = replace(moved, sealed=keys.seal(moved, keys.open(grant)))
+    result = await registry.import_grant(Change(moved, None, None, None), replaces=0)
+    let_pass.set()
+    await draining
 
     assert result.verdict is ImportVerdict.STORED
     await _assert_alive(registry, keys, sandbox, grants)
@@ -1167,15 +1186,17 @@ async def test_answers_that_come_while_redis_is_away_hold_up_no_task_and_are_sto
     registry: RedisRegistry,
     keys: KeyRing,
     told: Told,
+    delayed_replies: tuple[str, asyncio.Event],
 ) -> None:
-    clients = configure(sandbox.token_url)
+    url, let_pass = delayed_replies
+    clients = configure(url)
     grants = await enroll(sandbox, clients, 5)
-    refresher = await open_refresher(clients, connection=behind_gate)
-    sandbox.add_fault("latency", ms=500)
+    refresher = await open_refresher(clients, connection=behind_gate, **PATIENT)
     draining = asyncio.create_task(_drain(refresher))
     await _wait_for(lambda: all(list(sandbox.log(grant.id)) for grant in grants))
 
     async with redis_away():
+        let_pass.set()
         with suppress(StoreUnavailableError):
             await draining
         assert await _drain(refresher) == 0  # nothing is claimed while an answer waits
@@ -1193,22 +1214,41 @@ async def test_a_drain_that_loses_redis_finishes_what_is_in_flight_before_it_end
     behind_gate: Redis,
     redis_away: Away,
     registry: RedisRegistry,
+    delayed_replies: tuple[str, asyncio.Event],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    url, let_pass = delayed_replies
     # The budget lets one grant through a claim, so that claims go on while requests are in flight.
-    clients = configure(sandbox.token_url, rate_per_second="1")
+    clients = configure(url, rate_per_second="1")
     grants = await enroll(sandbox, clients, 2)
-    refresher = await open_refresher(clients, connection=behind_gate)
-    sandbox.add_fault("latency", ms=4_000)
+    refresher = await open_refresher(clients, connection=behind_gate, **PATIENT)
+    is_lost = asyncio.Event()
+    for call in ("claim", "due_clients", "heartbeat"):
+        monkeypatch.setattr(RedisStore, call, _telling_of_loss(getattr(RedisStore, call), is_lost))
     draining = asyncio.create_task(_drain(refresher))
     await _wait_for(lambda: any(list(sandbox.log(grant.id)) for grant in grants))
 
     async with redis_away():
+        await asyncio.wait_for(is_lost.wait(), PATIENCE_SECONDS)
+        sent = [grant for grant in grants if list(sandbox.log(grant.id))]
+        done, _ = await asyncio.wait({draining}, timeout=0.1)
+        assert not done
+        let_pass.set()
         with suppress(StoreUnavailableError):
             await draining
-        sent = [grant for grant in grants if list(sandbox.log(grant.id))]
-        assert all(visit["delivered"] for grant in sent for visit in sandbox.log(grant.id))
 
     await _until_rotated(registry, sent)
+
+
+def _telling_of_loss(call: Callable[..., Awaitable[Any]], is_lost: asyncio.Event) -> Callable[..., Any]:
+    async def run(*given: Any, **options: Any) -> Any:
+        try:
+            return await call(*given, **options)
+        except StoreUnavailableError:
+            is_lost.set()
+            raise
+
+    return run
 
 
 # What needs no refresh
@@ -1350,20 +1390,22 @@ async def test_a_stopping_drain_finishes_what_is_in_flight_and_gives_back_what_w
     enroll: Enroll,
     open_refresher: OpenRefresher,
     registry: RedisRegistry,
+    delayed_replies: tuple[str, asyncio.Event],
     rate: str,
     claimed: int,
 ) -> None:
-    clients = configure(sandbox.token_url, **({"rate_per_second": rate} if rate else {}))
+    url, let_pass = delayed_replies
+    clients = configure(url, **({"rate_per_second": rate} if rate else {}))
     grants = await enroll(sandbox, clients, 20)
-    refresher = await open_refresher(clients, in_flight=5)
+    refresher = await open_refresher(clients, in_flight=5, **PATIENT)
     now = await registry.now()
     stopping: list[bool] = []
 
-    with sandbox.fault("latency", ms=300):
-        draining = asyncio.create_task(refresher.drain("", lambda: bool(stopping)))
-        await _wait_for(lambda: any(list(sandbox.log(grant.id)) for grant in grants))
-        stopping.append(True)
-        attempted = await draining
+    draining = asyncio.create_task(refresher.drain("", lambda: bool(stopping)))
+    await _wait_for(lambda: len(refresher.held()) == claimed and _requests(sandbox, grants) == 5)
+    stopping.append(True)
+    let_pass.set()
+    attempted = await draining
 
     stored = [await _find(registry, grant.id) for grant in grants]
     assert attempted == claimed
@@ -1375,18 +1417,28 @@ async def test_a_stopping_drain_finishes_what_is_in_flight_and_gives_back_what_w
 
 
 async def test_no_more_requests_are_in_flight_than_asked_for_and_a_free_slot_is_taken_at_once(
-    sandbox: Sandbox, configure: Configure, enroll: Enroll, open_refresher: OpenRefresher
+    attended: Attended,
+    sandbox: Sandbox,
+    configure: Configure,
+    enroll: Enroll,
+    open_refresher: OpenRefresher,
 ) -> None:
-    clients = configure(sandbox.token_url)
-    grants = await enroll(sandbox, clients, 24)
-    refresher = await open_refresher(clients, in_flight=4)
+    clients = configure(attended.url)
+    await enroll(sandbox, clients, 24)
+    refresher = await open_refresher(clients, in_flight=4, **PATIENT)
 
-    with sandbox.fault("latency", ms=50):
-        assert await _drain(refresher) == 24
+    draining = asyncio.create_task(_drain(refresher))
+    unanswered = [await attended.next_request() for _ in range(4)]
+    for _ in range(24 - 4):
+        await asyncio.sleep(0.01)  # for one too many, if there were one
+        assert attended.requests.empty()
+        unanswered.pop(0).set_result(TOKENS)
+        unanswered.append(await attended.next_request())
+    for each in unanswered:
+        each.set_result(TOKENS)
 
-    visits = [visit for grant in grants for visit in sandbox.log(grant.id)]
-    overlaps = [sum(one["at"] <= visit["at"] < one["ended_at"] for one in visits) for visit in visits]
-    assert max(overlaps) == 4
+    assert await draining == 24
+    assert attended.requests.empty()
 
 
 async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_number_of_their_own(
@@ -1431,7 +1483,7 @@ async def test_a_stopping_drain_does_not_wait_for_the_rate_budget(
 
     stopping.append(True)
 
-    assert await asyncio.wait_for(draining, 10) == 1
+    assert await asyncio.wait_for(draining, PATIENCE_SECONDS) == 1
 
 
 async def test_one_grants_surprise_does_not_stop_the_others(
@@ -1547,14 +1599,18 @@ async def test_a_claim_that_fails_in_any_way_lets_what_is_in_flight_be_stored(
     keys: KeyRing,
     redis: Redis,
     prefix: str,
+    delayed_replies: tuple[str, asyncio.Event],
 ) -> None:
-    clients = configure(sandbox.token_url)
+    url, let_pass = delayed_replies
+    clients = configure(url)
     grants = await enroll(sandbox, clients, 48, age=1.2)  # a first claim's worth
     grants += await enroll(sandbox, clients, 10, age=0.8)
+    refresher = await open_refresher(clients, in_flight=16, **PATIENT)
     with sandbox.fault("latency", ms=100, jitter_ms=400):
-        draining = asyncio.create_task(_drain(await open_refresher(clients, in_flight=16)))
-        await _wait_for(lambda: bool(_visits(sandbox, grants)))
+        draining = asyncio.create_task(_drain(refresher))
+        await _wait_for(lambda: len(refresher.held()) == 48)
         await redis.set(f"{prefix}fence", "no number")  # no script can lease anything
+        let_pass.set()
         with pytest.raises(Exception, match=r".") as failure:
             await draining
     await redis.delete(f"{prefix}fence")

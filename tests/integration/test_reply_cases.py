@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ import brotli
 import pytest
 import pytest_asyncio
 
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, moved_clock
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.core import lifecycle
@@ -87,9 +87,8 @@ async def endpoint() -> AsyncIterator[HttpTokenEndpoint]:
 async def test_a_reply_is_read_as_what_it_is(case: dict[str, Any], endpoint: HttpTokenEndpoint) -> None:
     now = int(time.time() * 1000)
     async with AsyncExitStack() as opened:
-        if case["reply"].get("stays_open"):  # perhaps until the deadline
-            endpoint = await opened.enter_async_context(HttpTokenEndpoint(timeout_seconds=1))
-        url = await opened.enter_async_context(_serving(case["reply"], now))
+        let_pass = opened.enter_context(moved_clock())
+        url = await opened.enter_async_context(_serving(case["reply"], now, let_pass))
         client = _client(url, case.get("client", {}))
         outcome = await endpoint.refresh(client, OLD, now)
 
@@ -191,8 +190,8 @@ def _instant(found: re.Match[str], now: int) -> str:
 
 
 @asynccontextmanager
-async def _serving(reply: dict[str, Any], now: int) -> AsyncIterator[str]:
-    """A server that answers one request so."""
+async def _serving(reply: dict[str, Any], now: int, let_pass: Callable[[float], None]) -> AsyncIterator[str]:
+    """A server that answers one request so; if it then stays open, the deadline passes soon."""
     wire = _wire(reply, now)
     is_over = asyncio.Event()
 
@@ -203,6 +202,7 @@ async def _serving(reply: dict[str, Any], now: int) -> AsyncIterator[str]:
         writer.write(wire)
         await writer.drain()
         if reply.get("stays_open"):
+            asyncio.get_running_loop().call_later(0.3, let_pass, PATIENCE_SECONDS)
             await is_over.wait()
         writer.close()
 

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from tests.support.callables import Answer, Away, LoseReplies, RecordOf, Seed, Told
 from tests.support.gate import Gate
 from tests.support.keyspace import key_table
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.adapters.clock import RedisClock
 from worker.adapters.store import scripts as scripts_module
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
@@ -206,7 +207,7 @@ async def test_a_redis_that_cannot_take_a_write_now_is_a_store_unavailable_so_th
 
 async def _answers_of(calls: Iterable[Awaitable[Any]]) -> list[Any]:
     """Every call's answer or error, in order; a call that is never answered is an error of its own."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return await asyncio.gather(*calls, return_exceptions=True)
 
 

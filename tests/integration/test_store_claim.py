@@ -839,20 +839,25 @@ async def test_a_throttled_client_is_given_no_probe(
 
 
 @pytest.fixture
-def recovered(
-    set_endpoint: SetEndpoint, registry: RedisRegistry, store: RedisStore
-) -> Callable[[int], Awaitable[None]]:
-    """Let the endpoint have recovered so long ago."""
+def recovered(set_endpoint: SetEndpoint, registry: RedisRegistry, store: RedisStore) -> "Recovered":
+    """Let the endpoint have recovered so long ago; returns when that was."""
 
-    async def say(ms_ago: int) -> None:
+    async def say(ms_ago: int) -> int:
         # On a busy machine the test may have been silent for so long that the store began another epoch.
         await store.finish_recovery(await store.heartbeat(""))
-        await set_endpoint(state="available", recovered_at=await registry.now() - ms_ago)
+        recovered_at = await registry.now() - ms_ago
+        await set_endpoint(state="available", recovered_at=recovered_at)
+        return recovered_at
 
     return say
 
 
-Recovered = Callable[[int], Awaitable[None]]
+Recovered = Callable[[int], Awaitable[int]]
+
+
+def _rate(claim: Claim, recovered_at: int) -> float:
+    """How many a second the slow start allows by then."""
+    return float(10 * 2 ** ((claim.now - recovered_at) / 5_000))
 
 
 async def _seed_many(seed: Seed, number: int, **changes: Any) -> None:
@@ -878,21 +883,20 @@ async def test_after_a_recovery_the_first_claim_gets_one(
         assert not second.drained
 
 
-@pytest.mark.parametrize(("seconds", "rate"), [(5, 20), (10, 40), (15, 80)])
+@pytest.mark.parametrize("seconds", [5, 10, 15])
 async def test_the_rate_doubles_every_five_seconds(
     store: RedisStore,
     client: Client,
     seed: Seed,
     recovered: Recovered,
     seconds: int,
-    rate: int,
 ) -> None:
     await _seed_many(seed, 150)
-    await recovered(seconds * 1_000)
+    recovered_at = await recovered(seconds * 1_000)
 
     claim = await store.claim(client, 150, "")
 
-    assert rate // 10 <= len(claim.leases) <= rate // 10 + 1  # a tenth of a second's worth
+    assert len(claim.leases) == int(_rate(claim, recovered_at) / 10)  # a tenth of a second's worth
 
 
 async def test_a_minute_after_the_recovery_the_rate_has_no_limit(
@@ -961,13 +965,18 @@ async def test_a_claim_waits_for_half_of_what_the_budget_may_save_up(
     prefix: str,
 ) -> None:
     await _seed_many(seed, 30)
-    await recovered(20_000)  # 160 a second
-    await redis.hset(f"{prefix}client:acme", mapping={"budget": 3, "budget_at": await registry.now()})
+    recovered_at = await recovered(20_000)  # 160 a second
+    spent, spent_at = 1_000, await registry.now()  # so much that it takes seconds
+    await redis.hset(f"{prefix}client:acme", mapping={"budget": -spent, "budget_at": spent_at})
 
     claim = await store.claim(client, 50, "")
 
+    rate = _rate(claim, recovered_at)
+    half_of_a_tenth = int(rate / 10 / 2)
     assert claim.leases == []
-    assert 0 < claim.wait_ms <= 90
+    assert claim.wait_ms == pytest.approx(
+        (half_of_a_tenth + spent) * 1_000 / rate - (claim.now - spent_at), abs=2
+    )
 
 
 async def test_a_claim_for_few_waits_for_no_more_than_it_asks(

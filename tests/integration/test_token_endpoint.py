@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, moved_clock, until
 from worker.adapters.credentials import ClientSecretBasic, ClientSecretPost
-from worker.adapters.token_endpoint import MAX_REPLY_BYTES, HttpTokenEndpoint
+from worker.adapters.token_endpoint import CATCH_UP_SECONDS, MAX_REPLY_BYTES, HttpTokenEndpoint
 from worker.core.grant import TokenPair
 from worker.core.outcomes import ClientRejected, Refreshed, Rejected, Unavailable, Unknown, Unread
 from worker.core.ports import ClientCheck
@@ -37,6 +37,7 @@ from worker.sandbox.client import Sandbox
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Serve = Callable[..., Awaitable[Client]]
 Open = Callable[..., Awaitable[HttpTokenEndpoint]]
+LetPass = Callable[[float], None]
 
 # Long enough that no random bytes (a TLS greeting) hold one by chance.
 PAIR = TokenPair("access-canary-0", "refresh-canary-0")
@@ -60,6 +61,13 @@ async def open_endpoint() -> AsyncIterator[Open]:
 @pytest.fixture
 async def endpoint(open_endpoint: Open) -> HttpTokenEndpoint:
     return await open_endpoint()
+
+
+@pytest.fixture
+async def let_pass() -> AsyncIterator[LetPass]:
+    """Let seconds pass by the event loop's clock, as if this whole process were frozen."""
+    with moved_clock() as let_pass:
+        yield let_pass
 
 
 @pytest.fixture
@@ -164,6 +172,20 @@ def _asking_first(first: Handler, then: Handler) -> Handler:
 async def _hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     while await reader.read(1024):
         pass
+
+
+def _hanging_past(deadline: float, let_pass: LetPass, requests: int = 1) -> Handler:
+    """Hang; the deadline passes as soon as so many requests are here."""
+    left = [None] * requests
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        left.pop()
+        if not left:
+            let_pass(deadline)
+        await _hang(reader, writer)
+
+    return handle
 
 
 # What fails before a connection stands was certainly not acted on
@@ -293,15 +315,15 @@ async def test_a_success_without_readable_tokens_is_kept(
     ],
 )
 async def test_a_body_that_breaks_off_is_read_as_far_as_it_came_or_kept(
-    open_endpoint: Open, serve: Serve, body: bytes, *, is_read: bool
+    endpoint: HttpTokenEndpoint, serve: Serve, let_pass: LetPass, body: bytes, *, is_read: bool
 ) -> None:
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + body
 
     async def stop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _saying(raw)(reader, writer)
+        let_pass(PATIENCE_SECONDS)
         await _hang(reader, writer)
 
-    endpoint = await open_endpoint(timeout_seconds=0.5)
     for handler in (_saying(raw), stop):
         outcome = await endpoint.refresh(await serve(handler), PAIR, 0)
         if is_read:
@@ -468,13 +490,20 @@ async def test_tokens_that_were_read_stay_whatever_happens_as_their_connection_i
 
 
 async def test_a_server_that_hangs_is_unknown_within_the_deadline_and_the_endpoint_still_works(
-    open_endpoint: Open, sandbox: Sandbox, at_sandbox: Client
+    endpoint: HttpTokenEndpoint, sandbox: Sandbox, at_sandbox: Client, let_pass: LetPass
 ) -> None:
-    endpoint = await open_endpoint(timeout_seconds=1.5)
     _, pair = _pair_of(sandbox)
+    before = sandbox.totals()["requests"]
+
+    async def have_arrived() -> bool:
+        return sandbox.totals()["requests"] == before + 6
+
     with sandbox.fault("hang"):
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            outcomes = await asyncio.gather(*(endpoint.refresh(at_sandbox, pair, 0) for _ in range(6)))
+        asked = [asyncio.create_task(endpoint.refresh(at_sandbox, pair, 0)) for _ in range(6)]
+        await until(have_arrived)
+        assert not any(task.done() for task in asked)
+        let_pass(PATIENCE_SECONDS)
+        outcomes = await asyncio.gather(*asked)
 
     assert outcomes == [Unknown("timeout")] * 6
     for _ in range(20):
@@ -483,17 +512,17 @@ async def test_a_server_that_hangs_is_unknown_within_the_deadline_and_the_endpoi
 
 
 async def test_after_many_cancelled_requests_every_connection_can_be_used_again(
-    open_endpoint: Open, serve: Serve
+    endpoint: HttpTokenEndpoint, serve: Serve, let_pass: LetPass
 ) -> None:
     hanging = await serve(_hang)
+    silent = await serve(_hanging_past(PATIENCE_SECONDS, let_pass, requests=3))
     answering = await serve(_answering(TOKENS))
-    endpoint = await open_endpoint(timeout_seconds=1.0)
     asked = [asyncio.create_task(endpoint.refresh(hanging, PAIR, 0)) for _ in range(3)]
     await asyncio.sleep(0)
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
-    await asyncio.gather(*(endpoint.refresh(hanging, PAIR, 0) for _ in range(3)))
+    await asyncio.gather(*(endpoint.refresh(silent, PAIR, 0) for _ in range(3)))
 
     outcomes = [await endpoint.refresh(answering, PAIR, 0) for _ in range(20)]
 
@@ -501,25 +530,26 @@ async def test_after_many_cancelled_requests_every_connection_can_be_used_again(
 
 
 async def test_a_body_that_trickles_for_ever_is_cut_by_the_total_deadline(
-    open_endpoint: Open, serve: Serve
+    endpoint: HttpTokenEndpoint, serve: Serve, let_pass: LetPass
 ) -> None:
+    loop = asyncio.get_running_loop()
+
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")
         while True:
             writer.write(b" ")
             await writer.drain()
+            let_pass(PATIENCE_SECONDS / 50)
             await asyncio.sleep(0.02)
 
     client = await serve(_asking_first(trickle, _answering(TOKENS)))
-    endpoint = await open_endpoint(timeout_seconds=1.0)
-    started = time.monotonic()
+    started = loop.time()
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        outcome = await endpoint.refresh(client, PAIR, 0)
+    outcome = await endpoint.refresh(client, PAIR, 0)
 
     assert outcome == Unknown("timeout")
-    assert time.monotonic() - started > 0.9
+    assert loop.time() - started >= PATIENCE_SECONDS
     assert isinstance(await endpoint.refresh(client, PAIR, 0), Refreshed)
 
 
@@ -802,18 +832,19 @@ async def test_two_wrong_secrets_are_the_clients_fault(
 
 
 async def test_the_deadline_is_total_over_both_secrets_so_that_a_lease_outlasts_it(
-    open_endpoint: Open, serve: Serve
+    endpoint: HttpTokenEndpoint, serve: Serve, let_pass: LetPass
 ) -> None:
     refusal = b'{"error": "invalid_client"}'
 
     async def refuse_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await _read_request(reader)
-            await asyncio.sleep(0.7)
+            for seconds in (0.7 * PATIENCE_SECONDS, 2 * CATCH_UP_SECONDS):
+                let_pass(seconds)
+                await asyncio.sleep(0.01)  # what is due by now is done
             head = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(refusal)}\r\n\r\n"
             writer.write(head.encode() + refusal)
 
-    endpoint = await open_endpoint(timeout_seconds=1.0)
     client = replace(await serve(refuse_slowly), credentials=_secrets("secret", "an old one"))
 
     assert await endpoint.refresh(client, PAIR, 0) == Unknown("timeout")
@@ -821,9 +852,8 @@ async def test_the_deadline_is_total_over_both_secrets_so_that_a_lease_outlasts_
 
 @pytest.mark.parametrize("asked", ["refresh", "check"])
 async def test_a_reply_that_came_while_this_process_stood_still_past_its_deadline_is_read(
-    open_endpoint: Open, asked: str
+    endpoint: HttpTokenEndpoint, let_pass: LetPass, asked: str
 ) -> None:
-    endpoint = await open_endpoint(timeout_seconds=0.5)
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
@@ -836,14 +866,14 @@ async def test_a_reply_that_came_while_this_process_stood_still_past_its_deadlin
             await loop.sock_recv(connection, 65_536)
             connection.settimeout(None)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(TOKENS), TOKENS))
-            time.sleep(1.0)  # noqa: ASYNC251 as if the whole process were frozen
+            let_pass(2 * PATIENCE_SECONDS)
             outcome = await asking
 
     assert outcome is ClientCheck.ACCEPTED or isinstance(outcome, Refreshed)
 
 
 async def test_nothing_is_sent_where_this_process_stood_still_past_its_deadline_before_it_was_connected(
-    open_endpoint: Open, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    endpoint: HttpTokenEndpoint, serve: Serve, let_pass: LetPass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease may have ended meanwhile, and another may have rotated the grant."""
     heard = bytearray()
@@ -856,10 +886,9 @@ async def test_nothing_is_sent_where_this_process_stood_still_past_its_deadline_
         left.set()
 
     async def resolve_at_length(*asked: Any, **options: Any) -> Any:
-        time.sleep(1.0)  # noqa: ASYNC251 as if the whole process were frozen
+        let_pass(2 * PATIENCE_SECONDS)
         return await resolve(*asked, **options)
 
-    endpoint = await open_endpoint(timeout_seconds=0.5)
     client = await serve(listen)
     client = replace(client, token_url=client.token_url.replace("127.0.0.1", "localhost"))
     monkeypatch.setattr(loop, "getaddrinfo", resolve_at_length)
@@ -871,10 +900,9 @@ async def test_nothing_is_sent_where_this_process_stood_still_past_its_deadline_
 
 
 async def test_another_secret_is_not_tried_where_this_process_stood_still_past_its_deadline(
-    open_endpoint: Open,
+    endpoint: HttpTokenEndpoint, let_pass: LetPass
 ) -> None:
     refusal = b'{"error": "invalid_client"}'
-    endpoint = await open_endpoint(timeout_seconds=1.0)
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
@@ -887,7 +915,7 @@ async def test_another_secret_is_not_tried_where_this_process_stood_still_past_i
             head = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(refusal)}\r\n\r\n"
             connection.settimeout(None)
             connection.sendall(head.encode() + refusal)
-            time.sleep(1.5)  # noqa: ASYNC251 as if the whole process were frozen
+            let_pass(2 * PATIENCE_SECONDS)
             assert await asking == Unknown("timeout")
             connection.settimeout(0)
             with pytest.raises(BlockingIOError):
@@ -984,25 +1012,26 @@ async def test_nothing_is_known_of_a_client_where_the_server_is_at_fault(
 
 
 async def test_whether_an_endpoint_can_be_reached_is_told_without_a_secret(
-    open_endpoint: Open, serve: Serve, at_sandbox: Client, at_buddy: Client
+    endpoint: HttpTokenEndpoint, serve: Serve, let_pass: LetPass, at_sandbox: Client, at_buddy: Client
 ) -> None:
-    heard = bytearray()
+    heard, whole = bytearray(), b"grant_type=evergrant_doctor"
 
     async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         while data := await reader.read(1024):
             heard.extend(data)
+            if heard.endswith(whole):
+                let_pass(PATIENCE_SECONDS)
 
-    impatient, patient = await open_endpoint(timeout_seconds=0.3), await open_endpoint()
     hanging = await serve(listen)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refusing = f"http://127.0.0.1:{listener.getsockname()[1]}/token"
 
-    assert await patient.reach(at_sandbox) == Reached(Reach.ANSWERS, 401)
-    assert await patient.reach(at_buddy) == Reached(Reach.ANSWERS, 401)
-    assert await patient.reach(_client(refusing)) == Reached(Reach.NO_CONNECTION)
-    assert await impatient.reach(hanging) == Reached(Reach.TIMES_OUT)
+    assert await endpoint.reach(at_sandbox) == Reached(Reach.ANSWERS, 401)
+    assert await endpoint.reach(at_buddy) == Reached(Reach.ANSWERS, 401)
+    assert await endpoint.reach(_client(refusing)) == Reached(Reach.NO_CONNECTION)
+    assert await endpoint.reach(hanging) == Reached(Reach.TIMES_OUT)
     assert heard.startswith(b"POST /token ")
-    assert heard.endswith(b"grant_type=evergrant_doctor")
+    assert heard.endswith(whole)
     assert b"secret" not in heard
 
 
@@ -1055,20 +1084,19 @@ async def test_without_the_right_secret_nothing_is_revoked(
 
 
 async def test_a_revocation_endpoint_that_does_not_answer_is_no_yes(
-    open_endpoint: Open, endpoint: HttpTokenEndpoint, serve: Serve
+    endpoint: HttpTokenEndpoint, serve: Serve, let_pass: LetPass
 ) -> None:
-    impatient = await open_endpoint(timeout_seconds=0.3)
-    hanging = await serve(_hang)
+    hanging = await serve(_hanging_past(PATIENCE_SECONDS, let_pass))
     broken = await serve(_saying(b""))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refusing = f"http://127.0.0.1:{listener.getsockname()[1]}/revoke"
 
-    async def ask(asked: HttpTokenEndpoint, url: str) -> Revocation:
-        return await asked.revoke(replace(hanging, revoke_url=url), PAIR, 0)
+    async def ask(url: str) -> Revocation:
+        return await endpoint.revoke(replace(hanging, revoke_url=url), PAIR, 0)
 
-    assert await ask(impatient, hanging.token_url) == RevocationUnanswered("timeout")
-    assert await ask(endpoint, broken.token_url) == RevocationUnanswered("connection_lost")
-    assert await ask(endpoint, refusing) == RevocationUnanswered("could_not_connect")
+    assert await ask(hanging.token_url) == RevocationUnanswered("timeout")
+    assert await ask(broken.token_url) == RevocationUnanswered("connection_lost")
+    assert await ask(refusing) == RevocationUnanswered("could_not_connect")
 
 
 async def test_no_outcome_shows_a_token_or_a_secret(endpoint: HttpTokenEndpoint, serve: Serve) -> None:

@@ -53,7 +53,11 @@ def _in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("variable", VARIABLES)
 @pytest.mark.usefixtures("_in_an_empty_place")
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(value=st.sampled_from(NONSENSE) | st.text(st.characters(exclude_characters="\0", codec="utf-8")))
 @example("")
 @example("\udcff")

@@ -2,15 +2,15 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.certificates import CertificateFiles, issue_certificate
+from tests.support.servers import free_port
 from tests.support.waiting import eventually
 
 # Not /usr/sbin/rabbitmq-server, which changes to a user and a directory of the system's.
@@ -72,7 +72,7 @@ def running_rabbitmq() -> Iterator[RabbitMQ]:
     """A server for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="egt-rabbit", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        port, secure_port, for_nodes, for_names = _free_ports(4)
+        port, secure_port, for_nodes, for_names = (free_port() for _ in range(4))
         certificate = issue_certificate(home / "tls", "rabbitmq")
         environment = _environment(home, port, for_nodes, for_names)
         server = RabbitMQ(home, environment, port, secure_port, certificate.authority)
@@ -123,11 +123,3 @@ def _end_name_server(port: int) -> None:
     """End Erlang's name server, which outlives the node that started it."""
     if epmd := shutil.which("epmd"):
         subprocess.run([epmd, "-port", str(port), "-kill"], check=False, stdout=subprocess.DEVNULL)  # noqa: S603 Erlang's
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -6,6 +6,7 @@ A session starts each of them at most once (see `tests/conftest.py`); under xdis
 
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from worker.sandbox.client import Sandbox
 
 SECRET = "sandbox-secret"  # that the sandbox knows when it starts
 STOP_SECONDS = 20.0
+BUS = 10_000  # so far above its server's port a cluster's bus is
+PORTS = range(10_000, 32_768 - BUS)
 
 
 @contextmanager
@@ -39,12 +42,16 @@ def server_binary() -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, with room above it for a cluster's bus."""
+    """A port that nobody listens on, nor its cluster's bus.
+
+    Both are below the ports that systems give to connections (Linux: from 32768), so that no connection of
+    another test takes one between now and the start of a server. Tests beside each other draw different ones.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < (1 << 16) - 10_000:
+        port = secrets.choice(PORTS)
+        with suppress(OSError), socket.socket() as server, socket.socket() as bus:
+            server.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + BUS))
             return port
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.core.providers import OAUTH2, Client
 from worker.core.reachability import Reach, Reached
 from worker.fleet.examining import AT_ONCE, clients_by_url, examine, registered_twice
@@ -37,7 +38,7 @@ def _clients(number: int) -> list[Client]:
 async def test_several_are_asked_at_once_but_no_more_than_the_bound() -> None:
     endpoints = Endpoints(waits_for=AT_ONCE)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         found = await examine(endpoints, _clients(3 * AT_ONCE))
 
     assert set(found.values()) == {Reached(Reach.ANSWERS, 400)}

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.support.waiting import PATIENCE_SECONDS
 from worker.core.ports import LeasedElsewhere, Recovering
 from worker.fleet.leasing import lease_when_free
 
@@ -17,7 +18,7 @@ async def test_a_lease_that_does_not_come_in_time_is_waited_for_no_longer(
     async def lease() -> LeasedElsewhere | Recovering:
         return found
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await lease_when_free(lease, seconds=0) is found
 
 
