@@ -1,7 +1,7 @@
 """The simulated Redis: a real Valkey that runs the real scripts, behind a wire that the simulation owns.
 
 Rules:
-- The scripts are the product's, but for `now_us` and `run_id` in the prelude: these read what each call is
+- The scripts are the product's, but for `redis_us` and `run_id` in the prelude: these read what each call is
   given. And nothing expires.
 - What redis-py would do is done here: a command whose reply was lost is sent once more, then given up. The
   first one may be acted on late.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
 import msgpack
@@ -40,7 +40,7 @@ Patch = Callable[[str, str], str]  # (script's name, its text) -> its text
 
 EXPIRY = re.compile(r", 'PX', (?:\w+|\w+\(\w+\))\)")
 _OURS = {
-    r"local function now_us\(\)\n.*?\nend": "local function now_us() return tonumber(KEYS[2]) end",
+    r"local function redis_us\(\)\n.*?\nend": "local function redis_us() return tonumber(KEYS[2]) end",
     r"local function run_id\(\)\n.*?\nend": "local function run_id() return KEYS[3] end",
 }
 
@@ -216,7 +216,7 @@ class Server:
         if name == self.faults.fails:
             return ResponseError("EVERGRANT user_script:1: no record")
         if self.hold_claims and name == "claim":
-            return [self.world.redis_ms, 0, [[0, 1, 0, 0, []] for _ in msgpack.unpackb(args[0])[5]]]
+            return [self.world.true_ms, 0, [[0, 1, 0, 0, []] for _ in msgpack.unpackb(args[0])[5]]]
         if self.hold_claims and name == "due_clients":
             return [[], 0]
         now, run_id = self.world.redis_us, f"run{self.incarnation}"
@@ -307,11 +307,9 @@ class Connection:
         (sha,) = await self.exchange([lambda: self._server.load(text)], "load")
         return str(sha)
 
-    async def time(self) -> tuple[int, int]:
-        """TIME."""
-        (now,) = await self.exchange([lambda: self._world.redis_us], "time")
-        seconds, microseconds = divmod(int(now), 1_000_000)
-        return seconds, microseconds
+    def read_time(self) -> tuple[int, int]:
+        """Act on TIME."""
+        return divmod(self._world.redis_us, 1_000_000)
 
     async def get(self, key: str) -> bytes | None:
         """GET."""
@@ -422,13 +420,29 @@ class Pipeline:
         self._names.append(self._connection.name_of(sha))
         self._commands.append(lambda: self._connection.run(sha, args))
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
     def set(self, key: str, value: str) -> None:
         """SET."""
         self._commands.append(lambda: self._connection.read("SET", key, value))
 
-    async def execute(self, *, raise_on_error: bool) -> list[Any]:
+    def time(self) -> None:
+        """TIME."""
+        self._names.append("time")
+        self._commands.append(self._connection.read_time)
+
+    def hget(self, key: str, field: str) -> None:
+        """HGET."""
+        self._names.append("hget")
+        self._commands.append(lambda: self._connection.read("HGET", key, field))
+
+    async def execute(self, *, raise_on_error: bool = True) -> list[Any]:
         """Send them."""
-        assert not raise_on_error
+        del raise_on_error  # plain reads do not fail here
         return await self._connection.exchange(self._commands, "+".join(self._names))
 
 
