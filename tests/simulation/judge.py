@@ -182,10 +182,10 @@ class Judge(Witness):
         self._confirmed: set[str] = set()
         self._lasts_us = lease_us  # at most, as the store counts: a leap makes it shorter
         self._ends_in_full = False  # requests in flight are waited for
-        self._told_ms = 0  # the store's clock, as it last said
-        self._ahead_ms = 0  # so far it is ahead of the true one, or behind
+        self.read_clock: Callable[[], int] = lambda: world.true_ms  # the store's
+        self._last_ms = 0  # what it was at the last word
+        self._ahead_ms = 0  # so far it was ahead of the true one then, or behind
         self._slack_ms = 0  # so much the store's clock has lost in all: leases last longer
-        self._set_by_us = 0  # as the clock stood at the last word
         self._has_forgotten = False
 
     def fail(self, invariant: int, text: str) -> None:
@@ -372,7 +372,7 @@ class Judge(Witness):
         """A script ran; `call` is its signature with bytes for text."""
         self.world.note(process, f"store {name}{_said(name, call, reply)}")
         if name in SPEAKS:
-            self._listen(call, _told_in(name, reply))
+            self._listen(call)
         if name == "due_clients":  # it changes no grant, no client and no endpoint
             return
         if name in {"heartbeat", "finish_recovery", "leave"}:
@@ -411,24 +411,21 @@ class Judge(Witness):
             self._has_forgotten = True
         self._begin_epoch(self._store_us())
 
-    def _listen(self, call: Any, told_ms: int | None) -> None:
+    def _listen(self, call: Any) -> None:
         """A process speaks to the store; after a silence, or a leap like one, that begins an epoch."""
-        set_by_us = self.world.clock_set_by_us - self._set_by_us
-        leapt_us = int(0.99 * set_by_us) if set_by_us > 0 else 0
-        silent_us = self.world.now_us - self._last_word_us + leapt_us
+        now_ms = self.read_clock()
+        known_ms = max(call.at_least or 0, 0 if self._has_forgotten else self._last_ms)
+        if now_ms < known_ms:
+            self.fail(10, f"the store's clock runs back by {known_ms - now_ms} ms")
+        gained_us = (now_ms - self.store_ms) * 1000
+        if gained_us > CLOCK_US:
+            self._lasts_us -= gained_us
         margin_us = CLOCK_US if self.world.clock_was_set else 1_000
-        if leapt_us:
-            self._lasts_us -= leapt_us
-        if silent_us > SILENCE_US + margin_us and set_by_us >= 0:
-            self._begin_epoch(self._last_word_us + self._ahead_ms * 1000, in_full=leapt_us > SEEN_LEAP_US)
+        if self.world.now_us - self._last_word_us + gained_us > SILENCE_US + margin_us:
+            self._begin_epoch(self._last_word_us + self._ahead_ms * 1000, in_full=gained_us > SEEN_LEAP_US)
+        self._slack_ms += max(-gained_us // 1000, 0)
         self._last_word_us = self.world.now_us
-        self._set_by_us = self.world.clock_set_by_us
-        if told_ms is not None:
-            known_ms = max(call.at_least or 0, 0 if self._has_forgotten else self._told_ms)
-            if told_ms < known_ms:
-                self.fail(10, f"the store's clock runs back by {known_ms - told_ms} ms")
-            self._slack_ms += max(self.store_ms - told_ms, 0)
-            self._told_ms, self._ahead_ms = told_ms, told_ms - self.world.true_ms
+        self._last_ms, self._ahead_ms = now_ms, now_ms - self.world.true_ms
 
     def _begin_epoch(self, last_word_us: int, *, in_full: bool = False) -> None:
         """Nobody may claim until those present then have confirmed it, or a lease's time has passed."""
@@ -725,13 +722,6 @@ class Judge(Witness):
             return False
         self.books.notes.add("forgotten intent")
         return True
-
-
-def _told_in(name: str, reply: Any) -> int | None:
-    """The store's clock, where a reply names it."""
-    if name == "lease":
-        return int(reply[1]) if reply[0] == b"leased" else None
-    return None if name == "finish_recovery" else int(reply[0])
 
 
 def _patience_ms(access_expires_at: int | None, until: int) -> int:

@@ -178,6 +178,7 @@ class Server:
         self.world = world
         self.faults = Faults()
         self.incarnation = 1
+        self.clock_ms = world.true_ms  # the store's, after the last script
         self.observe: Observer | None = None
         self.hold_claims = False  # nothing is due yet
         self.kept: list[tuple[Snapshot, Any]] = []
@@ -221,12 +222,14 @@ class Server:
             return [[], 0]
         now, run_id = self.world.redis_us, f"run{self.incarnation}"
         command = ("EVALSHA", self._shas[name], 3, PREFIX, str(now), run_id, *args)
+        clock = ("HGET", f"{PREFIX}epoch", "meets_at")
         if name in _READ_ONLY:
-            (reply,) = self._valkey.ask(command)
+            reply, meets_at = self._valkey.ask(command, clock)
             before = after = self.seen
         else:
-            reply, *looked = self._valkey.ask(command, *self._looking())
+            reply, meets_at, *looked = self._valkey.ask(command, clock, *self._looking())
             before, after = self.seen, self._seen(looked)
+        self.clock_ms = (now + max((int(meets_at or 0) * 1000 - now) // 100, 0)) // 1000
         if isinstance(reply, hiredis.ReplyError):
             raise RuntimeError(f"{name}.lua: {reply}")  # noqa: TRY004 it is the script's
         self.seen = after

@@ -107,6 +107,7 @@ class Scene:
             mutate=broken.mutate,
         )
         self.server.observe = self.judge.observe
+        self.judge.read_clock = lambda: self.server.clock_ms
         self.world.after_step = self.after_step
         self._lifted_at_us = 0
 
