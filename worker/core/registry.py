@@ -246,6 +246,9 @@ class Registry(Protocol):
     async def now(self) -> int:
         """The store's clock, Unix ms."""
 
+    async def ahead_ms(self) -> int:
+        """How far the store's clock is ahead of the server's; 0 unless that was set back."""
+
     async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
         """Store a grant that came from outside.
 

@@ -384,6 +384,7 @@ class RedisStore:
             signatures.Heartbeat(
                 owner=self._owner,
                 recovery_ms=self._limits.lease_ms,
+                recovered_epoch=self._recovered_epoch,
                 trouble=trouble or None,
                 untaken=tuple(untaken[:MOST_NAMED]),
                 at_least=self._clock.at_least(),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from worker.adapters.store import record, signatures
 from worker.adapters.store.reads import Reads
-from worker.adapters.store.store_clock import store_now
+from worker.adapters.store.store_clock import read_clocks, store_now
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import NO_END, Change
 from worker.core.ports import Lease
@@ -59,6 +59,10 @@ class RedisRegistry:
     async def now(self) -> int:
         """The store's clock, Unix ms."""
         return await store_now(self._redis, self._prefix)
+
+    async def ahead_ms(self) -> int:
+        """How far the store's clock is ahead of Redis's."""
+        return (await read_clocks(self._redis, self._prefix))[1]
 
     async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
         """Store a grant that came from outside.

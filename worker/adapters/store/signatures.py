@@ -386,6 +386,7 @@ class Heartbeat(NamedTuple):
         at_least: what the store's clock has reached, as this process knows; `None` if it was never told.
         leapt_ms: by how much the process saw the clock set forward, within the length of a lease; or `None`.
         noticed_in: the epoch in which it had recovered when it saw that.
+        recovered_epoch: the epoch in which this process finished its recovery; 0 for none.
     """
 
     owner: str
@@ -395,6 +396,7 @@ class Heartbeat(NamedTuple):
     at_least: int | None = None
     leapt_ms: int | None = None
     noticed_in: int | None = None
+    recovered_epoch: int = 0
 
 
 class FinishRecovery(NamedTuple):

@@ -20,7 +20,7 @@ local HEALTHIEST_AMONG = 200
 local AT_RISK_AMONG = 100
 local LAST_SHARE = 0.25 -- of an access token's life: what is left when another grant has to be risked
 
-local now, in_epoch, recovering = epoch(lease_ms, at_least)
+local now, in_epoch, recovering = epoch(lease_ms, at_least, recovered_epoch)
 local until_ms = now + lease_ms
 
 -- The ask that is being answered, and what is known of its client.

@@ -3,7 +3,7 @@
 -- Returns {now, epoch, recovering, when this store began (0 where an earlier release began it), how far its clock is ahead
 -- of Redis's, when Redis's clock was last set (0 for never), by how much}.
 
-local now, number, recovering = epoch(recovery_ms, at_least)
+local now, number, recovering = epoch(recovery_ms, at_least, recovered_epoch)
 if leapt_ms then
   number, recovering = wait_for_requests(now, number, recovering, leapt_ms, noticed_in, recovery_ms)
 end

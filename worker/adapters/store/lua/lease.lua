@@ -5,7 +5,7 @@
 -- {'recovering'}, {'paused'}, {'kept', number} or {'gone'}.
 -- Repeated with the same claim id, it returns the same lease.
 
-local now, number, recovering = epoch(lease_ms, at_least)
+local now, number, recovering = epoch(lease_ms, at_least, recovered_epoch)
 if recovering or number ~= recovered_epoch then return {'recovering'} end
 
 local r = load_front(id)

@@ -580,8 +580,9 @@ local function least_recovery_ms(restarted, was_late, ends_at, recovery_ms)
 end
 
 -- The store's clock, the epoch's number, and whether it is still recovering. `at_least` is what the caller knows of the
--- clock: it was told as much before, or its own says that so much time has passed.
-local function epoch(recovery_ms, at_least)
+-- clock: it was told as much before, or its own says that so much time has passed. `recovered_in` is the epoch in which it
+-- may claim; a store that has forgotten it does not use its number again.
+local function epoch(recovery_ms, at_least, recovered_in)
   local key, run = P .. 'epoch', INSTANCE and instance() or run_id()
   local known = redis.call('HMGET', key, 'number', LIFE, 'heartbeat_at', 'ends_at', 'meets_at')
   know_clock(known[5])
@@ -598,7 +599,7 @@ local function epoch(recovery_ms, at_least)
   end
   if restarted or was_late or now - last_heartbeat_at > SILENCE_MS then
     local least_ms = least_recovery_ms(restarted, was_late, ends_at, recovery_ms)
-    number = math.max(number + 1, now) -- never one that a store has forgotten
+    number = math.max(number + 1, now, recovered_in + 1)
     ends_at = now + recovery_ms
     begin_epoch(number, run, least_ms, now, last_heartbeat_at, recovery_ms)
   end
