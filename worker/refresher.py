@@ -305,7 +305,7 @@ class Refresher:
 
     async def _ask(self, client: Client, pair: TokenPair, now: int) -> Outcome:
         asked_at = asyncio.get_running_loop().time()
-        outcome = await self._endpoint.refresh(client, pair, now)
+        outcome = await self._endpoint.refresh(client, pair, self._clock.by_redis(now))
         self._in_flight.heard(client, asked_at, outcome)
         if isinstance(outcome, Unread) and client.grant_type is GrantType.CLIENT_CREDENTIALS:
             return Unknown(outcome.detail)  # no token was used up: it is simply asked for again

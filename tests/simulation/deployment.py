@@ -208,7 +208,7 @@ class SimulatedDeployment:
             "client": client,
             "access_token": pair.access_token,
             "refresh_token": pair.refresh_token,
-            "issued_at": self.world.redis_us / 1e6 - age_s,
+            "issued_at": self.world.true_ms / 1e3 - age_s,
             "expires_in": lifetime_s,
         }
         importer = Importer(

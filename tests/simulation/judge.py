@@ -24,6 +24,10 @@ The invariants, by number; a violation names one:
 8. A claim that is asked again, because its reply was lost, gives the same leases again.
 9. A registration that has brought no tokens yet risks one grant at a time, unless another's access token is
    about to end. A reply that nobody could read is kept, and its token is not presented again.
+10. The store's clock never runs back. A store that forgot its last writes goes on from what processes know.
+
+Leases are measured by a clock that nobody sets (1). A leap of the store's clock ends them early for others;
+nobody may claim until the requests under them have ended, by the first clock (7).
 
 The exceptions, each listed here and nowhere else; most are double faults:
 
@@ -66,6 +70,8 @@ MEMORY_US = 305_000_000  # so long the store remembers failures, and some more f
 BACK_US = 2_500_000  # who is back in reach offers what it holds within this, and knows what its disk shows
 SILENCE_US = 3_000_000  # without a word from any process: the next one begins an epoch
 PATIENCE_MS = 900_000  # the longest that the holder of an ended lease is waited for
+CLOCK_US = 100_000  # where the clock was set: it is slower than the true one by a hundredth, then
+SEEN_LEAP_US = 2_200_000  # a smaller one may go unseen: leases are long enough for it
 SPEAKS = {"heartbeat", "finish_recovery", "claim", "lease"}  # what ends a silence
 
 
@@ -89,6 +95,7 @@ class Granted:
     in_doubt: bool
     claimable_at: int  # not before then by another, unless the holder is known to be gone
     given_at: int
+    ends_at: int  # by the clock that nobody sets
 
 
 @dataclass(slots=True)
@@ -173,6 +180,13 @@ class Judge(Witness):
         self._epoch_began_us: int | None = None  # by a restart or a silence
         self._expected: set[str] = set()  # who must confirm it
         self._confirmed: set[str] = set()
+        self._lasts_us = lease_us  # at most, as the store counts: a leap makes it shorter
+        self._ends_in_full = False  # requests in flight are waited for
+        self.read_clock: Callable[[], int] = lambda: world.true_ms  # the store's
+        self._last_ms = 0  # what it was at the last word
+        self._ahead_ms = 0  # so far it was ahead of the true one then, or behind
+        self._slack_ms = 0  # so much the store's clock has lost in all: leases last longer
+        self._has_forgotten = False
 
     def fail(self, invariant: int, text: str) -> None:
         """Note a violation; the first one counts."""
@@ -196,12 +210,19 @@ class Judge(Witness):
                 self.lineage(token)
         return self._by_lineage[lineage]
 
+    @property
+    def store_ms(self) -> int:
+        """The store's clock, as far as is known."""
+        return self.world.true_ms + self._ahead_ms
+
+    def _store_us(self) -> int:
+        return self.world.now_us + self._ahead_ms * 1000
+
     # The provider's side
 
     def presents(self, process: Process, token: str) -> int:
         lineage = self.lineage(token)
-        now = self.world.redis_ms
-        lease = self._lease_of(process, lineage, now)
+        lease = self._lease_of(process, lineage)
         if lease is None:
             self.fail(1, f"{process} presents {token} without a lease")
         grant_id = self.bank.families[token].grant_id
@@ -227,7 +248,10 @@ class Judge(Witness):
         if is_new and self.families.get(family.grant_id) is family:
             self._check_reuse(family, presentation)
         lineage = self.lineage(presentation.token)
-        if presentation.lease is not None and self.world.redis_ms > presentation.lease.until:
+        if (
+            presentation.lease is not None
+            and self.world.true_ms > presentation.lease.ends_at + self._slack_ms
+        ):
             self.fail(1, f"{presentation.token} of {presentation.process} is acted on after its lease")
         if isinstance(outcome, Rejected) or presentation.grant_id in self.bank.weather.refused_alone():
             self.books.refused.add(lineage)
@@ -287,11 +311,12 @@ class Judge(Witness):
     def _is_current(self, token: str) -> bool:
         return self.bank.families[token].live == token or self.bank.mode is Mode.STATIC
 
-    def _lease_of(self, process: Process, lineage: bytes, now: int) -> Granted | None:
+    def _lease_of(self, process: Process, lineage: bytes) -> Granted | None:
+        now = self.world.true_ms - self._slack_ms
         leases = [
             lease
             for lease in self.books.leases.values()
-            if lease.process is process and lease.lineage == lineage and lease.until > now
+            if lease.process is process and lease.lineage == lineage and lease.ends_at > now
         ]
         return max(leases, key=lambda lease: lease.fence, default=None)
 
@@ -347,7 +372,7 @@ class Judge(Witness):
         """A script ran; `call` is its signature with bytes for text."""
         self.world.note(process, f"store {name}{_said(name, call, reply)}")
         if name in SPEAKS:
-            self._listen()
+            self._listen(call)
         if name == "due_clients":  # it changes no grant, no client and no endpoint
             return
         if name in {"heartbeat", "finish_recovery", "leave"}:
@@ -383,21 +408,35 @@ class Judge(Witness):
             self.families, self._present = dict(memory.families), dict(memory.present)
             self._consents = dict(memory.families)
             self.books.incidents.clear()
-        self._begin_epoch(self.world.now_us)
+            self._has_forgotten = True
+        self._begin_epoch(self._store_us())
 
-    def _listen(self) -> None:
-        """A process speaks to the store; after a silence, its word begins an epoch."""
-        if self.world.now_us - self._last_word_us > SILENCE_US + 1_000:
-            self._begin_epoch(self._last_word_us)
+    def _listen(self, call: Any) -> None:
+        """A process speaks to the store; after a silence, or a leap like one, that begins an epoch."""
+        now_ms = self.read_clock()
+        known_ms = max(call.at_least or 0, 0 if self._has_forgotten else self._last_ms)
+        if now_ms < known_ms:
+            self.fail(10, f"the store's clock runs back by {known_ms - now_ms} ms")
+        gained_us = (now_ms - self.store_ms) * 1000
+        if gained_us > CLOCK_US:
+            self._lasts_us -= gained_us
+        margin_us = CLOCK_US if self.world.clock_was_set else 1_000
+        if self.world.now_us - self._last_word_us + gained_us > SILENCE_US + margin_us:
+            self._begin_epoch(self._last_word_us + self._ahead_ms * 1000, in_full=gained_us > SEEN_LEAP_US)
+        self._slack_ms += max(-gained_us // 1000, 0)
         self._last_word_us = self.world.now_us
+        self._last_ms, self._ahead_ms = now_ms, now_ms - self.world.true_ms
 
-    def _begin_epoch(self, last_word_us: int) -> None:
+    def _begin_epoch(self, last_word_us: int, *, in_full: bool = False) -> None:
         """Nobody may claim until those present then have confirmed it, or a lease's time has passed."""
+        margin_us = CLOCK_US if self.world.clock_was_set else 0
         self._expected = {
-            name for name, at_us in self._present.items() if last_word_us - at_us < self._lease_us
+            name for name, at_us in self._present.items() if last_word_us - at_us < self._lease_us - margin_us
         }
         self._confirmed = set()
         self._epoch_began_us = self.world.now_us // 1000 * 1000
+        self._lasts_us = self._lease_us - margin_us
+        self._ends_in_full = in_full and bool(self._expected)
 
     def _forget(self, before: Look, after: Look) -> None:
         for grant_id, packed in before.records.items():
@@ -416,7 +455,7 @@ class Judge(Witness):
 
     def _hear_of(self, process: Process, name: str, call: Any, reply: Any) -> None:
         if name == "heartbeat":
-            self._present[process.name] = self.world.now_us
+            self._present[process.name] = self._store_us()
             self.epoch = reply[1]
         elif name == "leave":
             self._present.pop(call.owner.decode(), None)
@@ -447,7 +486,8 @@ class Judge(Witness):
             until,
             in_doubt,
             claimable_at=until + _patience_ms(r[FIELD["ACCESS_EXPIRES_AT"]], until),
-            given_at=self.world.redis_ms,
+            given_at=self.store_ms,
+            ends_at=self.world.true_ms + until - self.store_ms,
         )
         self.count("leases")
         self._check_recovered(process)
@@ -459,16 +499,18 @@ class Judge(Witness):
             if packed is None or fence in given:
                 continue
             r = msgpack.unpackb(packed, raw=True)
-            if r[FIELD["FENCE"]] == fence and r[FIELD["LEASE_UNTIL"]] > self.world.redis_ms:
+            if r[FIELD["FENCE"]] == fence and r[FIELD["LEASE_UNTIL"]] > self.store_ms:
                 self.fail(8, f"a claim that is asked again does not give {_short(fence)} again")
 
     def _check_recovered(self, process: Process) -> None:
         if self.agreed.get(process.name) != self.epoch:
             self.fail(7, f"{process} claims, and has not recovered in the store's epoch")
-        if self._epoch_began_us is None or self.world.now_us - self._epoch_began_us >= self._lease_us:
+        if self._epoch_began_us is None or self.world.now_us - self._epoch_began_us >= self._lasts_us:
             return
         missing = self._expected - self._confirmed
-        if process.name not in self._confirmed:
+        if self._ends_in_full:
+            self.fail(7, f"{process} claims, and requests from before the leap may be in flight")
+        elif process.name not in self._confirmed:
             self.fail(7, f"{process} claims in an epoch that it has not confirmed")
         elif missing:
             self.fail(7, f"{process} claims while {', '.join(sorted(missing))} has yet to confirm")
@@ -587,7 +629,7 @@ class Judge(Witness):
     ) -> None:
         """Only the lease's own outcome ends it before its time."""
         owner, until, fence = old[FIELD["LEASE_OWNER"]], old[FIELD["LEASE_UNTIL"]], old[FIELD["FENCE"]]
-        if name not in {"commit", "record_outcome"} or not owner or until <= self.world.redis_ms:
+        if name not in {"commit", "record_outcome"} or not owner or until <= self.store_ms:
             return
         if new[FIELD["LEASE_OWNER"]] != owner and call.fence < fence:
             self.fail(1, f"{name} of {process} ends the lease of {owner.decode()} on {grant_id}")
@@ -686,7 +728,7 @@ def _patience_ms(access_expires_at: int | None, until: int) -> int:
     """How long the holder of a lease that ended is waited for: half of the access token's rest."""
     if not access_expires_at:
         return PATIENCE_MS
-    return min(PATIENCE_MS, max((access_expires_at - until) // 2, 0))
+    return min(PATIENCE_MS, max((access_expires_at - until) // 2, SILENCE_US // 1000))
 
 
 def _is_readable(heard: Outcome | None) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tests.simulation import stories
+from tests.simulation import clock_stories, stories
 from tests.simulation.deployment import Parts
 from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
@@ -43,8 +43,13 @@ class Mutant:
     faults: Sequence[str]
 
 
+def _numbers(breaks: str) -> frozenset[int]:
+    """The invariants, a digit each; `a` is the tenth."""
+    return frozenset(int(each, 16) for each in breaks)
+
+
 def _mutant(name: str, breaks: str, faults: Sequence[str], **how: Any) -> Mutant:
-    return Mutant(name, Break(**how), frozenset(map(int, breaks)), faults)
+    return Mutant(name, Break(**how), _numbers(breaks), faults)
 
 
 def _replacing(script: str, words: Mapping[str, str]) -> Patch:
@@ -211,10 +216,38 @@ class Loss:
 
 
 def _loss(name: str, breaks: str, tale: Tale, **how: Any) -> Loss:
-    return Loss(name, Break(**how), frozenset(map(int, breaks)), tale)
+    return Loss(name, Break(**how), _numbers(breaks), tale)
 
+
+def _leaps_are_not_told(name: str, text: str) -> str:
+    del name
+    return text.replace("if leapt_ms then", "if false then")
+
+
+# The store's clock follows Redis's, wherever that goes.
+_FOLLOWS: Final = _replacing(EVERY, {"if reached > now then": "if false then"})
 
 LOSSES: Final = (
+    *(
+        _loss(f"the store's clock follows Redis's and {tale.name}", "a", tale, patch=_FOLLOWS)
+        for tale in (
+            clock_stories.BACK_WHILE_IDLE,
+            clock_stories.BACK_IN_FLIGHT,
+            clock_stories.BACK_BESIDE_A_FROZEN_PROCESS,
+        )
+    ),
+    _loss(
+        "what a process knows of the clock is not heard",
+        "a",
+        clock_stories.BACK_WITH_A_RESTART,
+        patch=_replacing(EVERY, {"at_least or 0": "0"}),
+    ),
+    _loss(
+        "requests in flight are not waited for after a leap of the clock",
+        "127",
+        clock_stories.FORWARD_IN_FLIGHT,
+        patch=_leaps_are_not_told,
+    ),
     _loss(
         "nobody is waited for once its lease has ended",
         "5",
@@ -237,7 +270,7 @@ LOSSES: Final = (
         "a process claims before it has itself recovered",
         "57",
         stories.NEW_PROCESS,
-        patch=_replacing("claim", {"recovering or number ~= recovered_epoch": "recovering"}),
+        patch=_replacing("claim", {"recovering or in_epoch ~= recovered_epoch": "recovering"}),
     ),
     _loss(
         "a process leases on demand before it has itself recovered",
@@ -354,6 +387,19 @@ LOSSES: Final = (
 
 MUTANTS: Final = (
     _mutant(
+        "requests in flight are not waited for after a leap",
+        "127",
+        ["clock set", "provider slow"],
+        patch=_leaps_are_not_told,
+    ),
+    _mutant("the store's clock follows Redis's", "a", ["clock set"], patch=_FOLLOWS),
+    _mutant(
+        "what processes know of the clock is not heard",
+        "a",
+        ["restart with another clock"],
+        patch=_replacing(EVERY, {"at_least or 0": "0"}),
+    ),
+    _mutant(
         "a commit is taken whatever its lineage",
         "2345",
         ["connects again", "a freeze", "cut off"],
@@ -386,7 +432,7 @@ MUTANTS: Final = (
         "claims do not wait for the store to recover",
         "257",
         ["restart without the last writes"],
-        patch=_replacing("claim", {"if recovering or number ~= recovered_epoch then": "if false then"}),
+        patch=_replacing("claim", {"if recovering or in_epoch ~= recovered_epoch then": "if false then"}),
     ),
     _mutant(
         "leases are not taken back",

@@ -1,7 +1,7 @@
 """The simulated Redis: a real Valkey that runs the real scripts, behind a wire that the simulation owns.
 
 Rules:
-- The scripts are the product's, but for `now_us` and `run_id` in the prelude: these read what each call is
+- The scripts are the product's, but for `redis_us` and `run_id` in the prelude: these read what each call is
   given. And nothing expires.
 - What redis-py would do is done here: a command whose reply was lost is sent once more, then given up. The
   first one may be acted on late.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import hiredis
 import msgpack
@@ -40,7 +40,7 @@ Patch = Callable[[str, str], str]  # (script's name, its text) -> its text
 
 EXPIRY = re.compile(r", 'PX', (?:\w+|\w+\(\w+\))\)")
 _OURS = {
-    r"local function now_us\(\)\n.*?\nend": "local function now_us() return tonumber(KEYS[2]) end",
+    r"local function redis_us\(\)\n.*?\nend": "local function redis_us() return tonumber(KEYS[2]) end",
     r"local function run_id\(\)\n.*?\nend": "local function run_id() return KEYS[3] end",
 }
 
@@ -178,6 +178,7 @@ class Server:
         self.world = world
         self.faults = Faults()
         self.incarnation = 1
+        self.clock_ms = world.true_ms  # the store's, after the last script
         self.observe: Observer | None = None
         self.hold_claims = False  # nothing is due yet
         self.kept: list[tuple[Snapshot, Any]] = []
@@ -216,17 +217,19 @@ class Server:
         if name == self.faults.fails:
             return ResponseError("EVERGRANT user_script:1: no record")
         if self.hold_claims and name == "claim":
-            return [self.world.redis_ms, 0, [[0, 1, 0, 0, []] for _ in msgpack.unpackb(args[0])[5]]]
+            return [self.world.true_ms, 0, [[0, 1, 0, 0, []] for _ in msgpack.unpackb(args[0])[5]]]
         if self.hold_claims and name == "due_clients":
             return [[], 0]
         now, run_id = self.world.redis_us, f"run{self.incarnation}"
         command = ("EVALSHA", self._shas[name], 3, PREFIX, str(now), run_id, *args)
+        clock = ("HGET", f"{PREFIX}epoch", "meets_at")
         if name in _READ_ONLY:
-            (reply,) = self._valkey.ask(command)
+            reply, meets_at = self._valkey.ask(command, clock)
             before = after = self.seen
         else:
-            reply, *looked = self._valkey.ask(command, *self._looking())
+            reply, meets_at, *looked = self._valkey.ask(command, clock, *self._looking())
             before, after = self.seen, self._seen(looked)
+        self.clock_ms = (now + max((int(meets_at or 0) * 1000 - now) // 100, 0)) // 1000
         if isinstance(reply, hiredis.ReplyError):
             raise RuntimeError(f"{name}.lua: {reply}")  # noqa: TRY004 it is the script's
         self.seen = after
@@ -307,11 +310,9 @@ class Connection:
         (sha,) = await self.exchange([lambda: self._server.load(text)], "load")
         return str(sha)
 
-    async def time(self) -> tuple[int, int]:
-        """TIME."""
-        (now,) = await self.exchange([lambda: self._world.redis_us], "time")
-        seconds, microseconds = divmod(int(now), 1_000_000)
-        return seconds, microseconds
+    def read_time(self) -> tuple[int, int]:
+        """Act on TIME."""
+        return divmod(self._world.redis_us, 1_000_000)
 
     async def get(self, key: str) -> bytes | None:
         """GET."""
@@ -422,13 +423,29 @@ class Pipeline:
         self._names.append(self._connection.name_of(sha))
         self._commands.append(lambda: self._connection.run(sha, args))
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
     def set(self, key: str, value: str) -> None:
         """SET."""
         self._commands.append(lambda: self._connection.read("SET", key, value))
 
-    async def execute(self, *, raise_on_error: bool) -> list[Any]:
+    def time(self) -> None:
+        """TIME."""
+        self._names.append("time")
+        self._commands.append(self._connection.read_time)
+
+    def hget(self, key: str, field: str) -> None:
+        """HGET."""
+        self._names.append("hget")
+        self._commands.append(lambda: self._connection.read("HGET", key, field))
+
+    async def execute(self, *, raise_on_error: bool = True) -> list[Any]:
         """Send them."""
-        assert not raise_on_error
+        del raise_on_error  # plain reads do not fail here
         return await self._connection.exchange(self._commands, "+".join(self._names))
 
 

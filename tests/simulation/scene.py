@@ -107,6 +107,7 @@ class Scene:
             mutate=broken.mutate,
         )
         self.server.observe = self.judge.observe
+        self.judge.read_clock = lambda: self.server.clock_ms
         self.world.after_step = self.after_step
         self._lifted_at_us = 0
 
@@ -225,7 +226,7 @@ class Scene:
             busy.append("heartbeats are to come")
         for disk in self.disks:
             busy += [f"{file.owner} is not taken over" for file in disk.files if file.is_free()]
-        now = self.world.redis_ms
+        now = self.judge.store_ms
         in_doubt_yet = (
             self.world.now_us < self._lifted_at_us + DOUBT_US
         )  # a grant that is not due may stay in doubt

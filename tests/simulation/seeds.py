@@ -25,6 +25,7 @@ DELAYS_US: Final = {  # (usual, most)
 }
 SLOW_SHARE: Final = 0.08
 UNDER_WAY_SHARE: Final = 0.6  # of the faults strike while a refresh token is being presented
+CLOCK_SHARE: Final = 0.15
 CLAIMS_WORTH: Final = 4  # a step of a refresh is this many times as worthy of a fault as one of a claim
 
 
@@ -74,10 +75,17 @@ class Run(Scene):
         seed: everything follows from it.
         broken: a rule broken on purpose.
         faults: those to choose from.
+        clock_share: of the runs in which somebody sets Redis's clock, beside everything else.
     """
 
     def __init__(
-        self, valkey: Valkey, seed: int, broken: Break = UNBROKEN, faults: Sequence[str] | None = None
+        self,
+        valkey: Valkey,
+        seed: int,
+        broken: Break = UNBROKEN,
+        faults: Sequence[str] | None = None,
+        *,
+        clock_share: float = CLOCK_SHARE,
     ) -> None:
         rng = dice(seed)
         self.seed = seed
@@ -96,6 +104,9 @@ class Run(Scene):
         super().__init__(valkey, terms, self._random, rng, broken)
         self.workers = rng.randint(2, 4)
         self.faults = [rng.choice(faults or list(FAULTS)) for _ in range(rng.choice([1, 1, 2, 2, 3, 4]))]
+        clocks = dice(seed + 0.5)  # of their own: without them a run is what it would be
+        if clocks.random() < clock_share:
+            self.faults += [clocks.choice(list(CLOCK_FAULTS)) for _ in range(clocks.choice([1, 1, 2]))]
         self.strikes: list[Strike] = []
         self.generation = dict.fromkeys(self.grants, 0)
 
@@ -110,7 +121,9 @@ class Run(Scene):
             self.deployment.start_worker(rng.choice(self.disks))
         self.strikes = [
             Strike(
-                rng.randint(1, 50 * CLAIMS_WORTH), partial(FAULTS[name], self), rng.random() < UNDER_WAY_SHARE
+                rng.randint(1, 50 * CLAIMS_WORTH),
+                partial(ALL_FAULTS[name], self),
+                rng.random() < UNDER_WAY_SHARE,
             )
             for name in self.faults
         ]
@@ -342,6 +355,23 @@ def _on_demand(run: Run) -> None:
         process.context.run(run.world.loop.create_task, run.deployment.refresh_on_demand(process, grant_id))
 
 
+def _set_clock(run: Run) -> None:
+    run.world.set_clock(run.rng.choice([-3600.0, -30.0, -5.0, -1.5, -0.3, 0.7, 2.0, 4.0, 8.0, 60.0, 3600.0]))
+
+
+def _set_clock_for_a_while(run: Run) -> None:
+    """Somebody sets it, and puts it right."""
+    by_s = run.rng.choice([-600.0, -8.0, -2.0, 2.5, 6.0, 600.0])
+    run.world.set_clock(by_s)
+    run.later(run.rng.choice([0.2, 2.0, 7.0]), lambda: run.world.set_clock(-by_s))
+
+
+def _restart_with_another_clock(run: Run) -> None:
+    """A replica takes over whose clock is another."""
+    run.rng.choice([_restart, _forget])(run)
+    run.world.set_clock(run.rng.choice([-600.0, -5.0, -1.5, 2.5, 10.0, 600.0]))
+
+
 FAULTS: dict[str, Callable[[Run], None]] = {
     "a crash": _crash,
     "another crash": _crash,
@@ -371,3 +401,10 @@ FAULTS: dict[str, Callable[[Run], None]] = {
     "old file": _import_old_file,
     "on demand": _on_demand,
 }
+
+CLOCK_FAULTS: dict[str, Callable[[Run], None]] = {
+    "clock set": _set_clock,
+    "clock set for a while": _set_clock_for_a_while,
+    "restart with another clock": _restart_with_another_clock,
+}
+ALL_FAULTS: Final = FAULTS | CLOCK_FAULTS

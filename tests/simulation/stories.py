@@ -405,7 +405,7 @@ def _trouble_alone(story: Story, dead: frozenset[str] = frozenset({"g0"})) -> No
     story.wait(0.95 * story.terms.lifetime_s - SOON_S)
     for grant_id, packed in story.server.look().records.items():
         ends_at = msgpack.unpackb(packed or b"", raw=True)[FIELD["ACCESS_EXPIRES_AT"]]
-        if grant_id not in dead and ends_at < story.world.redis_ms:
+        if grant_id not in dead and ends_at < story.judge.store_ms:
             story.judge.fail(6, f"{grant_id} had to wait for {sorted(dead)} until its token ended")
 
 

@@ -91,17 +91,19 @@ class World:
         self.trace: list[tuple[int, str, str]] = []
         self.steps = 0
         self.after_step: Callable[[Step], None] = lambda _: None
+        self.clock_set_by_us = 0  # Redis's, in all
+        self.clock_was_set = False
         self._orders = 0
 
     @property
     def redis_us(self) -> int:
         """What Redis's clock says."""
-        return BEGAN_AT_US + self.now_us
+        return BEGAN_AT_US + self.now_us + self.clock_set_by_us
 
     @property
-    def redis_ms(self) -> int:
-        """The same in milliseconds, as the product counts."""
-        return self.redis_us // 1000
+    def true_ms(self) -> int:
+        """What a clock says that nobody sets, in milliseconds."""
+        return (BEGAN_AT_US + self.now_us) // 1000
 
     def note(self, who: object, what: str) -> None:
         """Keep a line of what happened."""
@@ -180,6 +182,12 @@ class World:
         """Stop a process for a while, as SIGSTOP does."""
         process.thaws_at_us = self.now_us + us
         self.note(process, f"FREEZES for {us / 1e6:.1f} s")
+
+    def set_clock(self, by_s: float) -> None:
+        """Set Redis's clock, back where `by_s` is negative."""
+        self.clock_set_by_us += int(by_s * 1e6)
+        self.clock_was_set = True
+        self.note("redis", f"its CLOCK IS SET by {by_s} s")
 
     # Effects
 

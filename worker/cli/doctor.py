@@ -58,7 +58,8 @@ async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
         yield finding
     for finding in await inspect_servers(runtime.deployment, runtime.redis):
         yield finding
-    yield _clock_finding(await runtime.registry.now())
+    async for finding in _clock_findings(runtime):
+        yield finding
     if runtime.deployment.clients_file_warning:
         yield Finding(Level.WARNING, runtime.deployment.clients_file_warning)
     if not settings.clients:
@@ -113,6 +114,17 @@ async def _journal_finding(runtime: "Runtime") -> "Finding":
     except JournalError as problem:
         return Finding(Level.REFUSED, f"{problem}: without room for answers nothing is claimed")
     return Finding(Level.OK, f"answers are on disk before they are stored: {where}")
+
+
+async def _clock_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
+    """How this machine's clock compares with Redis's, and how that was set lately."""
+    from worker.fleet.report import of_clock
+    from worker.runtime.store_checks import Finding, Level
+
+    jump, now = (await runtime.fleet_state.workers()).clock_jump, await runtime.registry.now()
+    yield _clock_finding(now - (0 if jump is None else jump.ahead_ms))
+    for incident in of_clock(jump, now):
+        yield Finding(Level.WARNING, f"{incident.subject}: {incident.problem}. {incident.advice}")
 
 
 def _clock_finding(redis_now: int) -> "Finding":

@@ -316,7 +316,7 @@ async def _export(runtime: "Runtime", client: str | None, *, with_tokens: bool) 
     from worker.core.ports import UnsealError
 
     unreadable: list[UnreadableRecordError] = []
-    cannot_unseal = 0
+    cannot_unseal, ahead_ms = 0, await runtime.registry.ahead_ms()
     async for stored in runtime.registry.walk(client, unreadable=unreadable.append):
         pair = None
         if with_tokens:
@@ -326,5 +326,5 @@ async def _export(runtime: "Runtime", client: str | None, *, with_tokens: bool) 
                 note(str(problem))
                 cannot_unseal += 1
                 continue
-        write_json(export_line(stored.grant, pair))
+        write_json(export_line(stored.grant.earlier_by(ahead_ms), pair))
     return cannot_unseal + _name_unreadable(unreadable)

@@ -6,7 +6,7 @@ The adapters implement these protocols; the simulation replaces those that are n
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from worker.core.events import Event
 from worker.core.grant import Grant, Status, TokenPair
@@ -224,6 +224,40 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockJump:
+    """The server's clock was set by more than a second. The store's own clock never runs back.
+
+    Attributes:
+        at: when it was noticed, Unix ms.
+        by_ms: by how much; negative if it was set back. A second or so may be missing.
+        ahead_ms: how far the store's clock is ahead of the server's now.
+    """
+
+    at: int
+    by_ms: int
+    ahead_ms: int
+
+    @property
+    def problem(self) -> str:
+        """What happened, and how it stands with refreshes."""
+        by = f"{abs(self.by_ms) / 1_000:.0f} s"
+        if self.by_ms > 0:
+            return (
+                f"Redis's clock was set forward by about {by}: nothing is claimed for the length of a lease,"
+                " until the requests that were in flight have ended; then grants are refreshed early"
+            )
+        return (
+            f"Redis's clock was set back by about {by}: refreshes go on by the store's own clock, which is"
+            f" {self.ahead_ms / 1_000:.0f} s ahead of Redis's now, and so are the times that are shown"
+        )
+
+
+CLOCK_ADVICE: Final = (
+    "Keep the clock of every server that can become the primary by NTP, and let it slew instead of step."
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Epoch:
     """A stretch of the store's life without a restart or a silence; it begins with a recovery.
 
@@ -232,12 +266,14 @@ class Epoch:
         recovering: nothing is claimed until every live process has finished its recovery, or its time is up.
         began_at: when the store began, Unix ms: a store that was flushed begins anew. 0 where nobody knows.
         now: when this was known, Unix ms.
+        jump: how the server's clock was last set; `None` where it never was.
     """
 
     number: int
     recovering: bool
     began_at: int = field(default=0, compare=False)
     now: int = field(default=0, compare=False)
+    jump: ClockJump | None = field(default=None, compare=False)
 
 
 class RefusalWords(StrEnum):
@@ -347,6 +383,9 @@ class Clock(Protocol):
 
     def now(self) -> int:
         """Unix milliseconds."""
+
+    def by_redis(self, at: int) -> int:
+        """An instant by the server's own clock: what others outside compare with theirs."""
 
 
 class Sealer(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from worker.core.events import Event
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
-from worker.core.ports import Lease
+from worker.core.ports import ClockJump, Lease
 from worker.core.providers import Client
 
 UNREADABLE = "its record cannot be read"
@@ -169,6 +169,7 @@ class Workers:
         recovering_until: when the store's recovery is over at the latest; `None` where it is not recovering.
         refusal: why the store takes no writes, with the server's code; empty where it takes them.
         untaken: the grants whose answers the store fails at.
+        clock_jump: how the server's clock was last set; `None` where it never was.
     """
 
     alive: int
@@ -177,6 +178,7 @@ class Workers:
     recovering_until: int | None
     refusal: str = ""
     untaken: Sequence[str] = ()
+    clock_jump: ClockJump | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,9 @@ class Registry(Protocol):
 
     async def now(self) -> int:
         """The store's clock, Unix ms."""
+
+    async def ahead_ms(self) -> int:
+        """How far the store's clock is ahead of the server's; 0 unless that was set back."""
 
     async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
         """Store a grant that came from outside.

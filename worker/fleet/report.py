@@ -7,6 +7,7 @@ from typing import Any, Final
 from worker.core.events import rfc3339
 from worker.core.grant import Status
 from worker.core.outcomes import EVERY_GRANT_REJECTED
+from worker.core.ports import CLOCK_ADVICE, ClockJump
 from worker.core.protocol import REDIRECT
 from worker.core.reasons import FAILED, Reason
 from worker.core.registry import (
@@ -25,6 +26,8 @@ from worker.fleet.losses import Losses
 Called = Callable[[str, str], str]
 
 MOST_NAMED: Final = 20
+JUMP_TOLD_MS: Final = 86_400_000
+AHEAD_TOLD_MS: Final = 5_000  # as much as `evergrant doctor` lets pass between two machines
 CLOSE_MS: Final = 1_800_000  # an outage this near to an expiry is worth waking a person
 
 
@@ -130,6 +133,7 @@ async def report_on(
     workers = await fleet_state.workers()
     incidents = [_of_store(workers.refusal)] if workers.refusal else []
     incidents += [] if losses is None else of_losses(losses)
+    incidents += of_clock(workers.clock_jump, now)
     incidents += [
         incident for client in clients for incident in _of_client(client, configured, called, workers, now)
     ]
@@ -178,6 +182,13 @@ def of_losses(losses: Losses) -> Iterator[Incident]:
             "Restart the workers of this machine: they give the newest tokens back before they refresh.",
             needs_a_person=True,
         )
+
+
+def of_clock(jump: ClockJump | None, now: int) -> Iterator[Incident]:
+    """The server's clock was set, lately or so far back that the store's is still well ahead of it."""
+    if jump is not None and (now - jump.at < JUMP_TOLD_MS or jump.ahead_ms > AHEAD_TOLD_MS):
+        problem = f"at {rfc3339(jump.at)} {jump.problem}"
+        yield Incident("clock_set", "Redis", problem, None, CLOCK_ADVICE, needs_a_person=False)
 
 
 def _of_client(

@@ -170,7 +170,7 @@ class Revoking:
         now = self._clock.now()
         if now + self._request_ms >= lease.until:
             return RevocationError(RevocationFailure.LEASE_TOO_SHORT, grant_id)
-        match await self._endpoint.revoke(client, pair, now):
+        match await self._endpoint.revoke(client, pair, self._clock.by_redis(now)):
             case Revoked():
                 return None
             case NotRevoked(code=code):

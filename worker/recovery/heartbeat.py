@@ -5,6 +5,7 @@ Rules:
 - Each heartbeat says why this process claims nothing, if it does not, and at whose answers the store fails:
   `evergrant status` shows it.
 - It is a write, and so finds out within a second that the store takes none. Nothing is claimed or sent then.
+- How Redis's clock was set is logged once by each process: how it stands with refreshes, and what to do.
 - An embedded server that does not answer is started again here. A worker's main process cannot do it: it
   waits for its broker then, and its forks would inherit the locks that it holds while the server starts.
 """
@@ -15,10 +16,11 @@ from typing import Final
 
 import structlog
 
-from worker.core.ports import Epoch, Store, StoreUnavailableError, WritesRefusedError
+from worker.core.ports import CLOCK_ADVICE, Epoch, Store, StoreUnavailableError, WritesRefusedError
 
 KeepRunning = Callable[[Callable[[str], None]], None]
 
+NEWS_MS: Final = 60_000  # a process that starts does not tell what happened before
 HEARTBEAT_SECONDS: Final = 1.0  # a third of the silence that begins an epoch: see prelude.lua
 
 log = structlog.get_logger(__name__)
@@ -39,6 +41,7 @@ class Heartbeat:
     def __init__(self, *, store: Store, keep_running: KeepRunning | None = None) -> None:
         self._store = store
         self._keep_running = keep_running
+        self._jumped_at = 0  # when the clock was set the last time, as far as this process knows
         self.is_away = False
 
     async def beat(self, trouble: str, untaken: Sequence[str] = ()) -> Epoch:
@@ -66,6 +69,7 @@ class Heartbeat:
         if self.is_away:
             log.info("store.back")
         self.is_away = False
+        self._tell_of_the_clock(epoch)
         return epoch
 
     async def bring_the_server_back(self) -> None:
@@ -77,6 +81,14 @@ class Heartbeat:
             await asyncio.shield(starting)
         finally:
             await asyncio.wait([starting])  # what follows closes the server that the thread uses
+
+    def _tell_of_the_clock(self, epoch: Epoch) -> None:
+        jump = epoch.jump
+        if jump is None or jump.at == self._jumped_at:
+            return
+        self._jumped_at = jump.at
+        if epoch.now - jump.at < NEWS_MS:
+            log.warning("store.clock_set", problem=jump.problem, advice=CLOCK_ADVICE)
 
     async def leave(self) -> None:
         """Say that this process is gone.

@@ -296,7 +296,8 @@ class Attribution:
         known = self._checks.get(client.name)
         if known is None or known.client != client or known.at <= sent_at:
             now = self._clock.now()
-            known = _Check(client, now, asyncio.create_task(self._endpoint.check(client, now)))
+            check = self._endpoint.check(client, self._clock.by_redis(now))
+            known = _Check(client, now, asyncio.create_task(check))
             self._checks[client.name] = known
         return await asyncio.shield(known.task)
 

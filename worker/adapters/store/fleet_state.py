@@ -10,7 +10,9 @@ from worker.adapters.store.errors import described
 from worker.adapters.store.reads import Reads
 from worker.adapters.store.registry import instant_of, read_grants
 from worker.adapters.store.scripts import BARRIER
+from worker.adapters.store.store_clock import read_clocks, store_now
 from worker.core.grant import Status
+from worker.core.ports import ClockJump
 from worker.core.registry import ClientState, OnUnreadable, StoreLife, Workers, refuse_unreadable
 
 if TYPE_CHECKING:
@@ -62,8 +64,7 @@ class RedisFleetState:
 
     async def _of_some(self, names: Sequence[str], unreadable: OnUnreadable) -> list[ClientState]:
         """A few round trips for all of them: one at a time, thousands of clients would take a minute."""
-        seconds, microseconds = await self._redis.time()
-        now = seconds * 1000 + microseconds // 1000
+        now = await store_now(self._redis, self._prefix)
         schedules = [self._key("schedule:" + name) for name in names]
         texts = await self._texts_of([self._key("client:" + name) for name in names], CLIENT_FIELDS)
         endpoints = await self._texts_of(
@@ -97,19 +98,21 @@ class RedisFleetState:
 
     async def workers(self) -> Workers:
         """The processes that live, and what keeps some of them from claiming."""
-        seconds, microseconds = await self._redis.time()
-        now, processes = seconds * 1000 + microseconds // 1000, self._key("processes")
+        (now, ahead_ms), processes = await read_clocks(self._redis, self._prefix), self._key("processes")
         alive = await self._redis.zrangebyscore(processes, now - ALIVE_SECONDS * 1000, "+inf")
         seen = await self._redis.zrangebyscore(processes, now - SEEN_LATELY_SECONDS * 1000, "+inf")
         troubles = await self._redis.hgetall(self._key("troubles"))
         untaken = await self._redis.hgetall(self._key("untaken"))
-        ends_at = await self._redis.hget(self._key("epoch"), "ends_at")
+        ends_at, jumped_at, jumped_by = await self._redis.hmget(
+            self._key("epoch"), ("ends_at", "jumped_at", "jumped_by")
+        )
         return Workers(
             alive=len(alive),
             able=sum(owner not in troubles for owner in alive),
             troubles={owner.decode(): text.decode() for owner, text in troubles.items() if owner in seen},
             recovering_until=int(ends_at) if ends_at is not None and int(ends_at) > now else None,
             refusal=await self._refusal(),
+            clock_jump=ClockJump(int(jumped_at), int(jumped_by), ahead_ms) if jumped_at else None,
             untaken=sorted({name for owner in seen for name in msgpack.unpackb(untaken.get(owner, EMPTY))}),
         )
 

@@ -5,12 +5,12 @@ Each method is one call of one script in `lua/`, which holds the rules. This fil
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
-from worker.adapters.clock import RedisClock
+from worker.adapters.clock import SLOW_REPLY_MS, RedisClock
 from worker.adapters.cloud_events import to_json
 from worker.adapters.store import record, signatures
 from worker.adapters.store.claiming import Claiming, claim_id
@@ -21,6 +21,7 @@ from worker.core.lifecycle import Change
 from worker.core.outcomes import THROTTLED
 from worker.core.ports import (
     Claim,
+    ClockJump,
     Commit,
     Committed,
     DueClients,
@@ -93,6 +94,7 @@ class RedisStore:
         self._source = source
         self._owner = owner
         self._recovered_epoch = 0  # where this process may claim
+        self._noticed_in = 0  # the epoch in which this process claimed when it saw the clock leap
         self._claiming = Claiming(self._claim)
 
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
@@ -101,6 +103,7 @@ class RedisStore:
         A record that cannot be read never costs the other leases. Its own lease runs out by itself: another
         release may be able to read it, or this one once it is put right.
         """
+        asked_at = self._clock.stopwatch()
         now, answer = await self._claiming.claim(client, limit, runner)
         if answer is None:
             return Claim(now, [], drained=True, wait_ms=0, generation=0, recovering=True)
@@ -108,7 +111,8 @@ class RedisStore:
         leases = []
         for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True):
             try:
-                leases.append(_lease(grant_id, packed, in_doubt=in_doubt, probe=probe))
+                lease = _lease(grant_id, packed, in_doubt=in_doubt, probe=probe)
+                leases.append(self._as_this_clock_counts(lease, asked_at))
             except UnreadableRecordError as problem:
                 await self._note_unreadable(problem)
         return Claim(now, leases, bool(drained), wait_ms, generation)
@@ -123,9 +127,10 @@ class RedisStore:
                 runner=runner or None,
                 recovered_epoch=self._recovered_epoch,
                 asks=asks,
+                at_least=self._clock.at_least(),
             )
         )
-        self._clock.set(now, asked_at=asked_at)
+        self._set_clock(now, asked_at)
         return now, recovering, answers
 
     async def lease(
@@ -142,12 +147,14 @@ class RedisStore:
                 recovered_epoch=self._recovered_epoch,
                 even_paused=even_paused,
                 reply=reply,
+                at_least=self._clock.at_least(),
             )
         )
         match answer:
             case [b"leased", now, packed, in_doubt]:
-                self._clock.set(now, asked_at=asked_at)
-                return _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
+                self._set_clock(now, asked_at)
+                lease = _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
+                return self._as_this_clock_counts(lease, asked_at)
             case [b"held", until]:
                 return LeasedElsewhere(until)
             case [b"unproven", until]:
@@ -373,26 +380,36 @@ class RedisStore:
     async def heartbeat(self, trouble: str, untaken: Sequence[str] = ()) -> Epoch:
         """Say that this process lives, why it claims nothing, and whose answers the store fails at."""
         asked_at = self._clock.stopwatch()
-        now, number, recovering, began_at = await self._scripts.run(
+        now, number, recovering, began_at, ahead_ms, jumped_at, jumped_by = await self._scripts.run(
             signatures.Heartbeat(
                 owner=self._owner,
                 recovery_ms=self._limits.lease_ms,
+                recovered_epoch=self._recovered_epoch,
                 trouble=trouble or None,
                 untaken=tuple(untaken[:MOST_NAMED]),
+                at_least=self._clock.at_least(),
+                leapt_ms=self._clock.leapt_within(self._limits.lease_ms),
+                noticed_in=self._noticed_in,
             )
         )
-        self._clock.set(now, asked_at=asked_at)
-        return Epoch(number, bool(recovering), began_at, now)
+        self._set_clock(now, asked_at)
+        self._clock.ahead_ms = ahead_ms
+        jump = ClockJump(jumped_at, jumped_by, ahead_ms) if jumped_at else None
+        return Epoch(number, bool(recovering), began_at, now, jump)
 
     async def finish_recovery(self, epoch: Epoch) -> Epoch:
         """Say that this process has given back what it knows; from then on it claims in this epoch."""
         number, recovering = await self._scripts.run(
             signatures.FinishRecovery(
-                owner=self._owner, recovery_ms=self._limits.lease_ms, known_epoch=epoch.number
+                owner=self._owner,
+                recovery_ms=self._limits.lease_ms,
+                known_epoch=epoch.number,
+                at_least=self._clock.at_least(),
+                leapt_ms=self._clock.may_have_leapt_within(self._limits.lease_ms),
             )
         )
         self._recovered_epoch = epoch.number
-        return Epoch(number, bool(recovering), epoch.began_at, epoch.now)
+        return replace(epoch, number=number, recovering=bool(recovering))
 
     async def reassert(self, lease: Lease) -> None:
         """Take back a lease that the store may have forgotten."""
@@ -408,6 +425,16 @@ class RedisStore:
         log.error("grant.unreadable", grant=problem.grant_id, problem=str(problem))
         with suppress(StoreUnavailableError):  # the other leases are worth more than a note
             await self._scripts.run(signatures.NoteUnreadable(id=problem.grant_id))
+
+    def _set_clock(self, now: int, asked_at: int) -> None:
+        if self._clock.set(now, asked_at=asked_at):
+            self._noticed_in = self._recovered_epoch
+
+    def _as_this_clock_counts(self, lease: Lease, asked_at: int) -> Lease:
+        """After a slow reply this clock may be late: a lease counts from when it was asked for."""
+        if self._clock.stopwatch() - asked_at <= SLOW_REPLY_MS:
+            return lease
+        return replace(lease, until=min(lease.until, self._clock.at(asked_at) + self._limits.lease_ms))
 
     def _json(self, event: Event) -> bytes:
         return to_json(event, self._source)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from worker.adapters.store import record, signatures
 from worker.adapters.store.reads import Reads
+from worker.adapters.store.store_clock import read_clocks, store_now
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import NO_END, Change
 from worker.core.ports import Lease
@@ -56,9 +57,12 @@ class RedisRegistry:
         self._prefix = prefix
 
     async def now(self) -> int:
-        """Redis's clock, Unix ms."""
-        seconds, microseconds = await self._redis.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        """The store's clock, Unix ms."""
+        return await store_now(self._redis, self._prefix)
+
+    async def ahead_ms(self) -> int:
+        """How far the store's clock is ahead of Redis's."""
+        return (await read_clocks(self._redis, self._prefix))[1]
 
     async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
         """Store a grant that came from outside.

@@ -46,6 +46,7 @@ class Claim(NamedTuple):
         claim_id: names this attempt; a repeated claim gets the same leases.
         runner: the reserved place that this claim keeps; `None` where it has none.
         recovered_epoch: the epoch in which this process finished its recovery.
+        at_least: what the store's clock has reached, as this process knows; `None` if it was never told.
     """
 
     claim_id: str
@@ -54,6 +55,7 @@ class Claim(NamedTuple):
     runner: str | None
     recovered_epoch: int
     asks: tuple[Ask, ...]
+    at_least: int | None = None
 
 
 class Lease(NamedTuple):
@@ -71,6 +73,7 @@ class Lease(NamedTuple):
     recovered_epoch: int
     even_paused: bool = False
     reply: int | None = None
+    at_least: int | None = None
 
 
 class Reassert(NamedTuple):
@@ -380,12 +383,20 @@ class Heartbeat(NamedTuple):
         recovery_ms: the longest that a recovery takes.
         trouble: why the process claims nothing; `None` where it claims.
         untaken: the grants whose answers the store fails at.
+        at_least: what the store's clock has reached, as this process knows; `None` if it was never told.
+        leapt_ms: by how much the process saw the clock set forward, within the length of a lease; or `None`.
+        noticed_in: the epoch in which it had recovered when it saw that.
+        recovered_epoch: the epoch in which this process finished its recovery; 0 for none.
     """
 
     owner: str
     recovery_ms: int
     trouble: str | None
     untaken: tuple[str, ...] = ()
+    at_least: int | None = None
+    leapt_ms: int | None = None
+    noticed_in: int | None = None
+    recovered_epoch: int = 0
 
 
 class FinishRecovery(NamedTuple):
@@ -394,11 +405,15 @@ class FinishRecovery(NamedTuple):
     Attributes:
         recovery_ms: the longest that a recovery takes.
         known_epoch: the epoch that the process recovered in.
+        at_least: as in `Heartbeat`.
+        leapt_ms: the same; it may also be that the clock was set forward, and the process cannot tell.
     """
 
     owner: str
     recovery_ms: int
     known_epoch: int
+    at_least: int | None = None
+    leapt_ms: int | None = None
 
 
 class NameInstance(NamedTuple):

@@ -20,7 +20,7 @@ local HEALTHIEST_AMONG = 200
 local AT_RISK_AMONG = 100
 local LAST_SHARE = 0.25 -- of an access token's life: what is left when another grant has to be risked
 
-local now = now_ms()
+local now, in_epoch, recovering = epoch(lease_ms, at_least, recovered_epoch)
 local until_ms = now + lease_ms
 
 -- The ask that is being answered, and what is known of its client.
@@ -285,8 +285,7 @@ local function claim()
   return answer(claimed.drained, 0, probe, leases, is_open), claimed
 end
 
-local number, recovering = epoch(now, lease_ms)
-if recovering or number ~= recovered_epoch then return {now, 1, {}} end
+if recovering or in_epoch ~= recovered_epoch then return {now, 1, {}} end
 if runner then redis.call('ZADD', P .. 'runners', digits(until_ms), runner) end
 
 local packed = redis.call('GET', claim_key(claim_id))

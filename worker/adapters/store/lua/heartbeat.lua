@@ -1,10 +1,12 @@
 -- Say that a process lives, and learn which epoch the store is in.
 --
--- Returns {now, epoch, recovering, when this store began (0 where an earlier release began it)}.
+-- Returns {now, epoch, recovering, when this store began (0 where an earlier release began it), how far its clock is ahead
+-- of Redis's, when Redis's clock was last set (0 for never), by how much}.
 
-local now = now_ms()
-
-local number, recovering = epoch(now, recovery_ms)
+local now, number, recovering = epoch(recovery_ms, at_least, recovered_epoch)
+if leapt_ms then
+  number, recovering = wait_for_requests(now, number, recovering, leapt_ms, noticed_in, recovery_ms)
+end
 redis.call('ZADD', P .. 'processes', digits(now), owner)
 if trouble then
   redis.call('HSET', P .. 'troubles', owner, trouble)
@@ -16,5 +18,6 @@ if #untaken > 0 then
 else
   redis.call('HDEL', P .. 'untaken', owner)
 end
-local began_at = redis.call('HGET', P .. 'epoch', 'began_at')
-return {now, number, recovering and 1 or 0, tonumber(began_at or '0')}
+local known = redis.call('HMGET', P .. 'epoch', 'began_at', 'jumped_at', 'jumped_by')
+return {now, number, recovering and 1 or 0, tonumber(known[1] or '0'), now - math.floor(redis_us() / 1000),
+  tonumber(known[2] or '0'), tonumber(known[3] or '0')}

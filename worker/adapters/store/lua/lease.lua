@@ -5,9 +5,7 @@
 -- {'recovering'}, {'paused'}, {'kept', number} or {'gone'}.
 -- Repeated with the same claim id, it returns the same lease.
 
-local now = now_ms()
-
-local number, recovering = epoch(now, lease_ms)
+local now, number, recovering = epoch(lease_ms, at_least, recovered_epoch)
 if recovering or number ~= recovered_epoch then return {'recovering'} end
 
 local r = load_front(id)

@@ -75,7 +75,9 @@
 --                          processes that may not read run ids: see instance.py), named (the present instance),
 --                          heartbeat_at (the last one of any process), seen_since (the recovery waits for processes
 --                          seen since then), least_until and ends_at (of the recovery), began_at (when the first
---                          process reached this store; a store that was flushed begins anew).
+--                          process reached this store; a store that was flushed begins anew), meets_at (when
+--                          Redis's clock meets the store's again: see `now_us`), jumped_at and jumped_by (when and by
+--                          how much Redis's clock was last set, back where that is negative).
 -- processes        zset    Processes, by their last heartbeat. Written by heartbeat and leave. A member lives until it
 --                          leaves, or until the first epoch that begins a day after its last heartbeat.
 -- recovered        set     Processes that finished recovery in this epoch. Written by finish_recovery and leave.
@@ -92,9 +94,26 @@ local P = KEYS[1]
 local FOREVER = '+inf'
 local NO_END = 2^53 - 1
 
-local function now_us()
+local function redis_us()
   local time = redis.call('TIME')
   return time[1] * 1000000 + time[2]
+end
+
+-- The store's clock. It is Redis's, but never runs back: where Redis's clock is set back, the store's goes on ahead of
+-- it, a hundredth slower, until Redis's meets it again. All instants here are the store's.
+local SLOWER = 100
+local meets_at -- by Redis's clock, ms; 0 where the two are one
+
+local function know_clock(known) meets_at = tonumber(known or '0') end
+
+local function ahead_us(by_redis)
+  return math.max(math.floor((meets_at * 1000 - by_redis) / SLOWER), 0)
+end
+
+local function now_us()
+  if not meets_at then know_clock(redis.call('HGET', P .. 'epoch', 'meets_at')) end
+  local by_redis = redis_us()
+  return by_redis + ahead_us(by_redis)
 end
 
 local function now_ms()
@@ -260,12 +279,15 @@ end
 -- present the refresh token again could cost the grant. So such a holder is waited for, within the access token's life,
 -- unless it is known to be gone: it left, or its journal was taken over.
 local PATIENCE_MS = 900000
+-- Less than a lease leaves for its commit; processes send a heartbeat every second. Redis's clock may be set forward by
+-- as much unnoticed, so such a holder is waited for at least as long.
+local SILENCE_MS = 3000
 
 local function claimable_from(r)
   local holder = r[INTENT] and r[LEASE_OWNER]
   if not holder or not redis.call('ZSCORE', P .. 'processes', holder) then return r[LEASE_UNTIL] end
   local life_left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - r[LEASE_UNTIL] or NO_END
-  return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), 0))
+  return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), SILENCE_MS))
 end
 
 -- Lease some of one client's grants, hundreds at most, by their fronts. Lease and intent are one write: from here on
@@ -494,9 +516,9 @@ end
 -- what the store forgot, or until every request in flight must have ended. Each process then claims in an epoch only
 -- once it has finished that epoch's recovery itself.
 
-local SILENCE_MS = 3000 -- less than a lease leaves for its commit; processes send a heartbeat every second
 local DAY_MS = 86400000
 local LEAST_RECOVERY_MS = 2000 -- time for a process whose registration was forgotten to come forward
+local LEAST_JUMP_MS = 1000 -- of Redis's clock that is worth telling
 
 -- Who may not read the server's run id has named the server's present life instead: INSTANCE, else nil.
 local LIFE = INSTANCE and 'instance' or 'run_id'
@@ -521,9 +543,7 @@ local function all_recovered(seen_since)
 end
 
 -- The recovery waits for processes seen shortly before the last heartbeat of any: a store that was away saw nobody.
-local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recovery_ms)
-  local somebody = redis.call('ZCARD', P .. 'processes') > 0
-  local least_ms = restarted and somebody and LEAST_RECOVERY_MS or 0
+local function begin_epoch(number, run, least_ms, now, last_heartbeat_at, recovery_ms)
   -- First, for it takes memory: a store that has none refuses the script here, and not once it has removed something.
   redis.call('HSET', P .. 'epoch', 'number', digits(number), LIFE, run,
     'seen_since', digits(last_heartbeat_at - recovery_ms), 'least_until', digits(now + least_ms),
@@ -535,24 +555,76 @@ local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recov
   redis.call('ZREMRANGEBYSCORE', P .. 'processes', '-inf', digits(last_heartbeat_at - DAY_MS))
 end
 
--- The epoch's number, and whether it is still recovering.
-local function epoch(now, recovery_ms)
+-- Note how Redis's clock was set, for `evergrant status`.
+local function note_jump(now, by_ms)
+  if math.abs(by_ms) < LEAST_JUMP_MS then return end
+  redis.call('HSET', P .. 'epoch', 'jumped_at', digits(now), 'jumped_by', digits(by_ms))
+end
+
+-- Let the store's clock go on from `at` although Redis's is behind.
+local function go_on_from(at, now)
+  local by_redis = math.floor(redis_us() / 1000)
+  meets_at = by_redis + (at - by_redis) * SLOWER
+  redis.call('HSET', P .. 'epoch', 'meets_at', digits(meets_at))
+  note_jump(at, now - at)
+end
+
+-- The least that a recovery takes. It takes the length of a lease, in which every request in flight ends, where leases
+-- may end too soon: the store's clock was late when they were given, or was set forward (see `wait_for_requests`).
+local function least_recovery_ms(restarted, was_late, ends_at, recovery_ms)
+  local waits_until = ends_at > 0 and tonumber(redis.call('HGET', P .. 'epoch', 'least_until'))
+  local gave_leases = not restarted and (not waits_until or waits_until == ends_at - recovery_ms)
+  if was_late and gave_leases or waits_until == ends_at then return recovery_ms end
+  local somebody = redis.call('ZCARD', P .. 'processes') > 0
+  return (restarted or waits_until) and somebody and LEAST_RECOVERY_MS or 0
+end
+
+-- The store's clock, the epoch's number, and whether it is still recovering. `at_least` is what the caller knows of the
+-- clock: it was told as much before, or its own says that so much time has passed. `recovered_in` is the epoch in which it
+-- may claim; a store that has forgotten it does not use its number again.
+local function epoch(recovery_ms, at_least, recovered_in)
   local key, run = P .. 'epoch', INSTANCE and instance() or run_id()
-  local known = redis.call('HMGET', key, 'number', LIFE, 'heartbeat_at', 'ends_at')
+  local known = redis.call('HMGET', key, 'number', LIFE, 'heartbeat_at', 'ends_at', 'meets_at')
+  know_clock(known[5])
+  local now = now_ms()
   local number, ends_at = tonumber(known[1] or '0'), tonumber(known[4] or '0')
   if not known[1] then redis.call('HSET', key, 'began_at', digits(now)) end
   local restarted, last_heartbeat_at = known[2] ~= run, tonumber(known[3] or now)
-  if restarted or now - last_heartbeat_at > SILENCE_MS then
-    number = math.max(number + 1, now) -- never one that a store has forgotten
+  -- Whether others may have leases from a clock that was late: only this caller shows it.
+  local was_late = last_heartbeat_at <= now and (at_least or 0) > now
+  local reached = math.max(last_heartbeat_at, at_least or 0)
+  if reached > now then
+    go_on_from(reached, now)
+    now = reached
+  end
+  if restarted or was_late or now - last_heartbeat_at > SILENCE_MS then
+    local least_ms = least_recovery_ms(restarted, was_late, ends_at, recovery_ms)
+    number = math.max(number + 1, now, recovered_in + 1)
     ends_at = now + recovery_ms
-    begin_epoch(number, run, restarted, now, last_heartbeat_at, recovery_ms)
+    begin_epoch(number, run, least_ms, now, last_heartbeat_at, recovery_ms)
   end
   redis.call('HSET', key, 'heartbeat_at', digits(now))
-  if ends_at == 0 then return number, false end
+  if ends_at == 0 then return now, number, false end
   local waits = redis.call('HMGET', key, 'least_until', 'seen_since')
   if now < ends_at and (now < tonumber(waits[1]) or not all_recovered(tonumber(waits[2]))) then
-    return number, true
+    return now, number, true
   end
   redis.call('HDEL', key, 'ends_at')
-  return number, false
+  return now, number, false
+end
+
+-- A process noticed that the clock was set forward by `leapt_ms`. Leases of requests in flight ran out at once: nobody
+-- claims until those requests must have ended. `noticed_in` is the epoch in which it noticed, nil for an earlier one.
+local function wait_for_requests(now, number, recovering, leapt_ms, noticed_in, recovery_ms)
+  local known = redis.call('HMGET', P .. 'epoch', 'jumped_at', 'jumped_by', LIFE, 'ends_at')
+  local is_noted = known[1] and tonumber(known[2]) > 0 and now - tonumber(known[1]) < recovery_ms
+  if not is_noted then note_jump(now, leapt_ms) end
+  if recovering then
+    redis.call('HSET', P .. 'epoch', 'least_until', known[4])
+    return number, true
+  end
+  if noticed_in ~= number then return number, false end
+  number = math.max(number + 1, now)
+  begin_epoch(number, known[3], recovery_ms, now, now - leapt_ms, recovery_ms)
+  return number, true
 end
