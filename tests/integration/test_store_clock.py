@@ -6,11 +6,13 @@ Redis's clock cannot be set here. So what is stored is moved the other way; `tes
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgpack
 import pytest
 
 from tests.support.callables import Seed
 from worker.adapters.clock import RedisClock
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.record import FIELDS
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
@@ -41,21 +43,12 @@ def set_clock(redis: Any, prefix: str) -> SetClock:
     """Set Redis's clock: whatever the epoch says was earlier or later than it is, by as much."""
 
     async def move(by_ms: int) -> None:
-        await redis.hincrby(f"{prefix}epoch", "heartbeat_at", -by_ms)
+        for field in ("heartbeat_at", "held_since", "held_until"):
+            await redis.hincrby(f"{prefix}epoch", field, -by_ms)
         for owner, at in await redis.zrange(f"{prefix}processes", 0, -1, withscores=True):
             await redis.zadd(f"{prefix}processes", {owner: at - by_ms})
 
     return move
-
-
-class Stopwatch:
-    """A monotonic clock in milliseconds that the test winds on."""
-
-    def __init__(self) -> None:
-        self.ms = 5_000_000
-
-    def __call__(self) -> int:
-        return self.ms
 
 
 async def _recovered(store: RedisStore) -> Epoch:
@@ -121,9 +114,7 @@ async def test_a_server_that_forgot_the_clock_goes_on_from_what_a_process_knows(
     assert following.recovering
 
 
-async def test_a_clock_that_was_late_for_others_begins_an_epoch_that_waits_for_their_requests(
-    process: Process,
-) -> None:
+async def test_a_clock_that_was_late_for_others_begins_an_epoch(process: Process) -> None:
     clock = RedisClock()
     store, other = process("this", clock), process("other", RedisClock())
     before = await _recovered(store)
@@ -135,73 +126,86 @@ async def test_a_clock_that_was_late_for_others_begins_an_epoch_that_waits_for_t
     after = await _recovered(store)
 
     assert after.number > before.number
-    assert (await _recovered(other)).recovering
-
-
-@pytest.mark.parametrize("leap_ms", [2 * LEASE_MS, HOUR_MS])
-async def test_after_a_leap_nobody_claims_until_requests_in_flight_have_ended(
-    process: Process, set_clock: SetClock, redis: Any, prefix: str, leap_ms: int
-) -> None:
-    before = await _recovered(process("this", RedisClock()))
-    await set_clock(leap_ms)
-
-    after = await _recovered(process("this", _late(leap_ms, before.now)))
-
-    assert after.number > before.number
+    assert after.now >= before.now + HOUR_MS
     assert after.recovering
-    least_until, ends_at = await redis.hmget(f"{prefix}epoch", "least_until", "ends_at")
-    assert least_until == ends_at
-    jumped_by = int(await redis.hget(f"{prefix}epoch", "jumped_by"))
-    assert jumped_by == pytest.approx(leap_ms, abs=60_000)
+    assert not (await _recovered(other)).recovering
 
 
-async def test_a_silence_that_the_process_saw_pass_by_its_own_clock_is_no_leap(
-    process: Process, set_clock: SetClock
+@pytest.fixture
+def request_in_flight(
+    process: Process, seed: Seed, client: Client, set_clock: SetClock, redis: Any, prefix: str
+) -> Callable[..., Awaitable[RedisStore]]:
+    """A token is being presented while Redis's clock is set; gives another process, which may claim."""
+
+    async def begin(by_ms: int, *, is_gone: bool) -> RedisStore:
+        await seed("one")
+        holder, other = process("holder", RedisClock()), process("other", RedisClock())
+        await _recovered(holder)
+        await _recovered(other)
+        assert (await holder.claim(client, 10, "runner")).leases
+        await set_clock(by_ms)
+        packed = await redis.get(f"{prefix}grant:one")
+        fields = msgpack.unpackb(packed, raw=True)
+        fields[FIELDS.index("LEASE_UNTIL")] -= by_ms
+        fields[FIELDS.index("ACCESS_EXPIRES_AT")] -= by_ms
+        await redis.set(f"{prefix}grant:one", msgpack.packb(fields, use_bin_type=False))
+        await redis.zadd(f"{prefix}schedule:{client.name}", {"one": 1})
+        if is_gone:
+            await holder.leave()
+        else:
+            await _recovered(holder)
+        await _recovered(other)
+        return other
+
+    return begin
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_leap_does_not_end_the_lease_of_a_request_in_flight(
+    request_in_flight: Callable[..., Awaitable[RedisStore]],
+    client: Client,
+    redis: Any,
+    prefix: str,
+    *,
+    is_gone: bool,
 ) -> None:
-    clock = RedisClock()
-    store = process("this", clock)
-    before = await _recovered(store)
-    await set_clock(4_000)  # as if four seconds had passed, which this process's clock agrees with
+    other = await request_in_flight(HOUR_MS, is_gone=is_gone)
 
-    after = await _recovered(store)
+    claim = await other.claim(client, 10, "runner")
 
-    assert after.number > before.number
-    assert not after.recovering
+    assert not claim.recovering
+    assert claim.leases == []
+    await redis.hset(f"{prefix}epoch", "held_until", claim.now - 1)  # as a lease's length later
+    await redis.zadd(f"{prefix}schedule:{client.name}", {"one": 1})
+    assert [lease.grant.id for lease in (await other.claim(client, 10, "runner")).leases] == ["one"]
 
 
-async def test_a_leap_that_is_too_short_for_a_silence_begins_an_epoch_once_it_is_seen(
-    process: Process,
+async def test_a_second_epoch_soon_after_a_leap_keeps_that_lease(
+    request_in_flight: Callable[..., Awaitable[RedisStore]], client: Client, set_clock: SetClock
 ) -> None:
-    stopwatch = Stopwatch()
-    clock = RedisClock(stopwatch)
-    store = process("this", clock)
-    before = await _recovered(store)
-    clock.set(before.now + 2_500, asked_at=stopwatch.ms)
-    clock = RedisClock(stopwatch)
-    store = process("this", clock)
-    epoch = await _recovered(store)
-    clock._offset_ms = (epoch.now - 2_500) - stopwatch.ms  # noqa: SLF001 so it was before the leap
-
-    assert not (await store.heartbeat("")).recovering  # it sees the leap in this reply
-    after = await store.heartbeat("")
-
-    assert after.recovering
-    assert after.number > epoch.number
-
-
-async def test_a_process_whose_replies_are_slow_cannot_rule_out_a_leap(
-    process: Process, set_clock: SetClock
-) -> None:
-    stopwatch = Stopwatch()
-    clock = RedisClock(stopwatch)
-    store = process("this", clock)
-    epoch = await _recovered(store)
+    other = await request_in_flight(HOUR_MS, is_gone=True)
     await set_clock(4_000)
-    epoch = await store.heartbeat("")
-    stopwatch.ms += 1_000
-    clock.set(epoch.now + 1_500, asked_at=stopwatch.ms - 2_000)
+    await _recovered(other)
 
-    assert (await store.finish_recovery(epoch)).recovering
+    claim = await other.claim(client, 10, "runner")
+
+    assert not claim.recovering
+    assert claim.leases == []
+
+
+async def test_a_leap_is_told_once_by_whoever_sees_it(process: Process) -> None:
+    before = await process("this", RedisClock()).heartbeat("")
+    store = process("late", _late(HOUR_MS, before.now))
+
+    await store.heartbeat("")  # it sees the leap in this reply
+    told = (await store.heartbeat("")).jump
+    other = process("late too", _late(HOUR_MS, before.now))
+    await other.heartbeat("")
+    again = (await other.heartbeat("")).jump
+
+    assert told is not None
+    assert told.by_ms == pytest.approx(HOUR_MS, abs=60_000)
+    assert again == told
 
 
 async def test_the_status_names_how_the_clock_was_set_back(

@@ -26,8 +26,7 @@ The invariants, by number; a violation names one:
    about to end. A reply that nobody could read is kept, and its token is not presented again.
 10. The store's clock never runs back. A store that forgot its last writes goes on from what processes know.
 
-Leases are measured by a clock that nobody sets (1). A leap of the store's clock ends them early for others;
-nobody may claim until the requests under them have ended, by the first clock (7).
+Leases are measured by a clock that nobody sets. A leap of the store's clock ends none of them.
 
 The exceptions, each listed here and nowhere else; most are double faults:
 
@@ -71,7 +70,6 @@ BACK_US = 2_500_000  # who is back in reach offers what it holds within this, an
 SILENCE_US = 3_000_000  # without a word from any process: the next one begins an epoch
 PATIENCE_MS = 900_000  # the longest that the holder of an ended lease is waited for
 CLOCK_US = 100_000  # where the clock was set: it is slower than the true one by a hundredth, then
-SEEN_LEAP_US = 2_200_000  # a smaller one may go unseen: leases are long enough for it
 SPEAKS = {"heartbeat", "finish_recovery", "claim", "lease"}  # what ends a silence
 
 
@@ -181,7 +179,6 @@ class Judge(Witness):
         self._expected: set[str] = set()  # who must confirm it
         self._confirmed: set[str] = set()
         self._lasts_us = lease_us  # at most, as the store counts: a leap makes it shorter
-        self._ends_in_full = False  # requests in flight are waited for
         self.read_clock: Callable[[], int] = lambda: world.true_ms  # the store's
         self._last_ms = 0  # what it was at the last word
         self._ahead_ms = 0  # so far it was ahead of the true one then, or behind
@@ -422,12 +419,12 @@ class Judge(Witness):
             self._lasts_us -= gained_us
         margin_us = CLOCK_US if self.world.clock_was_set else 1_000
         if self.world.now_us - self._last_word_us + gained_us > SILENCE_US + margin_us:
-            self._begin_epoch(self._last_word_us + self._ahead_ms * 1000, in_full=gained_us > SEEN_LEAP_US)
+            self._begin_epoch(self._last_word_us + self._ahead_ms * 1000)
         self._slack_ms += max(-gained_us // 1000, 0)
         self._last_word_us = self.world.now_us
         self._last_ms, self._ahead_ms = now_ms, now_ms - self.world.true_ms
 
-    def _begin_epoch(self, last_word_us: int, *, in_full: bool = False) -> None:
+    def _begin_epoch(self, last_word_us: int) -> None:
         """Nobody may claim until those present then have confirmed it, or a lease's time has passed."""
         margin_us = CLOCK_US if self.world.clock_was_set else 0
         self._expected = {
@@ -436,7 +433,6 @@ class Judge(Witness):
         self._confirmed = set()
         self._epoch_began_us = self.world.now_us // 1000 * 1000
         self._lasts_us = self._lease_us - margin_us
-        self._ends_in_full = in_full and bool(self._expected)
 
     def _forget(self, before: Look, after: Look) -> None:
         for grant_id, packed in before.records.items():
@@ -508,9 +504,7 @@ class Judge(Witness):
         if self._epoch_began_us is None or self.world.now_us - self._epoch_began_us >= self._lasts_us:
             return
         missing = self._expected - self._confirmed
-        if self._ends_in_full:
-            self.fail(7, f"{process} claims, and requests from before the leap may be in flight")
-        elif process.name not in self._confirmed:
+        if process.name not in self._confirmed:
             self.fail(7, f"{process} claims in an epoch that it has not confirmed")
         elif missing:
             self.fail(7, f"{process} claims while {', '.join(sorted(missing))} has yet to confirm")

@@ -39,60 +39,47 @@ class Stopwatch:
         return self.ms
 
 
-def _told(stopwatch: Stopwatch, clock: RedisClock, told: int, *, took_ms: int = 0) -> bool:
-    return clock.set(told, asked_at=stopwatch.ms - took_ms)
-
-
 def test_time_that_passes_is_no_leap() -> None:
     stopwatch = Stopwatch()
     clock = RedisClock(stopwatch)
-    _told(stopwatch, clock, 1_000_000, took_ms=900)
+    clock.set(1_000_000, asked_at=stopwatch.ms - 900)
     stopwatch.ms += 3_600_000
 
-    assert not _told(stopwatch, clock, 1_000_000 + 3_600_000 + 1_800)
-    assert clock.leapt_within(60_000) is None
+    clock.set(1_000_000 + 3_600_000 + 1_800, asked_at=stopwatch.ms)
+
+    assert clock.take_leap() is None
 
 
-def test_a_clock_that_goes_on_by_more_than_time_has_passed_has_leapt() -> None:
+def test_a_clock_that_goes_on_by_more_than_time_has_passed_has_leapt_once() -> None:
     stopwatch = Stopwatch()
     clock = RedisClock(stopwatch)
-    _told(stopwatch, clock, 1_000_000)
+    clock.set(1_000_000, asked_at=stopwatch.ms)
     stopwatch.ms += 1_000
 
-    assert _told(stopwatch, clock, 1_000_000 + 1_000 + 5_000)
-    assert clock.leapt_within(60_000) == 5_000
-    stopwatch.ms += 60_001
-    assert clock.leapt_within(60_000) is None
+    clock.set(1_000_000 + 1_000 + 5_000, asked_at=stopwatch.ms)
+
+    assert clock.take_leap() == 5_000
+    assert clock.take_leap() is None
 
 
 def test_a_leap_is_seen_in_a_slow_reply_too_and_taken_over() -> None:
     stopwatch = Stopwatch()
     clock = RedisClock(stopwatch)
-    _told(stopwatch, clock, 1_000_000)
+    clock.set(1_000_000, asked_at=stopwatch.ms)
     stopwatch.ms += SLOW_REPLY_MS + 500
 
-    assert _told(stopwatch, clock, 1_100_000, took_ms=SLOW_REPLY_MS + 500)
+    clock.set(1_100_000, asked_at=stopwatch.ms - SLOW_REPLY_MS - 500)
+
+    assert clock.take_leap() == 100_000 - SLOW_REPLY_MS - 500
     assert clock.now() == 1_100_000
-
-
-def test_a_slow_reply_leaves_open_whether_there_was_a_leap_until_a_swift_one_comes() -> None:
-    stopwatch = Stopwatch()
-    clock = RedisClock(stopwatch)
-    _told(stopwatch, clock, 1_000_000)
-    stopwatch.ms += 2_000
-
-    assert not _told(stopwatch, clock, 1_002_000, took_ms=2_000)
-    assert clock.may_have_leapt_within(60_000) is not None
-    _told(stopwatch, clock, 1_002_001)
-    assert clock.may_have_leapt_within(60_000) is None
 
 
 def test_a_reply_that_a_later_one_overtook_does_not_set_the_clock() -> None:
     stopwatch = Stopwatch()
     clock = RedisClock(stopwatch)
-    _told(stopwatch, clock, 9_000_000)
+    clock.set(9_000_000, asked_at=stopwatch.ms)
 
-    _told(stopwatch, clock, 8_999_000)
+    clock.set(8_999_000, asked_at=stopwatch.ms)
 
     assert clock.now() == 9_000_000
 
@@ -101,7 +88,7 @@ def test_what_the_stores_clock_has_reached_is_what_was_told_and_most_of_the_time
     stopwatch = Stopwatch()
     clock = RedisClock(stopwatch)
     assert clock.at_least() is None
-    _told(stopwatch, clock, 9_000_000)
+    clock.set(9_000_000, asked_at=stopwatch.ms)
     assert clock.at_least() == 9_000_000
 
     stopwatch.ms += 100_000

@@ -44,34 +44,23 @@ class RedisClock:
         self._set_at = 0  # by the stopwatch
         self._told = 0  # the latest instant that the store named
         self._told_at = 0  # by the stopwatch
-        self._leapt_ms = 0
-        self._leapt_at = 0  # by the stopwatch
-        self._may_have_leapt_ms = 0  # by as much, for all that a slow reply shows
+        self._leapt_ms: int | None = None
 
-    def set(self, told: int, *, asked_at: int) -> bool:
-        """Take over the time of a reply that was just read, to a request that left at `asked_at`.
-
-        Returns whether the store's clock was seen to have leapt.
-        """
+    def set(self, told: int, *, asked_at: int) -> None:
+        """Take over the time of a reply that was just read, to a request that left at `asked_at`."""
         read_at = self.stopwatch()
         if told < self._told:  # a later reply overtook this one
-            return False
+            return
         self._told, self._told_at = told, read_at
         took_ms = read_at - asked_at
-        has_leapt = False
         if self._offset_ms is not None:
             unseen_ms = LEAST_LEAP_MS + self._late_ms + (read_at - self._set_at) // DRIFT
             leapt_ms = told - (self._offset_ms + read_at)
-            has_leapt = leapt_ms > unseen_ms
-            if not has_leapt and took_ms > SLOW_REPLY_MS:
-                if leapt_ms + took_ms > unseen_ms:
-                    self._may_have_leapt_ms = leapt_ms + took_ms
-                return False
-            if has_leapt:
-                self._leapt_ms, self._leapt_at = leapt_ms, read_at
+            if leapt_ms > unseen_ms:
+                self._leapt_ms = leapt_ms
+            elif took_ms > SLOW_REPLY_MS:
+                return
         self._offset_ms, self._late_ms, self._set_at = told - read_at, took_ms, read_at
-        self._may_have_leapt_ms = 0
-        return has_leapt
 
     def now(self) -> int:
         """Unix milliseconds.
@@ -98,12 +87,7 @@ class RedisClock:
         since_ms = self.stopwatch() - self._told_at
         return self._told + max(since_ms - LEAST_LEAP_MS - since_ms // SLOWER, 0)
 
-    def leapt_within(self, ms: int) -> int | None:
-        """By how much the store's clock leapt forward in the last `ms`; `None` if it was not seen to."""
-        if self._leapt_ms and self.stopwatch() - self._leapt_at <= ms:
-            return self._leapt_ms
-        return None
-
-    def may_have_leapt_within(self, ms: int) -> int | None:
-        """The same; also where a slow reply leaves it open."""
-        return self.leapt_within(ms) or self._may_have_leapt_ms or None
+    def take_leap(self) -> int | None:
+        """By how much the store's clock leapt forward since this was asked last; `None` if it did not."""
+        leapt_ms, self._leapt_ms = self._leapt_ms, None
+        return leapt_ms

@@ -243,8 +243,8 @@ class ClockJump:
         by = f"{abs(self.by_ms) / 1_000:.0f} s"
         if self.by_ms > 0:
             return (
-                f"Redis's clock was set forward by about {by}: nothing is claimed for the length of a lease,"
-                " until the requests that were in flight have ended; then grants are refreshed early"
+                f"Redis's clock was set forward by about {by}: grants are refreshed early, but those whose"
+                " requests were in flight keep their leases for a while"
             )
         return (
             f"Redis's clock was set back by about {by}: refreshes go on by the store's own clock, which is"

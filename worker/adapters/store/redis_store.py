@@ -94,7 +94,6 @@ class RedisStore:
         self._source = source
         self._owner = owner
         self._recovered_epoch = 0  # where this process may claim
-        self._noticed_in = 0  # the epoch in which this process claimed when it saw the clock leap
         self._claiming = Claiming(self._claim)
 
     async def claim(self, client: Client, limit: int, runner: str) -> Claim:
@@ -130,7 +129,7 @@ class RedisStore:
                 at_least=self._clock.at_least(),
             )
         )
-        self._set_clock(now, asked_at)
+        self._clock.set(now, asked_at=asked_at)
         return now, recovering, answers
 
     async def lease(
@@ -152,7 +151,7 @@ class RedisStore:
         )
         match answer:
             case [b"leased", now, packed, in_doubt]:
-                self._set_clock(now, asked_at)
+                self._clock.set(now, asked_at=asked_at)
                 lease = _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
                 return self._as_this_clock_counts(lease, asked_at)
             case [b"held", until]:
@@ -388,11 +387,10 @@ class RedisStore:
                 trouble=trouble or None,
                 untaken=tuple(untaken[:MOST_NAMED]),
                 at_least=self._clock.at_least(),
-                leapt_ms=self._clock.leapt_within(self._limits.lease_ms),
-                noticed_in=self._noticed_in,
+                leapt_ms=self._clock.take_leap(),
             )
         )
-        self._set_clock(now, asked_at)
+        self._clock.set(now, asked_at=asked_at)
         self._clock.ahead_ms = ahead_ms
         jump = ClockJump(jumped_at, jumped_by, ahead_ms) if jumped_at else None
         return Epoch(number, bool(recovering), began_at, now, jump)
@@ -405,7 +403,6 @@ class RedisStore:
                 recovery_ms=self._limits.lease_ms,
                 known_epoch=epoch.number,
                 at_least=self._clock.at_least(),
-                leapt_ms=self._clock.may_have_leapt_within(self._limits.lease_ms),
             )
         )
         self._recovered_epoch = epoch.number
@@ -425,10 +422,6 @@ class RedisStore:
         log.error("grant.unreadable", grant=problem.grant_id, problem=str(problem))
         with suppress(StoreUnavailableError):  # the other leases are worth more than a note
             await self._scripts.run(signatures.NoteUnreadable(id=problem.grant_id))
-
-    def _set_clock(self, now: int, asked_at: int) -> None:
-        if self._clock.set(now, asked_at=asked_at):
-            self._noticed_in = self._recovered_epoch
 
     def _as_this_clock_counts(self, lease: Lease, asked_at: int) -> Lease:
         """After a slow reply this clock may be late: a lease counts from when it was asked for."""

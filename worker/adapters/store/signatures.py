@@ -384,8 +384,7 @@ class Heartbeat(NamedTuple):
         trouble: why the process claims nothing; `None` where it claims.
         untaken: the grants whose answers the store fails at.
         at_least: what the store's clock has reached, as this process knows; `None` if it was never told.
-        leapt_ms: by how much the process saw the clock set forward, within the length of a lease; or `None`.
-        noticed_in: the epoch in which it had recovered when it saw that.
+        leapt_ms: by how much the process saw the clock leap since its last heartbeat; `None` if it did not.
         recovered_epoch: the epoch in which this process finished its recovery; 0 for none.
     """
 
@@ -395,7 +394,6 @@ class Heartbeat(NamedTuple):
     untaken: tuple[str, ...] = ()
     at_least: int | None = None
     leapt_ms: int | None = None
-    noticed_in: int | None = None
     recovered_epoch: int = 0
 
 
@@ -406,14 +404,12 @@ class FinishRecovery(NamedTuple):
         recovery_ms: the longest that a recovery takes.
         known_epoch: the epoch that the process recovered in.
         at_least: as in `Heartbeat`.
-        leapt_ms: the same; it may also be that the clock was set forward, and the process cannot tell.
     """
 
     owner: str
     recovery_ms: int
     known_epoch: int
     at_least: int | None = None
-    leapt_ms: int | None = None
 
 
 class NameInstance(NamedTuple):

@@ -2,8 +2,7 @@
 --
 -- Returns {epoch, recovering}. A process that recovered in an earlier epoch is not noted.
 
-local now, number, recovering = epoch(recovery_ms, at_least, known_epoch)
-if leapt_ms then wait_for_requests(now, number, recovering, leapt_ms, nil, recovery_ms) end
+local _, number = epoch(recovery_ms, at_least, known_epoch)
 if number == known_epoch then redis.call('SADD', P .. 'recovered', owner) end
-local _, following, still_recovering = epoch(recovery_ms, at_least, known_epoch)
-return {following, still_recovering and 1 or 0}
+local _, following, recovering = epoch(recovery_ms, at_least, known_epoch)
+return {following, recovering and 1 or 0}

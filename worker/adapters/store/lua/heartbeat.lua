@@ -3,10 +3,17 @@
 -- Returns {now, epoch, recovering, when this store began (0 where an earlier release began it), how far its clock is ahead
 -- of Redis's, when Redis's clock was last set (0 for never), by how much}.
 
-local now, number, recovering = epoch(recovery_ms, at_least, recovered_epoch)
-if leapt_ms then
-  number, recovering = wait_for_requests(now, number, recovering, leapt_ms, noticed_in, recovery_ms)
+local LEAP_MEMORY_MS = 60000
+
+-- Every process tells of the same leap.
+local function note_leap(now, by_ms)
+  local known = redis.call('HMGET', P .. 'epoch', 'jumped_at', 'jumped_by')
+  local is_noted = known[1] and tonumber(known[2]) > 0 and now - tonumber(known[1]) < LEAP_MEMORY_MS
+  if not is_noted then note_jump(now, by_ms) end
 end
+
+local now, number, recovering = epoch(recovery_ms, at_least, recovered_epoch)
+if leapt_ms then note_leap(now, leapt_ms) end
 redis.call('ZADD', P .. 'processes', digits(now), owner)
 if trouble then
   redis.call('HSET', P .. 'troubles', owner, trouble)

@@ -77,7 +77,8 @@
 --                          seen since then), least_until and ends_at (of the recovery), began_at (when the first
 --                          process reached this store; a store that was flushed begins anew), meets_at (when
 --                          Redis's clock meets the store's again: see `now_us`), jumped_at and jumped_by (when and by
---                          how much Redis's clock was last set, back where that is negative).
+--                          how much Redis's clock was last set, back where that is negative), held_since and held_until
+--                          (leases that end after the first hold until the second: see `lease_end`).
 -- processes        zset    Processes, by their last heartbeat. Written by heartbeat and leave. A member lives until it
 --                          leaves, or until the first epoch that begins a day after its last heartbeat.
 -- recovered        set     Processes that finished recovery in this epoch. Written by finish_recovery and leave.
@@ -283,11 +284,22 @@ local PATIENCE_MS = 900000
 -- as much unnoticed, so such a holder is waited for at least as long.
 local SILENCE_MS = 3000
 
+-- Redis's clock may have been set forward when an epoch began. Leases that were running at the last heartbeat before it
+-- then ended at once, under their requests. So they hold for a lease's length from the epoch's beginning. Known once
+-- `epoch` was called.
+local held_since, held_until = 0, 0
+
+local function lease_end(r)
+  return r[LEASE_UNTIL] > held_since and math.max(r[LEASE_UNTIL], held_until) or r[LEASE_UNTIL]
+end
+
 local function claimable_from(r)
   local holder = r[INTENT] and r[LEASE_OWNER]
-  if not holder or not redis.call('ZSCORE', P .. 'processes', holder) then return r[LEASE_UNTIL] end
+  if not holder then return r[LEASE_UNTIL] end
+  if not redis.call('ZSCORE', P .. 'processes', holder) then return lease_end(r) end
   local life_left = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - r[LEASE_UNTIL] or NO_END
-  return r[LEASE_UNTIL] + math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), SILENCE_MS))
+  local patience_ms = math.min(PATIENCE_MS, math.max(math.floor(life_left / 2), SILENCE_MS))
+  return math.max(r[LEASE_UNTIL] + patience_ms, lease_end(r))
 end
 
 -- Lease some of one client's grants, hundreds at most, by their fronts. Lease and intent are one write: from here on
@@ -543,11 +555,15 @@ local function all_recovered(seen_since)
 end
 
 -- The recovery waits for processes seen shortly before the last heartbeat of any: a store that was away saw nobody.
-local function begin_epoch(number, run, least_ms, now, last_heartbeat_at, recovery_ms)
+local function begin_epoch(number, run, waits, now, last_heartbeat_at, recovery_ms)
+  local somebody = redis.call('ZCARD', P .. 'processes') > 0
+  local least_ms = waits and somebody and LEAST_RECOVERY_MS or 0
+  if held_until <= last_heartbeat_at then held_since = last_heartbeat_at end
+  held_until = now + recovery_ms
   -- First, for it takes memory: a store that has none refuses the script here, and not once it has removed something.
   redis.call('HSET', P .. 'epoch', 'number', digits(number), LIFE, run,
     'seen_since', digits(last_heartbeat_at - recovery_ms), 'least_until', digits(now + least_ms),
-    'ends_at', digits(now + recovery_ms))
+    'ends_at', digits(now + recovery_ms), 'held_since', digits(held_since), 'held_until', digits(held_until))
   rebuild_agenda(now)
   -- A runner that goes on takes its place again with its next claim. Others gave up while the store was away, or the
   -- broker has lost them: a place that is kept for such a one would hold up everything that is due.
@@ -569,28 +585,20 @@ local function go_on_from(at, now)
   note_jump(at, now - at)
 end
 
--- The least that a recovery takes. It takes the length of a lease, in which every request in flight ends, where leases
--- may end too soon: the store's clock was late when they were given, or was set forward (see `wait_for_requests`).
-local function least_recovery_ms(restarted, was_late, ends_at, recovery_ms)
-  local waits_until = ends_at > 0 and tonumber(redis.call('HGET', P .. 'epoch', 'least_until'))
-  local gave_leases = not restarted and (not waits_until or waits_until == ends_at - recovery_ms)
-  if was_late and gave_leases or waits_until == ends_at then return recovery_ms end
-  local somebody = redis.call('ZCARD', P .. 'processes') > 0
-  return (restarted or waits_until) and somebody and LEAST_RECOVERY_MS or 0
-end
-
 -- The store's clock, the epoch's number, and whether it is still recovering. `at_least` is what the caller knows of the
 -- clock: it was told as much before, or its own says that so much time has passed. `recovered_in` is the epoch in which it
 -- may claim; a store that has forgotten it does not use its number again.
 local function epoch(recovery_ms, at_least, recovered_in)
   local key, run = P .. 'epoch', INSTANCE and instance() or run_id()
-  local known = redis.call('HMGET', key, 'number', LIFE, 'heartbeat_at', 'ends_at', 'meets_at')
+  local known = redis.call('HMGET', key, 'number', LIFE, 'heartbeat_at', 'ends_at', 'meets_at', 'held_since',
+    'held_until')
   know_clock(known[5])
+  held_since, held_until = tonumber(known[6] or '0'), tonumber(known[7] or '0')
   local now = now_ms()
   local number, ends_at = tonumber(known[1] or '0'), tonumber(known[4] or '0')
   if not known[1] then redis.call('HSET', key, 'began_at', digits(now)) end
   local restarted, last_heartbeat_at = known[2] ~= run, tonumber(known[3] or now)
-  -- Whether others may have leases from a clock that was late: only this caller shows it.
+  -- Whether only this caller knows that the clock was late: leases that others were given meanwhile end too soon.
   local was_late = last_heartbeat_at <= now and (at_least or 0) > now
   local reached = math.max(last_heartbeat_at, at_least or 0)
   if reached > now then
@@ -598,10 +606,10 @@ local function epoch(recovery_ms, at_least, recovered_in)
     now = reached
   end
   if restarted or was_late or now - last_heartbeat_at > SILENCE_MS then
-    local least_ms = least_recovery_ms(restarted, was_late, ends_at, recovery_ms)
+    local waits = restarted or ends_at > 0
     number = math.max(number + 1, now, recovered_in + 1)
     ends_at = now + recovery_ms
-    begin_epoch(number, run, least_ms, now, last_heartbeat_at, recovery_ms)
+    begin_epoch(number, run, waits, now, last_heartbeat_at, recovery_ms)
   end
   redis.call('HSET', key, 'heartbeat_at', digits(now))
   if ends_at == 0 then return now, number, false end
@@ -611,20 +619,4 @@ local function epoch(recovery_ms, at_least, recovered_in)
   end
   redis.call('HDEL', key, 'ends_at')
   return now, number, false
-end
-
--- A process noticed that the clock was set forward by `leapt_ms`. Leases of requests in flight ran out at once: nobody
--- claims until those requests must have ended. `noticed_in` is the epoch in which it noticed, nil for an earlier one.
-local function wait_for_requests(now, number, recovering, leapt_ms, noticed_in, recovery_ms)
-  local known = redis.call('HMGET', P .. 'epoch', 'jumped_at', 'jumped_by', LIFE, 'ends_at')
-  local is_noted = known[1] and tonumber(known[2]) > 0 and now - tonumber(known[1]) < recovery_ms
-  if not is_noted then note_jump(now, leapt_ms) end
-  if recovering then
-    redis.call('HSET', P .. 'epoch', 'least_until', known[4])
-    return number, true
-  end
-  if noticed_in ~= number then return number, false end
-  number = math.max(number + 1, now)
-  begin_epoch(number, known[3], recovery_ms, now, now - leapt_ms, recovery_ms)
-  return number, true
 end
