@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tests.simulation import clock_stories, stories
+from tests.simulation import clock_stories, promise_stories, stories
 from tests.simulation.deployment import Parts
 from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
@@ -16,6 +16,7 @@ from tests.simulation.stories import Tale
 from worker.core.grant import Status
 from worker.core.ports import (
     Commit,
+    Epoch,
     FailureOf,
     FailureVerdict,
     KeptReply,
@@ -44,7 +45,7 @@ class Mutant:
 
 
 def _numbers(breaks: str) -> frozenset[int]:
-    """The invariants, a digit each; `a` is the tenth."""
+    """The invariants, a digit each; `a` is the tenth, `b` the eleventh."""
     return frozenset(int(each, 16) for each in breaks)
 
 
@@ -198,6 +199,13 @@ def _other_journals_are_not_looked_at(parts: Parts) -> None:
     parts.replace(parts.directory, "look", lambda own: None)  # noqa: ARG005
 
 
+def _promises_are_not_given_back(parts: Parts) -> None:
+    async def nothing(epoch: Epoch) -> None:
+        del epoch
+
+    parts.replace(parts.recovery._promises, "give_back", nothing)  # noqa: SLF001 no other part has it
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """One mechanism taken away.
@@ -225,7 +233,7 @@ _FOLLOWS: Final = _replacing(EVERY, {"if reached > now then": "if false then"})
 
 LOSSES: Final = (
     *(
-        _loss(f"the store's clock follows Redis's and {tale.name}", "a", tale, patch=_FOLLOWS)
+        _loss(f"the store's clock follows Redis's and {tale.name}", "b", tale, patch=_FOLLOWS)
         for tale in (
             clock_stories.BACK_WHILE_IDLE,
             clock_stories.BACK_IN_FLIGHT,
@@ -234,7 +242,7 @@ LOSSES: Final = (
     ),
     _loss(
         "what a process knows of the clock is not heard",
-        "a",
+        "b",
         clock_stories.BACK_WITH_A_RESTART,
         patch=_replacing(EVERY, {"at_least or 0": "0"}),
     ),
@@ -379,6 +387,63 @@ LOSSES: Final = (
             {"if redis.call('HGET', endpoint, 'suspect') == grant then return true end": ""},
         ),
     ),
+    _loss(
+        "a promise puts no refresh off",
+        "a",
+        promise_stories.DUE,
+        patch=_replacing("hand_out", {"if due_at < promised_until then": "if false then"}),
+    ),
+    _loss(
+        "a grant that is resumed is due before its promise ends",
+        "a",
+        promise_stories.RESUMED,
+        patch=_replacing(EVERY, {"math.max(due_at, r[PROMISED_UNTIL] or 0)": "due_at"}),
+    ),
+    _loss(
+        "a lease for a caller ends another's promise",
+        "a",
+        promise_stories.ON_DEMAND,
+        patch=_replacing("lease", {"if is_promised(whole, now) and not overrides then": "if false then"}),
+    ),
+    _loss(
+        "a probe takes a grant whose token is promised",
+        "a",
+        promise_stories.PROBED,
+        patch=_replacing("claim", {"if not (r and is_promised(r, now)) then": "if true then"}),
+    ),
+    _loss(
+        "a token is promised under a refresh",
+        "a",
+        promise_stories.UNDER_WAY,
+        patch=_replacing(
+            "hand_out", {"if free_at > now then": "if false then", "if r[INTENT] then": "if false then"}
+        ),
+    ),
+    _loss(
+        "a token is promised that may be dead",
+        "a",
+        promise_stories.IN_DOUBT,
+        patch=_replacing("hand_out", {"if r[INTENT] then": "if false then"}),
+    ),
+    _loss(
+        "a token is promised while the store recovers",
+        "a",
+        promise_stories.FORGOTTEN_LEASE,
+        patch=_replacing("hand_out", {"if recovering then": "if false then"}),
+    ),
+    _loss(
+        "promises put a refresh off for ever",
+        "a",
+        promise_stories.PUT_OFF,
+        patch=_replacing("hand_out", {"math.min(ends_at, r[PROMISABLE_UNTIL])": "ends_at"}),
+    ),
+    _loss("promises are not given back", "a", promise_stories.FORGOTTEN, mutate=_promises_are_not_given_back),
+    _loss(
+        "every refused token is refreshed",
+        "a",
+        promise_stories.REFUSED,
+        patch=_replacing("lease", {"if allowed_at > now then": "if false then"}),
+    ),
 )
 
 MUTANTS: Final = (
@@ -388,10 +453,10 @@ MUTANTS: Final = (
         ["clock set", "provider slow"],
         patch=_LEAPS_END_LEASES,
     ),
-    _mutant("the store's clock follows Redis's", "a", ["clock set"], patch=_FOLLOWS),
+    _mutant("the store's clock follows Redis's", "b", ["clock set"], patch=_FOLLOWS),
     _mutant(
         "what processes know of the clock is not heard",
-        "a",
+        "b",
         ["restart with another clock"],
         patch=_replacing(EVERY, {"at_least or 0": "0"}),
     ),

@@ -107,18 +107,24 @@ class Run(Scene):
         clocks = dice(seed + 0.5)  # of their own: without them a run is what it would be
         if clocks.random() < clock_share:
             self.faults += [clocks.choice(list(CLOCK_FAULTS)) for _ in range(clocks.choice([1, 1, 2]))]
+        self.callers = rng.choice([0, 1, 1, 2, 3])
         self.strikes: list[Strike] = []
         self.generation = dict.fromkeys(self.grants, 0)
 
     def simulate(self) -> Report:
         """Run it to its end."""
-        return self.go(self.seed, f"{self.terms}, {self.workers} workers; {', '.join(self.faults)}")
+        return self.go(
+            self.seed,
+            f"{self.terms}, {self.workers} workers, {self.callers} callers; {', '.join(self.faults)}",
+        )
 
     def play(self) -> None:
         rng = self.rng
         self.bring([rng.uniform(0.2, 0.9) for _ in self.grants])
         for _ in range(self.workers):
             self.deployment.start_worker(rng.choice(self.disks))
+        for _ in range(self.callers):
+            self.deployment.start_caller(rng.choice(self.deployment.started()), self.grants)
         self.strikes = [
             Strike(
                 rng.randint(1, 50 * CLAIMS_WORTH),
@@ -130,6 +136,7 @@ class Run(Scene):
         end_us = self.world.now_us + int(rng.uniform(4, 14) * 1e6)
         self.world.run(lambda: self.world.now_us >= end_us)
         self.strikes.clear()
+        self.deployment.takes_tokens = False
         self._random.slow_share = 0.0
 
     def after_step(self, step: Step) -> None:

@@ -28,13 +28,16 @@ from worker.adapters.log_observer import LogObserver
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
 from worker.core import ports
 from worker.core.policy import Rules
+from worker.core.promises import PromiseStore
 from worker.core.registry import Registry, RunnerPlaces
+from worker.fleet.handing_out import HandingOut
 from worker.fleet.kept_replies import KeptReplies
 from worker.fleet.resealing import Resealing
 from worker.fleet.revoking import Revoking
@@ -48,6 +51,7 @@ from worker.recovery.replay import Replay
 from worker.recovery.takeover import Takeover
 from worker.refresher import Effort, Refresher
 from worker.refreshing.answers import Answers
+from worker.refreshing.promises_given import PromisesGiven
 from worker.runtime import timing
 from worker.runtime.clients import ConfiguredClients
 from worker.runtime.connections import connect
@@ -75,6 +79,7 @@ class Ports:
     store: ports.Store
     places: RunnerPlaces
     registry: Registry
+    promises: PromiseStore
     endpoint: ports.TokenEndpoint
     sealer: ports.Sealer
     journal: ports.Journal
@@ -100,6 +105,7 @@ class Assembly:
     takeover: Takeover
     membership: Membership
     tokens: Tokens
+    handing_out: HandingOut
     revoking: Revoking
     sweeping: Sweeping
 
@@ -125,6 +131,7 @@ def assemble(given: Ports) -> Assembly:
         observer=observer,
         is_away=lambda: heartbeat.is_away,
     )
+    promises_given = PromisesGiven(given.promises)
     replay = Replay(answers)
     takeover = Takeover(owner=given.owner, store=store, replay=replay, directory=given.directory)
     recovery = Recovery(
@@ -133,6 +140,7 @@ def assemble(given: Ports) -> Assembly:
         journal=journal,
         replay=replay,
         takeover=takeover,
+        promises=promises_given,
         held=refresher.held,
         observer=observer,
         examine=given.examine,
@@ -150,6 +158,15 @@ def assemble(given: Ports) -> Assembly:
         journal=journal,
         answers=answers,
         refresher=refresher,
+        clients=given.clients,
+        rules=given.rules,
+        lease_ms=given.lease_ms,
+    )
+    handing_out = HandingOut(
+        promises=given.promises,
+        promises_given=promises_given,
+        registry=given.registry,
+        tokens=tokens,
         clients=given.clients,
         sealer=given.sealer,
         rules=given.rules,
@@ -173,7 +190,9 @@ def assemble(given: Ports) -> Assembly:
         place_ms=given.lease_ms,
         run_seconds=timing.RUN_SECONDS,
     )
-    return Assembly(answers, refresher, recovery, takeover, membership, tokens, revoking, sweeping)
+    return Assembly(
+        answers, refresher, recovery, takeover, membership, tokens, handing_out, revoking, sweeping
+    )
 
 
 @dataclass(frozen=True)
@@ -196,6 +215,7 @@ class Runtime:
     refresher: Refresher
     rules: Rules
     tokens: Tokens
+    handing_out: HandingOut
     revoking: Revoking
     sweeping: Sweeping
     kept_replies: KeptReplies
@@ -240,6 +260,9 @@ async def open_runtime(
             store=store,
             places=store,
             registry=(registry := RedisRegistry(redis, scripts, prefix)),
+            promises=RedisPromises(
+                scripts, clock=clock, audit_kept=settings.audit_kept, recovery_ms=timing.lease_ms(settings)
+            ),
             endpoint=endpoint,
             sealer=deployment.keys,
             journal=journal,
@@ -278,6 +301,7 @@ async def open_runtime(
             refresher=process.refresher,
             rules=given.rules,
             tokens=process.tokens,
+            handing_out=process.handing_out,
             revoking=process.revoking,
             sweeping=process.sweeping,
             kept_replies=KeptReplies(
