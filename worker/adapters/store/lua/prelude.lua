@@ -585,15 +585,19 @@ local function all_recovered(seen_since)
   return true
 end
 
--- The recovery waits for processes seen shortly before the last heartbeat of any: a store that was away saw nobody.
-local function begin_epoch(number, run, waits, now, last_heartbeat_at, recovery_ms)
+-- The recovery waits for processes seen shortly before the last heartbeat of any: a store that was away saw nobody. One
+-- that begins before another has ended waits for those of the other, too.
+local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recovery_ms)
+  local before = redis.call('HMGET', P .. 'epoch', 'ends_at', 'seen_since')
+  local seen_since = last_heartbeat_at - recovery_ms
+  if before[1] then seen_since = math.min(seen_since, tonumber(before[2])) end
   local somebody = redis.call('ZCARD', P .. 'processes') > 0
-  local least_ms = waits and somebody and LEAST_RECOVERY_MS or 0
+  local least_ms = (restarted or before[1]) and somebody and LEAST_RECOVERY_MS or 0
   if held_until <= last_heartbeat_at then held_since = last_heartbeat_at end
   held_until = now + recovery_ms
   -- First, for it takes memory: a store that has none refuses the script here, and not once it has removed something.
   redis.call('HSET', P .. 'epoch', 'number', digits(number), LIFE, run,
-    'seen_since', digits(last_heartbeat_at - recovery_ms), 'least_until', digits(now + least_ms),
+    'seen_since', digits(seen_since), 'least_until', digits(now + least_ms),
     'ends_at', digits(now + recovery_ms), 'held_since', digits(held_since), 'held_until', digits(held_until))
   rebuild_agenda(now)
   -- A runner that goes on takes its place again with its next claim. Others gave up while the store was away, or the
@@ -637,10 +641,9 @@ local function epoch(recovery_ms, at_least, recovered_in)
     now = reached
   end
   if restarted or was_late or now - last_heartbeat_at > SILENCE_MS then
-    local waits = restarted or ends_at > 0
     number = math.max(number + 1, now, recovered_in + 1)
     ends_at = now + recovery_ms
-    begin_epoch(number, run, waits, now, last_heartbeat_at, recovery_ms)
+    begin_epoch(number, run, restarted, now, last_heartbeat_at, recovery_ms)
   end
   redis.call('HSET', key, 'heartbeat_at', digits(now))
   if ends_at == 0 then return now, number, false end
