@@ -1410,8 +1410,8 @@ async def test_answers_that_are_being_stored_keep_nobody_from_a_turn_up_to_a_num
 
     gate.watch = hold_commits
     draining = asyncio.create_task(_drain(refresher))
-    # Four may be in flight, eight more wait for a slot, and eight are being stored. Room for a single grant is
-    # not worth a claim, so one of the twenty may be missing.
+    # Four may be in flight, eight more wait for a slot, and eight are being stored. Room for a single grant
+    # is not worth a claim, so one of the twenty may be missing.
     await _wait_for(lambda: sum(len(list(sandbox.log(grant.id))) for grant in grants) >= 19)
     assert len(refresher.held()) <= 20
     let_pass.set()

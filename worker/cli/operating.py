@@ -113,10 +113,19 @@ def _selection(status: str | None, client: str | None, labels: Sequence[str] | N
 
     if status is None and client is None and not labels:
         return None
-    given = [_label(text) for text in labels or ()]
+    return Selection(client, status_of(status), labels_of(labels))
+
+
+def labels_of(texts: Sequence[str] | None) -> dict[str, str]:
+    """The labels that `--label` names.
+
+    Raises:
+        CommandError: they are none, or one is named twice.
+    """
+    given = [_label(text) for text in texts or ()]
     if len(dict(given)) < len(given):
         raise CommandError("--label takes each KEY once: a grant has one value for it", SETTINGS)
-    return Selection(client, status_of(status), dict(given))
+    return dict(given)
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ instead: changes are atomic like the refresher's, reads may be a moment old. Whe
 each method raises `StoreUnavailableError`.
 """
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from worker.core.lifecycle import Change
 from worker.core.ports import Lease
 from worker.core.providers import Client
 
+MOST_OF_A_STREAM_ID = 2**63
 UNREADABLE = "its record cannot be read"
 WAY_OUT = "Put the grant in anew (`evergrant grants import --replace`), or `evergrant grants delete` it."
 
@@ -115,6 +117,18 @@ class StoredGrant:
     grant: Grant
     due_at: int | None
     lease_until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantPage:
+    """Some of a client's grants, in the order of their ids.
+
+    Attributes:
+        last: the id after which the next page begins; `None` where there is none.
+    """
+
+    grants: Sequence[StoredGrant]
+    last: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +244,12 @@ class StoredReply:
     access_expires_at: int | None
 
 
+def is_stream_id(text: str) -> bool:
+    """Whether a text names a place in a stream: `1795322840527-0`, or `1795322840527`."""
+    match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", text, re.ASCII)
+    return match is not None and all(int(part or 0) < MOST_OF_A_STREAM_ID for part in match.groups())
+
+
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
     """One event: its id in the stream, and the CloudEvent."""
@@ -277,6 +297,15 @@ class Registry(Protocol):
         self, client: str | None = None, *, unreadable: OnUnreadable = refuse_unreadable
     ) -> AsyncIterator[StoredGrant]:
         """Every grant, or every grant of a client, in no particular order."""
+
+    async def page(
+        self, client: str, after: str, most: int, *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> GrantPage:
+        """The grants of a client that follow the id `after`, in the order of their ids; `""` begins.
+
+        The order of a client's grants changes with no refresh: whoever pages through them meets each grant
+        that is there all the while, once.
+        """
 
     async def needing_attention(
         self, most: int, *, unreadable: OnUnreadable = refuse_unreadable
@@ -390,6 +419,9 @@ class EventStream(Protocol):
 
     async def read(self, since: str, *, most: int = 500, wait_ms: int | None = None) -> Sequence[StreamEntry]:
         """Events after the stream id `since`, oldest first; waits for one where `wait_ms` is given."""
+
+    async def read_back(self, before: str | None, *, most: int) -> Sequence[StreamEntry]:
+        """Events before a stream id, newest first; `None` begins with the last one."""
 
     async def last_id(self) -> str:
         """The stream id to start from for what is still to come."""

@@ -25,6 +25,7 @@ from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.log_observer import LogObserver
+from worker.adapters.store.api_keys import RedisApiKeys
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
@@ -35,7 +36,10 @@ from worker.adapters.store.scripts import Scripts
 from worker.core import ports
 from worker.core.policy import Rules
 from worker.core.registry import Registry, RunnerPlaces
+from worker.fleet.api_keys import ApiKeys
+from worker.fleet.depositing import Depositing
 from worker.fleet.kept_replies import KeptReplies
+from worker.fleet.listing import Listing
 from worker.fleet.resealing import Resealing
 from worker.fleet.revoking import Revoking
 from worker.fleet.sweeping import Sweeping
@@ -200,6 +204,9 @@ class Runtime:
     sweeping: Sweeping
     kept_replies: KeptReplies
     resealing: Resealing
+    api_keys: ApiKeys
+    listing: Listing
+    depositing: Depositing
 
 
 @asynccontextmanager
@@ -259,6 +266,7 @@ async def open_runtime(
             examine=None if watch is None else watch.refusal,
         )
         process = assemble(given)
+        fleet_state = RedisFleetState(redis, prefix)
         events_kept = timing.store_limits(settings).events_kept
         replies = RedisReplies(redis, scripts, prefix, source=source, events_kept=events_kept)
         yield Runtime(
@@ -266,7 +274,7 @@ async def open_runtime(
             redis=redis,
             store=store,
             registry=registry,
-            fleet_state=RedisFleetState(redis, prefix),
+            fleet_state=fleet_state,
             replies=replies,
             event_stream=RedisEventStream(redis, prefix),
             clients=clients,
@@ -294,6 +302,16 @@ async def open_runtime(
                 replies=replies,
                 sealer=given.sealer,
                 patience_seconds=2 * given.lease_ms / 1000,
+            ),
+            api_keys=ApiKeys(RedisApiKeys(redis, scripts, prefix), registry.now),
+            listing=Listing(registry, fleet_state),
+            depositing=Depositing(
+                registry=registry,
+                sealer=given.sealer,
+                clients=clients,
+                rules=given.rules,
+                answers=process.answers,
+                keep_reply=store.keep_reply,
             ),
         )
 

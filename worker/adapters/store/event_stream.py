@@ -34,6 +34,11 @@ class RedisEventStream:
             entries = _entries_of(answer)
         return [StreamEntry(entry_id.decode(), json.loads(fields[b"event"])) for entry_id, fields in entries]
 
+    async def read_back(self, before: str | None, *, most: int) -> list[StreamEntry]:
+        """Events before a stream id, newest first; `None` begins with the last one."""
+        entries = await self._redis.xrevrange(self._key, max=f"({before}" if before else "+", count=most)
+        return [StreamEntry(entry_id.decode(), json.loads(fields[b"event"])) for entry_id, fields in entries]
+
     async def last_id(self) -> str:
         """The stream id after which only new events come."""
         last = await self._redis.xrevrange(self._key, count=1)

@@ -16,6 +16,7 @@ from worker.core.grant import Grant, Status
 from worker.core.lifecycle import NO_END, Change
 from worker.core.ports import Lease
 from worker.core.registry import (
+    GrantPage,
     ImportResult,
     ImportVerdict,
     OnUnreadable,
@@ -126,6 +127,38 @@ class RedisRegistry:
                 seen.update(grant_id for grant_id, _ in fresh)
                 for stored in await read_grants(self._redis, self._prefix, fresh, unreadable):
                     yield stored
+                if cursor == 0:
+                    break
+
+    async def page(
+        self, client: str, after: str, most: int, *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> GrantPage:
+        """The grants of a client that follow the id `after`, in the order of their ids; `""` begins."""
+        if not after:
+            await self._complete_index(client)
+        index, schedule = self._key("ids:" + client), self._key("schedule:" + client)
+        begin = "(" + after if after else "-"
+        ids = await self._redis.zrange(index, begin, "+", bylex=True, offset=0, num=most)
+        if not ids:
+            return GrantPage([], None)
+        scores = await self._redis.together([("zscore", (schedule, each), {}) for each in ids])
+        found = [(each, score) for each, score in zip(ids, scores, strict=True) if score is not None]
+        grants = await read_grants(self._redis, self._prefix, found, unreadable)
+        return GrantPage(grants, ids[-1].decode() if len(ids) == most else None)
+
+    async def _complete_index(self, client: str) -> None:
+        """Index what an earlier release stored, which kept no index; the sizes tell."""
+        index, schedule = self._key("ids:" + client), self._key("schedule:" + client)
+        sizes = await self._redis.together([("zcard", (index,), {}), ("zcard", (schedule,), {})])
+        if sizes[0] == sizes[1]:
+            return
+        for key in (schedule, index):
+            cursor = 0
+            while True:
+                cursor, found = await self._redis.zscan(key, cursor, count=PAGE)
+                ids = tuple(each.decode() for each, _ in found)
+                if ids:
+                    await self._scripts.run(signatures.IndexGrants(client, ids))
                 if cursor == 0:
                     break
 

@@ -492,6 +492,41 @@ class ForgetRevoked(NamedTuple):
     sealed: bytes
 
 
+class IndexGrants(NamedTuple):
+    """Put some grants into the order of a client's ids, or take them out, by whether the client has them."""
+
+    client: str
+    ids: tuple[str, ...]
+
+
+class AddApiKey(NamedTuple):
+    """Store an API key.
+
+    Attributes:
+        packed: what is stored of it (api_keys.py).
+    """
+
+    id: str
+    packed: bytes
+
+
+class RemoveApiKey(NamedTuple):
+    """Forget an API key."""
+
+    id: str
+
+
+class NoteKeyUse(NamedTuple):
+    """Note that an API key was used now.
+
+    Attributes:
+        pause_ms: how long the last use must be ago to be written anew.
+    """
+
+    id: str
+    pause_ms: int
+
+
 class NoteUnreadable(NamedTuple):
     """Note that a grant's record could not be read."""
 
@@ -527,6 +562,10 @@ Call = (
     | ResealGrant
     | ResealReply
     | NoteUnreadable
+    | IndexGrants
+    | AddApiKey
+    | RemoveApiKey
+    | NoteKeyUse
 )
 
 

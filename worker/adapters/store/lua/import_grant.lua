@@ -42,7 +42,7 @@ if old then
     keep_reply(old)
   end
   count(old[CLIENT], 'grants:' .. old[STATUS], -1)
-  redis.call('ZREM', schedule_key(old[CLIENT]), id)
+  delist(old[CLIENT], id)
   keep_lease(old)
 elseif replaces then
   return {'moved', 0, ''}
@@ -55,6 +55,7 @@ redis.call('SADD', P .. 'clients', new[CLIENT])
 forget_unreadable(id)
 save(id, new)
 count(new[CLIENT], 'grants:' .. new[STATUS], 1)
+enlist(new[CLIENT], id)
 schedule(id, new, due_at)
 note_attention(id, attention_at)
 return {'stored', new[VERSION], new[LINEAGE]}

@@ -16,6 +16,9 @@
 --                          Written by delete_grant and forget_revoked. Expires when that lease ends.
 -- schedule:CLIENT  zset    Every grant of a client, by when it is due; +inf where it is failed, paused or never due.
 --                          Written with each record. A member lives as long as its grant.
+-- ids:CLIENT       zset    Every grant of a client, in the order of their ids: all scores are 0. Listings read it.
+--                          Written by imports and deletions, and by index_grants where an earlier release wrote none.
+--                          A member lives as long as its grant.
 -- agenda           zset    Every client, by when it is to be looked at: no later than its first grant is due; +inf where
 --                          nothing of it ever is. Written with each schedule. Rebuilt from `clients` when an epoch
 --                          begins, and when it has fewer members than they. Lives for ever.
@@ -85,6 +88,11 @@
 -- untaken          hash    For each process, the grants whose answers the store fails at, packed; its fields are the
 --                          processes. Written by heartbeat and leave. A field lives until its process says otherwise,
 --                          or leaves.
+-- apikeys          hash    API keys of the HTTP service, packed, each under the fingerprint of its name: name, digest
+--                          (SHA-256 of the key), scopes, labels, created_at. Never a key itself. Written by add_api_key
+--                          and remove_api_key. A field lives until its key is revoked.
+-- keyuses          hash    When each API key was last used, to the minute. Written by note_key_use and remove_api_key.
+--                          A field lives as long as its key.
 -- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py, and by fleet_state.py to
 --                          find out whether the store takes writes. Lives for ever.
 
@@ -104,6 +112,7 @@ end
 local function grant_key(id) return P .. 'grant:' .. id end
 local function deleted_key(id) return P .. 'deleted:' .. id end
 local function schedule_key(client) return P .. 'schedule:' .. client end
+local function ids_key(client) return P .. 'ids:' .. client end
 local function client_key(client) return P .. 'client:' .. client end
 local function endpoint_key(url) return P .. 'endpoint:' .. url end
 local function claim_key(claim_id) return P .. 'claim:' .. claim_id end
@@ -187,6 +196,15 @@ local function schedule(id, r, due_at)
   write_schedule(r[CLIENT], score, score, id)
 end
 
+-- Put a new grant into its client's index. Every scheduled grant is in it, and no other.
+local function enlist(client, id) redis.call('ZADD', ids_key(client), 0, id) end
+
+-- Take a grant out of a client's schedule and index. Returns whether it was in the schedule.
+local function delist(client, id)
+  redis.call('ZREM', ids_key(client), id)
+  return redis.call('ZREM', schedule_key(client), id) == 1
+end
+
 -- Put a grant on the list of those that may need a person, by when something ends for it; nil takes it off.
 local function note_attention(id, ends_at)
   if ends_at then
@@ -206,7 +224,7 @@ end
 -- Delete a grant whose record cannot be read. Its status is unknown: it is counted as active, as most are.
 local function drop_unreadable(id)
   for _, client in ipairs(redis.call('SMEMBERS', P .. 'clients')) do
-    if redis.call('ZREM', schedule_key(client), id) == 1 then count(client, 'grants:active', -1) end
+    if delist(client, id) then count(client, 'grants:active', -1) end
   end
   redis.call('DEL', grant_key(id))
   note_attention(id, nil)
@@ -225,7 +243,8 @@ end
 -- another one meanwhile was mistaken, for the server took the token from this one. The caller saves and schedules `r`.
 local function give_to(client, id, r)
   count(r[CLIENT], 'grants:' .. r[STATUS], -1)
-  redis.call('ZREM', schedule_key(r[CLIENT]), id)
+  delist(r[CLIENT], id)
+  enlist(client, id)
   redis.call('SADD', P .. 'clients', client)
   count(client, 'grants:' .. r[STATUS], 1)
   r[CLIENT] = client
@@ -413,7 +432,7 @@ local function drop(id, r)
     redis.call('SET', deleted_key(id), cmsgpack.pack(r), 'PX', digits(lease_left_ms))
   end
   redis.call('DEL', grant_key(id))
-  redis.call('ZREM', schedule_key(r[CLIENT]), id)
+  delist(r[CLIENT], id)
   count(r[CLIENT], 'grants:' .. r[STATUS], -1)
   note_attention(id, nil)
   forget_unreadable(id)

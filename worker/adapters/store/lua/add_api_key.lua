@@ -1,0 +1,8 @@
+-- Store an API key under an id that no key has.
+--
+-- Returns done, also for the very same key again (the first reply was lost), or exists.
+
+local known = redis.call('HGET', P .. 'apikeys', id)
+if known then return known == packed and 'done' or 'exists' end
+redis.call('HSET', P .. 'apikeys', id, packed)
+return 'done'
