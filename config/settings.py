@@ -258,6 +258,7 @@ class ClientSettings(BaseModel):
     access_lifetime_seconds: Lifetime | None = None
     refresh_at: float | None = Field(default=None, gt=0, le=0.98)
     min_margin_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    refresh_kills_access_token: bool = True
     rejected_errors: Words = ()
 
     @model_validator(mode="after")
@@ -317,6 +318,7 @@ class Settings(BaseSettings):
     probe_seconds: float = Field(default=60.0, ge=0.1, le=3600)
     journal_seconds: float = Field(default=900.0, ge=1, le=86_400)
     events_kept: int = Field(default=100_000, ge=1000)
+    audit_kept: int = Field(default=100_000, ge=1000)
     wait_replicas: int = Field(default=0, ge=0)
     wait_fsync: bool = False
 

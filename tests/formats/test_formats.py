@@ -26,7 +26,7 @@ from worker.core.registry import ImportVerdict, Operation, OperationResult, Unre
 
 HERE = Path(__file__).parent
 FIXTURES = sorted(path.name for path in HERE.iterdir() if (path / "segment").exists())
-NEWEST = "seal_2"  # what this release writes
+NEWEST = "promises"  # what this release writes
 STATUSES = {
     "refreshed": Status.ACTIVE,
     "leased": Status.ACTIVE,

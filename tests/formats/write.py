@@ -25,13 +25,16 @@ from worker.adapters.clock import RedisClock
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.journal.journal import Journal
 from worker.adapters.sealing import KeyRing
+from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.lifecycle import Change
 from worker.core.outcomes import Rejected, Reply
+from worker.core.policy import Rules
 from worker.core.ports import Commit, KeptReply, Lease
+from worker.core.promises import Request, Verdict, plan_for
 from worker.core.providers import OAUTH2, Client
 from worker.core.registry import Operation
 
@@ -49,6 +52,7 @@ class Deployment:
     redis: Redis
     store: RedisStore
     registry: RedisRegistry
+    promises: RedisPromises
     clock: RedisClock
     journal: Journal
 
@@ -86,6 +90,15 @@ class Deployment:
         grant = replace(commit.change.grant, sealed=KEYS.seal(commit.change.grant, pair))
         return replace(commit, change=replace(commit.change, grant=grant))
 
+    async def promise(self, grant_id: str) -> None:
+        """Hand out its access token for ten minutes."""
+        request = Request(grant_id, min_ttl_ms=600_000, actor="somebody", origin="somewhere")
+        stored = await self.registry.find(grant_id)
+        assert stored is not None
+        plan = plan_for(stored.grant, CLIENT, Rules())
+        answer = await self.promises.hand_out(request, "the first", plan=plan)
+        assert answer.verdict is Verdict.PROMISED
+
     def unread(self, lease: Lease) -> KeptReply:
         """The reply that nobody could read."""
         kept = attempts.unread(lease, CLIENT, self.clock.now())
@@ -107,6 +120,7 @@ async def fill(deployment: Deployment) -> None:
     refreshed = deployment.answer(await deployment.bring("refreshed", **rich))
     await journal.write(refreshed)
     await store.commit(refreshed)
+    await deployment.promise("refreshed")
     await deployment.bring("leased")
     lease = await deployment.bring("failing")
     change = attempts.failure(lease, CLIENT, Rejected("invalid_grant"), deployment.clock.now())
@@ -137,7 +151,9 @@ async def fill_and_read(socket: Path, journals: Path) -> list[str]:
         await store.finish_recovery(await store.heartbeat(""))
         await redis.hset(f"{PREFIX}client:acme", "proved", CLIENT.registration)
         journal = Journal(journals, "this", 900)
-        await fill(Deployment(redis, store, RedisRegistry(redis, scripts, PREFIX), clock, journal))
+        registry = RedisRegistry(redis, scripts, PREFIX)
+        promises = RedisPromises(scripts, audit_kept=1_000, recovery_ms=LIMITS.lease_ms)
+        await fill(Deployment(redis, store, registry, promises, clock, journal))
         await journal.close()
         return [json.dumps(line) async for line in stored(redis)]
 

@@ -12,10 +12,12 @@ from tests.http.conftest import Web
 from tests.support.waiting import until
 from worker.core.api_keys import Scope
 from worker.core.ports import StoreUnavailableError
+from worker.core.promises import Refusal
 from worker.fleet.importing import LineProblem
 from worker.fleet.revoking import RevocationFailure
 from worker.fleet.tokens import TokenFailure
 from worker.http import refusals
+from worker.http.problems import Code
 
 
 @pytest.fixture
@@ -380,5 +382,7 @@ async def test_while_the_store_is_away_calls_say_so_and_a_probe_too(
 
 def test_every_failure_of_a_use_case_has_a_code() -> None:
     assert set(refusals.OF_TOKENS) == set(TokenFailure)
+    assert set(refusals.OF_HAND_OUTS) == set(Refusal)
+    assert {refusal.value for refusal in Refusal} <= {code.value for code in Code}
     assert set(refusals.OF_REVOCATIONS) == set(RevocationFailure)
     assert set(refusals.OF_LINES) == set(LineProblem)

@@ -13,6 +13,7 @@ from tests.support.waiting import until
 from worker.core.api_keys import Scope
 from worker.http import calls, reading, serving
 from worker.http.authentication import MOST_ADDRESSES, MOST_FAILURES, WINDOW_SECONDS, FailureLimit, address_of
+from worker.http.calls import Refreshing
 from worker.http.reading import MOST_BODY_BYTES, MOST_LINES_BYTES
 
 
@@ -110,17 +111,19 @@ async def test_past_the_most_calls_at_once_a_call_is_told_when_to_try_again(
     ("room", "method", "path"),
     [
         ("waiters", "GET", "/v1/events?wait=5"),
-        ("refreshes", "POST", "/v1/refresh/one"),
-        ("refreshes", "POST", "/v1/revoke/one"),
+        ("refreshing", "POST", "/v1/refresh/one"),
+        ("refreshing", "POST", "/v1/revoke/one"),
+        ("deposits", "POST", "/v1/grants"),
     ],
 )
 async def test_where_all_room_for_long_work_is_taken_a_call_is_told_so_at_once(
     web: Web, client: httpx.AsyncClient, room: str, method: str, path: str
 ) -> None:
     await web.put({"id": "one", "client": "buddy", "access_token": "a", "refresh_token": "r"})
-    setattr(web.service, room, asyncio.Semaphore(0))
+    setattr(web.service, room, Refreshing(0) if room == "refreshing" else asyncio.Semaphore(0))
 
-    answer = await client.request(method, path)
+    headers = {"Content-Type": "application/x-ndjson"}
+    answer = await client.request(method, path, headers=headers, content=b"{}")
 
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
 

@@ -61,6 +61,7 @@ from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
@@ -463,6 +464,7 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
                     store=store,
                     places=store,
                     registry=RedisRegistry(redis, scripts, prefix),
+                    promises=RedisPromises(scripts, audit_kept=10_000, recovery_ms=lease_ms),
                     lease_ms=lease_ms,
                     endpoint=await opened.enter_async_context(endpoint),
                     sealer=sealer,
@@ -491,6 +493,7 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
                 process.answers,
                 process.refresher,
                 process.membership,
+                process.handing_out,
             )
 
         yield build

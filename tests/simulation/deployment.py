@@ -15,11 +15,12 @@ from tests.simulation.disk import Disk, SimulatedJournal, SimulatedJournalDirect
 from tests.simulation.judge import Judge
 from tests.simulation.provider import URL, Bank, SimulatedEndpoint
 from tests.simulation.redis import PREFIX, Connection, Server
-from tests.simulation.terms import RULES, SWEEP_SECONDS, Terms
+from tests.simulation.terms import RULES, SPANS, SWEEP_SECONDS, Terms
 from tests.simulation.world import Process, World, dice
 from worker.adapters.clock import RedisClock
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.log_observer import LogObserver
+from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
@@ -27,7 +28,9 @@ from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, TokenPair
 from worker.core.outcomes import Reply
 from worker.core.ports import StoreUnavailableError, UnsealError
+from worker.core.promises import Request
 from worker.core.providers import BUDDY, OAUTH2, Client
+from worker.fleet.handing_out import HandingOut, HandOutError
 from worker.fleet.importing import Importer, NumberedLine
 from worker.fleet.kept_replies import KeptReplies
 from worker.fleet.tokens import TokenError, Tokens
@@ -37,6 +40,8 @@ from worker.recovery.takeover import Takeover
 from worker.refresher import Effort, Refresher
 from worker.refreshing.answers import Answers
 from worker.runtime.assembly import Ports, assemble
+
+REFUSED_SHARE = 0.03  # of the tokens that are taken
 
 
 class SimulatedSealer:
@@ -110,6 +115,7 @@ class Parts:
     takeover: Takeover
     membership: Membership
     tokens: Tokens
+    handing_out: HandingOut
 
     @staticmethod
     def replace(part: object, method: str, other: Callable[..., Any]) -> None:
@@ -141,6 +147,7 @@ class SimulatedDeployment:
         self.judge = judge
         self.clients = SimulatedClients(clients)
         self.parts: dict[Process, Parts] = {}
+        self.takes_tokens = True  # callers ask for tokens by themselves
         self.sweeps = True  # workers look for due grants by themselves
         self._rng = rng
         self._mutate = mutate
@@ -150,6 +157,10 @@ class SimulatedDeployment:
     def workers(self) -> list[Process]:
         """The living worker processes."""
         return [process for process in self.parts if process.alive and not process.leaving]
+
+    def started(self) -> list[Process]:
+        """The worker processes that live, whether they have begun to work or not."""
+        return [process for process in self.world.processes if process.alive and process.name[0] == "w"]
 
     def start_worker(self, disk: Disk) -> Process:
         """Start one more worker process on a machine."""
@@ -245,6 +256,9 @@ class SimulatedDeployment:
                 observer=LogObserver(),
                 effort=Effort(in_flight=10, request_ms=self._terms.request_ms),
                 registry=self.registry(process),
+                promises=RedisPromises(
+                    scripts, audit_kept=100_000, recovery_ms=self._terms.lease_ms, spans=SPANS
+                ),
                 lease_ms=self._terms.lease_ms,
             )
         )
@@ -261,6 +275,7 @@ class SimulatedDeployment:
             built.takeover,
             built.membership,
             built.tokens,
+            built.handing_out,
         )
         if self._mutate is not None:
             self._mutate(parts)
@@ -299,6 +314,44 @@ class SimulatedDeployment:
             self.world.note(process, f"refresh on demand ends: {problem!r}")
         except Exception as problem:  # noqa: BLE001 whoever asked would be surprised by it
             self.judge.fail(0, f"refresh on demand: {problem!r}")
+
+    async def take_token(
+        self, process: Process, grant_id: str, *, min_ttl_ms: int, refused_version: int | None = None
+    ) -> int | None:
+        """What a service does that is asked for a token; returns the version that was handed out."""
+        request = Request(grant_id, min_ttl_ms, "somebody", "somewhere", refused_version)
+        try:
+            handed_out = await self.parts[process].handing_out.hand_out(request)
+        except (HandOutError, StoreUnavailableError) as problem:
+            self.world.note(process, f"no token of {grant_id}: {problem!r}")
+            return None
+        except Exception as problem:  # noqa: BLE001 whoever asked would be surprised by it
+            self.judge.fail(0, f"handing out: {problem!r}")
+            return None
+        self.judge.handed_out(process, handed_out)
+        return handed_out.grant.version
+
+    async def take_tokens(self, process: Process, grants: Sequence[str], rng: Random) -> None:
+        """Take tokens again and again; now and then an API has refused one."""
+        versions: dict[str, int | None] = {}
+        while self.takes_tokens and not process.leaving:
+            await asyncio.sleep(rng.choice([0.1, 0.5, 1.0, 3.0]))
+            grant_id = rng.choice(grants)
+            versions[grant_id] = await self.take_token(
+                process,
+                grant_id,
+                min_ttl_ms=rng.choice([0, 0, 500, 2_000, 5_000]),
+                refused_version=versions.get(grant_id) if rng.random() < REFUSED_SHARE else None,
+            )
+
+    def start_caller(self, process: Process, grants: Sequence[str]) -> None:
+        """Let somebody take tokens through a process for as long as it lives."""
+        rng = dice(self._rng.random())
+        process.context.run(self.world.loop.create_task, self._call_once_it_is_there(process, grants, rng))
+
+    async def _call_once_it_is_there(self, process: Process, grants: Sequence[str], rng: Random) -> None:
+        await asyncio.sleep(SWEEP_SECONDS)
+        await self.take_tokens(process, grants, rng)
 
 
 def clients_of(number: int, *, ambiguous: bool) -> list[Client]:

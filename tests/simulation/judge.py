@@ -24,12 +24,16 @@ The invariants, by number; a violation names one:
 8. A claim that is asked again, because its reply was lost, gives the same leases again.
 9. A registration that has brought no tokens yet risks one grant at a time, unless another's access token is
    about to end. A reply that nobody could read is kept, and its token is not presented again.
+10. No access token that a caller was promised dies by our hand before the promise ends, but for a person's
+   order or an API that refused it; and none is promised that our hand has ended already.
 
 The exceptions, each listed here and nowhere else; most are double faults:
 
 - forgotten intent: Redis forgot the intent, and the process that wrote it died with the answer before it
   could re-assert its lease, or was out of reach while the store recovered. Nobody else knows of the request:
-  the next presentation is not known to be a retry (2), and its refusal reads as `revoked` (5).
+  the next presentation is not known to be a retry (2), and its refusal reads as `revoked` (5). The old access
+  token looks alive, and is promised (10).
+- forgotten promise: Redis forgot that a token was handed out (10).
 - forgotten doubt: no reply came, the store recorded that, and then Redis forgot it. Outcomes without tokens
   are in no journal, so the next refusal reads as `revoked` (5).
 - late answer: the process with the answer was out of reach (frozen, or cut off from the store) for longer
@@ -57,6 +61,7 @@ from worker.adapters.store.record import FIELDS
 from worker.core.events import EventType
 from worker.core.grant import lineage_of
 from worker.core.outcomes import Outcome, Refreshed, Rejected, Unavailable, Unknown
+from worker.core.promises import HandedOut
 
 FIELD = {name: i for i, name in enumerate(FIELDS)}
 NO_ANSWER = {"unavailable", "reply_unknown"}  # reasons of `grant.failing`
@@ -66,7 +71,7 @@ MEMORY_US = 305_000_000  # so long the store remembers failures, and some more f
 BACK_US = 2_500_000  # who is back in reach offers what it holds within this, and knows what its disk shows
 SILENCE_US = 3_000_000  # without a word from any process: the next one begins an epoch
 PATIENCE_MS = 900_000  # the longest that the holder of an ended lease is waited for
-SPEAKS = {"heartbeat", "finish_recovery", "claim", "lease"}  # what ends a silence
+SPEAKS = {"heartbeat", "finish_recovery", "claim", "lease", "hand_out"}  # what ends a silence
 
 
 class ViolationError(Exception):
@@ -89,6 +94,19 @@ class Granted:
     in_doubt: bool
     claimable_at: int  # not before then by another, unless the holder is known to be gone
     given_at: int
+    ends_promise: bool = False  # a person ordered it, or an API refused the token
+
+
+@dataclass(slots=True)
+class Promise:
+    """An access token that a caller has."""
+
+    process: Process
+    grant_id: str
+    token: str  # the refresh token beside it
+    until: int
+    given_at_us: int
+    is_forgotten: bool = False
 
 
 @dataclass(slots=True)
@@ -123,6 +141,8 @@ class Books:
     events: dict[str, tuple[str, str]] = field(default_factory=dict)  # by event id: its type and subject
     claims: dict[bytes, list[int]] = field(default_factory=dict)  # by claim id: the fences it gave
     incidents: dict[str, "Incident"] = field(default_factory=dict)  # by client or URL: the last one
+    promises: list[Promise] = field(default_factory=list)
+    ended_by_order: set[str] = field(default_factory=set)  # refresh tokens
     refused: set[bytes] = field(default_factory=set)  # lineages that the server refused
     forgotten: dict[bytes, Granted] = field(default_factory=dict)  # lineages whose intents Redis forgot
     doubts: dict[bytes, int] = field(default_factory=dict)  # lineages, and when the store was told
@@ -223,6 +243,8 @@ class Judge(Witness):
         presentation.open, presentation.outcome = False, outcome
         self.under_way -= 1
         family = self.bank.families[presentation.token]
+        if isinstance(outcome, Refreshed | Unknown):
+            self._check_promises(presentation)
         is_new = family.revoked_by == "reuse" and family.revoked_at_us == self.world.now_us
         if is_new and self.families.get(family.grant_id) is family:
             self._check_reuse(family, presentation)
@@ -245,6 +267,46 @@ class Judge(Witness):
             self.books.held.append(Held(presentation.process, self.lineage(outcome.refresh_token)))
         if isinstance(outcome, Unknown):
             self.on_unknown(presentation.process)
+
+    def handed_out(self, process: Process, handed_out: HandedOut) -> None:
+        """A caller has a token."""
+        grant = handed_out.grant
+        if handed_out.unpromised is not None:
+            self.count("tokens without a promise")
+            return
+        self.count("promised tokens")
+        token = self.token(grant.lineage)
+        family = self.bank.families[token]
+        promise = Promise(process, grant.id, token, handed_out.until, self.world.now_us)
+        self.books.promises.append(promise)
+        if handed_out.until > self.world.redis_ms and not self._is_current(token):
+            is_excused = token in self.books.ended_by_order or self._is_forgotten_doubt(
+                grant.lineage, process
+            )
+            if not is_excused and self.families.get(grant.id) is family:
+                self.fail(10, f"{process} hands out the access token of {token}, which is dead")
+
+    def _is_forgotten_doubt(self, lineage: bytes, process: Process) -> bool:
+        is_forgotten = lineage in self.books.forgotten or lineage in self.books.forgotten_doubts
+        return is_forgotten and not self._is_within_reach(lineage, process)
+
+    def _check_promises(self, presentation: Presentation) -> None:
+        """The server has acted on a refresh token: the access token beside it is dead."""
+        token = presentation.token
+        if self.bank.mode is Mode.STATIC or self._is_current(token):
+            return
+        if presentation.lease is not None and presentation.lease.ends_promise:
+            self.books.ended_by_order.add(token)
+            return
+        for promise in self.books.promises:
+            is_broken = promise.token == token and promise.until > self.world.redis_ms
+            if not is_broken or self.families.get(promise.grant_id) is not self.bank.families[token]:
+                continue
+            if promise.is_forgotten:
+                self.books.notes.add("forgotten promise")
+                self.count("exception: forgotten promise")
+            else:
+                self.fail(10, f"{presentation.process} ends the access token of {token}, which is promised")
 
     def _check_reuse(self, family: Family, retry: Presentation) -> None:
         """A retry revoked a family: the holder of its live pair was out of reach, and was waited for."""
@@ -359,7 +421,8 @@ class Judge(Witness):
             self._claimed(process, call, _claimed_in(reply), after)
         elif name == "lease" and reply[0] in {b"leased", b"held"}:
             found = [*reply[2:4], call.id] if reply[0] == b"leased" else []
-            self._claimed(process, call, found, after)
+            ends_promise = call.ends_promise or call.refused_version is not None
+            self._claimed(process, call, found, after, ends_promise=ends_promise)
         elif name == "commit" and reply[0] == b"stored":
             self._committed(process, call)
         elif name == "record_outcome" and reply == b"stored" and call.in_doubt:
@@ -383,6 +446,8 @@ class Judge(Witness):
             self.families, self._present = dict(memory.families), dict(memory.present)
             self._consents = dict(memory.families)
             self.books.incidents.clear()
+            for promise in self.books.promises:
+                promise.is_forgotten = promise.is_forgotten or promise.given_at_us > snapshot.taken_at_us
         self._begin_epoch(self.world.now_us)
 
     def _listen(self) -> None:
@@ -427,12 +492,14 @@ class Judge(Witness):
                 self._confirmed.add(process.name)
                 self.agreed[process.name] = reply[0]
 
-    def _claimed(self, process: Process, call: Any, found: Sequence[Any], after: Look) -> None:
+    def _claimed(
+        self, process: Process, call: Any, found: Sequence[Any], after: Look, *, ends_promise: bool = False
+    ) -> None:
         for packed, in_doubt in zip(found[::3], found[1::3], strict=True):
-            self._lease(process, packed, in_doubt=bool(in_doubt))
+            self._lease(process, packed, in_doubt=bool(in_doubt), ends_promise=ends_promise)
         self._check_repeated(call.claim_id, found[::3], after)
 
-    def _lease(self, process: Process, packed: bytes, *, in_doubt: bool) -> None:
+    def _lease(self, process: Process, packed: bytes, *, in_doubt: bool, ends_promise: bool) -> None:
         r = msgpack.unpackb(packed, raw=True)
         fence, lineage = r[FIELD["FENCE"]], r[FIELD["LINEAGE"]]
         if fence in self.books.leases:
@@ -448,6 +515,7 @@ class Judge(Witness):
             in_doubt,
             claimable_at=until + _patience_ms(r[FIELD["ACCESS_EXPIRES_AT"]], until),
             given_at=self.world.redis_ms,
+            ends_promise=ends_promise,
         )
         self.count("leases")
         self._check_recovered(process)
@@ -717,6 +785,9 @@ def _short(fence: int) -> int:
 
 def _said(name: str, call: Any, reply: Any) -> str:
     """A script's reply, for the trace."""
+    if name == "hand_out":
+        until = f" until {reply[3] % 1_000_000}" if reply[0] == b"promised" else ""
+        return f" {call.id.decode()}: {reply[0].decode()}{until}"
     if name == "claim":
         return ": recovering" if reply[1] else f": {_leases_of(_claimed_in(reply))}"
     if name in {"commit", "record_outcome", "lease", "reassert"} | BY_OPERATORS:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tests.simulation import stories
+from tests.simulation import promise_stories, stories
 from tests.simulation.deployment import Parts
 from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
@@ -44,7 +44,12 @@ class Mutant:
 
 
 def _mutant(name: str, breaks: str, faults: Sequence[str], **how: Any) -> Mutant:
-    return Mutant(name, Break(**how), frozenset(map(int, breaks)), faults)
+    return Mutant(name, Break(**how), _invariants(breaks), faults)
+
+
+def _invariants(breaks: str) -> frozenset[int]:
+    """Each digit is one; the tenth stands alone."""
+    return frozenset({10}) if breaks == "10" else frozenset(map(int, breaks))
 
 
 def _replacing(script: str, words: Mapping[str, str]) -> Patch:
@@ -211,7 +216,7 @@ class Loss:
 
 
 def _loss(name: str, breaks: str, tale: Tale, **how: Any) -> Loss:
-    return Loss(name, Break(**how), frozenset(map(int, breaks)), tale)
+    return Loss(name, Break(**how), _invariants(breaks), tale)
 
 
 LOSSES: Final = (
@@ -349,6 +354,62 @@ LOSSES: Final = (
             "record_failure",
             {"if redis.call('HGET', endpoint, 'suspect') == grant then return true end": ""},
         ),
+    ),
+    _loss(
+        "a promise puts no refresh off",
+        "10",
+        promise_stories.DUE,
+        patch=_replacing("hand_out", {"if due_at < promised_until then": "if false then"}),
+    ),
+    _loss(
+        "a grant that is resumed is due before its promise ends",
+        "10",
+        promise_stories.RESUMED,
+        patch=_replacing(EVERY, {"math.max(due_at, r[PROMISED_UNTIL] or 0)": "due_at"}),
+    ),
+    _loss(
+        "a lease for a caller ends another's promise",
+        "10",
+        promise_stories.ON_DEMAND,
+        patch=_replacing("lease", {"if is_promised(whole, now) and not overrides then": "if false then"}),
+    ),
+    _loss(
+        "a probe takes a grant whose token is promised",
+        "10",
+        promise_stories.PROBED,
+        patch=_replacing("claim", {"if not (r and is_promised(r, now)) then": "if true then"}),
+    ),
+    _loss(
+        "a token is promised under a refresh",
+        "10",
+        promise_stories.UNDER_WAY,
+        patch=_replacing(
+            "hand_out", {"if free_at > now then": "if false then", "if r[INTENT] then": "if false then"}
+        ),
+    ),
+    _loss(
+        "a token is promised that may be dead",
+        "10",
+        promise_stories.IN_DOUBT,
+        patch=_replacing("hand_out", {"if r[INTENT] then": "if false then"}),
+    ),
+    _loss(
+        "a token is promised while the store recovers",
+        "10",
+        promise_stories.FORGOTTEN_LEASE,
+        patch=_replacing("hand_out", {"if recovering then": "if false then"}),
+    ),
+    _loss(
+        "promises put a refresh off for ever",
+        "10",
+        promise_stories.PUT_OFF,
+        patch=_replacing("hand_out", {"math.min(ends_at, r[PROMISABLE_UNTIL])": "ends_at"}),
+    ),
+    _loss(
+        "every refused token is refreshed",
+        "10",
+        promise_stories.REFUSED,
+        patch=_replacing("lease", {"if allowed_at > now then": "if false then"}),
     ),
 )
 

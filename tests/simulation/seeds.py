@@ -96,18 +96,24 @@ class Run(Scene):
         super().__init__(valkey, terms, self._random, rng, broken)
         self.workers = rng.randint(2, 4)
         self.faults = [rng.choice(faults or list(FAULTS)) for _ in range(rng.choice([1, 1, 2, 2, 3, 4]))]
+        self.callers = rng.choice([0, 1, 1, 2, 3])
         self.strikes: list[Strike] = []
         self.generation = dict.fromkeys(self.grants, 0)
 
     def simulate(self) -> Report:
         """Run it to its end."""
-        return self.go(self.seed, f"{self.terms}, {self.workers} workers; {', '.join(self.faults)}")
+        return self.go(
+            self.seed,
+            f"{self.terms}, {self.workers} workers, {self.callers} callers; {', '.join(self.faults)}",
+        )
 
     def play(self) -> None:
         rng = self.rng
         self.bring([rng.uniform(0.2, 0.9) for _ in self.grants])
         for _ in range(self.workers):
             self.deployment.start_worker(rng.choice(self.disks))
+        for _ in range(self.callers):
+            self.deployment.start_caller(rng.choice(self.deployment.started()), self.grants)
         self.strikes = [
             Strike(
                 rng.randint(1, 50 * CLAIMS_WORTH), partial(FAULTS[name], self), rng.random() < UNDER_WAY_SHARE
@@ -117,6 +123,7 @@ class Run(Scene):
         end_us = self.world.now_us + int(rng.uniform(4, 14) * 1e6)
         self.world.run(lambda: self.world.now_us >= end_us)
         self.strikes.clear()
+        self.deployment.takes_tokens = False
         self._random.slow_share = 0.0
 
     def after_step(self, step: Step) -> None:

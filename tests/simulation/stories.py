@@ -6,8 +6,9 @@ the words that are taken away, and `test_stories.py` runs each story with them a
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
@@ -21,6 +22,10 @@ from tests.simulation.world import Process, dice
 from worker.core.outcomes import Unread
 from worker.core.ports import Lease
 from worker.core.salvage import Directions
+from worker.fleet.tokens import TokenError
+
+if TYPE_CHECKING:
+    import asyncio
 
 LONG_ENOUGH_S: Final = 60.0
 SLOW_SHARE: Final = 0.25  # of the legs take up to 20 or 30 ms in place of half a millisecond
@@ -141,6 +146,31 @@ class Story(Scene):
         """Let a process refresh one grant, due or not."""
         task = self.deployment.refresh_on_demand(process, grant_id)
         process.context.run(self.world.loop.create_task, task)
+        self.world.loop.run_ready()
+
+    def ask_for_token(
+        self, process: Process, grant_id: str = "g0", *, min_ttl_s: int, refused_version: int | None = None
+    ) -> "asyncio.Task[int | None]":
+        """Let a caller ask a process for a token."""
+        asked = self.deployment.take_token(
+            process, grant_id, min_ttl_ms=min_ttl_s * 1000, refused_version=refused_version
+        )
+        task = process.context.run(self.world.loop.create_task, asked)
+        self.world.loop.run_ready()
+        return task
+
+    def take_token(self, process: Process, grant_id: str = "g0", *, min_ttl_s: int) -> None:
+        """The same, and wait for the answer."""
+        self.until(self.ask_for_token(process, grant_id, min_ttl_s=min_ttl_s).done)
+
+    def refresh_for_a_caller(self, process: Process, grant_id: str) -> None:
+        """Let a process refresh one grant for a caller who needs that, if it is promised to nobody."""
+
+        async def act() -> None:
+            with suppress(TokenError):
+                await self.deployment.parts[process].tokens.refresh(grant_id, keeps_promise=True)
+
+        process.context.run(self.world.loop.create_task, act())
         self.world.loop.run_ready()
 
     def lease_at_once(self, process: Process, grant_id: str) -> None:

@@ -6,10 +6,12 @@ from typing import Final
 from tests.simulation.provider import Mode
 from worker.adapters.store.redis_store import StoreLimits
 from worker.core.policy import Rules
+from worker.core.promises import Spans
 from worker.refresher import RESEND_PAUSE_SECONDS
 from worker.runtime.timing import CLAIM_SECONDS, COMMIT_SECONDS
 
 RULES: Final = Rules(min_margin_ms=1_000)
+SPANS: Final = Spans(margin_ms=200, least_ms=500, usual_ms=3_000)
 SWEEP_SECONDS: Final = 1.0
 
 

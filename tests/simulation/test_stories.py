@@ -3,11 +3,12 @@
 import pytest
 
 from tests.simulation.mutants import LOSSES, Loss
+from tests.simulation.promise_stories import PROMISE_STORIES
 from tests.simulation.redis import Valkey
 from tests.simulation.stories import STORIES, Story, Tale
 
 
-@pytest.mark.parametrize("tale", STORIES, ids=lambda tale: tale.name.replace(" ", "_"))
+@pytest.mark.parametrize("tale", [*STORIES, *PROMISE_STORIES], ids=lambda tale: tale.name.replace(" ", "_"))
 def test_a_story_holds_in_every_order_when(tale: Tale, valkey: Valkey) -> None:
     for order in range(tale.orders):
         report = Story(valkey, tale, order).tell()
@@ -23,4 +24,4 @@ def test_a_story_breaks_in_every_order_when(loss: Loss, valkey: Valkey) -> None:
 
 
 def test_every_story_has_a_mechanism_to_show() -> None:
-    assert {loss.tale.name for loss in LOSSES} == {tale.name for tale in STORIES}
+    assert {loss.tale.name for loss in LOSSES} == {tale.name for tale in (*STORIES, *PROMISE_STORIES)}

@@ -176,7 +176,13 @@ class InMemoryStore:
         return Claim(now, leases, drained=drained, wait_ms=0, generation=known.generation)
 
     async def lease(
-        self, grant_id: str, *, even_paused: bool = False, reply: int | None = None
+        self,
+        grant_id: str,
+        *,
+        even_paused: bool = False,
+        reply: int | None = None,
+        ends_promise: bool = False,  # noqa: ARG002 nothing is promised here
+        refused_version: int | None = None,  # noqa: ARG002 nor refused
     ) -> Lease | LeasedElsewhere | Recovering | Paused | ReplyKept | None:
         """Lease one grant, due or not; one that has a kept reply only to adopt it."""
         record = self.records.get(grant_id)

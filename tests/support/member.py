@@ -8,6 +8,7 @@ from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
 from worker.adapters.store.redis_store import RedisStore
 from worker.core.providers import Client
+from worker.fleet.handing_out import HandingOut
 from worker.recovery.membership import Membership
 from worker.refresher import Refresher
 from worker.refreshing.answers import Answers
@@ -41,6 +42,7 @@ class Member:
     answers: Answers
     refresher: Refresher
     membership: Membership
+    handing_out: HandingOut
 
     async def die(self) -> None:
         """Release the journal as the end of the process would, without giving anything back or leaving."""

@@ -20,6 +20,8 @@ T = TypeVar("T")
 BAD_STATE = 1
 SETTINGS = 2
 UNREACHABLE = 3
+NO_SUCH_GRANT = 4  # of `evergrant token`
+TRY_AGAIN = 5  # the same
 
 
 class CommandError(Exception):

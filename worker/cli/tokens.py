@@ -1,15 +1,28 @@
 """`evergrant token` and `evergrant grants refresh`: tokens on demand, and why there is none."""
 
+import getpass
+import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.output import note, until, write_line
-from worker.cli.session import BAD_STATE, UNREACHABLE, CommandError, heartbeat_kept, run, utf8
+from worker.cli.output import note, until, write_json, write_line
+from worker.cli.session import (
+    BAD_STATE,
+    NO_SUCH_GRANT,
+    TRY_AGAIN,
+    UNREACHABLE,
+    CommandError,
+    heartbeat_kept,
+    run,
+    utf8,
+)
 
 if TYPE_CHECKING:
     from worker.core.grant import Status
-    from worker.fleet.tokens import AccessToken, TokenError
+    from worker.core.promises import HandedOut
+    from worker.fleet.handing_out import HandOutError
+    from worker.fleet.tokens import TokenError
     from worker.runtime.assembly import Runtime
 
 MOST_SECONDS = 315_360_000  # ten years, as in an import line
@@ -21,43 +34,118 @@ def token(
     min_ttl: Annotated[
         float,
         typer.Option(
-            "--min-ttl", min=0, max=MOST_SECONDS, metavar="SECONDS", help="How long it must live at least."
+            "--min-ttl", min=0, max=MOST_SECONDS, metavar="SECONDS", help="How long it must work at least."
         ),
     ] = 60,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With the promise in seconds (expires_in), as one JSON object.")
+    ] = False,
 ) -> None:
-    """Print an access token that lives long enough, refreshing the grant if it must.
+    """Print an access token that works long enough, refreshing the grant if it must.
+
+    Evergrant does not rotate the grant before the promise ends; `--json` says when that is.
+
+    Exit codes: 1 the grant is failed or paused, or no token of it works so long; 3 a server cannot be
+    reached; 4 there is no such grant; 5 try again later.
 
     Example: curl -H "Authorization: Bearer $(evergrant token user-42/buddy)" https://api.buddy.works/user
     """
-    write_line(run(lambda runtime: _token(runtime, grant_id, int(min_ttl * 1000))))
+    handed_out = run(lambda runtime: _token(runtime, grant_id, int(min_ttl * 1000)))
+    if as_json:
+        write_json(handed_out.document())
+    else:
+        write_line(handed_out.access_token)
 
 
 def refresh(grant_id: GrantId) -> None:
     """Refresh one grant now, due or not, under the same lease as the worker.
+
+    It ends the promise of a token that was handed out.
 
     Example: evergrant grants refresh user-42/buddy
     """
     run(lambda runtime: _refresh(runtime, grant_id))
 
 
-async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> str:
-    from worker.fleet.tokens import TokenError
+async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> "HandedOut":
+    from worker.core.promises import Request
+    from worker.fleet.handing_out import HandOutError
 
+    request = Request(grant_id, min_ttl_ms, actor=_user(), origin=socket.gethostname())
     try:
-        token = await runtime.tokens.at_hand(grant_id, min_ttl_ms)
-        if token is None:
+        handed_out = await runtime.handing_out.at_hand(request)
+        if handed_out is None:
             async with heartbeat_kept(runtime, grant_id):
-                token = await runtime.tokens.token(grant_id, min_ttl_ms)
-    except TokenError as problem:
-        raise _command_error(problem) from None
-    _note_if_last(token)
-    return token.value
+                handed_out = await runtime.handing_out.hand_out(request)
+    except HandOutError as problem:
+        raise _refusal(problem) from None
+    _note_what_it_is_worth(handed_out)
+    return handed_out
 
 
-def _note_if_last(token: "AccessToken") -> None:
-    grant = token.stored.grant
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user may have no name
+        return "unknown"
+
+
+def _note_what_it_is_worth(handed_out: "HandedOut") -> None:
+    grant = handed_out.grant
     if grant.status.value == "failed":
         note(f"evergrant: {grant.id} is failed ({grant.reason}): this is its last access token")
+    elif handed_out.unpromised is not None:
+        note(f"evergrant: {grant.id}: this access token is not promised ({handed_out.unpromised.value})")
+
+
+def _refusal(problem: "HandOutError") -> CommandError:
+    from worker.core.promises import Refusal
+    from worker.fleet.tokens import TokenFailure
+
+    exit_codes = {
+        Refusal.NO_SUCH_GRANT: NO_SUCH_GRANT,
+        Refusal.GRANT_FAILED: BAD_STATE,
+        Refusal.GRANT_PAUSED: BAD_STATE,
+        Refusal.TTL_UNREACHABLE: BAD_STATE,
+        Refusal.STORE_UNAVAILABLE: UNREACHABLE,
+    }
+    cause = problem.cause
+    # What is in the way is on this machine.
+    if cause is not None and cause.code in {TokenFailure.NO_ROOM_ON_DISK, TokenFailure.CANNOT_UNSEAL}:
+        return CommandError(sentence(cause), BAD_STATE)
+    line = no_token(problem) if cause is None else sentence(cause)
+    return CommandError(line, exit_codes.get(problem.refusal, TRY_AGAIN))
+
+
+def no_token(problem: "HandOutError") -> str:
+    """One line: why there is no token, where no refresh was tried."""
+    from worker.core.promises import Refusal
+
+    grant_id, grant = problem.grant_id, problem.grant
+    soon = f"in {problem.retry_after} s" if problem.retry_after_ms else "in a moment"
+    reason = "" if grant is None or not grant.reason else f" ({grant.reason})"
+    if (
+        problem.refusal is Refusal.PROVIDER_UNAVAILABLE
+        and grant is not None
+        and grant.rejected_at is not None
+    ):
+        return f"{grant_id} was rejected and is confirmed {soon}: look again then"
+    sentences = {
+        Refusal.NO_SUCH_GRANT: f"no grant has the id {grant_id!r}",
+        Refusal.GRANT_FAILED: (
+            f"{grant_id} is failed{reason}, and its access token has ended: the person must connect again"
+        ),
+        Refusal.GRANT_PAUSED: f"{grant_id} is paused; `evergrant grants resume` puts it back to work",
+        Refusal.TTL_UNREACHABLE: (
+            f"{grant_id}: a fresh access token is promised for {until(problem.reach_ms or 0, 0)} at most"
+        ),
+        Refusal.PROMISED: f"{grant_id}: its token is promised to others until then: try again {soon}",
+        Refusal.TOO_MANY_REQUESTS: f"{grant_id} was refreshed for a refused token just now: try again {soon}",
+        Refusal.PROVIDER_UNAVAILABLE: f"{grant_id}: its provider gives no new tokens now: try again {soon}",
+        Refusal.CLIENT_REJECTED: f"{grant_id}: its provider rejects the client: try again {soon}",
+        Refusal.STORE_UNAVAILABLE: f"{grant_id}: the store is recovering: try again {soon}",
+    }
+    return sentences[problem.refusal]
 
 
 async def _refresh(runtime: "Runtime", grant_id: str) -> None:
@@ -89,7 +177,6 @@ def sentence(problem: "TokenError") -> str:
         TokenFailure.NO_SUCH_GRANT: f"no grant has the id {grant_id!r}",
         TokenFailure.CLIENT_NOT_CONFIGURED: f"{grant_id}: its client {detail!r} is not configured",
         TokenFailure.NO_REFRESH_TOKEN: f"{grant_id} has no refresh token: the person must connect again",
-        TokenFailure.NO_ACCESS_TOKEN: f"{grant_id} has no access token yet",
         TokenFailure.PAUSED: f"{grant_id} is paused; `evergrant grants resume` puts it back to work",
         TokenFailure.BEING_CONFIRMED: (
             f"{grant_id} was rejected and is confirmed in {span_ms // 1000} s: look again then"
@@ -108,8 +195,10 @@ def sentence(problem: "TokenError") -> str:
             f"{grant_id}: a reply came whose tokens could not be read; it is kept, and the old token is not"
             f" presented again: see `evergrant answers show {detail or 'N'}`"
         ),
-        TokenFailure.TTL_UNREACHABLE: f"{grant_id}: a fresh access token lives only {span_ms // 1000} s",
-        TokenFailure.TTL_NOT_REACHED: f"{grant_id}: a fresh access token lives only {until(span_ms, 0)}",
+        TokenFailure.PROMISED: f"{grant_id}: its token is promised to somebody; try again in a moment",
+        TokenFailure.REFUSED_LATELY: (
+            f"{grant_id} was refreshed for a refused token less than a minute ago; try again in a minute"
+        ),
     }
     if problem.code in sentences:
         return sentences[problem.code]

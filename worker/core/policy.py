@@ -17,6 +17,7 @@ from worker.core.reasons import Reason
 
 JITTER = 0.05  # of the lifetime, either way
 MARGIN_SHARE = 0.25  # of a short lifetime: what the floor may take at most
+LAST_SHARE = 0.1  # of a lifetime: no promise puts a refresh off into it
 LEAST_INTERVAL_MS = 2 * SECOND_MS  # between two refreshes of one grant, however short its tokens live
 NOTICE_STEPS_MS = (30 * DAY_MS, 7 * DAY_MS, 1 * DAY_MS)
 
@@ -118,6 +119,18 @@ def decide(grant: Grant, client: Client, rules: Rules, now: int) -> Due:
                 return due
     due = next_due(grant, client, rules)
     return Due(due.at, Action.WAIT, due.reason)
+
+
+def promisable_until(grant: Grant, client: Client, rules: Rules) -> int | None:
+    """The latest safe refresh of the present pair, up to which a promise may put it off; `None` for no end.
+
+    A pair that no refresh of ours ends may be promised for its own life.
+    """
+    if not is_refreshable(grant, client) or not client.refresh_kills_access_token:
+        return grant.access_expires_at
+    rules = rules_for(client, rules)
+    latest = (_latest_for_access(grant, rules), _latest_for_refresh_token(grant, rules))
+    return min((at for at in latest if at is not None), default=None)
 
 
 def fixed_end(grant: Grant, client: Client, rules: Rules) -> End | None:
@@ -231,6 +244,24 @@ def _access_due(grant: Grant, rules: Rules) -> Due:
     if share_at <= floor_at:
         return Due(_spaced(grant, share_at), Action.REFRESH, Reason.ACCESS_TOKEN_SHARE)
     return Due(_spaced(grant, floor_at), Action.REFRESH, Reason.ACCESS_TOKEN_FLOOR)
+
+
+def _latest_for_access(grant: Grant, rules: Rules) -> int | None:
+    """As late as the floor allows, with some of the life left; never before the refresh is due."""
+    due_at, ends_at = _access_due(grant, rules).at, grant.access_expires_at
+    if due_at is None or ends_at is None:
+        return None
+    lifetime_ms = max(ends_at - grant.issued_at, 0)
+    margin_ms = max(min(rules.min_margin_ms, MARGIN_SHARE * lifetime_ms), LAST_SHARE * lifetime_ms)
+    return min(max(due_at, ends_at - int(margin_ms)), max(ends_at, grant.issued_at))
+
+
+def _latest_for_refresh_token(grant: Grant, rules: Rules) -> int | None:
+    """Halfway from the due time to the end: what is lost there is the whole grant."""
+    due_at, ends_at = _refresh_token_due(grant, rules).at, grant.refresh_expires_at
+    if due_at is None or ends_at is None:
+        return None
+    return due_at + max(ends_at - due_at, 0) // 2
 
 
 def _refresh_token_due(grant: Grant, rules: Rules) -> Due:

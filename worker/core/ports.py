@@ -138,6 +138,29 @@ class ReplyKept:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """The grant's access token was handed out, and is not to be ended before `until`."""
+
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedLately:
+    """The grant was refreshed for a token that an API refused; it is not for another before `until`."""
+
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The refused version is not the stored one any more."""
+
+
+NotLeased = LeasedElsewhere | Unproven | Recovering | Paused | ReplyKept | Promised | RefusedLately | None
+"""Why there is no lease; `None` where there is no such grant."""
+
+
 class Verdict(StrEnum):
     """What became of an outcome at the store."""
 
@@ -559,8 +582,14 @@ class Store(Protocol):
         """Lease up to `limit` due grants of a client, each with its intent."""
 
     async def lease(
-        self, grant_id: str, *, even_paused: bool = False, reply: int | None = None
-    ) -> Lease | LeasedElsewhere | Unproven | Recovering | Paused | ReplyKept | None:
+        self,
+        grant_id: str,
+        *,
+        even_paused: bool = False,
+        reply: int | None = None,
+        ends_promise: bool = False,
+        refused_version: int | None = None,
+    ) -> Lease | Moved | NotLeased:
         """Lease one grant whether it is due or not; `None` where there is no such grant.
 
         Args:
@@ -568,6 +597,10 @@ class Store(Protocol):
             even_paused: lease it though an operator took it out of work.
             reply: the number of its kept reply, to be adopted under this lease; a paused grant is leased for
                 it too. Without it a grant that has a kept reply is not leased.
+            ends_promise: lease it though its access token was handed out with a promise. A paused grant, and
+                one for its kept reply, is leased so at any rate: a person asks for it.
+            refused_version: an API refused the access token of this version: its promise ends too, at most
+                once a minute. No other version is leased.
         """
 
     async def commit(self, commit: Commit) -> Committed:

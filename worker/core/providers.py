@@ -157,6 +157,7 @@ class Client:
         min_margin_ms: the least time before a token's end at which it is refreshed; `None` for the
             deployment's.
         user_agent: what its requests call themselves.
+        refresh_kills_access_token: a refresh ends the old access token; else that lives on to its own end.
     """
 
     name: str
@@ -173,6 +174,7 @@ class Client:
     refresh_at: float | None = None
     min_margin_ms: int | None = None
     user_agent: str = "evergrant"
+    refresh_kills_access_token: bool = True
 
     def asked_for(self, parameter: str) -> tuple[str, ...]:
         """The values of one of its parameters."""

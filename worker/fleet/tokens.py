@@ -1,4 +1,4 @@
-"""Tokens on demand: one grant's access token, or a refresh of the grant now.
+"""Tokens on demand: a refresh of one grant now.
 
 Rules:
 - A refresh runs under the same kind of lease as a worker's. The store gives leases only to processes that it
@@ -10,7 +10,8 @@ Rules:
 - Once a request may have left, every interrupt waits until the outcome is stored, or its answer on disk. If
   the store is away, the answer is offered for a few seconds more, or until the next interrupt.
 - A caller gets what the store has afterwards.
-- A refresh that cannot bring a token of the wanted life is not tried: it would rotate the grant at each call.
+- A person's order ends the promise of a token that was handed out; so does an API that refused that token.
+  Nobody else may (worker/fleet/handing_out.py).
 - The caller bounds how many refreshes run at once: neither the client's rate limit nor its pause, nor an open
   breaker, holds back what somebody asks for.
 - A failure is a code and its facts. `worker/cli/tokens.py` makes the sentence.
@@ -18,7 +19,6 @@ Rules:
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -46,13 +46,15 @@ from worker.core.ports import (
     JournalError,
     Lease,
     LeasedElsewhere,
+    Moved,
+    NotLeased,
     Paused,
+    Promised,
     Recovering,
+    RefusedLately,
     ReplyKept,
-    Sealer,
     Store,
     Unproven,
-    UnsealError,
 )
 from worker.core.providers import Client
 from worker.core.registry import Registry, StoredGrant
@@ -70,7 +72,6 @@ class TokenFailure(StrEnum):
     NO_SUCH_GRANT = "no_such_grant"
     CLIENT_NOT_CONFIGURED = "client_not_configured"
     NO_REFRESH_TOKEN = "no_refresh_token"
-    NO_ACCESS_TOKEN = "no_access_token"  # none was issued yet
     PAUSED = "paused"
     BEING_CONFIRMED = "being_confirmed"  # rejected once; the second try has its time
     NO_ROOM_ON_DISK = "no_room_on_disk"  # for an answer: nothing was sent
@@ -85,8 +86,8 @@ class TokenFailure(StrEnum):
     CLIENT_NOT_CONFIRMED = "client_not_confirmed"  # a rejection that may have meant the client
     LEASE_TOO_SHORT = "lease_too_short"  # this process was frozen: nothing was sent
     CANNOT_UNSEAL = "cannot_unseal"
-    TTL_UNREACHABLE = "ttl_unreachable"  # no token of this grant lives so long: nothing was sent
-    TTL_NOT_REACHED = "ttl_not_reached"  # a new token was issued, and its life is shorter than wanted
+    PROMISED = "promised"  # its token was handed out, and the promise is not over
+    REFUSED_LATELY = "refused_lately"  # it was refreshed for a refused token less than a minute ago
 
 
 class TokenError(Exception):
@@ -98,8 +99,8 @@ class TokenError(Exception):
         detail: the client's name, the provider's error code, what the disk or the sealer said, or the number
             of a kept reply.
         status: the grant's, after a refresh that brought nothing.
-        until: Unix ms; when the second try after a rejection is due.
-        span_ms: how long until then, or how long a new token lives.
+        until: Unix ms; when the second try after a rejection is due, or when it is worth asking again.
+        span_ms: how long until then.
     """
 
     def __init__(
@@ -121,14 +122,6 @@ class TokenError(Exception):
         self.span_ms = span_ms
 
 
-@dataclass(frozen=True, slots=True)
-class AccessToken:
-    """An access token in the clear, and the record it was read from."""
-
-    value: str = field(repr=False)
-    stored: StoredGrant
-
-
 class Tokens:
     """Gives out access tokens, and refreshes grants on demand; any number at once.
 
@@ -139,7 +132,6 @@ class Tokens:
         answers: of this process; its recovery loop offers them to a store that was away.
         refresher: this process's.
         clients: the configured clients.
-        sealer: opens tokens.
         rules: the deployment's; they say when a grant that is given back is due.
         lease_ms: how long a lease, and a recovery of the store, lasts at most.
     """
@@ -153,7 +145,6 @@ class Tokens:
         answers: Answers,
         refresher: Refresher,
         clients: Clients,
-        sealer: Sealer,
         rules: Rules,
         lease_ms: int,
     ) -> None:
@@ -163,42 +154,9 @@ class Tokens:
         self._answers = answers
         self._refresher = refresher
         self._clients = clients
-        self._sealer = sealer
         self._rules = rules
         self._wait_seconds = longest_wait_seconds(lease_ms)
         self._at_work = 0  # callers whose refresh may bring an answer
-
-    async def at_hand(self, grant_id: str, min_ttl_ms: int) -> AccessToken | None:
-        """The stored access token, if it lives that long; `None` where a refresh may bring one that does.
-
-        Needs no heartbeat.
-
-        Raises:
-            TokenError: there is no such token, and no refresh can be tried.
-        """
-        stored = await self._find(grant_id)
-        if _lives(stored.grant, await self._registry.now(), min_ttl_ms):
-            return self._opened(stored)
-        _check_reachable(stored.grant, min_ttl_ms)
-        await self._check(stored)
-        return None
-
-    async def token(self, grant_id: str, min_ttl_ms: int) -> AccessToken:
-        """An access token that lives at least `min_ttl_ms`; the grant is refreshed if it must be.
-
-        Raises:
-            TokenError: there is none.
-            StoreUnavailableError: the store went away.
-        """
-        token = await self.at_hand(grant_id, min_ttl_ms)
-        if token is not None:
-            return token
-        stored = await self.refresh(grant_id)
-        now = await self._registry.now()
-        if not _lives(stored.grant, now, min_ttl_ms):
-            left_ms = (stored.grant.access_expires_at or now) - now
-            raise TokenError(TokenFailure.TTL_NOT_REACHED, grant_id, span_ms=left_ms)
-        return self._opened(stored)
 
     async def check(self, grant_id: str) -> StoredGrant:
         """Find out whether a refresh can be tried; returns the grant as it is stored. Needs no heartbeat.
@@ -210,8 +168,15 @@ class Tokens:
         await self._check(stored)
         return stored
 
-    async def refresh(self, grant_id: str) -> StoredGrant:
+    async def refresh(
+        self, grant_id: str, *, keeps_promise: bool = False, refused_version: int | None = None
+    ) -> StoredGrant:
         """Refresh a grant, due or not, or wait for another's refresh; returns the grant as it is stored then.
+
+        Args:
+            grant_id: of the grant.
+            keeps_promise: do not refresh it while its token is promised to somebody.
+            refused_version: an API refused the token of this version: refresh no other.
 
         Raises:
             TokenError: there are no new tokens, or the store does not have them yet.
@@ -220,7 +185,8 @@ class Tokens:
         self._at_work += 1
         try:
             before = await self.check(grant_id)
-            lease = await self._lease_or_outcome(before)
+            ends_promise = not keeps_promise
+            lease = await self._lease_or_outcome(before, ends_promise, refused_version)
             if isinstance(lease, StoredGrant):
                 return lease
             if lease.grant.version > before.grant.version or _rejected_since(before, lease.grant):
@@ -240,16 +206,25 @@ class Tokens:
             raise await self._being_confirmed(stored)
         await self._reserve(grant.id)
 
-    async def _lease_or_outcome(self, before: StoredGrant) -> Lease | StoredGrant:
+    async def _lease_or_outcome(
+        self,
+        before: StoredGrant,
+        ends_promise: bool,  # noqa: FBT001 as it was asked for
+        refused_version: int | None,
+    ) -> Lease | StoredGrant:
         """A lease, or the grant that another's refresh stored meanwhile."""
         grant_id = before.grant.id
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._wait_seconds
         while True:
             await self._reserve(grant_id)
-            found = await self._store.lease(grant_id)
+            found = await self._store.lease(
+                grant_id, ends_promise=ends_promise, refused_version=refused_version
+            )
             if isinstance(found, Lease):
                 return found
+            if isinstance(found, Moved):
+                return await self._find(grant_id)
             refusal = _refusal_of(before.grant, found, waited=loop.time() >= give_up_at)
             if refusal is not None:
                 raise refusal
@@ -312,15 +287,6 @@ class Tokens:
                 return client
         raise TokenError(TokenFailure.CLIENT_NOT_CONFIGURED, grant.id, detail=grant.client)
 
-    def _opened(self, stored: StoredGrant) -> AccessToken:
-        try:
-            pair = self._sealer.open(stored.grant)
-        except UnsealError as problem:
-            raise TokenError(TokenFailure.CANNOT_UNSEAL, stored.grant.id, detail=str(problem)) from None
-        if pair.access_token is None:
-            raise TokenError(TokenFailure.NO_ACCESS_TOKEN, stored.grant.id)
-        return AccessToken(pair.access_token, stored)
-
     async def _rejected(self, after: StoredGrant) -> TokenError:
         grant = after.grant
         if lifecycle.phase_of(grant) is Phase.CONFIRMING:
@@ -335,28 +301,33 @@ class Tokens:
 
 def _refusal_of(
     grant: Grant,
-    found: LeasedElsewhere | Unproven | Recovering | Paused | ReplyKept | None,
+    found: NotLeased,
     *,
     waited: bool,
 ) -> TokenError | None:
     """Why there is no lease; `None` where it may come yet."""
+    detail: str | None = None
+    until: int | None = None
     match found:
-        case None:
-            return TokenError(TokenFailure.NO_SUCH_GRANT, grant.id)
-        case Paused():
-            return TokenError(TokenFailure.PAUSED, grant.id)
         case ReplyKept(number=number):
             return _unread(grant.id, number)
-        case Unproven(until=None):
-            return TokenError(TokenFailure.CLIENT_UNPROVEN, grant.id, detail=grant.client)
-        case _ if not waited:
+        case None:
+            code = TokenFailure.NO_SUCH_GRANT
+        case Paused():
+            code = TokenFailure.PAUSED
+        case Promised(until=until):
+            code = TokenFailure.PROMISED
+        case RefusedLately(until=until):
+            code = TokenFailure.REFUSED_LATELY
+        case LeasedElsewhere() | Recovering() | Unproven(until=int()) if not waited:
             return None
-        case Unproven():
-            return TokenError(TokenFailure.CLIENT_UNPROVEN, grant.id, detail=grant.client)
         case LeasedElsewhere():
-            return TokenError(TokenFailure.LEASED_ELSEWHERE, grant.id)
+            code = TokenFailure.LEASED_ELSEWHERE
         case Recovering():
-            return TokenError(TokenFailure.STORE_RECOVERING, grant.id)
+            code = TokenFailure.STORE_RECOVERING
+        case Unproven():
+            code, detail = TokenFailure.CLIENT_UNPROVEN, grant.client
+    return TokenError(code, grant.id, detail=detail, until=until)
 
 
 def _failure_of(outcome: AttemptOutcome, after: Grant) -> TokenError:
@@ -383,17 +354,6 @@ def _failure_of(outcome: AttemptOutcome, after: Grant) -> TokenError:
 
 def _unread(grant_id: str, number: int | None) -> TokenError:
     return TokenError(TokenFailure.REPLY_UNREAD, grant_id, detail=None if number is None else str(number))
-
-
-def _lives(grant: Grant, now: int, min_ttl_ms: int) -> bool:
-    return grant.access_expires_at is None or grant.access_expires_at - now >= min_ttl_ms
-
-
-def _check_reachable(grant: Grant, min_ttl_ms: int) -> None:
-    """Refuse a life that no refresh can bring; a whole life is known only of a token issued to Evergrant."""
-    life_ms = None if grant.access_expires_at is None else grant.access_expires_at - grant.issued_at
-    if grant.version > 0 and life_ms is not None and life_ms < min_ttl_ms:
-        raise TokenError(TokenFailure.TTL_UNREACHABLE, grant.id, span_ms=life_ms)
 
 
 def _rejected_since(before: StoredGrant, grant: Grant) -> bool:

@@ -6,6 +6,7 @@ operations.py      every call that there is, in one table
 calls.py           one call from its key to its answer, and the limits
 authentication.py  keys, and failures by address
 reading.py         what a request holds
+tokens.py          the call that gives a token away
 grants.py          calls about grants
 fleet.py           calls about the fleet
 probes.py          livez, readyz

@@ -4,7 +4,8 @@ Rules:
 - The key comes first, then its scope, then what the call says: who may not call learns nothing else.
 - Every call has a limit in time, and there are so many at once. What is past a limit is told when to try
   again.
-- A refresh or a revocation holds a lease and a place in the journal, so of those fewer run at once.
+- A refresh or a revocation holds a lease and a place in the journal, so of those fewer run at once. Callers
+  of one grant count as one: they share what comes of it.
 - Whatever a use case raises becomes a problem here. A fault of this service is logged, and its caller learns
   no more than that.
 """
@@ -12,6 +13,7 @@ Rules:
 import asyncio
 import os
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,12 +36,42 @@ from worker.http.problems import Code, Problem
 from worker.runtime import timing
 from worker.runtime.assembly import Runtime
 
-MOST_AT_ONCE: Final = 512
+MOST_AT_ONCE: Final = 2_048
+MOST_DEPOSITS: Final = 8  # of many lines: each may have megabytes
 MOST_WAITING: Final = 64  # for events: each has a connection to the store
 MOST_FRAMES: Final = 30
 ID: Final = "{id}"
 
 log = structlog.get_logger(__name__)
+
+
+class Refreshing:
+    """The grants that are refreshed or revoked for callers now.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._callers: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def of(self, grant_id: str) -> AsyncIterator[None]:
+        """Refresh or revoke one of them.
+
+        Raises:
+            Problem: there are too many others.
+        """
+        if grant_id not in self._callers and len(self._callers) >= self._most:
+            raise Problem(Code.TOO_MANY_REQUESTS, "too many grants are refreshed at once", retry_after=1)
+        self._callers[grant_id] += 1
+        try:
+            yield
+        finally:
+            self._callers[grant_id] -= 1
+            if not self._callers[grant_id]:
+                del self._callers[grant_id]
 
 
 @dataclass
@@ -48,7 +80,8 @@ class Service:
 
     Attributes:
         at_once: calls that run.
-        refreshes: room for refreshes and revocations.
+        refreshing: the grants that callers have refreshed or revoked now.
+        deposits: room for bodies of many lines.
         waiters: room for calls that wait for events.
         stopping: set when the process was told to stop: nobody waits for events any more.
     """
@@ -56,12 +89,13 @@ class Service:
     runtime: Runtime
     authentication: Authentication
     at_once: int = 0
-    refreshes: asyncio.Semaphore = field(init=False)
+    refreshing: "Refreshing" = field(init=False)
+    deposits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_DEPOSITS))
     waiters: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_WAITING))
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.refreshes = asyncio.Semaphore(self.runtime.deployment.settings.in_flight)
+        self.refreshing = Refreshing(self.runtime.deployment.settings.in_flight)
         self.longest_seconds = timing.longest_call_seconds(self.runtime.deployment.settings)
 
 
@@ -87,6 +121,11 @@ class Call:
     def runtime(self) -> Runtime:
         """This process's."""
         return self.service.runtime
+
+    @property
+    def actor(self) -> str:
+        """Who calls, for the audit stream."""
+        return f"key:{self.key.name}"
 
     async def grant(self) -> StoredGrant:
         """The grant in the path.
@@ -130,6 +169,7 @@ class Operation:
         query: its parameters.
         takes_labels: whether `label.NAME` selects.
         answer: what comes back; `None` for nothing.
+        body: what goes in; `None` for nothing.
         lines: what comes back, one a line, where lines were sent.
         codes: what it may fail with, beside what every call may.
     """
@@ -145,6 +185,7 @@ class Operation:
     query: type[BaseModel] = models.NoQuery
     takes_labels: bool = False
     body: type[BaseModel] | None = None
+    body_is_optional: bool = False
     lines: type[BaseModel] | None = None
     codes: tuple[Code, ...] = ()
 

@@ -7,6 +7,7 @@ Rules:
 """
 
 import io
+from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -52,7 +53,8 @@ async def put_grants(call: Call) -> Response:
     lines = list(numbered_lines(io.BytesIO(body))) if are_many else [(1, body)]
     if not lines:
         raise invalid("the body takes one import line as JSON, or several as application/x-ndjson")
-    async with room_in(call.service.refreshes):
+    room = room_in(call.service.deposits) if are_many else nullcontext()
+    async with room:
         deposited = await call.runtime.depositing.deposit(
             lines, replace_existing=query.replace, bound_to=call.key.labels
         )
@@ -92,7 +94,7 @@ async def refresh_grant(call: Call) -> Response:
     """Refresh a grant now, or wait for the refresh that is under way."""
     await call.grant()
     try:
-        async with room_in(call.service.refreshes):
+        async with call.service.refreshing.of(call.grant_id):
             await call.runtime.tokens.refresh(call.grant_id)
     except TokenError as error:
         after = await call.runtime.registry.find(call.grant_id)
@@ -104,7 +106,7 @@ async def revoke_grant(call: Call) -> Response:
     """End a grant at its provider, then forget it."""
     await call.grant()
     try:
-        async with room_in(call.service.refreshes):
+        async with call.service.refreshing.of(call.grant_id):
             grant = await call.runtime.revoking.revoke(call.grant_id)
     except RevocationError as error:
         raise refusals.of_revocation_error(error) from None

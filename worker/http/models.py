@@ -15,6 +15,7 @@ from worker.http.problems import Code
 MOST_IN_A_PAGE = 1_000
 MOST_EVENTS = 500
 MOST_WAIT_SECONDS = 30
+MOST_TTL_SECONDS = 315_360_000  # ten years, as on the command line
 
 
 def _stream_id(text: str) -> str:
@@ -71,6 +72,35 @@ class HistoryQuery(_Strict):
 
     before: StreamId | None = Field(default=None, description="`before` of the page before.")
     limit: int = Field(default=100, ge=1, le=MOST_EVENTS)
+
+
+class TokenRequest(_Strict):
+    """What a token is to be good for."""
+
+    min_ttl: float = Field(
+        default=60, ge=0, le=MOST_TTL_SECONDS, description="Seconds that it must work at least."
+    )
+    refused_version: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**31,
+        description="The API answered 401 to the token of this version: if it is still the current one, the"
+        " grant is refreshed; once for all callers, at most once a minute.",
+    )
+
+
+class Token(BaseModel):
+    """An access token, and how long it will work."""
+
+    access_token: str
+    token_type: str
+    expires_in: int = Field(
+        description="A promise, in seconds: Evergrant does not rotate the grant before, but for a person's"
+        " order or a caller whose token was refused. 0: the token works, and nothing is promised."
+    )
+    scope: str | None
+    grant: str
+    version: int
 
 
 class ImportLine(BaseModel):
@@ -216,4 +246,8 @@ class ProblemDocument(BaseModel):
     reason: str | None = Field(default=None, description="With `grant_failed`: why.")
     access_token_expires_at: Instant | None = Field(
         default=None, description="With `grant_failed`: until when the old access token works."
+    )
+    longest_ttl: int | None = Field(
+        default=None,
+        description="With `ttl_unreachable`: for how many seconds a fresh token can be promised.",
     )

@@ -68,7 +68,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         content = {"application/json": {"schema": _reference(operation.body)}}
         if operation.lines is not None:
             content[JSON_LINES] = {"schema": {"type": "string"}}
-        described["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": not operation.body_is_optional, "content": content}
     return described
 
 

@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Final
 
 from worker.core.api_keys import Scope
-from worker.http import fleet, grants, models
+from worker.http import fleet, grants, models, tokens
 from worker.http.calls import Operation
 from worker.http.problems import Code
 
@@ -63,6 +63,21 @@ OPERATIONS: Final = (
         answer=None,
         status=HTTPStatus.NO_CONTENT,
         codes=_CHANGES,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/token/{id}",
+        name="takeToken",
+        summary="Take an access token; `expires_in` is a promise.",
+        scope=Scope.TOKENS,
+        handler=tokens.take_token,
+        body=models.TokenRequest,
+        body_is_optional=True,
+        answer=models.Token,
+        codes=(
+            *(*_REFRESHES, Code.TTL_UNREACHABLE, Code.PROMISED),
+            *(Code.BODY_TOO_LARGE, Code.REQUEST_TIMEOUT),
+        ),
     ),
     Operation(
         method="POST",

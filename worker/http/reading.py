@@ -4,6 +4,7 @@ Rule: no message repeats what came in. It may be a token in the wrong place.
 """
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -90,6 +91,18 @@ async def body_of(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
+def json_of(body: bytes) -> Any:
+    """A body as JSON.
+
+    Raises:
+        Problem: it is none.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise invalid("the body is not JSON") from None
+
+
 def invalid(detail: str) -> Problem:
     """The request cannot be read."""
     return Problem(Code.INVALID_REQUEST, detail)
@@ -101,8 +114,10 @@ def _too_large(most: int) -> Problem:
 
 def _one_line(error: ValidationError, model: type[BaseModel], where: str) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if not first["loc"]:
+        return f"{where} takes an object"
     known = list(model.model_fields)
-    place = first["loc"][0] if first["loc"] else None
+    place = first["loc"][0]
     if place not in known:  # a name that somebody made up may be anything
         return f"{where} takes {', '.join(known)} and nothing else" if known else f"{where} takes nothing"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -5,7 +5,9 @@ from typing import Final
 
 from worker.core.events import rfc3339
 from worker.core.grant import Grant, Status
+from worker.core.promises import Refusal
 from worker.core.registry import StoredGrant
+from worker.fleet.handing_out import HandOutError
 from worker.fleet.importing import LineProblem
 from worker.fleet.revoking import RevocationError, RevocationFailure
 from worker.fleet.tokens import TokenError, TokenFailure
@@ -18,7 +20,6 @@ OF_TOKENS: Final[Mapping[TokenFailure, tuple[Code, str]]] = {
     TokenFailure.NO_SUCH_GRANT: (Code.NO_SUCH_GRANT, "there is no such grant"),
     TokenFailure.CLIENT_NOT_CONFIGURED: (Code.CLIENT_REJECTED, "the grant's client is not configured"),
     TokenFailure.NO_REFRESH_TOKEN: (Code.NOT_REFRESHABLE, "the grant has no refresh token"),
-    TokenFailure.NO_ACCESS_TOKEN: (Code.PROVIDER_UNAVAILABLE, "no access token was issued yet"),
     TokenFailure.PAUSED: (Code.GRANT_PAUSED, "the grant is paused; POST /v1/resume puts it back to work"),
     TokenFailure.BEING_CONFIRMED: (
         Code.PROVIDER_UNAVAILABLE,
@@ -51,8 +52,11 @@ OF_TOKENS: Final[Mapping[TokenFailure, tuple[Code, str]]] = {
     ),
     TokenFailure.LEASE_TOO_SHORT: (Code.STORE_UNAVAILABLE, "this service stood still; nothing was sent"),
     TokenFailure.CANNOT_UNSEAL: (Code.STORE_UNAVAILABLE, "no sealing key here opens the grant's tokens"),
-    TokenFailure.TTL_UNREACHABLE: (Code.TTL_UNREACHABLE, "no token of the grant lives so long"),
-    TokenFailure.TTL_NOT_REACHED: (Code.TTL_UNREACHABLE, "a fresh token lives shorter than asked"),
+    TokenFailure.PROMISED: (Code.PROMISED, "another caller was promised the present token"),
+    TokenFailure.REFUSED_LATELY: (
+        Code.TOO_MANY_REQUESTS,
+        "the grant was refreshed for a refused token less than a minute ago",
+    ),
 }
 
 OF_REVOCATIONS: Final[Mapping[RevocationFailure, tuple[Code, str]]] = {
@@ -90,6 +94,18 @@ OF_LINES: Final[Mapping[LineProblem, Code]] = {
     LineProblem.NEWER_FORMAT: Code.GRANT_UNREADABLE,
     LineProblem.BUSY: Code.STORE_UNAVAILABLE,
 }
+OF_HAND_OUTS: Final[Mapping[Refusal, str]] = {
+    Refusal.NO_SUCH_GRANT: OF_TOKENS[TokenFailure.NO_SUCH_GRANT][1],
+    Refusal.GRANT_FAILED: "the person must connect again",
+    Refusal.GRANT_PAUSED: OF_TOKENS[TokenFailure.PAUSED][1],
+    Refusal.TTL_UNREACHABLE: "no token of the grant can be promised for so long",
+    Refusal.PROMISED: "the refresh that it takes would end a token that was promised to others",
+    Refusal.TOO_MANY_REQUESTS: OF_TOKENS[TokenFailure.REFUSED_LATELY][1],
+    Refusal.PROVIDER_UNAVAILABLE: "the provider gives no new tokens now",
+    Refusal.CLIENT_REJECTED: "the provider refuses the client's credentials, or it is not configured",
+    Refusal.STORE_UNAVAILABLE: "the store is recovering, or new tokens could not be kept safe",
+}
+
 EXISTS_DETAIL: Final = "a grant with this id exists; ?replace=true puts this one in its place"
 
 
@@ -112,6 +128,18 @@ def of_token_error(error: TokenError, after: StoredGrant | None) -> Problem:
     return Problem(code, detail, retry_after=_when(error))
 
 
+def of_hand_out_error(error: HandOutError) -> Problem:
+    """Why there is no token."""
+    if error.refusal is Refusal.GRANT_FAILED and error.grant is not None:
+        return failed(error.grant)
+    code = next(code for code in Code if code.value == error.refusal.value)
+    detail = OF_HAND_OUTS[error.refusal] if error.cause is None else OF_TOKENS[error.cause.code][1]
+    facts = {}
+    if error.refusal is Refusal.TTL_UNREACHABLE and error.reach_ms is not None:
+        facts["longest_ttl"] = max(error.reach_ms, 0) // 1000
+    return Problem(code, detail, facts=facts, retry_after=error.retry_after)
+
+
 def of_revocation_error(error: RevocationError) -> Problem:
     """Why the grant is not revoked."""
     code, detail = OF_REVOCATIONS[error.code]
@@ -129,5 +157,6 @@ def _when(error: TokenError) -> float | None:
         TokenFailure.PROVIDER_REJECTED: lambda: CONFIRMED_SECONDS,
         TokenFailure.CLIENT_NOT_CONFIGURED: lambda: PERSON_SECONDS,
         TokenFailure.CANNOT_UNSEAL: lambda: PERSON_SECONDS,
+        TokenFailure.REFUSED_LATELY: lambda: CONFIRMED_SECONDS,
     }
     return waits[error.code]() if error.code in waits else None

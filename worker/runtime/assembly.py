@@ -29,15 +29,18 @@ from worker.adapters.store.api_keys import RedisApiKeys
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
 from worker.core import ports
 from worker.core.policy import Rules
+from worker.core.promises import PromiseStore
 from worker.core.registry import Registry, RunnerPlaces
 from worker.fleet.api_keys import ApiKeys
 from worker.fleet.depositing import Depositing
+from worker.fleet.handing_out import HandingOut
 from worker.fleet.kept_replies import KeptReplies
 from worker.fleet.listing import Listing
 from worker.fleet.resealing import Resealing
@@ -79,6 +82,7 @@ class Ports:
     store: ports.Store
     places: RunnerPlaces
     registry: Registry
+    promises: PromiseStore
     endpoint: ports.TokenEndpoint
     sealer: ports.Sealer
     journal: ports.Journal
@@ -104,6 +108,7 @@ class Assembly:
     takeover: Takeover
     membership: Membership
     tokens: Tokens
+    handing_out: HandingOut
     revoking: Revoking
     sweeping: Sweeping
 
@@ -155,6 +160,14 @@ def assemble(given: Ports) -> Assembly:
         answers=answers,
         refresher=refresher,
         clients=given.clients,
+        rules=given.rules,
+        lease_ms=given.lease_ms,
+    )
+    handing_out = HandingOut(
+        promises=given.promises,
+        registry=given.registry,
+        tokens=tokens,
+        clients=given.clients,
         sealer=given.sealer,
         rules=given.rules,
         lease_ms=given.lease_ms,
@@ -177,7 +190,9 @@ def assemble(given: Ports) -> Assembly:
         place_ms=given.lease_ms,
         run_seconds=timing.RUN_SECONDS,
     )
-    return Assembly(answers, refresher, recovery, takeover, membership, tokens, revoking, sweeping)
+    return Assembly(
+        answers, refresher, recovery, takeover, membership, tokens, handing_out, revoking, sweeping
+    )
 
 
 @dataclass(frozen=True)
@@ -200,6 +215,7 @@ class Runtime:
     refresher: Refresher
     rules: Rules
     tokens: Tokens
+    handing_out: HandingOut
     revoking: Revoking
     sweeping: Sweeping
     kept_replies: KeptReplies
@@ -247,6 +263,9 @@ async def open_runtime(
             store=store,
             places=store,
             registry=(registry := RedisRegistry(redis, scripts, prefix)),
+            promises=RedisPromises(
+                scripts, audit_kept=settings.audit_kept, recovery_ms=timing.lease_ms(settings)
+            ),
             endpoint=endpoint,
             sealer=deployment.keys,
             journal=journal,
@@ -286,6 +305,7 @@ async def open_runtime(
             refresher=process.refresher,
             rules=given.rules,
             tokens=process.tokens,
+            handing_out=process.handing_out,
             revoking=process.revoking,
             sweeping=process.sweeping,
             kept_replies=KeptReplies(

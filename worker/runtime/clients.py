@@ -304,6 +304,7 @@ def client_of(
         access_lifetime_ms=_access_lifetime_ms(settings),
         refresh_at=settings.refresh_at,
         min_margin_ms=None if margin_seconds is None else int(margin_seconds * 1000),
+        refresh_kills_access_token=settings.refresh_kills_access_token,
     )
 
 

@@ -108,6 +108,10 @@ SCHEMA: Final = (
     Field("KEPT_REPLY", "kept_reply", OPTIONAL_NUMBER, is_later=True),
     Field("NARROWED", "narrowed", OPTIONAL_TEXT, is_later=True),
     Field("TOKEN_TYPE", "token_type", OPTIONAL_TEXT, is_later=True),
+    # Of the present pair: until when a hand-out may promise it; absent until its first hand-out.
+    Field("PROMISABLE_UNTIL", is_later=True),
+    Field("OUTLIVES", is_later=True),  # its access token lives on after the next refresh
+    Field("PROMISED_UNTIL", is_later=True),  # until then it is not rotated
 )
 FIELDS: Final = tuple(field.name for field in SCHEMA)
 FRONT: Final = FIELDS.index("CLIENT") + 1
@@ -129,7 +133,7 @@ _values_of_grant: Final = itemgetter(
 def lua_positions() -> str:
     """The constants that every script starts with, on one line."""
     names, positions = ", ".join(FIELDS), ", ".join(str(i + 1) for i in range(len(FIELDS)))
-    return f"local {names}, FRONT = {positions}, {FRONT}\n"
+    return f"local {names}, FRONT, WIDTH = {positions}, {FRONT}, {len(FIELDS)}\n"
 
 
 def pack(grant: Grant) -> bytes:

@@ -3,10 +3,10 @@
 Each method is one call of one script in `lua/`, which holds the rules. This file only packs and unpacks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -30,11 +30,15 @@ from worker.core.ports import (
     KeptReply,
     Lease,
     LeasedElsewhere,
+    Moved,
+    NotLeased,
     Paused,
+    Promised,
     Recovering,
     Refusal,
     RefusalVerdict,
     RefusalWords,
+    RefusedLately,
     ReplyKept,
     StoreUnavailableError,
     Unproven,
@@ -50,6 +54,19 @@ MOST_NAMED = 20  # grants in one heartbeat
 
 # What claim.lua says a grant is tried for; these may add up.
 CLIENT_PROBE, ENDPOINT_PROBE, COMPARISON = 1, 2, 4
+
+# What lease.lua says where it gives no lease.
+NOT_LEASED: Final[dict[bytes, Callable[..., Moved | NotLeased]]] = {
+    b"held": LeasedElsewhere,
+    b"unproven": lambda until: Unproven(until or None),
+    b"recovering": Recovering,
+    b"paused": Paused,
+    b"kept": ReplyKept,
+    b"promised": Promised,
+    b"refused_lately": RefusedLately,
+    b"moved": Moved,
+    b"gone": lambda: None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +146,14 @@ class RedisStore:
         return now, recovering, answers
 
     async def lease(
-        self, grant_id: str, *, even_paused: bool = False, reply: int | None = None
-    ) -> Lease | LeasedElsewhere | Unproven | Recovering | Paused | ReplyKept | None:
+        self,
+        grant_id: str,
+        *,
+        even_paused: bool = False,
+        reply: int | None = None,
+        ends_promise: bool = False,
+        refused_version: int | None = None,
+    ) -> Lease | Moved | NotLeased:
         """Lease one grant whether it is due or not; `None` where there is no such grant."""
         asked_at = self._clock.stopwatch()
         answer = await self._scripts.run(
@@ -142,24 +165,16 @@ class RedisStore:
                 recovered_epoch=self._recovered_epoch,
                 even_paused=even_paused,
                 reply=reply,
+                ends_promise=ends_promise,
+                refused_version=refused_version,
             )
         )
-        match answer:
-            case [b"leased", now, packed, in_doubt]:
-                self._clock.set(now, asked_at=asked_at)
-                return _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
-            case [b"held", until]:
-                return LeasedElsewhere(until)
-            case [b"unproven", until]:
-                return Unproven(until or None)
-            case [b"recovering"]:
-                return Recovering()
-            case [b"paused"]:
-                return Paused()
-            case [b"kept", number]:
-                return ReplyKept(number)
-            case _:
-                return None
+        verdict, *said = answer
+        if verdict != b"leased":
+            return NOT_LEASED[verdict](*said)
+        now, packed, in_doubt = said
+        self._clock.set(now, asked_at=asked_at)
+        return _lease(grant_id.encode(), packed, in_doubt=in_doubt, probe=0)
 
     async def commit(self, commit: Commit) -> Committed:
         """Store an answer if and only if the lineage is still its own."""

@@ -62,6 +62,8 @@ class Lease(NamedTuple):
     Attributes:
         even_paused: lease it though an operator took it out of work.
         reply: the number of its kept reply, to be adopted; `None` where its token is to be presented.
+        ends_promise: lease it though its access token was handed out with a promise.
+        refused_version: an API refused the access token of this version; the lease is for no other.
     """
 
     id: str
@@ -71,6 +73,47 @@ class Lease(NamedTuple):
     recovered_epoch: int
     even_paused: bool = False
     reply: int | None = None
+    ends_promise: bool = False
+    refused_version: int | None = None
+
+
+class HandOut(NamedTuple):
+    """Hand out an access token, with a promise until when it is not rotated.
+
+    Attributes:
+        request_id: names this request; a repeated one is promised the same.
+        actor: who asks, for the audit stream.
+        origin: where from.
+        min_ttl_ms: how long the token must work.
+        refused_version: an API refused the access token of this version; `None` where none was refused.
+        is_unpromised: hand it out as it is: nothing may be promised, and no refresh can be had.
+        planned_version: the version that the next two fields are about; `None` where nothing is planned.
+        promisable_until: the latest safe refresh of that version's pair.
+        outlives: its access token lives on after a refresh.
+        margin_ms: before the access token's end.
+        least_ms: what a promise lasts at least, where it can.
+        usual_ms: what it lasts where nothing is due sooner.
+        longest_ms: of a token that outlives its refresh, and has no end.
+        audit_kept: about how many entries the audit stream holds.
+        recovery_ms: the longest that a recovery takes.
+    """
+
+    id: str
+    request_id: str
+    actor: str
+    origin: str
+    min_ttl_ms: int
+    refused_version: int | None
+    is_unpromised: bool
+    planned_version: int | None
+    promisable_until: int | None
+    outlives: bool
+    margin_ms: int
+    least_ms: int
+    usual_ms: int
+    longest_ms: int
+    audit_kept: int
+    recovery_ms: int
 
 
 class Reassert(NamedTuple):
@@ -536,6 +579,7 @@ class NoteUnreadable(NamedTuple):
 Call = (
     Claim
     | Lease
+    | HandOut
     | Reassert
     | Commit
     | RecordOutcome

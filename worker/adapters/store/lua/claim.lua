@@ -7,7 +7,7 @@
 -- or a text, the error of a client whose state cannot be read.
 -- Repeated with the same claim id (a reply was lost), it returns the same leases and takes none.
 
-local PROBE_CANDIDATES = 5
+local PROBE_CANDIDATES, PROBE_AMONG = 5, 50
 local SET_ASIDE_MS = 300000 -- for a record that cannot be read
 local LOOK_AGAIN_MS = 5000 -- at a holder that is waited for: it may be known to be gone by then
 
@@ -88,11 +88,22 @@ local function first_due(number)
   return redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', digits(now), 'LIMIT', 0, number)
 end
 
+-- The first grants by schedule whose tokens are not promised. Those that are due never are.
+local function unpromised(number)
+  local first = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', '(' .. FOREVER, 'LIMIT', 0, PROBE_AMONG)
+  local found = {}
+  for _, id in ipairs(first) do
+    local r = try(load, id)
+    if not (r and is_promised(r, now)) then found[#found + 1] = id end
+    if #found == number then break end
+  end
+  return found
+end
+
 -- The grant to probe with, due or not: another one each time, because client and endpoint may be well and only one
 -- grant be refused.
 local function probe_candidate(endpoint_probe)
-  local first = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', '(' .. FOREVER, 'LIMIT', 0,
-    PROBE_CANDIDATES)
+  local first = unpromised(PROBE_CANDIDATES)
   local turn = endpoint_probe and redis.call('HINCRBY', endpoint_key(token_url), 'probes', 1)
     or redis.call('HINCRBY', state, 'probes', 1)
   return {first[(turn - 1) % math.max(#first, 1) + 1]}
@@ -106,29 +117,35 @@ local function take_believed(number)
   local believed = {}
   for _, id in ipairs(ids) do
     local r = try(load, id)
-    if r and r[STATUS] == 'failing' and r[REJECTED_AT] then believed[#believed + 1] = id end
+    if r and r[STATUS] == 'failing' and r[REJECTED_AT] then
+      if is_promised(r, now) then
+        redis.call('ZADD', rejections_key(client), digits(r[PROMISED_UNTIL]), id)
+      else
+        believed[#believed + 1] = id
+      end
+    end
   end
   return believed
 end
 
 -- A grant to compare those with that were refused: the healthiest, which is due last, because it was refreshed last.
--- Returns whether one is leased just now, too.
+-- Returns whether one is leased or promised just now, too.
 local function healthiest_untried()
   local refused, refreshed_at = {}, tonumber(known.refreshed_at or '0')
   for _, each in ipairs(unpack_list(known.refusals)) do
     if each[3] > refreshed_at then refused[each[1]] = true end
   end
-  local some_leased = false
+  local some_wait = false
   local last = redis.call('ZREVRANGEBYSCORE', schedule_key(client), '(' .. FOREVER, '-inf', 'LIMIT', 0,
     HEALTHIEST_AMONG)
   for _, id in ipairs(last) do
-    local r = not refused[id] and try(load_front, id)
+    local r = not refused[id] and try(load, id)
     if r and r[STATUS] == 'active' then
-      if claimable_from(r) <= now then return {id}, false end
-      some_leased = true
+      if claimable_from(r) <= now and not is_promised(r, now) then return {id}, false end
+      some_wait = true
     end
   end
-  return {}, some_leased
+  return {}, some_wait
 end
 
 -- What to try while the reply to one grant of a new registration is unknown: a grant whose access token is about to end,

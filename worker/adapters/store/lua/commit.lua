@@ -57,6 +57,7 @@ r[TOKEN_TYPE] = token_type or false
 r[STREAK] = 0
 r[REASON] = false
 r[REJECTED_AT] = false
+forget_promise(r)
 forget_replies(r, true) -- this is one of them, or better
 if is_ours then r[INTENT] = false end -- a later lease may be presenting
 r[LAST] = fence

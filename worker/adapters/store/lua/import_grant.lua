@@ -39,6 +39,7 @@ if old then
     forget_replies(old, false)
   else
     new[IMPORTED] = old[IMPORTED]
+    new[PROMISED_UNTIL] = old[PROMISED_UNTIL]
     keep_reply(old)
   end
   count(old[CLIENT], 'grants:' .. old[STATUS], -1)

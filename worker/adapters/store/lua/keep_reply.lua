@@ -60,6 +60,7 @@ if forgot then
   r[REFRESH_ISSUED_AT], r[REFRESH_EXPIRES_AT] = refresh_issued_at, refresh_expires_at or false
   r[SCOPE] = scope or false
   r[STATED_LIFE] = stated_life_ms or false
+  forget_promise(r)
 end
 
 local number = redis.call('HINCRBY', P .. 'replies', 'last', 1)

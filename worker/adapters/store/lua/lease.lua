@@ -2,8 +2,12 @@
 --
 -- Returns {'leased', now, record, in doubt}, {'held', until}, {'unproven', until} (the registration has not refreshed
 -- anything yet, and another grant is being tried; until is 0 where a person must look at its reply first),
--- {'recovering'}, {'paused'}, {'kept', number} or {'gone'}.
+-- {'recovering'}, {'paused'}, {'kept', number}, {'promised', until} (a token was handed out, and nobody may end it yet),
+-- {'refused_lately', until} (the grant was refreshed for a refused token less than a minute ago) or {'gone'}.
+-- A refused version that is no longer stored says nothing: the lease is {'moved'}.
 -- Repeated with the same claim id, it returns the same lease.
+
+local REFUSED_AGAIN_MS = 60000
 
 local now = now_ms()
 
@@ -12,7 +16,8 @@ if recovering or number ~= recovered_epoch then return {'recovering'} end
 
 local r = load_front(id)
 if not r then return {'gone'} end
-local kept = fields(r.packed, MOST_FIELDS)[KEPT_REPLY]
+local whole = all_fields(r.packed)
+local kept = whole[KEPT_REPLY]
 
 local function has_reply()
   local each = kept
@@ -38,6 +43,15 @@ end
 if is_leased(r, now) then return {'held', r[LEASE_UNTIL]} end
 if claimable_from(r) > now then return {'held', claimable_from(r)} end
 
+-- A person's order ends a promise; so does an API that refused the very token that was promised.
+local overrides = ends_promise or even_paused or reply or refused_version
+if is_promised(whole, now) and not overrides then return {'promised', whole[PROMISED_UNTIL]} end
+if refused_version then
+  if refused_version ~= whole[VERSION] then return {'moved'} end
+  local allowed_at = tonumber(redis.call('GET', refused_key(id)) or -REFUSED_AGAIN_MS) + REFUSED_AGAIN_MS
+  if allowed_at > now then return {'refused_lately', allowed_at} end
+end
+
 local known = {}
 known.single, known.single_until, known.proved, known.registration, known.unread = unpack(redis.call('HMGET',
   client_key(r[CLIENT]), 'single', 'single_until', 'proved', 'registration', 'unread_registration'))
@@ -51,6 +65,12 @@ if is_unproven then
   if at_risk and at_risk ~= id then return {'unproven', now + lease_ms} end
 end
 
+if refused_version then redis.call('SET', refused_key(id), digits(now), 'PX', REFUSED_AGAIN_MS) end
+if is_promised(whole, now) then
+  whole[PROMISED_UNTIL] = false
+  save(id, whole)
+  r = load_front(id)
+end
 take_leases({r}, owner, now + lease_ms)
 if is_unproven then note_single(r[CLIENT], id, now + lease_ms, known.registration) end
 if kept then write_schedule(r[CLIENT], FOREVER, FOREVER, id) end

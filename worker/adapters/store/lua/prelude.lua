@@ -50,6 +50,10 @@
 --                          Written by commits and outcomes. Lives for ever.
 -- claim:ID         string  What a claim leased of each client, packed, so that a repeated one gets the same leases.
 --                          Written by claim and lease. Expires with the leases.
+-- handed:ID        string  What a hand-out promised, packed, so that a repeated one promises the same and is audited once.
+--                          Written by hand_out. Expires after a minute.
+-- refused:GRANT    string  When a grant was last refreshed because an API had refused its access token.
+--                          Written by lease. Expires after a minute.
 -- runners          zset    The places of refresh tasks, queued or at work, by when each place ends.
 --                          Written by reserve_runners, claim and release_runner. Ended places go at the next reserve,
 --                          all of them when an epoch begins.
@@ -72,6 +76,8 @@
 -- clients          set     Every client that ever had a grant here. Written by import_grant. Lives for ever.
 -- events           stream  The events of this deployment. Written with the changes they tell of. Cut to about as many
 --                          as the settings say.
+-- audit            stream  Who got which token, when, and until when it was promised; one JSON object in the field `entry`.
+--                          Written by hand_out, in the step that hands out. Cut to about as many as the settings say.
 -- epoch            hash    The store's epoch (see the end of this file). Written by each script that reads it. Lives
 --                          for ever.
 --                          Fields: number, run_id (of the server, when the epoch began), instance (the same for
@@ -116,6 +122,8 @@ local function ids_key(client) return P .. 'ids:' .. client end
 local function client_key(client) return P .. 'client:' .. client end
 local function endpoint_key(url) return P .. 'endpoint:' .. url end
 local function claim_key(claim_id) return P .. 'claim:' .. claim_id end
+local function handed_key(request_id) return P .. 'handed:' .. request_id end
+local function refused_key(id) return P .. 'refused:' .. id end
 local function rejections_key(client) return P .. 'rejections:' .. client end
 local function reply_key(number) return P .. 'reply:' .. number end
 
@@ -143,9 +151,16 @@ local function fields(packed, number)
   return r, table.remove(r, 1)
 end
 
+-- All fields of a record; false for those that an older release did not know.
+local function all_fields(packed)
+  local r = fields(packed, MOST_FIELDS)
+  for place = #r + 1, WIDTH do r[place] = false end
+  return r
+end
+
 local function load(id)
   local packed = read(id)
-  return packed and fields(packed, MOST_FIELDS)
+  return packed and all_fields(packed)
 end
 
 local function save(id, r)
@@ -190,9 +205,21 @@ local function write_schedule(client, soonest, ...)
   redis.call('ZADD', P .. 'agenda', 'LT', soonest, client)
 end
 
--- `due_at` is nil for never. A grant that has a kept reply is never due: its token is used up.
+-- Whether a handed-out access token must not be rotated yet. A lease ends the promise, so none is outstanding under it.
+local function is_promised(r, now)
+  return (r[PROMISED_UNTIL] or 0) > now
+end
+
+-- The grant has another pair: what was promised was promised of the former one.
+local function forget_promise(r)
+  r[PROMISABLE_UNTIL], r[OUTLIVES], r[PROMISED_UNTIL] = false, false, false
+end
+
+-- `due_at` is nil for never. A grant that has a kept reply is never due: its token is used up. A promised one is not
+-- due before its promise ends.
 local function schedule(id, r, due_at)
-  local score = (is_out_of_work(r) or r[KEPT_REPLY] or not due_at) and FOREVER or digits(due_at)
+  local is_never = is_out_of_work(r) or r[KEPT_REPLY] or not due_at
+  local score = is_never and FOREVER or digits(math.max(due_at, r[PROMISED_UNTIL] or 0))
   write_schedule(r[CLIENT], score, score, id)
 end
 
@@ -255,6 +282,10 @@ local function emit(event, events_kept)
   if event then
     redis.call('XADD', P .. 'events', 'MAXLEN', '~', digits(events_kept), '*', 'event', event)
   end
+end
+
+local function audit(entry, audit_kept)
+  redis.call('XADD', P .. 'audit', 'MAXLEN', '~', digits(audit_kept), '*', 'entry', cjson.encode(entry))
 end
 
 local function is_leased(r, now)

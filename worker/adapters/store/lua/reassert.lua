@@ -10,6 +10,7 @@ r[FENCE] = fence
 r[LEASE_OWNER] = owner
 r[LEASE_UNTIL] = until_at
 r[INTENT] = true
+r[PROMISED_UNTIL] = false -- the lease was given over it, or after it
 save(id, r)
 schedule(id, r, until_at)
 if fence > tonumber(redis.call('GET', P .. 'fence') or '0') then
