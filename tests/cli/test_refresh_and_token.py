@@ -1,6 +1,7 @@
 """`evergrant grants refresh` and `evergrant token`: tokens on demand."""
 
 import fcntl
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,8 +12,10 @@ from tests.support.callables import Issue, Line, MakeDue
 from tests.support.command import Cli
 from tests.support.waiting import eventually
 from worker.adapters.embedded import EmbeddedServer
-from worker.cli.tokens import sentence
+from worker.cli.tokens import no_token, sentence
 from worker.core.grant import Status
+from worker.core.promises import Refusal
+from worker.fleet.handing_out import HandOutError
 from worker.fleet.tokens import TokenError, TokenFailure
 from worker.sandbox.client import Sandbox
 
@@ -144,6 +147,50 @@ def test_a_token_that_ends_too_soon_is_refreshed_first(cli: Cli, enroll: Issue, 
     assert live["rotations"] == 1
 
 
+def test_as_json_a_token_comes_with_the_seconds_for_which_it_is_promised(
+    cli: Cli, enroll: Issue, sandbox: Sandbox
+) -> None:
+    grant = enroll()
+    cli.take_in(grant)
+
+    done = cli("token", grant["id"], "--min-ttl", "600", "--json")
+    again = cli("token", grant["id"], "--json")
+
+    document = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert document == {
+        "access_token": grant["access_token"],
+        "token_type": "Bearer",
+        "expires_in": 600,
+        "scope": None,
+        "grant": grant["id"],
+        "version": 0,
+    }
+    assert 0 < json.loads(again.out)["expires_in"] <= 600
+    assert list(sandbox.log(grant["id"])) == []
+
+
+def test_a_grant_that_is_not_there_is_exit_4(cli: Cli) -> None:
+    done = cli("token", "nobody")
+
+    assert (done.code, done.out) == (4, "")
+    assert done.complaint == "evergrant: no grant has the id 'nobody'"
+
+
+def test_a_token_that_is_promised_for_longer_than_a_caller_waits_is_exit_5(
+    cli: Cli, enroll: Issue, sandbox: Sandbox
+) -> None:
+    grant = enroll(age_seconds=1_800)
+    cli.take_in(grant)
+    assert cli("token", grant["id"], "--min-ttl", "600").code == 0
+
+    done = cli("token", grant["id"], "--min-ttl", "3000")
+
+    assert (done.code, done.out) == (5, "")
+    assert "its token is promised to others" in done.complaint
+    assert list(sandbox.log(grant["id"])) == []
+
+
 def test_a_life_that_no_token_has_is_exit_1(cli: Cli, enroll: Issue) -> None:
     grant = enroll()
     cli.take_in(grant)
@@ -257,6 +304,14 @@ def test_a_command_with_the_wrong_key_says_so_and_holds_nothing_against_the_gran
     assert done.code == 1
     assert "its tokens cannot be unsealed with the keys in EVERGRANT_KEYS" in done.complaint
     assert cli.grants()[grant["id"]]["status"] == "active"
+
+
+@pytest.mark.parametrize("refusal", Refusal, ids=lambda refusal: refusal.value)
+def test_every_refusal_has_a_sentence_that_names_its_grant(refusal: Refusal) -> None:
+    said = no_token(HandOutError(refusal, "user-42/buddy", retry_after_ms=5_000))
+
+    assert "user-42/buddy" in said
+    assert "None" not in said
 
 
 @pytest.mark.parametrize("code", TokenFailure, ids=lambda code: code.value)

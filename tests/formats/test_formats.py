@@ -16,12 +16,15 @@ from tests.support import attempts
 from worker.adapters.clock import RedisClock
 from worker.adapters.journal.format import entries_in, read_file
 from worker.adapters.store import record
+from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
 from worker.core.ports import Commit, KeptReply, Lease, UnsealError, Verdict
+from worker.core.promises import Plan, Request
+from worker.core.promises import Verdict as PromiseVerdict
 from worker.core.registry import ImportVerdict, Operation, OperationResult, UnreadableRecordError
 
 HERE = Path(__file__).parent
@@ -137,7 +140,7 @@ async def test_a_grant_that_an_earlier_release_stored_is_leased_and_sealed_anew_
     fixture: str, restored: Callable[[str], Awaitable[RedisStore]], registry: RedisRegistry
 ) -> None:
     store = await restored(fixture)
-    lease = await store.lease("refreshed")
+    lease = await store.lease("refreshed", ends_promise=True)
     assert isinstance(lease, Lease)
     commit = attempts.answer(lease, CLIENT, await registry.now(), "r2", used="r1 of refreshed")
     grant = commit.change.grant
@@ -150,6 +153,42 @@ async def test_a_grant_that_an_earlier_release_stored_is_leased_and_sealed_anew_
     assert found is not None
     assert KEYS.is_current(found.grant.sealed)
     assert KEYS.open(found.grant) == TokenPair("a2", "r2")
+
+
+@pytest.mark.parametrize("fixture", FIXTURES)
+async def test_a_token_that_an_earlier_release_stored_is_handed_out_with_a_promise(
+    fixture: str, restored: Callable[[str], Awaitable[RedisStore]], redis: Any, registry: RedisRegistry
+) -> None:
+    await restored(fixture)
+    now = await registry.now()
+    await _let_it_live(redis, now)
+    promises = RedisPromises(Scripts(redis, PREFIX), audit_kept=1_000, recovery_ms=LIMITS.lease_ms)
+    request = Request("refreshed", 60_000, "somebody", "somewhere")
+
+    answer = await promises.hand_out(request, "a request", plan=Plan(1, now + 600_000, outlives=False))
+
+    found = await registry.find("refreshed")
+    assert answer.verdict is PromiseVerdict.PROMISED
+    assert found is not None
+    assert KEYS.open(found.grant) == _pair("refreshed", 1)
+    assert found.due_at is not None
+    assert found.due_at >= answer.until
+
+
+async def _let_it_live(redis: Any, now: int) -> None:
+    """Let the access token of a fixture, which has ended long ago, live for an hour."""
+    key = f"{PREFIX}grant:refreshed"
+    values = msgpack.unpackb(await redis.get(key), raw=True)
+    values[record.FIELDS.index("ACCESS_EXPIRES_AT")] = now + 3_600_000
+    await redis.set(key, msgpack.packb(values, use_bin_type=False))
+    await redis.zadd(f"{PREFIX}schedule:acme", {"refreshed": now})
+
+
+def test_the_promise_of_an_access_token_is_in_its_record() -> None:
+    values = msgpack.unpackb(_records(HERE / NEWEST)["refreshed"], raw=True)
+    stored = dict(zip(record.FIELDS, values, strict=True))
+
+    assert stored["ISSUED_AT"] < stored["PROMISED_UNTIL"] <= stored["PROMISABLE_UNTIL"]
 
 
 def test_a_record_of_this_release_opens_for_no_other_client() -> None:

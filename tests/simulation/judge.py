@@ -33,7 +33,8 @@ The exceptions, each listed here and nowhere else; most are double faults:
   could re-assert its lease, or was out of reach while the store recovered. Nobody else knows of the request:
   the next presentation is not known to be a retry (2), and its refusal reads as `revoked` (5). The old access
   token looks alive, and is promised (10).
-- forgotten promise: Redis forgot that a token was handed out (10).
+- forgotten promise: Redis forgot that a token was handed out, and the process that did it died, or was out of
+  reach while the store recovered (10).
 - forgotten doubt: no reply came, the store recorded that, and then Redis forgot it. Outcomes without tokens
   are in no journal, so the next refusal reads as `revoked` (5).
 - late answer: the process with the answer was out of reach (frozen, or cut off from the store) for longer
@@ -106,7 +107,7 @@ class Promise:
     token: str  # the refresh token beside it
     until: int
     given_at_us: int
-    is_forgotten: bool = False
+    forgotten_at_us: int | None = None
 
 
 @dataclass(slots=True)
@@ -302,11 +303,19 @@ class Judge(Witness):
             is_broken = promise.token == token and promise.until > self.world.redis_ms
             if not is_broken or self.families.get(promise.grant_id) is not self.bank.families[token]:
                 continue
-            if promise.is_forgotten:
+            if self._is_forgotten(promise):
                 self.books.notes.add("forgotten promise")
                 self.count("exception: forgotten promise")
             else:
                 self.fail(10, f"{presentation.process} ends the access token of {token}, which is promised")
+
+    def _is_forgotten(self, promise: Promise) -> bool:
+        """Whether the store forgot a promise, and who gave it could not give it back."""
+        if promise.forgotten_at_us is None:
+            return False
+        out_until_us = promise.process.out_of_reach_until_us()
+        was_out = out_until_us > 0 and out_until_us + BACK_US > promise.forgotten_at_us
+        return was_out or not promise.process.alive
 
     def _check_reuse(self, family: Family, retry: Presentation) -> None:
         """A retry revoked a family: the holder of its live pair was out of reach, and was waited for."""
@@ -447,7 +456,8 @@ class Judge(Witness):
             self._consents = dict(memory.families)
             self.books.incidents.clear()
             for promise in self.books.promises:
-                promise.is_forgotten = promise.is_forgotten or promise.given_at_us > snapshot.taken_at_us
+                if promise.given_at_us > snapshot.taken_at_us:
+                    promise.forgotten_at_us = self.world.now_us
         self._begin_epoch(self.world.now_us)
 
     def _listen(self) -> None:
@@ -790,6 +800,8 @@ def _said(name: str, call: Any, reply: Any) -> str:
         return f" {call.id.decode()}: {reply[0].decode()}{until}"
     if name == "claim":
         return ": recovering" if reply[1] else f": {_leases_of(_claimed_in(reply))}"
+    if name == "renew_promise":
+        return f" {call.id.decode()}: {reply.decode()}"
     if name in {"commit", "record_outcome", "lease", "reassert"} | BY_OPERATORS:
         said = reply[0] if isinstance(reply, list) else reply
         fence = f" {_short(call.fence)}" if name in {"commit", "record_outcome", "reassert"} else ""

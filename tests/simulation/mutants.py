@@ -16,6 +16,7 @@ from tests.simulation.stories import Tale
 from worker.core.grant import Status
 from worker.core.ports import (
     Commit,
+    Epoch,
     FailureOf,
     FailureVerdict,
     KeptReply,
@@ -196,6 +197,13 @@ def _journals_are_not_asked(parts: Parts) -> None:
 
 def _other_journals_are_not_looked_at(parts: Parts) -> None:
     parts.replace(parts.directory, "look", lambda own: None)  # noqa: ARG005
+
+
+def _promises_are_not_given_back(parts: Parts) -> None:
+    async def nothing(epoch: Epoch) -> None:
+        del epoch
+
+    parts.replace(parts.recovery._promises, "give_back", nothing)  # noqa: SLF001 no other part has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +412,9 @@ LOSSES: Final = (
         "10",
         promise_stories.PUT_OFF,
         patch=_replacing("hand_out", {"math.min(ends_at, r[PROMISABLE_UNTIL])": "ends_at"}),
+    ),
+    _loss(
+        "promises are not given back", "10", promise_stories.FORGOTTEN, mutate=_promises_are_not_given_back
     ),
     _loss(
         "every refused token is refreshed",

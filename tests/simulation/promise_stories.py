@@ -154,6 +154,21 @@ def _refused(story: Story) -> None:
         story.judge.fail(10, "a grant is refreshed more than once a minute because an API refuses its tokens")
 
 
+def _forgotten(story: Story) -> None:
+    """Redis forgets a promise, and comes back before the grant is due."""
+    story.bring([0.5])
+    giver, other = story.worker(), story.worker()
+    story.wait(1)
+    early = story.snapshot()
+    story.take_token(giver, min_ttl_s=20)
+    story.wait(1)
+    story.restart(early)
+    story.wait(14)
+    story.drain(other)
+    story.wait(1)
+    _until_refreshed(story, other)
+
+
 DUE: Final = Tale("a promised token is due", Terms(Mode.STRICT, grants=1, lifetime_s=60), _due)
 RESUMED: Final = Tale("a promised grant is resumed", Terms(Mode.STRICT, grants=1, lifetime_s=60), _resumed)
 ON_DEMAND: Final = Tale(
@@ -177,7 +192,8 @@ PUT_OFF: Final = Tale(
     "a token is asked for all the time", Terms(Mode.STRICT, grants=1, lifetime_s=60), _put_off
 )
 REFUSED: Final = Tale("an API refuses every token", Terms(Mode.STRICT, grants=1, lifetime_s=600), _refused)
+FORGOTTEN: Final = Tale("a promise is forgotten", Terms(Mode.STRICT, grants=1, lifetime_s=60), _forgotten)
 
 PROMISE_STORIES: Final = (
-    *(DUE, RESUMED, ON_DEMAND, PROBED, UNDER_WAY, IN_DOUBT, FORGOTTEN_LEASE, PUT_OFF, REFUSED),
+    *(DUE, RESUMED, ON_DEMAND, PROBED, UNDER_WAY, IN_DOUBT, FORGOTTEN_LEASE, PUT_OFF, REFUSED, FORGOTTEN),
 )

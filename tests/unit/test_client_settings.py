@@ -344,3 +344,11 @@ def test_no_repr_shows_a_key_a_secret_or_what_is_sent(tmp_path: Path) -> None:
     assert "hunter2" not in shown
     assert "PRIVATE" not in shown
     assert private.read_text().splitlines()[1] not in shown
+
+
+def test_a_refresh_ends_the_old_access_token_unless_the_client_says_otherwise() -> None:
+    other = _client(client_secret="s", refresh_kills_access_token="false")
+    assert (_client(client_secret="s").refresh_kills_access_token, other.refresh_kills_access_token) == (
+        True,
+        False,
+    )

@@ -347,3 +347,55 @@ def test_two_refreshes_of_one_grant_are_two_seconds_apart_however_short_its_toke
     brief_refresh_token = replace(grant, access_expires_at=None, refresh_expires_at=now + 1)
     assert _due_at(brief_refresh_token, oauth2, rules) == now + policy.LEAST_INTERVAL_MS
     assert policy.decide(brief, oauth2, rules, now + 1).action is Action.WAIT
+
+
+# Promises
+
+
+@pytest.mark.parametrize(
+    ("lifetime_ms", "margin_ms"),
+    [(MINUTE_MS, 15 * SECOND_MS), (HOUR_MS, 6 * MINUTE_MS), (8 * HOUR_MS, 48 * MINUTE_MS)],
+)
+def test_a_promise_puts_a_refresh_off_no_further_than_the_last_tenth_of_the_life_or_the_floor(
+    grant: Grant, buddy: Client, rules: Rules, now: int, lifetime_ms: int, margin_ms: int
+) -> None:
+    lasting = replace(grant, access_expires_at=now + lifetime_ms)
+    assert policy.promisable_until(lasting, buddy, rules) == now + lifetime_ms - margin_ms
+
+
+def test_a_promise_reaches_at_least_to_the_planned_refresh(grant: Grant, oauth2: Client, now: int) -> None:
+    late = replace(oauth2, refresh_at=0.97)
+    until = policy.promisable_until(grant, late, Rules())
+    assert until is not None
+    assert _due_at(grant, late, Rules()) <= until <= now + HOUR_MS
+
+
+def test_a_promise_leaves_half_of_what_a_refresh_token_has_left_when_it_is_due(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    endless = replace(grant, access_expires_at=None, refresh_expires_at=now + 30 * DAY_MS)
+    due_at = _due_at(endless, oauth2, rules)
+    assert policy.promisable_until(endless, oauth2, rules) == due_at + (now + 30 * DAY_MS - due_at) // 2
+
+
+def test_a_pair_that_nothing_ends_is_promised_without_an_end(
+    grant: Grant, oauth2: Client, rules: Rules
+) -> None:
+    assert policy.promisable_until(replace(grant, access_expires_at=None), oauth2, rules) is None
+
+
+@pytest.mark.parametrize("why", ["no refresh token", "the client's tokens outlive their refresh"])
+def test_a_pair_that_no_refresh_of_ours_ends_is_promised_for_its_own_life(
+    grant: Grant, oauth2: Client, rules: Rules, why: str
+) -> None:
+    if why == "no refresh token":
+        grant = replace(grant, lineage=b"")
+    else:
+        oauth2 = replace(oauth2, refresh_kills_access_token=False)
+    assert policy.promisable_until(grant, oauth2, rules) == grant.access_expires_at
+
+
+def test_a_grant_without_an_access_token_is_promised_nothing(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    assert policy.promisable_until(replace(grant, access_expires_at=now), oauth2, rules) == now

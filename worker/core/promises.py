@@ -133,6 +133,16 @@ class Answer:
     opens_at: int = 0
 
 
+class Renewal(StrEnum):
+    """What became of a promise that was given back."""
+
+    RESTORED = "restored"
+    KEPT = "kept"  # the store knew it
+    BEHIND = "behind"  # the store has an older pair still
+    MOVED = "moved"  # another pair took its place, or is about to
+    GONE = "gone"
+
+
 class PromiseStore(Protocol):
     """Hands out tokens. Each method is one atomic script."""
 
@@ -146,6 +156,13 @@ class PromiseStore(Protocol):
             request_id: names it; a repeated one is promised the same, and audited once.
             plan: for the pair that an earlier answer called unplanned.
             is_unpromised: hand the token out as it is, if it works for as long as was asked.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+
+    async def renew(self, grant_id: str, version: int, until: int) -> Renewal:
+        """Give back a promise that the store may have forgotten.
 
         Raises:
             StoreUnavailableError: the store did not answer.

@@ -30,6 +30,7 @@ from worker.core.registry import Registry, StoredGrant
 from worker.fleet.flights import Flights
 from worker.fleet.leasing import LOOK_AGAIN_SECONDS, longest_wait_seconds
 from worker.fleet.tokens import TokenError, TokenFailure, Tokens
+from worker.refreshing.promises_given import PromisesGiven
 
 WATCH_SECONDS: Final = 1.0  # after which a grant that another refreshes is asked for again
 
@@ -106,6 +107,7 @@ class HandingOut:
 
     Args:
         promises: hands out at the store.
+        promises_given: notes what was promised.
         registry: where grants are read.
         tokens: refreshes them.
         clients: the configured clients.
@@ -118,6 +120,7 @@ class HandingOut:
         self,
         *,
         promises: PromiseStore,
+        promises_given: PromisesGiven,
         registry: Registry,
         tokens: Tokens,
         clients: Clients,
@@ -126,6 +129,7 @@ class HandingOut:
         lease_ms: int,
     ) -> None:
         self._promises = promises
+        self._promises_given = promises_given
         self._registry = registry
         self._tokens = tokens
         self._clients = clients
@@ -185,6 +189,18 @@ class HandingOut:
             return await self._without(request, answer, no)
 
     async def _ask(self, request: Request) -> Answer:
+        """The store's answer. What it promised is given back to a store that forgets it."""
+        while True:
+            answer = await self._ask_once(request)
+            if answer.verdict is not Verdict.PROMISED or answer.stored is None:
+                return answer
+            grant = answer.stored.grant
+            if self._promises_given.note(
+                grant.id, grant.version, answer.until, now=answer.now, epoch=answer.epoch
+            ):
+                return answer
+
+    async def _ask_once(self, request: Request) -> Answer:
         request_id = secrets.token_hex(16)
         answer = await self._promises.hand_out(request, request_id)
         while answer.verdict is Verdict.UNPLANNED and answer.stored is not None:

@@ -3,8 +3,9 @@
 Rules:
 - A store that restarted, failed over or was out of reach begins a new epoch. Nobody claims in it before the
   processes that the store knows have finished their recovery.
-- A process finishes its recovery only after it has given back its leases, and the answers of its own journal
-  and of the journals that it took over. The store decides by lineage which of them are news.
+- A process finishes its recovery only after it has given back its leases, the answers of its own journal
+  and of the journals that it took over, and the promises of tokens that it handed out. The store decides by
+  lineage which of the answers are news.
 - One unreadable record never blocks the rest: its answers stay in the journal.
 - The store's durability is examined once in each epoch. A refused store is given back everything all the
   same, but recovery is not finished: the store is examined again at each step until it is accepted.
@@ -23,6 +24,7 @@ from worker.core.ports import Epoch, Journal, Lease, Observer, Store, StoreRefus
 from worker.recovery.replay import Replay
 from worker.recovery.takeover import Takeover
 from worker.refreshing.answers import Answers
+from worker.refreshing.promises_given import PromisesGiven
 
 OFFER_LOST_MS: Final = 10_000
 KEEP_LOST_MS: Final = 86_400_000
@@ -39,6 +41,7 @@ class Recovery:
         journal: this process's own.
         replay: offers journals to the store.
         takeover: the journals of dead processes.
+        promises: that this process gave.
         held: returns the leases of this process.
         observer: is called with what was given back.
         examine: returns why nothing may be claimed from the store, empty if claims are allowed. `None`: the
@@ -57,6 +60,7 @@ class Recovery:
         journal: Journal,
         replay: Replay,
         takeover: Takeover,
+        promises: PromisesGiven,
         held: Callable[[], Sequence[Lease]],
         observer: Observer,
         examine: Callable[[], Awaitable[str]] | None = None,
@@ -66,6 +70,7 @@ class Recovery:
         self._journal = journal
         self._replay = replay
         self._takeover = takeover
+        self._promises = promises
         self._held = held
         self._observer = observer
         self._examine = examine
@@ -97,6 +102,7 @@ class Recovery:
             await self._give_back_own()
             self._takeover.start_over()
         await self._takeover.replay_all()
+        await self._promises.give_back(epoch)
         if epoch.now - self._lost_offered_at >= OFFER_LOST_MS:
             self._lost_offered_at = epoch.now
             await self._replay.offer_lost()

@@ -55,6 +55,7 @@ from worker.recovery.replay import Replay
 from worker.recovery.takeover import Takeover
 from worker.refresher import Effort, Refresher
 from worker.refreshing.answers import Answers
+from worker.refreshing.promises_given import PromisesGiven
 from worker.runtime import timing
 from worker.runtime.clients import ConfiguredClients
 from worker.runtime.connections import connect
@@ -134,6 +135,7 @@ def assemble(given: Ports) -> Assembly:
         observer=observer,
         is_away=lambda: heartbeat.is_away,
     )
+    promises_given = PromisesGiven(given.promises)
     replay = Replay(answers)
     takeover = Takeover(owner=given.owner, store=store, replay=replay, directory=given.directory)
     recovery = Recovery(
@@ -142,6 +144,7 @@ def assemble(given: Ports) -> Assembly:
         journal=journal,
         replay=replay,
         takeover=takeover,
+        promises=promises_given,
         held=refresher.held,
         observer=observer,
         examine=given.examine,
@@ -165,6 +168,7 @@ def assemble(given: Ports) -> Assembly:
     )
     handing_out = HandingOut(
         promises=given.promises,
+        promises_given=promises_given,
         registry=given.registry,
         tokens=tokens,
         clients=given.clients,

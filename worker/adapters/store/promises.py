@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from worker.adapters.store import record, signatures
 from worker.core.lifecycle import NO_END
-from worker.core.promises import SPANS, Answer, Plan, Refusal, Request, Spans, Verdict
+from worker.core.promises import SPANS, Answer, Plan, Refusal, Renewal, Request, Spans, Verdict
 from worker.core.registry import StoredGrant
 
 if TYPE_CHECKING:
@@ -69,3 +69,8 @@ class RedisPromises:
             Refusal(obstacle.decode()) if obstacle else None,
             opens_at,
         )
+
+    async def renew(self, grant_id: str, version: int, until: int) -> Renewal:
+        """Give back a promise that the store may have forgotten."""
+        call = signatures.RenewPromise(id=grant_id, version=version, promised_until=until)
+        return Renewal((await self._scripts.run(call)).decode())

@@ -116,6 +116,18 @@ class HandOut(NamedTuple):
     recovery_ms: int
 
 
+class RenewPromise(NamedTuple):
+    """Give back a promise that the store may have forgotten.
+
+    Attributes:
+        version: of the pair that was promised.
+    """
+
+    id: str
+    version: int
+    promised_until: int
+
+
 class Reassert(NamedTuple):
     """Take back a lease that the store may have forgotten.
 
@@ -580,6 +592,7 @@ Call = (
     Claim
     | Lease
     | HandOut
+    | RenewPromise
     | Reassert
     | Commit
     | RecordOutcome

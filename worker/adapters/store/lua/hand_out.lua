@@ -44,7 +44,7 @@ local function note_handed_out(promised_until)
 end
 
 -- Nothing is promised while a refresh may be on its way: it would end the old token.
-local free_at = math.max(r[LEASE_UNTIL], claimable_from(r))
+local free_at = is_leased(r, now) and r[LEASE_UNTIL] or claimable_from(r)
 if free_at > now then return reply('leased', free_at) end
 
 local before = redis.call('GET', handed_key(request_id))
