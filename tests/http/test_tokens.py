@@ -125,7 +125,7 @@ async def test_while_the_provider_is_away_a_token_that_still_works_is_handed_out
 ) -> None:
     (grant,) = web.enroll()
     await web.put({**grant, "expires_in": 1_800})
-    with web.sandbox.fault("outage", form="503"):
+    with web.sandbox.fault("too_many_requests"):
         answer = await client.post(f"/v1/token/{grant['id']}", json={"min_ttl": 1_700})
 
     assert answer.status_code == 200

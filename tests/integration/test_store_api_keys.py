@@ -122,7 +122,7 @@ async def test_a_store_that_takes_no_writes_keeps_nobody_out(
 ) -> None:
     text = await keys.make("shop", [Scope.ADMIN], {})
 
-    async def refuse(_: str) -> None:
+    async def refuse(*_: object) -> None:
         raise WritesRefusedError("Redis refuses writes: OOM")
 
     monkeypatch.setattr(stored, "note_use", refuse)
@@ -135,7 +135,7 @@ async def test_a_scope_of_a_newer_release_is_passed_over(
 ) -> None:
     await keys.make("shop", [Scope.TOKENS, Scope.FLEET], {})
     ((key_id, packed),) = (await redis.hgetall(prefix + "apikeys")).items()
-    await scripts.run(signatures.RemoveApiKey(key_id.decode()))
-    await scripts.run(signatures.AddApiKey(key_id.decode(), packed.replace(b"fleet", b"newer")))
+    await scripts.run(signatures.RemoveApiKey(key_id.decode(), "shop"))
+    await scripts.run(signatures.AddApiKey(key_id.decode(), "shop", packed.replace(b"fleet", b"newer")))
 
     assert [key.scopes for key in await stored.all()] == [{Scope.TOKENS}]

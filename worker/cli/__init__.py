@@ -9,6 +9,7 @@
     tokens.py     token, grants refresh
     answers.py    replies that could not be read: list, show, adopt, drop
     events.py     the event stream
+    audit.py      who did what
     status.py     the fleet at a glance
     health.py     probes: is this host's worker, beat or service alive?
     doctor.py     is everything in order?

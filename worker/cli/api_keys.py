@@ -6,7 +6,7 @@ import typer
 
 from worker.cli.operating import labels_of
 from worker.cli.output import columns, until, write_json, write_line
-from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
+from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, this_user, utf8
 from worker.core.api_keys import NAME_TAKES, Scope
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def revoke(name: Name) -> None:
 
     Example: evergrant api-keys revoke shop
     """
-    if not run(lambda runtime: runtime.api_keys.revoke(name)):
+    if not run(lambda runtime: runtime.api_keys.revoke(name, this_user())):
         raise CommandError(f"no key is called {name!r}", BAD_STATE)
     write_line(f"revoked {name}")
 
@@ -79,7 +79,7 @@ async def _new(runtime: "Runtime", name: str, scopes: frozenset[Scope], labels: 
     from worker.fleet.api_keys import ApiKeyError, KeyProblem
 
     try:
-        return await runtime.api_keys.make(name, scopes, labels)
+        return await runtime.api_keys.make(name, scopes, labels, this_user())
     except ApiKeyError as problem:
         if problem.code is KeyProblem.NAME_TAKEN:
             line = f"a key is called {name!r} already; `evergrant api-keys revoke {name}` frees the name"

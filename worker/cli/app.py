@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from worker.cli import (
     answers,
     api_keys,
+    audit,
     demo,
     doctor,
     events,
@@ -43,6 +44,7 @@ app.command("demo")(demo.demo)
 app.add_typer(grants.app, name="grants")
 app.command("token")(tokens.token)
 app.command("events")(events.events)
+app.command("audit")(audit.audit)
 app.add_typer(answers.app, name="answers")
 app.command("status")(status.status)
 app.command("health")(health.health)

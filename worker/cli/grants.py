@@ -15,7 +15,7 @@ import typer
 
 from worker.cli import operating, revoking, tokens
 from worker.cli.output import columns, note, until, write_json, write_line
-from worker.cli.session import BAD_STATE, SETTINGS, CommandError, journaled_entries, run, utf8
+from worker.cli.session import BAD_STATE, SETTINGS, CommandError, journaled_entries, run, this_user, utf8
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,6 +128,7 @@ async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> _
         replace_existing=replace_existing,
         journaled=Journaled(journaled_entries(runtime)),
         keep_reply=runtime.store.keep_reply,
+        by=this_user(),
     )
     total = _Sum()
     with _open(name) as file, _Progress(file) as progress:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
+from worker.core.audit import By
 from worker.core.grant import Grant
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -62,6 +63,11 @@ class ApiKey:
         return id_of(self.name)
 
     @property
+    def actor(self) -> str:
+        """Its holder in the audit stream."""
+        return f"key:{self.name}"
+
+    @property
     def is_bound(self) -> bool:
         """Whether it sees some grants only."""
         return bool(self.labels)
@@ -82,7 +88,7 @@ class ApiKey:
 class ApiKeyStore(Protocol):
     """The stored keys of a deployment."""
 
-    async def add(self, key: ApiKey) -> bool:
+    async def add(self, key: ApiKey, by: By | None = None) -> bool:
         """Store a key; returns whether its name was free. Storing the same key twice is harmless."""
 
     async def find(self, key_id: str) -> ApiKey | None:
@@ -91,11 +97,14 @@ class ApiKeyStore(Protocol):
     async def all(self) -> Sequence[ApiKey]:
         """Every key, by its name."""
 
-    async def remove(self, key_id: str) -> bool:
+    async def remove(self, name: str, by: By | None = None) -> bool:
         """Forget a key; returns whether there was one."""
 
-    async def note_use(self, key_id: str) -> None:
-        """Note that a key was used now, unless that was noted within the last minute."""
+    async def note_use(self, key_id: str, by: By | None = None) -> None:
+        """Note that a key was used now, unless that was noted within the last minute.
+
+        The first use is audited.
+        """
 
 
 def id_of(name: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from worker.core.audit import By
 from worker.core.events import Event
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
@@ -264,16 +265,24 @@ class Registry(Protocol):
     async def now(self) -> int:
         """The store's clock, Unix ms."""
 
-    async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
+    async def import_grant(
+        self, change: Change, *, replaces: int | None, by: By | None = None
+    ) -> ImportResult:
         """Store a grant that came from outside.
 
         Args:
             change: the sealed grant and when it is due.
             replaces: the version that must be stored; `None` where the grant must be new.
+            by: who asked for it, for the audit stream; `None` for nobody.
         """
 
     async def operate(
-        self, grant_id: str, operation: Operation, *, only_if: Status | None = None
+        self,
+        grant_id: str,
+        operation: Operation,
+        *,
+        only_if: Status | None = None,
+        by: By | None = None,
     ) -> OperationResult:
         """Pause, resume or delete one grant, if it has the status that is named. Asking twice is harmless."""
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from worker.core import api_keys
 from worker.core.api_keys import NAME, SECRET_BYTES, USE_NOTED_MS, ApiKey, ApiKeyStore, Scope
+from worker.core.audit import By
 from worker.core.ports import StoreUnavailableError
 
 
@@ -47,7 +48,9 @@ class ApiKeys:
         self._now = now
         self._noted: dict[str, float] = {}  # by id; only keys that are, or were, stored
 
-    async def make(self, name: str, scopes: Collection[Scope], labels: Mapping[str, str]) -> str:
+    async def make(
+        self, name: str, scopes: Collection[Scope], labels: Mapping[str, str], by: By | None = None
+    ) -> str:
         """Make a key; returns it, which nothing does again.
 
         Raises:
@@ -60,7 +63,7 @@ class ApiKeys:
             raise ApiKeyError(KeyProblem.NO_SCOPES)
         text = api_keys.key_text(name, secrets.token_urlsafe(SECRET_BYTES))
         key = ApiKey(name, api_keys.digest_of(text), frozenset(scopes), dict(labels), await self._now())
-        if not await self._store.add(key):
+        if not await self._store.add(key, by):
             raise ApiKeyError(KeyProblem.NAME_TAKEN)
         return text
 
@@ -68,12 +71,16 @@ class ApiKeys:
         """Every key, by its name."""
         return await self._store.all()
 
-    async def revoke(self, name: str) -> bool:
+    async def revoke(self, name: str, by: By | None = None) -> bool:
         """Let nobody in with a key from now on; returns whether there was one."""
-        return await self._store.remove(api_keys.id_of(name))
+        return await self._store.remove(name, by)
 
-    async def holder(self, text: str) -> ApiKey | None:
+    async def holder(self, text: str, origin: str = "") -> ApiKey | None:
         """The stored key that a caller shows; `None` where it is none, or was revoked.
+
+        Args:
+            text: what is shown.
+            origin: where the caller is, for the audit stream.
 
         Raises:
             StoreUnavailableError: the store went away.
@@ -82,13 +89,13 @@ class ApiKeys:
         stored = None if key_id is None else await self._store.find(key_id)
         if not api_keys.is_key(text, stored) or stored is None:
             return None
-        await self._note_use(stored.id)
+        await self._note_use(stored, origin)
         return stored
 
-    async def _note_use(self, key_id: str) -> None:
+    async def _note_use(self, key: ApiKey, origin: str) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._noted.get(key_id, -USE_NOTED_MS) < USE_NOTED_MS / 1000:
+        if now - self._noted.get(key.id, -USE_NOTED_MS) < USE_NOTED_MS / 1000:
             return
-        self._noted[key_id] = now
+        self._noted[key.id] = now
         with suppress(StoreUnavailableError):
-            await self._store.note_use(key_id)
+            await self._store.note_use(key.id, By(key.actor, origin))

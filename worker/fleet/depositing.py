@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from worker.core.audit import By
 from worker.core.interchange import LineError, read_line
 from worker.core.policy import Rules
 from worker.core.ports import Clients, Entry, KeptReply, Sealer, Verdict
@@ -66,7 +67,12 @@ class Depositing:
         self._keep_reply = keep_reply
 
     async def deposit(
-        self, lines: Sequence[NumberedLine], *, replace_existing: bool, bound_to: Mapping[str, str]
+        self,
+        lines: Sequence[NumberedLine],
+        *,
+        replace_existing: bool,
+        bound_to: Mapping[str, str],
+        by: By,
     ) -> list[Deposited]:
         """Store lines; returns what became of each, in order.
 
@@ -74,6 +80,7 @@ class Depositing:
             lines: the lines, with their numbers.
             replace_existing: whether a line may replace the stored grant with the same id.
             bound_to: labels that each grant gets, and that a grant must have to be replaced.
+            by: who puts them in, for the audit stream.
 
         Raises:
             JournalError: an answer to one of the tokens is in a journal that cannot be read.
@@ -88,6 +95,7 @@ class Depositing:
             journaled=Journaled(await self._known_of(lines)),
             keep_reply=self._keep_reply,
             bound_to=bound_to,
+            by=by,
         )
         deposited: list[Deposited] = []
         async for taken in importer.take_all(iter(lines)):

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import BinaryIO, Final
 
 from worker.core import lifecycle
+from worker.core.audit import By
 from worker.core.grant import Status
 from worker.core.interchange import Line, LineError, read_line
 from worker.core.policy import Rules
@@ -106,6 +107,7 @@ class Importer:
         keep_reply: stores a reply that could not be read; needed where a journal may have one.
         bound_to: labels that every stored grant gets. A line that has another value for one of them is
             refused, and a grant that has not all of them is not replaced.
+        by: who imports, for the audit stream; `None` for nobody.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Importer:
         journaled: Journaled | None = None,
         keep_reply: Callable[[KeptReply], Awaitable[Verdict]] | None = None,
         bound_to: Mapping[str, str] | None = None,
+        by: By | None = None,
     ) -> None:
         self._registry = registry
         self._sealer = sealer
@@ -128,6 +131,7 @@ class Importer:
         self._journaled = journaled or Journaled()
         self._keep_reply = keep_reply
         self._bound_to = dict(bound_to or {})
+        self._by = by
 
     async def take_all(self, lines: Iterator[NumberedLine]) -> AsyncIterator[Taken]:
         """Store lines in batches, in order; each batch is read while the store works on the one before."""
@@ -239,7 +243,7 @@ class Importer:
             reply = self._journaled.reply(grant.id, grant.lineage)
             if reply is not None:  # due later, so that nobody presents its token before the reply is kept
                 change = replace(change, due_at=now + REPLY_FIRST_MS)
-            result = await self._registry.import_grant(change, replaces=replaces)
+            result = await self._registry.import_grant(change, replaces=replaces, by=self._by)
             if result.verdict is ImportVerdict.STORED:
                 if reply is not None and self._keep_reply is not None:
                     await self._keep_reply(reply)

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 def service_of(runtime: Runtime) -> Service:
     """What the calls of one process share."""
-    return Service(runtime, Authentication(runtime.api_keys))
+    return Service(runtime, Authentication(runtime.api_keys, runtime.audit_trail))
 
 
 def app_of(service: Service) -> ASGIApp:

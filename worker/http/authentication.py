@@ -2,14 +2,16 @@
 
 Rules:
 - A key is taken from the header alone: a URL ends up in logs, in histories and in other sites' referrers.
-- Failures are limited by address. Past the limit they are answered with 429, and are not logged: a flood
-  must not fill a disk. A right key is let in all the same, because somebody else may share its address.
+- Failures are limited by address. Past the limit they are answered with 429, and are neither logged nor
+  audited: a flood must not push everything else out. A right key is let in all the same, because somebody
+  else may share its address.
 - The memory of failures is bounded: the address that failed least lately is forgotten.
 - An IPv6 address counts by its /64, which one host has as a whole.
 """
 
 import asyncio
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -17,7 +19,9 @@ from typing import Final
 import structlog
 from starlette.requests import Request
 
-from worker.core.api_keys import ApiKey
+from worker.core.api_keys import ApiKey, id_in
+from worker.core.audit import AuditTrail, By, What
+from worker.core.ports import StoreUnavailableError
 from worker.fleet.api_keys import ApiKeys
 from worker.http.problems import Code, Problem
 
@@ -61,10 +65,12 @@ class Authentication:
 
     Args:
         keys: the deployment's.
+        audit_trail: is told who was not let in.
     """
 
-    def __init__(self, keys: ApiKeys) -> None:
+    def __init__(self, keys: ApiKeys, audit_trail: AuditTrail) -> None:
         self._keys = keys
+        self._audit_trail = audit_trail
         self._failures = FailureLimit()
 
     async def caller(self, request: Request) -> ApiKey:
@@ -75,15 +81,17 @@ class Authentication:
             StoreUnavailableError: the store went away.
         """
         text = _bearer(request)
-        key = None if text is None else await self._keys.holder(text)
+        address = address_of(request)
+        key = None if text is None else await self._keys.holder(text, address)
         if key is not None:
             return key
-        address = address_of(request)
         seconds = self._failures.note(address, asyncio.get_running_loop().time())
         if seconds:
             detail = "too many calls with a wrong key came from this address"
             raise Problem(Code.TOO_MANY_REQUESTS, detail, retry_after=seconds)
         log.info("http.not_let_in", address=address, shows_a_key=text is not None)
+        with suppress(StoreUnavailableError):
+            await self._audit_trail.note(What.SIGN_IN_REFUSED, By(_named_in(text), address))
         detail = "the key is wrong or revoked" if text else "takes Authorization: Bearer KEY"
         raise Problem(Code.UNAUTHORIZED, detail)
 
@@ -101,6 +109,12 @@ def address_of(request: Request) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+
+
+def _named_in(text: str | None) -> str:
+    """Whom a wrong key names: its id, which is no secret."""
+    key_id = None if text is None else id_in(text)
+    return "unknown" if key_id is None else f"key id {key_id}"
 
 
 def _bearer(request: Request) -> str | None:

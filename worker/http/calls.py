@@ -28,10 +28,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from worker.core.api_keys import ApiKey, Scope
+from worker.core.audit import By
 from worker.core.ports import JournalError, StoreUnavailableError
 from worker.core.registry import StoredGrant, UnreadableRecordError
 from worker.http import models, reading, refusals
-from worker.http.authentication import Authentication
+from worker.http.authentication import Authentication, address_of
 from worker.http.problems import Code, Problem
 from worker.runtime import timing
 from worker.runtime.assembly import Runtime
@@ -123,9 +124,9 @@ class Call:
         return self.service.runtime
 
     @property
-    def actor(self) -> str:
+    def by(self) -> By:
         """Who calls, for the audit stream."""
-        return f"key:{self.key.name}"
+        return By(self.key.actor, address_of(self.request))
 
     async def grant(self) -> StoredGrant:
         """The grant in the path.

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from starlette.responses import Response
 
+from worker.core.audit import What, document_of
 from worker.core.registry import Operation, OperationResult, StoredGrant, UnreadableRecordError
 from worker.fleet.depositing import Deposited
 from worker.fleet.describing import describe
@@ -56,7 +57,7 @@ async def put_grants(call: Call) -> Response:
     room = room_in(call.service.deposits) if are_many else nullcontext()
     async with room:
         deposited = await call.runtime.depositing.deposit(
-            lines, replace_existing=query.replace, bound_to=call.key.labels
+            lines, replace_existing=query.replace, bound_to=call.key.labels, by=call.by
         )
     if are_many:
         return as_lines(_line_result(each) for each in deposited)
@@ -95,6 +96,7 @@ async def refresh_grant(call: Call) -> Response:
     await call.grant()
     try:
         async with call.service.refreshing.of(call.grant_id):
+            await _audit(call, What.REFRESH)
             await call.runtime.tokens.refresh(call.grant_id)
     except TokenError as error:
         after = await call.runtime.registry.find(call.grant_id)
@@ -107,6 +109,7 @@ async def revoke_grant(call: Call) -> Response:
     await call.grant()
     try:
         async with call.service.refreshing.of(call.grant_id):
+            await _audit(call, What.REVOKE)
             grant = await call.runtime.revoking.revoke(call.grant_id)
     except RevocationError as error:
         raise refusals.of_revocation_error(error) from None
@@ -120,11 +123,15 @@ async def history(call: Call) -> Response:
     found = await history_of(
         call.grant_id,
         call.runtime.event_stream,
+        call.runtime.audit_stream,
         call.key.sees_labels,
         before=query.before,
         limit=query.limit,
     )
-    entries = [{**entry.event, "streamid": entry.id} for entry in found.entries]
+    entries = [
+        document_of(entry.event, entry.id) if "what" in entry.event else {**entry.event, "streamid": entry.id}
+        for entry in found.entries
+    ]
     return as_json({"entries": entries, "before": found.before})
 
 
@@ -135,13 +142,17 @@ async def _operate(call: Call, operation: Operation) -> None:
     except UnreadableRecordError:
         if operation is not Operation.DELETE:
             raise
-    match await call.runtime.registry.operate(call.grant_id, operation):
+    match await call.runtime.registry.operate(call.grant_id, operation, by=call.by):
         case OperationResult.GONE:
             raise refusals.no_such_grant()
         case OperationResult.KEPT:
             raise Problem(Code.REPLY_KEPT, "a reply is kept for it, and comes first: `evergrant answers`")
         case OperationResult.UNKNOWN_FORMAT:
             raise Problem(Code.GRANT_UNREADABLE, "its record was written by a newer release")
+
+
+async def _audit(call: Call, what: What) -> None:
+    await call.runtime.audit_trail.note(what, call.by, grant_id=call.grant_id)
 
 
 async def _stored(call: Call, grant_id: str, status: HTTPStatus = HTTPStatus.OK) -> Response:

@@ -13,7 +13,6 @@ from worker.core.promises import HandedOut, Request
 from worker.fleet.handing_out import HandOutError
 from worker.http import models, reading, refusals
 from worker.http.answering import as_json
-from worker.http.authentication import address_of
 from worker.http.calls import Call
 
 
@@ -25,8 +24,8 @@ async def take_token(call: Call) -> Response:
     request = Request(
         call.grant_id,
         int(asked.min_ttl * 1000),
-        actor=call.actor,
-        origin=address_of(call.request),
+        actor=call.by.actor,
+        origin=call.by.origin,
         refused_version=asked.refused_version,
     )
     try:

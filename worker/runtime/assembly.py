@@ -26,6 +26,7 @@ from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.store.api_keys import RedisApiKeys
+from worker.adapters.store.audit_trail import RedisAuditTrail
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
@@ -210,6 +211,8 @@ class Runtime:
     fleet_state: RedisFleetState
     replies: RedisReplies
     event_stream: RedisEventStream
+    audit_stream: RedisEventStream
+    audit_trail: RedisAuditTrail
     clients: ConfiguredClients
     endpoint: "HttpTokenEndpoint | EndpointOnFirstUse"
     journal: Journal
@@ -266,7 +269,7 @@ async def open_runtime(
             owner=owner,
             store=store,
             places=store,
-            registry=(registry := RedisRegistry(redis, scripts, prefix)),
+            registry=(registry := RedisRegistry(redis, scripts, prefix, audit_kept=settings.audit_kept)),
             promises=RedisPromises(
                 scripts, audit_kept=settings.audit_kept, recovery_ms=timing.lease_ms(settings)
             ),
@@ -290,6 +293,7 @@ async def open_runtime(
         )
         process = assemble(given)
         fleet_state = RedisFleetState(redis, prefix)
+        api_keys = RedisApiKeys(redis, scripts, prefix, audit_kept=settings.audit_kept)
         events_kept = timing.store_limits(settings).events_kept
         replies = RedisReplies(redis, scripts, prefix, source=source, events_kept=events_kept)
         yield Runtime(
@@ -300,6 +304,8 @@ async def open_runtime(
             fleet_state=fleet_state,
             replies=replies,
             event_stream=RedisEventStream(redis, prefix),
+            audit_stream=RedisEventStream(redis, prefix, "audit", "entry"),
+            audit_trail=RedisAuditTrail(scripts, settings.audit_kept),
             clients=clients,
             endpoint=endpoint,
             journal=journal,
@@ -327,7 +333,7 @@ async def open_runtime(
                 sealer=given.sealer,
                 patience_seconds=2 * given.lease_ms / 1000,
             ),
-            api_keys=ApiKeys(RedisApiKeys(redis, scripts, prefix), registry.now),
+            api_keys=ApiKeys(api_keys, registry.now),
             listing=Listing(registry, fleet_state),
             depositing=Depositing(
                 registry=registry,

@@ -9,7 +9,9 @@ import msgpack
 
 from worker.adapters.store import signatures
 from worker.adapters.store.reads import Reads
-from worker.core.api_keys import USE_NOTED_MS, ApiKey, Scope
+from worker.adapters.store.registry import AUDIT_KEPT, signed
+from worker.core.api_keys import USE_NOTED_MS, ApiKey, Scope, id_of
+from worker.core.audit import By
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -24,17 +26,22 @@ class RedisApiKeys:
         redis: a client that does not decode replies.
         scripts: the deployment's scripts.
         prefix: what every key begins with.
+        audit_kept: about how many entries the audit stream holds.
     """
 
-    def __init__(self, redis: "Redis", scripts: "Scripts", prefix: str) -> None:
+    def __init__(
+        self, redis: "Redis", scripts: "Scripts", prefix: str, *, audit_kept: int = AUDIT_KEPT
+    ) -> None:
         self._redis: Any = Reads(redis)
         self._scripts = scripts
         self._keys = prefix + "apikeys"
         self._uses = prefix + "keyuses"
+        self._audit_kept = audit_kept
 
-    async def add(self, key: ApiKey) -> bool:
+    async def add(self, key: ApiKey, by: By | None = None) -> bool:
         """Store a key; returns whether its name was free. Storing the same key twice is harmless."""
-        return bool(await self._scripts.run(signatures.AddApiKey(key.id, _pack(key))) == b"done")
+        call = signatures.AddApiKey(key.id, key.name, _pack(key), signed(by), self._audit_kept)
+        return bool(await self._scripts.run(call) == b"done")
 
     async def find(self, key_id: str) -> ApiKey | None:
         """One key, or `None`."""
@@ -49,13 +56,15 @@ class RedisApiKeys:
         keys = [_unpack(packed, uses.get(key_id)) for key_id, packed in found.items()]
         return sorted(keys, key=lambda key: key.name)
 
-    async def remove(self, key_id: str) -> bool:
+    async def remove(self, name: str, by: By | None = None) -> bool:
         """Forget a key; returns whether there was one."""
-        return bool(await self._scripts.run(signatures.RemoveApiKey(key_id)))
+        call = signatures.RemoveApiKey(id_of(name), name, signed(by), self._audit_kept)
+        return bool(await self._scripts.run(call))
 
-    async def note_use(self, key_id: str) -> None:
+    async def note_use(self, key_id: str, by: By | None = None) -> None:
         """Note that a key was used now, unless that was noted within the last minute."""
-        await self._scripts.run(signatures.NoteKeyUse(key_id, USE_NOTED_MS))
+        call = signatures.NoteKeyUse(key_id, USE_NOTED_MS, signed(by), self._audit_kept)
+        await self._scripts.run(call)
 
 
 def _pack(key: ApiKey) -> bytes:

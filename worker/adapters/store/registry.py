@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from worker.adapters.store import record, signatures
 from worker.adapters.store.reads import Reads
+from worker.core.audit import By
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import NO_END, Change
 from worker.core.ports import Lease
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from worker.adapters.store.scripts import Scripts
 
 PAGE: Final = 500
-OPERATIONS: Final[dict[Operation, Callable[[str, str | None], signatures.Call]]] = {
+AUDIT_KEPT: Final = 100_000  # as the setting's default
+OPERATIONS: Final[
+    dict[Operation, Callable[[str, str | None, signatures.By | None, int], signatures.Call]]
+] = {
     Operation.PAUSE: signatures.PauseGrant,
     Operation.RESUME: signatures.ResumeGrant,
     Operation.DELETE: signatures.DeleteGrant,
@@ -48,25 +52,32 @@ class RedisRegistry:
         redis: a client that does not decode replies.
         scripts: the deployment's scripts.
         prefix: what every key begins with.
+        audit_kept: about how many entries the audit stream holds.
     """
 
-    def __init__(self, redis: "Redis", scripts: "Scripts", prefix: str) -> None:
+    def __init__(
+        self, redis: "Redis", scripts: "Scripts", prefix: str, *, audit_kept: int = AUDIT_KEPT
+    ) -> None:
         # redis-py types a reply as a union over every protocol and encoding; here strings are bytes.
         self._redis: Any = Reads(redis)
         self._scripts = scripts
         self._prefix = prefix
+        self._audit_kept = audit_kept
 
     async def now(self) -> int:
         """Redis's clock, Unix ms."""
         seconds, microseconds = await self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
+    async def import_grant(
+        self, change: Change, *, replaces: int | None, by: By | None = None
+    ) -> ImportResult:
         """Store a grant that came from outside.
 
         Args:
             change: the sealed grant and when it is due.
             replaces: the version that must be stored; `None` where the grant must be new.
+            by: who asked for it, for the audit stream; `None` for nobody.
         """
         verdict, version, lineage = await self._scripts.run(
             signatures.ImportGrant(
@@ -75,15 +86,24 @@ class RedisRegistry:
                 due_at=change.due_at,
                 attention_at=change.attention_at,
                 replaces=replaces,
+                by=signed(by),
+                audit_kept=self._audit_kept,
             )
         )
         return ImportResult(ImportVerdict(verdict.decode()), version, lineage)
 
     async def operate(
-        self, grant_id: str, operation: Operation, *, only_if: Status | None = None
+        self,
+        grant_id: str,
+        operation: Operation,
+        *,
+        only_if: Status | None = None,
+        by: By | None = None,
     ) -> OperationResult:
         """Pause, resume or delete one grant, if it has the status that is named. Asking twice is harmless."""
-        answer = await self._scripts.run(OPERATIONS[operation](grant_id, only_if))
+        answer = await self._scripts.run(
+            OPERATIONS[operation](grant_id, only_if, signed(by), self._audit_kept)
+        )
         return OperationResult(answer.decode())
 
     async def reseal(self, grant_id: str, sealed: bytes, resealed: bytes) -> ResealResult:
@@ -215,6 +235,11 @@ async def read_grants(
         else:
             stored.append(_stored(grant, lease_until, score))
     return stored
+
+
+def signed(by: By | None) -> signatures.By | None:
+    """Who asked for a change, as scripts take it."""
+    return None if by is None else (by.actor, by.origin)
 
 
 def instant_of(score: float) -> int | None:

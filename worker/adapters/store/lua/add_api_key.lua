@@ -5,4 +5,5 @@
 local known = redis.call('HGET', P .. 'apikeys', id)
 if known then return known == packed and 'done' or 'exists' end
 redis.call('HSET', P .. 'apikeys', id, packed)
+audit_change('key_made', by, audit_kept, nil, nil, name)
 return 'done'

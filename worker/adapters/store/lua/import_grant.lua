@@ -59,4 +59,5 @@ count(new[CLIENT], 'grants:' .. new[STATUS], 1)
 enlist(new[CLIENT], id)
 schedule(id, new, due_at)
 note_attention(id, attention_at)
+audit_change('put', by, audit_kept, id, new)
 return {'stored', new[VERSION], new[LINEAGE]}

@@ -50,8 +50,8 @@
 --                          Written by commits and outcomes. Lives for ever.
 -- claim:ID         string  What a claim leased of each client, packed, so that a repeated one gets the same leases.
 --                          Written by claim and lease. Expires with the leases.
--- handed:ID        string  What a hand-out promised, packed, so that a repeated one promises the same and is audited once.
---                          Written by hand_out. Expires after a minute.
+-- handed:ID        string  What a hand-out promised, packed, so that a repeated one promises the same and is audited once;
+--                          empty for an entry of note_audit. Written by both. Expires after a minute.
 -- refused:GRANT    string  When a grant was last refreshed because an API had refused its access token.
 --                          Written by lease. Expires after a minute.
 -- runners          zset    The places of refresh tasks, queued or at work, by when each place ends.
@@ -76,8 +76,9 @@
 -- clients          set     Every client that ever had a grant here. Written by import_grant. Lives for ever.
 -- events           stream  The events of this deployment. Written with the changes they tell of. Cut to about as many
 --                          as the settings say.
--- audit            stream  Who got which token, when, and until when it was promised; one JSON object in the field `entry`.
---                          Written by hand_out, in the step that hands out. Cut to about as many as the settings say.
+-- audit            stream  Who did what, to which grant and version, when, from where; of a token until when it was promised.
+--                          One JSON object in the field `entry`. Written with each hand-out and change, and by
+--                          note_audit. Cut to about as many as the settings say.
 -- epoch            hash    The store's epoch (see the end of this file). Written by each script that reads it. Lives
 --                          for ever.
 --                          Fields: number, run_id (of the server, when the epoch began), instance (the same for
@@ -284,8 +285,22 @@ local function emit(event, events_kept)
   end
 end
 
+-- The labels of a grant as an audit entry has them: an id may be another's later, whom they do not concern. Nil where
+-- it has none.
+local function labels_of(r)
+  return r[LABELS] and cjson.decode(r[LABELS]) or nil
+end
+
 local function audit(entry, audit_kept)
   redis.call('XADD', P .. 'audit', 'MAXLEN', '~', digits(audit_kept), '*', 'entry', cjson.encode(entry))
+end
+
+-- Write down who made a change; `by` is {actor, origin}, or nil where nobody asked for it. `r` is the grant that it
+-- concerns, nil where it concerns none or its record cannot be read.
+local function audit_change(what, by, audit_kept, id, r, key)
+  if not by then return end
+  audit({what = what, grant = id, version = r and r[VERSION], labels = r and labels_of(r), key = key, at = now_ms(),
+    actor = by[1], from = by[2]}, audit_kept)
 end
 
 local function is_leased(r, now)
