@@ -5,17 +5,17 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgpack
 import pytest
 
 from tests.support.callables import Configure, Enroll, OpenMember
 from tests.support.member import Member
 from tests.support.waiting import until
-from worker.adapters.store import record
+from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.registry import RedisRegistry
+from worker.adapters.store.scripts import Scripts
 from worker.core.grant import Grant
 from worker.core.ports import JournalError, Lease
-from worker.core.promises import HandedOut, Refusal, Request
+from worker.core.promises import HandedOut, Plan, Refusal, Request, Spans, Verdict
 from worker.core.registry import Operation
 from worker.fleet.handing_out import HandOutError
 from worker.fleet.tokens import TokenFailure
@@ -53,15 +53,6 @@ async def _worker(open_member: OpenMember, clients: Any) -> Member:
     await worker.membership.beat()
     await worker.membership.recover()
     return worker
-
-
-async def _let_the_promise_end_in(redis: Any, key: str, promised: HandedOut, span_ms: int) -> int:
-    """Let a promise end soon, as waiting would; returns when."""
-    values = msgpack.unpackb(await redis.get(key), raw=True)
-    ends_at = promised.now + span_ms
-    values[record.FIELDS.index("PROMISED_UNTIL")] = ends_at
-    await redis.set(key, msgpack.packb(values, use_bin_type=False))
-    return ends_at
 
 
 # What a caller gets
@@ -140,16 +131,20 @@ async def test_a_promised_token_is_not_rotated_by_a_worker_though_it_is_due(
 
 
 async def test_a_refresh_for_a_caller_comes_after_the_promise_of_another(
-    service: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, redis: Any, prefix: str
+    service: Runtime, clients: Any, sandbox: Sandbox, enroll: Enroll, scripts: Scripts
 ) -> None:
     (grant,) = await enroll(sandbox, clients, age=0.5, access_seconds=HOUR_SECONDS)
-    first = await service.handing_out.hand_out(_request(grant))
-    ends_at = await _let_the_promise_end_in(redis, f"{prefix}grant:{grant.id}", first, 500)
+    briefly = RedisPromises(
+        scripts, audit_kept=1_000, recovery_ms=60_000, spans=Spans(least_ms=500, usual_ms=500)
+    )
+    plan = Plan(0, grant.issued_at + 3_240_000, outlives=False)
+    first = await briefly.hand_out(_request(grant), "of another process", plan=plan)
 
     second = await service.handing_out.hand_out(_request(grant, 3_000))
 
-    assert (first.grant.version, second.grant.version) == (0, 1)
-    assert second.grant.issued_at >= ends_at
+    assert first.verdict is Verdict.PROMISED
+    assert second.grant.version == 1
+    assert second.grant.issued_at >= first.until
     assert len(list(sandbox.log(grant.id))) == 1
 
 
