@@ -1,4 +1,4 @@
-"""The admin API key that `evergrant up` makes: once, for its user alone, and not again after it was revoked."""
+"""The admin API key of `evergrant up`: made once, for its user alone, and not again after it was revoked."""
 
 import asyncio
 import stat
