@@ -103,6 +103,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _host(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,253}", name):
+        raise ValueError("takes an address of this machine, or its name: 127.0.0.1, 0.0.0.0, ::1")
+    return name
+
+
 def _server_url(secret: SecretStr) -> SecretStr:
     read_server_url(secret.get_secret_value())
     return secret
@@ -216,6 +222,7 @@ SecretFile = Annotated[Path, AfterValidator(_secret_file)]
 Certificates = Annotated[Path, AfterValidator(_certificates)]
 # Not of tuples: pydantic-settings would read a number in a variable as JSON.
 Parameters = Annotated[dict[str, Any], BeforeValidator(registration.values_of)]
+Host = Annotated[str, AfterValidator(_host)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 
 
@@ -314,6 +321,9 @@ class Settings(BaseSettings):
     audit_kept: int = Field(default=100_000, ge=1000)
     wait_replicas: int = Field(default=0, ge=0)
     wait_fsync: bool = False
+
+    http_host: Host = "127.0.0.1"
+    http_port: int = Field(default=8000, ge=0, le=65_535)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

@@ -9,5 +9,6 @@ adapters/     Redis with its Lua, the journal, the token endpoint, sealing, the 
 runtime/      settings -> objects, in the process that uses them
 celery.py     the Celery app and its schedule: what `celery -A worker` finds
 cli/          the `evergrant` command
+http/         the HTTP service
 sandbox/      an authorization server that rotates strictly, for the demo and the tests
 """

@@ -54,6 +54,7 @@ def new_cli(
             CLIENTS__BUDDY__CLIENT_SECRET=SECRET,
             CLIENTS__BUDDY__TOKEN_URL=buddy_server.token_url,
             SECRETS_DIR=str(home / "none"),
+            HTTP_PORT="0",
         )
 
     return make

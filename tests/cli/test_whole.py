@@ -1,9 +1,11 @@
 """`evergrant up` and `evergrant demo`: everything in one command, and nothing left of it."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.callables import Issue
@@ -67,6 +69,33 @@ def test_up_says_that_its_worker_was_killed_and_starts_another(
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 
+    eventually(lambda: not processes_with(str(tmp_path)))
+
+
+@needs_proc
+def test_up_serves_http_and_has_an_admin_key_in_a_file_of_its_users_alone(
+    embedded: Cli, enroll: Issue, tmp_path: Path
+) -> None:
+    deployment, log, grant = embedded.having(LOG_LEVEL="info"), tmp_path / "up.log", enroll()
+    key_file = tmp_path / "data" / "admin-key"
+
+    with log.open("wb") as output, deployment.running("up", output=output) as process:
+        eventually(lambda: "http.listening" in log.read_text())
+        (port,) = re.findall(r'"port": (\d+)', log.read_text())
+        key = key_file.read_text().strip()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
+            client.headers["Authorization"] = f"Bearer {key}"
+            assert client.post("/v1/grants", json=grant).status_code == 201
+            token = client.post(f"/v1/token/{grant['id']}").json()
+        assert deployment("health", "web").code == 0
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+    assert token["access_token"] == grant["access_token"]
+    assert token["expires_in"] >= 60
+    assert f"made an admin API key, admin, in {key_file} (mode 600)" in log.read_text()
+    assert key not in log.read_text()
+    assert key_file.stat().st_mode & 0o777 == 0o600
     eventually(lambda: not processes_with(str(tmp_path)))
 
 

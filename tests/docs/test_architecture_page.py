@@ -8,7 +8,7 @@ from worker.core.lifecycle import TABLE, Phase, Step, Trigger
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 PRELUDE = (ROOT / "worker" / "adapters" / "store" / "lua" / "prelude.lua").read_text()
-TO_COME = {"worker/http/", "worker/webhooks/"}  # packages that the map shows before they exist
+TO_COME = {"worker/webhooks/"}  # packages that the map shows before they exist
 
 
 def _diagram() -> str:

@@ -48,7 +48,12 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(data: Path) -> Mapping[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": "/root", "EVERGRANT_DATA_DIR": str(data)}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": "/root",
+        "EVERGRANT_DATA_DIR": str(data),
+        "EVERGRANT_HTTP_PORT": "0",
+    }
 
 
 @contextmanager

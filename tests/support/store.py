@@ -27,12 +27,16 @@ async def assert_sound(redis: Any, prefix: str) -> None:
             assert due == float("inf"), f"{name}: out of work, and yet in the schedule"
 
     scheduled: Counter[tuple[str, str]] = Counter()
+    indexed: Counter[tuple[str, str]] = Counter()
     counted: Counter[tuple[str, str]] = Counter()
     for key in keys:
         kind, _, name = key.partition(":")
         if kind == "schedule":
             members = await redis.zrange(prefix + key, 0, -1)
             scheduled.update((name, member.decode()) for member in members)
+        elif kind == "ids":
+            members = await redis.zrange(prefix + key, 0, -1)
+            indexed.update((name, member.decode()) for member in members)
         elif kind == "client":
             for status in Status:
                 counted[name, status.value] += int(
@@ -46,6 +50,7 @@ async def assert_sound(redis: Any, prefix: str) -> None:
     assert scheduled == Counter((client, name) for name, client in client_of.items()), (
         "a grant is not once in its client's schedule"
     )
+    assert indexed == scheduled, "a client's index of ids is not its schedule"
     assert +counted == recount, "the counters by status are not what a recount gives"
     assert not [count for count in counted.values() if count < 0]
 

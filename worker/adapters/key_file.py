@@ -5,6 +5,8 @@ import os
 import secrets
 from pathlib import Path
 
+from worker.adapters import private_file
+
 FILE_NAME = "keys"
 STORED_GRANTS = "appendonlydir"  # the embedded server's data, which a new key could not unseal
 
@@ -21,8 +23,7 @@ def new_key_line() -> str:
 def read_or_make(data_dir: Path) -> tuple[str, bool]:
     """The key line of a data directory, and whether this call made it.
 
-    A new key is written beside its place and linked into it: of two processes that start at once, one makes
-    the key and both use it.
+    Of two processes that start at once, one makes the key and both use it.
 
     Raises:
         KeyFileError: the file cannot be read or written, others may read it, or it is missing although grants
@@ -32,7 +33,7 @@ def read_or_make(data_dir: Path) -> tuple[str, bool]:
     try:
         if not path.exists() and (data_dir / STORED_GRANTS).exists():
             raise KeyFileError(f"{path} is missing, and grants are stored beside it: put it back")
-        made = _make(path) if not path.exists() else False
+        made = not path.exists() and private_file.make(path, new_key_line() + "\n")
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
             raise KeyFileError(f"{path} can be read by others (mode {mode:o}); it takes mode 600")
@@ -41,20 +42,3 @@ def read_or_make(data_dir: Path) -> tuple[str, bool]:
         raise KeyFileError(f"{error.filename}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise KeyFileError(f"{path} is not text") from None
-
-
-def _make(path: Path) -> bool:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(new_key_line() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(aside, path)
-    except FileExistsError:
-        return False
-    finally:
-        aside.unlink()
-    return True

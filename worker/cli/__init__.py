@@ -9,11 +9,14 @@
     tokens.py     token, grants refresh
     answers.py    replies that could not be read: list, show, adopt, drop
     events.py     the event stream
+    audit.py      who did what
     status.py     the fleet at a glance
-    health.py     probes: is this host's worker or beat alive?
+    health.py     probes: is this host's worker, beat or service alive?
     doctor.py     is everything in order?
     endpoints.py  what the doctor says of clients and their token endpoints
     keys.py       new sealing keys
+    api_keys.py   keys of the HTTP service
+    serve.py      the HTTP service
     children.py   worker and beat as child processes
     up.py         everything in one terminal
     first_process.py  what process 1 of a container has to do
@@ -30,7 +33,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that was typed and exit with its code."""
-    if sys.argv[1:] in (["health", "worker"], ["health", "beat"]):
+    if sys.argv[1:] in (["health", "worker"], ["health", "beat"], ["health", "web"]):
         from worker.cli.health import probe
 
         sys.exit(probe(sys.argv[2]))

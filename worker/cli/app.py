@@ -11,7 +11,21 @@ from io import TextIOWrapper
 import typer
 from typer.exceptions import TyperException
 
-from worker.cli import answers, demo, doctor, events, grants, health, keys, status, tokens, up
+from worker.cli import (
+    answers,
+    api_keys,
+    audit,
+    demo,
+    doctor,
+    events,
+    grants,
+    health,
+    keys,
+    serve,
+    status,
+    tokens,
+    up,
+)
 from worker.cli.session import BAD_STATE, CommandError
 
 INTERRUPTED = 130
@@ -25,15 +39,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("up")(up.up)
+app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.add_typer(grants.app, name="grants")
 app.command("token")(tokens.token)
 app.command("events")(events.events)
+app.command("audit")(audit.audit)
 app.add_typer(answers.app, name="answers")
 app.command("status")(status.status)
 app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
 app.add_typer(keys.app, name="keys")
+app.add_typer(api_keys.app, name="api-keys")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Worker and beat as child processes of one command.
+"""Worker, beat and the HTTP service as child processes of one command.
 
 Rules:
 - Only what was started here is ended here: in order first (SIGTERM; a worker finishes what is in flight), by
@@ -27,6 +27,7 @@ WORKER: Final = (
     *("--without-gossip", "--without-mingle", "--without-heartbeat"),
 )
 BEAT: Final = ("-m", "celery", "-A", "worker", "beat")
+WEB: Final = ("-m", "worker.cli", "serve")
 
 
 class SettingsRefusedError(Exception):

@@ -1,7 +1,6 @@
 """`evergrant events`: what the deployment tells its consumers."""
 
 import asyncio
-import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 
 from worker.cli.output import columns, write_json, write_line
 from worker.cli.session import SETTINGS, CommandError, run
+from worker.core.registry import is_stream_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ def events(
 
     Example: evergrant events --follow --json
     """
-    if since is not None and not re.fullmatch(r"[0-9]{1,20}(-[0-9]{1,20})?", since):
+    if since is not None and not is_stream_id(since):
         raise CommandError("--since takes a stream id such as 1795322840527-0", SETTINGS)
     run(lambda runtime: _events(runtime, since, follow=follow, as_json=as_json))
 

@@ -9,13 +9,13 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Self
 
 import typer
 
 from worker.cli import operating, revoking, tokens
 from worker.cli.output import columns, note, until, write_json, write_line
-from worker.cli.session import BAD_STATE, SETTINGS, CommandError, journaled_entries, run, utf8
+from worker.cli.session import BAD_STATE, SETTINGS, CommandError, journaled_entries, run, this_user, utf8
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,6 +128,7 @@ async def _import(runtime: "Runtime", name: str, *, replace_existing: bool) -> _
         replace_existing=replace_existing,
         journaled=Journaled(journaled_entries(runtime)),
         keep_reply=runtime.store.keep_reply,
+        by=this_user(),
     )
     total = _Sum()
     with _open(name) as file, _Progress(file) as progress:
@@ -199,6 +200,8 @@ class _Progress:
 
 
 async def _list(runtime: "Runtime", status: "Status | None", client: str | None, *, as_json: bool) -> int:
+    from worker.fleet.describing import describe
+
     unreadable: list[UnreadableRecordError] = []
     now = await runtime.registry.now()
     if not as_json:
@@ -207,7 +210,7 @@ async def _list(runtime: "Runtime", status: "Status | None", client: str | None,
         if status not in {None, stored.grant.status}:
             continue
         if as_json:
-            write_json(_document(stored, _reason_of_due(runtime, stored, now)))
+            write_json(describe(stored, _client_of(runtime, stored), runtime.rules, now))
         else:
             write_line(_summary(stored, now))
     return _name_unreadable(unreadable)
@@ -237,33 +240,9 @@ def _row(*cells: str) -> str:
     return columns(zip(cells, (32, 12, 8, 8, 14, 10, 0), strict=True))
 
 
-def _reason_of_due(runtime: "Runtime", stored: "StoredGrant", now: int) -> "Reason | None":
-    from worker.fleet.forecast import reason_of_due
-
-    return reason_of_due(stored, _client_of(runtime, stored), runtime.rules, now)
-
-
 def _client_of(runtime: "Runtime", stored: "StoredGrant") -> "Client | None":
     name = stored.grant.client
     return runtime.clients.get(name, 0) if name in runtime.clients else None
-
-
-def _document(stored: "StoredGrant", reason_of_due: "Reason | None") -> dict[str, Any]:
-    """A grant as `show` and `list` write it: the export line and where it stands."""
-    from worker.core.events import rfc3339
-    from worker.core.interchange import write_line as export_line
-
-    grant = stored.grant
-    return {
-        **export_line(grant, None),
-        "reason": grant.reason,
-        "failures": grant.streak,
-        "kept_reply": grant.kept_reply,
-        "narrowed": None if grant.narrowed is None else grant.narrowed.split(" "),
-        "token_type": grant.token_type,
-        "next_due_at": rfc3339(stored.due_at),
-        "next_due_reason": None if reason_of_due is None else reason_of_due.value,
-    }
 
 
 async def _find(runtime: "Runtime", grant_id: str) -> "StoredGrant":
@@ -275,15 +254,17 @@ async def _find(runtime: "Runtime", grant_id: str) -> "StoredGrant":
 
 async def _show(runtime: "Runtime", grant_id: str, *, as_json: bool) -> None:
     from worker.core.policy import rules_for
+    from worker.fleet.describing import describe
+    from worker.fleet.forecast import reason_of_due
 
-    stored = await _find(runtime, grant_id)
-    reason = _reason_of_due(runtime, stored, await runtime.registry.now())
-    document = _document(stored, reason)
+    stored, now = await _find(runtime, grant_id), await runtime.registry.now()
+    client = _client_of(runtime, stored)
+    document = describe(stored, client, runtime.rules, now)
     if as_json:
         write_json(document)
         return
+    reason = reason_of_due(stored, client, runtime.rules, now)
     if reason is not None:
-        client = _client_of(runtime, stored)
         rules = runtime.rules if client is None else rules_for(client, runtime.rules)
         document["next_due_reason"] = _why_due(reason, rules.refresh_at)
     for name, value in document.items():

@@ -1,4 +1,4 @@
-"""`evergrant health`: is this host's worker or beat alive? For probes, which want an answer in half a second.
+"""`evergrant health`: is this host's worker, beat or HTTP service alive? Probes want to know at once.
 
 Loading the settings would take longer than that, so the two that say where the heartbeats are are looked up
 here. `main` in this package's `__init__` comes here before it loads any other command.
@@ -17,10 +17,11 @@ class Role(StrEnum):
 
     worker = "worker"
     beat = "beat"
+    web = "web"
 
 
 def health(role: Role) -> None:
-    """Whether the worker or beat of this host is alive: exit 0, or 1 and a line that says what is wrong.
+    """Whether this host's worker, beat or HTTP service (web) is alive: exit 0, or 1 and what is wrong.
 
     Meant for a container's or a supervisor's probe. It asks neither Redis nor a provider: a restart mends
     neither. `evergrant status` says whether grants are refreshed.

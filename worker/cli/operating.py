@@ -9,7 +9,7 @@ import typer
 
 from worker.cli import revoking
 from worker.cli.output import note, write_line
-from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, utf8
+from worker.cli.session import BAD_STATE, SETTINGS, CommandError, run, this_user, utf8
 from worker.core.grant import Status
 from worker.core.registry import Operation, OperationResult, UnreadableRecordError
 
@@ -113,10 +113,19 @@ def _selection(status: str | None, client: str | None, labels: Sequence[str] | N
 
     if status is None and client is None and not labels:
         return None
-    given = [_label(text) for text in labels or ()]
+    return Selection(client, status_of(status), labels_of(labels))
+
+
+def labels_of(texts: Sequence[str] | None) -> dict[str, str]:
+    """The labels that `--label` names.
+
+    Raises:
+        CommandError: they are none, or one is named twice.
+    """
+    given = [_label(text) for text in texts or ()]
     if len(dict(given)) < len(given):
         raise CommandError("--label takes each KEY once: a grant has one value for it", SETTINGS)
-    return Selection(client, status_of(status), dict(given))
+    return dict(given)
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -164,7 +173,7 @@ def _ask_about(foreseen: "Tally", operation: Operation) -> None:
 
 
 async def _operate_on_one(runtime: "Runtime", grant_id: str, operation: Operation) -> None:
-    answer = await runtime.registry.operate(grant_id, operation)
+    answer = await runtime.registry.operate(grant_id, operation, by=this_user())
     stored = None
     if answer in {OperationResult.UNCHANGED, OperationResult.KEPT}:
         stored = await runtime.registry.find(grant_id)
@@ -205,7 +214,7 @@ async def _operate_on_many(runtime: "Runtime", selection: "Selection", operation
     tally, unreadable = Tally(), list[UnreadableRecordError]()
     is_over = False
     try:
-        await operate_on(runtime.registry, selection, operation, tally, unreadable.append)
+        await operate_on(runtime.registry, selection, operation, tally, unreadable.append, this_user())
         is_over = True
     finally:
         for problem in unreadable:

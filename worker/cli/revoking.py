@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from worker.cli import tokens
 from worker.cli.output import note, write_line
-from worker.cli.session import BAD_STATE, UNREACHABLE, CommandError, heartbeat_kept, run
+from worker.cli.session import BAD_STATE, UNREACHABLE, CommandError, heartbeat_kept, run, this_user
 
 if TYPE_CHECKING:
     from worker.fleet.revoking import RevocationError
@@ -22,10 +22,12 @@ def revoke(grant_id: tokens.GrantId) -> None:
 
 
 async def _revoke(runtime: "Runtime", grant_id: str) -> None:
+    from worker.core.audit import What
     from worker.fleet.revoking import RevocationError
 
     try:
         await runtime.revoking.check(grant_id)  # before a heartbeat: most failures are found here
+        await runtime.audit_trail.note(What.REVOKE, this_user(), grant_id=grant_id)
         async with heartbeat_kept(runtime, grant_id):
             grant = await runtime.revoking.revoke(grant_id)
     except RevocationError as problem:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from config import Settings
+    from worker.core.audit import By
     from worker.core.ports import Entry
     from worker.runtime.assembly import Runtime
 
@@ -48,6 +49,20 @@ def settings() -> "Settings":
         return load_settings()
     except SettingsError as problem:
         raise CommandError(str(problem), SETTINGS) from None
+
+
+def this_user() -> "By":
+    """Who runs this command, for the audit stream."""
+    import getpass
+    import socket
+
+    from worker.core.audit import By
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user may have no name
+        user = "unknown"
+    return By(user, socket.gethostname())
 
 
 def utf8(text: str | None) -> str | None:

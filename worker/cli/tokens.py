@@ -1,7 +1,5 @@
 """`evergrant token` and `evergrant grants refresh`: tokens on demand, and why there is none."""
 
-import getpass
-import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +13,7 @@ from worker.cli.session import (
     CommandError,
     heartbeat_kept,
     run,
+    this_user,
     utf8,
 )
 
@@ -71,7 +70,8 @@ async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> "HandedO
     from worker.core.promises import Request
     from worker.fleet.handing_out import HandOutError
 
-    request = Request(grant_id, min_ttl_ms, actor=_user(), origin=socket.gethostname())
+    by = this_user()
+    request = Request(grant_id, min_ttl_ms, actor=by.actor, origin=by.origin)
     try:
         handed_out = await runtime.handing_out.at_hand(request)
         if handed_out is None:
@@ -81,13 +81,6 @@ async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> "HandedO
         raise _refusal(problem) from None
     _note_what_it_is_worth(handed_out)
     return handed_out
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user may have no name
-        return "unknown"
 
 
 def _note_what_it_is_worth(handed_out: "HandedOut") -> None:
@@ -149,10 +142,13 @@ def no_token(problem: "HandOutError") -> str:
 
 
 async def _refresh(runtime: "Runtime", grant_id: str) -> None:
+    from worker.core.audit import What
     from worker.fleet.tokens import TokenError
 
     try:
-        await runtime.tokens.check(grant_id)  # a heartbeat would only say again what is wrong with the disk
+        # A heartbeat would only say again what is wrong with the disk.
+        await runtime.tokens.check(grant_id)
+        await runtime.audit_trail.note(What.REFRESH, this_user(), grant_id=grant_id)
         async with heartbeat_kept(runtime, grant_id):
             stored = await runtime.tokens.refresh(grant_id)
     except TokenError as problem:

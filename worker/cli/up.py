@@ -1,4 +1,4 @@
-"""`evergrant up`: embedded server, worker and beat in one terminal."""
+"""`evergrant up`: embedded server, worker, beat and the HTTP service in one terminal."""
 
 import signal
 import threading
@@ -11,15 +11,18 @@ LOOK_SECONDS = 0.5
 
 
 def up() -> None:
-    """Run everything in one terminal until Ctrl-C: the embedded server, a worker and beat.
+    """Run everything in one terminal until Ctrl-C: the embedded server, a worker, beat and the HTTP service.
+
+    Makes an admin API key in EVERGRANT_DATA_DIR/admin-key at its first start.
 
     Example: evergrant up
     """
     from contextlib import nullcontext
 
     from config import SettingsError
-    from worker.cli.children import BEAT, WORKER, Children, SettingsRefusedError
+    from worker.cli.children import BEAT, WEB, WORKER, Children, SettingsRefusedError
     from worker.core.ports import StoreUnavailableError
+    from worker.runtime.admin_key import have_admin_key
     from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
     from worker.runtime.store_checks import reach_store
     from worker.runtime.timing import in_flight_seconds
@@ -34,10 +37,13 @@ def up() -> None:
         deployment = deploy(chosen, _tell)
         with embedded_server(chosen) or nullcontext() as server:
             reach_store(deployment)
+            have_admin_key(deployment, _tell)
             try:
                 children.start("worker", WORKER)
                 children.start("beat", BEAT)
-                note("evergrant: worker and beat are running; Ctrl-C stops them")
+                children.start("web", WEB)
+                where = f"http://{chosen.http_host}:{chosen.http_port}"
+                note(f"evergrant: worker and beat are running, web at {where}; Ctrl-C stops them")
                 while not stopping.wait(LOOK_SECONDS):
                     if server is not None:
                         server.keep_running(_tell)

@@ -5,17 +5,20 @@ instead: changes are atomic like the refresher's, reads may be a moment old. Whe
 each method raises `StoreUnavailableError`.
 """
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from worker.core.audit import By
 from worker.core.events import Event
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
 from worker.core.ports import ClockJump, Lease
 from worker.core.providers import Client
 
+MOST_OF_A_STREAM_ID = 2**63
 UNREADABLE = "its record cannot be read"
 WAY_OUT = "Put the grant in anew (`evergrant grants import --replace`), or `evergrant grants delete` it."
 
@@ -115,6 +118,18 @@ class StoredGrant:
     grant: Grant
     due_at: int | None
     lease_until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantPage:
+    """Some of a client's grants, in the order of their ids.
+
+    Attributes:
+        last: the id after which the next page begins; `None` where there is none.
+    """
+
+    grants: Sequence[StoredGrant]
+    last: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +247,12 @@ class StoredReply:
     access_expires_at: int | None
 
 
+def is_stream_id(text: str) -> bool:
+    """Whether a text names a place in a stream: `1795322840527-0`, or `1795322840527`."""
+    match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", text, re.ASCII)
+    return match is not None and all(int(part or 0) < MOST_OF_A_STREAM_ID for part in match.groups())
+
+
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
     """One event: its id in the stream, and the CloudEvent."""
@@ -249,16 +270,24 @@ class Registry(Protocol):
     async def ahead_ms(self) -> int:
         """How far the store's clock is ahead of the server's; 0 unless that was set back."""
 
-    async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
+    async def import_grant(
+        self, change: Change, *, replaces: int | None, by: By | None = None
+    ) -> ImportResult:
         """Store a grant that came from outside.
 
         Args:
             change: the sealed grant and when it is due.
             replaces: the version that must be stored; `None` where the grant must be new.
+            by: who asked for it, for the audit stream; `None` for nobody.
         """
 
     async def operate(
-        self, grant_id: str, operation: Operation, *, only_if: Status | None = None
+        self,
+        grant_id: str,
+        operation: Operation,
+        *,
+        only_if: Status | None = None,
+        by: By | None = None,
     ) -> OperationResult:
         """Pause, resume or delete one grant, if it has the status that is named. Asking twice is harmless."""
 
@@ -282,6 +311,15 @@ class Registry(Protocol):
         self, client: str | None = None, *, unreadable: OnUnreadable = refuse_unreadable
     ) -> AsyncIterator[StoredGrant]:
         """Every grant, or every grant of a client, in no particular order."""
+
+    async def page(
+        self, client: str, after: str, most: int, *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> GrantPage:
+        """The grants of a client that follow the id `after`, in the order of their ids; `""` begins.
+
+        The order of a client's grants changes with no refresh: whoever pages through them meets each grant
+        that is there all the while, once.
+        """
 
     async def needing_attention(
         self, most: int, *, unreadable: OnUnreadable = refuse_unreadable
@@ -395,6 +433,9 @@ class EventStream(Protocol):
 
     async def read(self, since: str, *, most: int = 500, wait_ms: int | None = None) -> Sequence[StreamEntry]:
         """Events after the stream id `since`, oldest first; waits for one where `wait_ms` is given."""
+
+    async def read_back(self, before: str | None, *, most: int) -> Sequence[StreamEntry]:
+        """Events before a stream id, newest first; `None` begins with the last one."""
 
     async def last_id(self) -> str:
         """The stream id to start from for what is still to come."""

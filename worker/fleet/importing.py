@@ -9,27 +9,53 @@ Rules:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import islice
 from typing import BinaryIO, Final
 
 from worker.core import lifecycle
+from worker.core.audit import By
 from worker.core.grant import Status
 from worker.core.interchange import Line, LineError, read_line
 from worker.core.policy import Rules
 from worker.core.ports import KeptReply, Sealer, UnsealError, Verdict
 from worker.core.providers import Client
-from worker.core.registry import ImportVerdict, Registry
+from worker.core.registry import ImportVerdict, Registry, UnreadableRecordError
 from worker.fleet.journaled import Journaled
+
+
+class LineProblem(StrEnum):
+    """Why a line was not stored."""
+
+    BAD_LINE = "bad_line"
+    EXISTS = "exists"  # and nothing may be replaced
+    OUTDATED = "outdated"  # what is stored is newer than this pair
+    OTHER_LABELS = "other_labels"  # than those that every line here must have
+    FOREIGN = "foreign"  # the stored grant with this id has other labels than every grant here must have
+    NEWER_FORMAT = "newer_format"  # a newer release wrote what is stored
+    BUSY = "busy"  # it is being refreshed again and again
+
+
+Refused = tuple[LineProblem, str]
+"""Why a line was not stored, as a code and as one clause."""
 
 BATCH: Final = 500
 MAX_LINE_BYTES: Final = 256 * 1024
-REFUSED: Final = {
-    ImportVerdict.DESCENDS: "what is stored was made from this pair, which is dead by now",
-    ImportVerdict.NEWER: "what is stored was issued after this pair",
-    ImportVerdict.UNKNOWN_FORMAT: "what is stored was written by a newer release; upgrade first",
+EXISTS: Final = LineProblem.EXISTS, "id exists already; --replace puts this grant in its place"
+REFUSED: Final[Mapping[ImportVerdict, Refused]] = {
+    ImportVerdict.DESCENDS: (
+        LineProblem.OUTDATED,
+        "what is stored was made from this pair, which is dead by now",
+    ),
+    ImportVerdict.NEWER: (LineProblem.OUTDATED, "what is stored was issued after this pair"),
+    ImportVerdict.UNKNOWN_FORMAT: (
+        LineProblem.NEWER_FORMAT,
+        "what is stored was written by a newer release; upgrade first",
+    ),
 }
+FOREIGN: Final = LineProblem.FOREIGN, "id is that of a grant with other labels"
 USED_UP: Final = "its refresh token is used up, and a journal on this machine has the newer one"
 REPLY_FIRST_MS: Final = 60_000
 MOST_TRIES: Final = 5  # to replace a grant that is being refreshed at the same time
@@ -44,6 +70,11 @@ class RefusedLine:
 
     number: int
     reason: str
+    code: LineProblem = LineProblem.BAD_LINE
+
+
+class OtherLabelsError(LineError):
+    """A line has another value for a label than every line here must have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +84,14 @@ class Taken:
     Attributes:
         without_end: how many of the stored lines do not say when their access token ends.
         repaired: how many of the stored lines had a dead pair, and got a newer one from a journal.
+        ids: of the grants that were stored, by the numbers of their lines.
     """
 
     stored: int
     refusals: Sequence[RefusedLine]
     without_end: int
     repaired: int
+    ids: Mapping[int, str]
 
 
 class Importer:
@@ -72,6 +105,9 @@ class Importer:
         replace_existing: whether a line may replace the stored grant with the same id.
         journaled: what this machine's journals know of the tokens that come in; `None` for nothing.
         keep_reply: stores a reply that could not be read; needed where a journal may have one.
+        bound_to: labels that every stored grant gets. A line that has another value for one of them is
+            refused, and a grant that has not all of them is not replaced.
+        by: who imports, for the audit stream; `None` for nobody.
     """
 
     def __init__(
@@ -84,6 +120,8 @@ class Importer:
         replace_existing: bool,
         journaled: Journaled | None = None,
         keep_reply: Callable[[KeptReply], Awaitable[Verdict]] | None = None,
+        bound_to: Mapping[str, str] | None = None,
+        by: By | None = None,
     ) -> None:
         self._registry = registry
         self._sealer = sealer
@@ -92,6 +130,8 @@ class Importer:
         self._replace_existing = replace_existing
         self._journaled = journaled or Journaled()
         self._keep_reply = keep_reply
+        self._bound_to = dict(bound_to or {})
+        self._by = by
 
     async def take_all(self, lines: Iterator[NumberedLine]) -> AsyncIterator[Taken]:
         """Store lines in batches, in order; each batch is read while the store works on the one before."""
@@ -118,6 +158,9 @@ class Importer:
         for number, text in batch:
             try:
                 line = self._read(text, now)
+            except OtherLabelsError as problem:
+                refusals.append(RefusedLine(number, str(problem), LineProblem.OTHER_LABELS))
+                continue
             except LineError as problem:
                 refusals.append(RefusedLine(number, str(problem)))
                 continue
@@ -131,21 +174,38 @@ class Importer:
     async def _store_all(
         self, good: dict[str, NumberedGrant], refusals: list[RefusedLine], now: int
     ) -> Taken:
-        reasons = await asyncio.gather(*(self._store(line, now) for _, line in good.values()))
+        refused = await asyncio.gather(*(self._store(line, now) for _, line in good.values()))
         without_end = repaired = 0
-        for (number, line), reason in zip(good.values(), reasons, strict=True):
-            if reason is not None:
-                refusals.append(RefusedLine(number, reason))
+        ids: dict[int, str] = {}
+        for (number, line), problem in zip(good.values(), refused, strict=True):
+            if problem is not None:
+                code, reason = problem
+                refusals.append(RefusedLine(number, reason, code))
                 continue
+            ids[number] = line.grant.id
             without_end += not line.states_end
             repaired += bool(line.grant.root)
         refusals.sort(key=lambda refusal: refusal.number)
-        return Taken(reasons.count(None), refusals, without_end, repaired)
+        return Taken(len(ids), refusals, without_end, repaired, ids)
 
     def _read(self, text: bytes | None, now: int) -> Line:
         if text is None:
             raise LineError(f"is longer than {MAX_LINE_BYTES} bytes")
-        return self._repaired(read_line(text, self._clients, now))
+        return self._repaired(self._bound(read_line(text, self._clients, now)))
+
+    def _bound(self, line: Line) -> Line:
+        """The line with the labels that every line here gets.
+
+        Raises:
+            OtherLabelsError: it has another value for one of them.
+        """
+        if not self._bound_to:
+            return line
+        labels = {**self._bound_to, **line.grant.labels}
+        if not self._bound_to.items() <= labels.items():
+            wanted = ", ".join(f"{name}={value}" for name, value in self._bound_to.items())
+            raise OtherLabelsError(f"labels takes {wanted} here")
+        return replace(line, grant=replace(line.grant, labels=labels))
 
     def _repaired(self, line: Line) -> Line:
         """The line with the newest pair that descends from its refresh token, as far as the journals know.
@@ -173,7 +233,7 @@ class Importer:
         )
         return Line(replace(grant, reason=None, streak=0, in_doubt=False), pair, states_end=True)
 
-    async def _store(self, line: Line, now: int) -> str | None:
+    async def _store(self, line: Line, now: int) -> Refused | None:
         """Store one grant; returns why it was refused."""
         version, replaces = line.grant.version, None
         for _ in range(MOST_TRIES):
@@ -183,13 +243,15 @@ class Importer:
             reply = self._journaled.reply(grant.id, grant.lineage)
             if reply is not None:  # due later, so that nobody presents its token before the reply is kept
                 change = replace(change, due_at=now + REPLY_FIRST_MS)
-            result = await self._registry.import_grant(change, replaces=replaces)
+            result = await self._registry.import_grant(change, replaces=replaces, by=self._by)
             if result.verdict is ImportVerdict.STORED:
                 if reply is not None and self._keep_reply is not None:
                     await self._keep_reply(reply)
                 return None
+            if self._bound_to and await self._is_foreign(grant.id):
+                return FOREIGN
             if not self._replace_existing:
-                return "id exists already; --replace puts this grant in its place"
+                return EXISTS
             if result.verdict in REFUSED:
                 return REFUSED[result.verdict]
             if result.verdict is ImportVerdict.MOVED and result.lineage == b"" and result.version == 0:
@@ -198,7 +260,18 @@ class Importer:
                 replaces = result.version
                 same_pair = result.lineage == grant.lineage
                 version = result.version if same_pair else max(line.grant.version, result.version + 1)
-        return "is being refreshed again and again; try once more"
+        return LineProblem.BUSY, "is being refreshed again and again; try once more"
+
+    async def _is_foreign(self, grant_id: str) -> bool:
+        """Whether the stored grant lacks a label that every grant here has.
+
+        Only an import changes labels, and the version with them: what is looked at here is what is replaced.
+        """
+        try:
+            stored = await self._registry.find(grant_id)
+        except UnreadableRecordError:
+            return True  # nobody knows whose it is
+        return stored is not None and not self._bound_to.items() <= stored.grant.labels.items()
 
 
 def numbered_lines(file: BinaryIO) -> Iterator[NumberedLine]:

@@ -77,7 +77,8 @@ async def find_losses(
     if not always and not is_worth_a_look(life, now):
         return None
     missing = behind = 0
-    newest = iter(_newest_of_each(journaled()).items())
+    # In a thread: a long journal takes seconds to read, and a service goes on meanwhile.
+    newest = iter((await asyncio.to_thread(lambda: _newest_of_each(journaled()))).items())
     while group := list(islice(newest, AT_ONCE)):
         for (_, known), stored in zip(
             group, await asyncio.gather(*(_find(registry, each) for each, _ in group)), strict=True

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from worker.core import lifecycle
+from worker.core.audit import By
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Trigger
 from worker.core.registry import OnUnreadable, Operation, OperationResult, Registry, StoredGrant
@@ -77,7 +78,12 @@ async def foresee(
 
 
 async def operate_on(
-    registry: Registry, selection: Selection, operation: Operation, tally: Tally, unreadable: OnUnreadable
+    registry: Registry,
+    selection: Selection,
+    operation: Operation,
+    tally: Tally,
+    unreadable: OnUnreadable,
+    by: By | None = None,
 ) -> None:
     """Carry an operation out on every selected grant.
 
@@ -87,6 +93,7 @@ async def operate_on(
         operation: what to do.
         tally: counted into as the work goes on. After an interrupt it may lack what was on its way.
         unreadable: called for each record that cannot be read; its grant is left alone.
+        by: who asked for it, for the audit stream.
 
     Raises:
         StoreUnavailableError: the store went away.
@@ -98,16 +105,21 @@ async def operate_on(
             continue
         group.append(stored)
         if len(group) == AT_ONCE:
-            await _operate_on_group(registry, group, selection, operation, tally)
+            await _operate_on_group(registry, group, selection, operation, tally, by)
             group.clear()
-    await _operate_on_group(registry, group, selection, operation, tally)
+    await _operate_on_group(registry, group, selection, operation, tally, by)
 
 
 async def _operate_on_group(
-    registry: Registry, group: list[StoredGrant], selection: Selection, operation: Operation, tally: Tally
+    registry: Registry,
+    group: list[StoredGrant],
+    selection: Selection,
+    operation: Operation,
+    tally: Tally,
+    by: By | None,
 ) -> None:
     async def operate(stored: StoredGrant) -> None:
-        result = await registry.operate(stored.grant.id, operation, only_if=selection.status)
+        result = await registry.operate(stored.grant.id, operation, only_if=selection.status, by=by)
         if result is OperationResult.DONE:
             tally.done[stored.grant.status] += 1
         else:

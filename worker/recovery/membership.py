@@ -61,6 +61,15 @@ class Membership:
             await asyncio.gather(*loops, return_exceptions=True)
             await self._leave()
 
+    @property
+    def trouble(self) -> str:
+        """Why this process can take no lease now; empty where it can."""
+        if self._heartbeat.is_away:
+            return "the store is away, or takes no writes"
+        if self._disk_watch.trouble:
+            return self._disk_watch.trouble
+        return "" if self._recovery.may_claim else "the store is recovering"
+
     async def beat(self) -> Epoch:
         """Say that this process lives; an epoch in which it has not recovered starts a recovery step.
 

@@ -183,6 +183,20 @@ class Answers:
             grant = entry.change.grant
         return None if grant is lease.grant else grant
 
+    async def that_follow(self, lineage: bytes) -> list[Entry]:
+        """The answers that this machine's journals have to a refresh token, each to the one before it.
+
+        Raises:
+            JournalError: one of them cannot be read any more.
+        """
+        found: list[Entry] = []
+        while len(found) < MOST_FOLLOWED and (entry := await self._answer_to(lineage)) is not None:
+            found.append(entry)
+            if isinstance(entry, KeptReply) or entry.change.grant.lineage == lineage:
+                break
+            lineage = entry.change.grant.lineage
+        return found
+
     async def replay(self, entries: Sequence[Entry]) -> list[Verdict | None]:
         """Offer a journal's answers; the verdict is `STORED` where the store had lost one.
 

@@ -25,6 +25,8 @@ from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.log_observer import LogObserver
+from worker.adapters.store.api_keys import RedisApiKeys
+from worker.adapters.store.audit_trail import RedisAuditTrail
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
@@ -37,8 +39,11 @@ from worker.core import ports
 from worker.core.policy import Rules
 from worker.core.promises import PromiseStore
 from worker.core.registry import Registry, RunnerPlaces
+from worker.fleet.api_keys import ApiKeys
+from worker.fleet.depositing import Depositing
 from worker.fleet.handing_out import HandingOut
 from worker.fleet.kept_replies import KeptReplies
+from worker.fleet.listing import Listing
 from worker.fleet.resealing import Resealing
 from worker.fleet.revoking import Revoking
 from worker.fleet.sweeping import Sweeping
@@ -206,6 +211,8 @@ class Runtime:
     fleet_state: RedisFleetState
     replies: RedisReplies
     event_stream: RedisEventStream
+    audit_stream: RedisEventStream
+    audit_trail: RedisAuditTrail
     clients: ConfiguredClients
     endpoint: "HttpTokenEndpoint | EndpointOnFirstUse"
     journal: Journal
@@ -220,6 +227,9 @@ class Runtime:
     sweeping: Sweeping
     kept_replies: KeptReplies
     resealing: Resealing
+    api_keys: ApiKeys
+    listing: Listing
+    depositing: Depositing
 
 
 @asynccontextmanager
@@ -259,7 +269,7 @@ async def open_runtime(
             owner=owner,
             store=store,
             places=store,
-            registry=(registry := RedisRegistry(redis, scripts, prefix)),
+            registry=(registry := RedisRegistry(redis, scripts, prefix, audit_kept=settings.audit_kept)),
             promises=RedisPromises(
                 scripts, clock=clock, audit_kept=settings.audit_kept, recovery_ms=timing.lease_ms(settings)
             ),
@@ -282,6 +292,8 @@ async def open_runtime(
             examine=None if watch is None else watch.refusal,
         )
         process = assemble(given)
+        fleet_state = RedisFleetState(redis, prefix)
+        api_keys = RedisApiKeys(redis, scripts, prefix, audit_kept=settings.audit_kept)
         events_kept = timing.store_limits(settings).events_kept
         replies = RedisReplies(redis, scripts, prefix, source=source, events_kept=events_kept)
         yield Runtime(
@@ -289,9 +301,11 @@ async def open_runtime(
             redis=redis,
             store=store,
             registry=registry,
-            fleet_state=RedisFleetState(redis, prefix),
+            fleet_state=fleet_state,
             replies=replies,
             event_stream=RedisEventStream(redis, prefix),
+            audit_stream=RedisEventStream(redis, prefix, "audit", "entry"),
+            audit_trail=RedisAuditTrail(scripts, settings.audit_kept),
             clients=clients,
             endpoint=endpoint,
             journal=journal,
@@ -318,6 +332,16 @@ async def open_runtime(
                 replies=replies,
                 sealer=given.sealer,
                 patience_seconds=2 * given.lease_ms / 1000,
+            ),
+            api_keys=ApiKeys(api_keys, registry.now),
+            listing=Listing(registry, fleet_state),
+            depositing=Depositing(
+                registry=registry,
+                sealer=given.sealer,
+                clients=clients,
+                rules=given.rules,
+                answers=process.answers,
+                keep_reply=store.keep_reply,
             ),
         )
 

@@ -34,7 +34,7 @@ class Heartbeat:
 
     Args:
         directory: where the files are.
-        role: `worker` or `beat`.
+        role: `worker`, `beat` or `web`.
     """
 
     def __init__(self, directory: Path, role: str) -> None:
@@ -76,7 +76,7 @@ def trouble_of(directory: Path, role: str) -> str:
 
     Args:
         directory: where the files are.
-        role: `worker` or `beat`.
+        role: `worker`, `beat` or `web`.
     """
     alive = False
     for path in _files(directory, role):

@@ -118,26 +118,33 @@ class Process:
                 portal = opened.enter_context(
                     start_blocking_portal(name="evergrant", backend_options={"use_uvloop": True})
                 )
-                runtime = portal.wrap_async_context_manager(_as_member(self._deploy(), self._warned))
+                runtime = portal.wrap_async_context_manager(as_member(self._deploy(), self._warned, "worker"))
                 self._opened = portal, opened.enter_context(runtime)
                 self._resources = opened.pop_all()
         return self._opened
 
 
 @asynccontextmanager
-async def _as_member(deployment: Deployment, warned: Collection[str]) -> AsyncIterator[Runtime]:
+async def as_member(deployment: Deployment, warned: Collection[str], role: str) -> AsyncIterator[Runtime]:
+    """Be a process of the deployment for as long as the block lasts: known to the store, and to probes.
+
+    Args:
+        deployment: where things are.
+        warned: the warnings about the store that were logged at start.
+        role: which heartbeat probes look at.
+    """
     async with (
         open_runtime(deployment, warned=warned) as runtime,
-        _shown_to_probes(deployment),
+        _shown_to_probes(deployment, role),
         runtime.membership.kept(),
     ):
         yield runtime
 
 
 @asynccontextmanager
-async def _shown_to_probes(deployment: Deployment) -> AsyncIterator[None]:
+async def _shown_to_probes(deployment: Deployment, role: str) -> AsyncIterator[None]:
     """Touch this process's heartbeat file from the event loop, so that a loop that hangs is noticed."""
-    heartbeat = liveness.Heartbeat(deployment.heartbeats, "worker")
+    heartbeat = liveness.Heartbeat(deployment.heartbeats, role)
 
     async def keep_beating() -> None:
         while True:

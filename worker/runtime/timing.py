@@ -10,6 +10,8 @@ from typing import Final
 from config import Settings
 from worker.adapters.store.redis_store import StoreLimits
 from worker.adapters.store.scripts import GROUP_SECONDS
+from worker.fleet.leasing import longest_wait_seconds
+from worker.fleet.tokens import OFFERED_SECONDS
 from worker.refresher import RESEND_PAUSE_SECONDS, Effort
 
 REDIS_TIMEOUT_SECONDS: Final = GROUP_SECONDS
@@ -38,6 +40,11 @@ def lease_ms(settings: Settings) -> int:
 def in_flight_seconds(settings: Settings) -> float:
     """How long a stop waits for what is in flight, while the store answers."""
     return _refresh_seconds(settings) + COMMIT_SECONDS
+
+
+def longest_call_seconds(settings: Settings) -> float:
+    """The longest that a call of the HTTP service can take: it waits for another's lease, then refreshes."""
+    return longest_wait_seconds(lease_ms(settings)) + in_flight_seconds(settings) + OFFERED_SECONDS
 
 
 def longest_run_seconds(settings: Settings) -> float:

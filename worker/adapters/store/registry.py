@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from worker.adapters.store import record, signatures
 from worker.adapters.store.reads import Reads
 from worker.adapters.store.store_clock import read_clocks, store_now
+from worker.core.audit import By
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import NO_END, Change
 from worker.core.ports import Lease
 from worker.core.registry import (
+    GrantPage,
     ImportResult,
     ImportVerdict,
     OnUnreadable,
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
     from worker.adapters.store.scripts import Scripts
 
 PAGE: Final = 500
-OPERATIONS: Final[dict[Operation, Callable[[str, str | None], signatures.Call]]] = {
+AUDIT_KEPT: Final = 100_000  # as the setting's default
+OPERATIONS: Final[
+    dict[Operation, Callable[[str, str | None, signatures.By | None, int], signatures.Call]]
+] = {
     Operation.PAUSE: signatures.PauseGrant,
     Operation.RESUME: signatures.ResumeGrant,
     Operation.DELETE: signatures.DeleteGrant,
@@ -48,13 +53,17 @@ class RedisRegistry:
         redis: a client that does not decode replies.
         scripts: the deployment's scripts.
         prefix: what every key begins with.
+        audit_kept: about how many entries the audit stream holds.
     """
 
-    def __init__(self, redis: "Redis", scripts: "Scripts", prefix: str) -> None:
+    def __init__(
+        self, redis: "Redis", scripts: "Scripts", prefix: str, *, audit_kept: int = AUDIT_KEPT
+    ) -> None:
         # redis-py types a reply as a union over every protocol and encoding; here strings are bytes.
         self._redis: Any = Reads(redis)
         self._scripts = scripts
         self._prefix = prefix
+        self._audit_kept = audit_kept
 
     async def now(self) -> int:
         """The store's clock, Unix ms."""
@@ -64,12 +73,15 @@ class RedisRegistry:
         """How far the store's clock is ahead of Redis's."""
         return (await read_clocks(self._redis, self._prefix))[1]
 
-    async def import_grant(self, change: Change, *, replaces: int | None) -> ImportResult:
+    async def import_grant(
+        self, change: Change, *, replaces: int | None, by: By | None = None
+    ) -> ImportResult:
         """Store a grant that came from outside.
 
         Args:
             change: the sealed grant and when it is due.
             replaces: the version that must be stored; `None` where the grant must be new.
+            by: who asked for it, for the audit stream; `None` for nobody.
         """
         verdict, version, lineage = await self._scripts.run(
             signatures.ImportGrant(
@@ -78,15 +90,24 @@ class RedisRegistry:
                 due_at=change.due_at,
                 attention_at=change.attention_at,
                 replaces=replaces,
+                by=signed(by),
+                audit_kept=self._audit_kept,
             )
         )
         return ImportResult(ImportVerdict(verdict.decode()), version, lineage)
 
     async def operate(
-        self, grant_id: str, operation: Operation, *, only_if: Status | None = None
+        self,
+        grant_id: str,
+        operation: Operation,
+        *,
+        only_if: Status | None = None,
+        by: By | None = None,
     ) -> OperationResult:
         """Pause, resume or delete one grant, if it has the status that is named. Asking twice is harmless."""
-        answer = await self._scripts.run(OPERATIONS[operation](grant_id, only_if))
+        answer = await self._scripts.run(
+            OPERATIONS[operation](grant_id, only_if, signed(by), self._audit_kept)
+        )
         return OperationResult(answer.decode())
 
     async def reseal(self, grant_id: str, sealed: bytes, resealed: bytes) -> ResealResult:
@@ -130,6 +151,38 @@ class RedisRegistry:
                 seen.update(grant_id for grant_id, _ in fresh)
                 for stored in await read_grants(self._redis, self._prefix, fresh, unreadable):
                     yield stored
+                if cursor == 0:
+                    break
+
+    async def page(
+        self, client: str, after: str, most: int, *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> GrantPage:
+        """The grants of a client that follow the id `after`, in the order of their ids; `""` begins."""
+        if not after:
+            await self._complete_index(client)
+        index, schedule = self._key("ids:" + client), self._key("schedule:" + client)
+        begin = "(" + after if after else "-"
+        ids = await self._redis.zrange(index, begin, "+", bylex=True, offset=0, num=most)
+        if not ids:
+            return GrantPage([], None)
+        scores = await self._redis.together([("zscore", (schedule, each), {}) for each in ids])
+        found = [(each, score) for each, score in zip(ids, scores, strict=True) if score is not None]
+        grants = await read_grants(self._redis, self._prefix, found, unreadable)
+        return GrantPage(grants, ids[-1].decode() if len(ids) == most else None)
+
+    async def _complete_index(self, client: str) -> None:
+        """Index what an earlier release stored, which kept no index; the sizes tell."""
+        index, schedule = self._key("ids:" + client), self._key("schedule:" + client)
+        sizes = await self._redis.together([("zcard", (index,), {}), ("zcard", (schedule,), {})])
+        if sizes[0] == sizes[1]:
+            return
+        for key in (schedule, index):
+            cursor = 0
+            while True:
+                cursor, found = await self._redis.zscan(key, cursor, count=PAGE)
+                ids = tuple(each.decode() for each, _ in found)
+                if ids:
+                    await self._scripts.run(signatures.IndexGrants(client, ids))
                 if cursor == 0:
                     break
 
@@ -186,6 +239,11 @@ async def read_grants(
         else:
             stored.append(_stored(grant, lease_until, score))
     return stored
+
+
+def signed(by: By | None) -> signatures.By | None:
+    """Who asked for a change, as scripts take it."""
+    return None if by is None else (by.actor, by.origin)
 
 
 def instant_of(score: float) -> int | None:

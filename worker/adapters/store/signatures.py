@@ -22,6 +22,9 @@ from typing import Final, NamedTuple, get_args
 
 import msgpack
 
+By = tuple[str, str]
+"""Who asked for a change, and from where."""
+
 
 class Ask(NamedTuple):
     """One client's part of a `Claim`.
@@ -493,6 +496,8 @@ class ImportGrant(NamedTuple):
         due_at: `None` for never.
         attention_at: as in `Commit`.
         replaces: the version that must be stored; `None` where the grant must be new.
+        by: who asked for it, for the audit stream; `None` for nobody. So in the calls that follow.
+        audit_kept: about how many entries that stream holds.
     """
 
     id: str
@@ -500,6 +505,8 @@ class ImportGrant(NamedTuple):
     due_at: int | None
     attention_at: int | None
     replaces: int | None
+    by: By | None = None
+    audit_kept: int = 0
 
 
 class PauseGrant(NamedTuple):
@@ -511,6 +518,8 @@ class PauseGrant(NamedTuple):
 
     id: str
     only_if: str | None = None
+    by: By | None = None
+    audit_kept: int = 0
 
 
 class ResumeGrant(NamedTuple):
@@ -518,6 +527,8 @@ class ResumeGrant(NamedTuple):
 
     id: str
     only_if: str | None = None
+    by: By | None = None
+    audit_kept: int = 0
 
 
 class DeleteGrant(NamedTuple):
@@ -525,6 +536,8 @@ class DeleteGrant(NamedTuple):
 
     id: str
     only_if: str | None = None
+    by: By | None = None
+    audit_kept: int = 0
 
 
 class ResealGrant(NamedTuple):
@@ -558,6 +571,66 @@ class ForgetRevoked(NamedTuple):
     id: str
     fence: int
     sealed: bytes
+
+
+class IndexGrants(NamedTuple):
+    """Put some grants into the order of a client's ids, or take them out, by whether the client has them."""
+
+    client: str
+    ids: tuple[str, ...]
+
+
+class AddApiKey(NamedTuple):
+    """Store an API key.
+
+    Attributes:
+        name: the key's.
+        packed: what is stored of it (api_keys.py).
+    """
+
+    id: str
+    name: str
+    packed: bytes
+    by: By | None = None
+    audit_kept: int = 0
+
+
+class RemoveApiKey(NamedTuple):
+    """Forget an API key."""
+
+    id: str
+    name: str
+    by: By | None = None
+    audit_kept: int = 0
+
+
+class NoteKeyUse(NamedTuple):
+    """Note that an API key was used now.
+
+    Attributes:
+        pause_ms: how long the last use must be ago to be written anew.
+    """
+
+    id: str
+    pause_ms: int
+    by: By | None = None
+    audit_kept: int = 0
+
+
+class NoteAudit(NamedTuple):
+    """Write an audit entry that belongs to no change in the store.
+
+    Attributes:
+        request_id: names it; a repeated one writes no second entry.
+        what: a `What`.
+        id: of the grant that it concerns; `None` for none.
+    """
+
+    request_id: str
+    what: str
+    by: By
+    id: str | None
+    audit_kept: int
 
 
 class NoteUnreadable(NamedTuple):
@@ -597,6 +670,11 @@ Call = (
     | ResealGrant
     | ResealReply
     | NoteUnreadable
+    | IndexGrants
+    | AddApiKey
+    | RemoveApiKey
+    | NoteKeyUse
+    | NoteAudit
 )
 
 

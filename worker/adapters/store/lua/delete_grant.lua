@@ -8,10 +8,12 @@ if r == nil and only_if then return 'other_status' end
 if r == nil then
   if is_of_newer_format(id) then return 'unknown_format' end
   drop_unreadable(id)
+  audit_change('delete', by, audit_kept, id)
   return 'done'
 end
 if not r then return 'gone' end
 if only_if and r[STATUS] ~= only_if then return 'other_status' end
 
 drop(id, r)
+audit_change('delete', by, audit_kept, id, r)
 return 'done'

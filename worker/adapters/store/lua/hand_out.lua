@@ -36,8 +36,8 @@ local function obstructed(verdict, until_at)
 end
 
 local function note_handed_out(promised_until)
-  audit({what = 'token', grant = id, version = r[VERSION], at = now, actor = actor, from = origin,
-    promised_until = promised_until}, audit_kept)
+  audit({what = 'token', grant = id, version = r[VERSION], labels = labels_of(r), at = now, actor = actor,
+    from = origin, promised_until = promised_until}, audit_kept)
   redis.call('SET', handed_key(request_id),
     cmsgpack.pack({version = r[VERSION], promised_until = promised_until or 0}), 'PX', REPEATABLE_MS)
 end

@@ -43,7 +43,7 @@ if old then
     keep_reply(old)
   end
   count(old[CLIENT], 'grants:' .. old[STATUS], -1)
-  redis.call('ZREM', schedule_key(old[CLIENT]), id)
+  delist(old[CLIENT], id)
   keep_lease(old)
 elseif replaces then
   return {'moved', 0, ''}
@@ -56,6 +56,8 @@ redis.call('SADD', P .. 'clients', new[CLIENT])
 forget_unreadable(id)
 save(id, new)
 count(new[CLIENT], 'grants:' .. new[STATUS], 1)
+enlist(new[CLIENT], id)
 schedule(id, new, due_at)
 note_attention(id, attention_at)
+audit_change('put', by, audit_kept, id, new)
 return {'stored', new[VERSION], new[LINEAGE]}

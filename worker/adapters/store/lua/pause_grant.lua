@@ -13,4 +13,5 @@ set_status(r, paused)
 save(id, r)
 schedule(id, r, nil)
 note_attention(id, nil)
+audit_change('pause', by, audit_kept, id, r)
 return 'done'

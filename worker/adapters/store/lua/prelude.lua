@@ -16,6 +16,9 @@
 --                          Written by delete_grant and forget_revoked. Expires when that lease ends.
 -- schedule:CLIENT  zset    Every grant of a client, by when it is due; +inf where it is failed, paused or never due.
 --                          Written with each record. A member lives as long as its grant.
+-- ids:CLIENT       zset    Every grant of a client, in the order of their ids: all scores are 0. Listings read it.
+--                          Written by imports and deletions, and by index_grants where an earlier release wrote none.
+--                          A member lives as long as its grant.
 -- agenda           zset    Every client, by when it is to be looked at: no later than its first grant is due; +inf where
 --                          nothing of it ever is. Written with each schedule. Rebuilt from `clients` when an epoch
 --                          begins, and when it has fewer members than they. Lives for ever.
@@ -47,8 +50,8 @@
 --                          Written by commits and outcomes. Lives for ever.
 -- claim:ID         string  What a claim leased of each client, packed, so that a repeated one gets the same leases.
 --                          Written by claim and lease. Expires with the leases.
--- handed:ID        string  What a hand-out promised, packed, so that a repeated one promises the same and is audited once.
---                          Written by hand_out. Expires after a minute.
+-- handed:ID        string  What a hand-out promised, packed, so that a repeated one promises the same and is audited once;
+--                          empty for an entry of note_audit. Written by both. Expires after a minute.
 -- refused:GRANT    string  When a grant was last refreshed because an API had refused its access token.
 --                          Written by lease. Expires after a minute.
 -- runners          zset    The places of refresh tasks, queued or at work, by when each place ends.
@@ -73,8 +76,9 @@
 -- clients          set     Every client that ever had a grant here. Written by import_grant. Lives for ever.
 -- events           stream  The events of this deployment. Written with the changes they tell of. Cut to about as many
 --                          as the settings say.
--- audit            stream  Who got which token, when, and until when it was promised; one JSON object in the field `entry`.
---                          Written by hand_out, in the step that hands out. Cut to about as many as the settings say.
+-- audit            stream  Who did what, to which grant and version, when, from where; of a token until when it was promised.
+--                          One JSON object in the field `entry`. Written with each hand-out and change, and by
+--                          note_audit. Cut to about as many as the settings say.
 -- epoch            hash    The store's epoch (see the end of this file). Written by each script that reads it. Lives
 --                          for ever.
 --                          Fields: number, run_id (of the server, when the epoch began), instance (the same for
@@ -94,6 +98,11 @@
 -- untaken          hash    For each process, the grants whose answers the store fails at, packed; its fields are the
 --                          processes. Written by heartbeat and leave. A field lives until its process says otherwise,
 --                          or leaves.
+-- apikeys          hash    API keys of the HTTP service, packed, each under the fingerprint of its name: name, digest
+--                          (SHA-256 of the key), scopes, labels, created_at. Never a key itself. Written by add_api_key
+--                          and remove_api_key. A field lives until its key is revoked.
+-- keyuses          hash    When each API key was last used, to the minute. Written by note_key_use and remove_api_key.
+--                          A field lives as long as its key.
 -- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py, and by fleet_state.py to
 --                          find out whether the store takes writes. Lives for ever.
 
@@ -130,6 +139,7 @@ end
 local function grant_key(id) return P .. 'grant:' .. id end
 local function deleted_key(id) return P .. 'deleted:' .. id end
 local function schedule_key(client) return P .. 'schedule:' .. client end
+local function ids_key(client) return P .. 'ids:' .. client end
 local function client_key(client) return P .. 'client:' .. client end
 local function endpoint_key(url) return P .. 'endpoint:' .. url end
 local function claim_key(claim_id) return P .. 'claim:' .. claim_id end
@@ -234,6 +244,15 @@ local function schedule(id, r, due_at)
   write_schedule(r[CLIENT], score, score, id)
 end
 
+-- Put a new grant into its client's index. Every scheduled grant is in it, and no other.
+local function enlist(client, id) redis.call('ZADD', ids_key(client), 0, id) end
+
+-- Take a grant out of a client's schedule and index. Returns whether it was in the schedule.
+local function delist(client, id)
+  redis.call('ZREM', ids_key(client), id)
+  return redis.call('ZREM', schedule_key(client), id) == 1
+end
+
 -- Put a grant on the list of those that may need a person, by when something ends for it; nil takes it off.
 local function note_attention(id, ends_at)
   if ends_at then
@@ -253,7 +272,7 @@ end
 -- Delete a grant whose record cannot be read. Its status is unknown: it is counted as active, as most are.
 local function drop_unreadable(id)
   for _, client in ipairs(redis.call('SMEMBERS', P .. 'clients')) do
-    if redis.call('ZREM', schedule_key(client), id) == 1 then count(client, 'grants:active', -1) end
+    if delist(client, id) then count(client, 'grants:active', -1) end
   end
   redis.call('DEL', grant_key(id))
   note_attention(id, nil)
@@ -272,7 +291,8 @@ end
 -- another one meanwhile was mistaken, for the server took the token from this one. The caller saves and schedules `r`.
 local function give_to(client, id, r)
   count(r[CLIENT], 'grants:' .. r[STATUS], -1)
-  redis.call('ZREM', schedule_key(r[CLIENT]), id)
+  delist(r[CLIENT], id)
+  enlist(client, id)
   redis.call('SADD', P .. 'clients', client)
   count(client, 'grants:' .. r[STATUS], 1)
   r[CLIENT] = client
@@ -285,8 +305,22 @@ local function emit(event, events_kept)
   end
 end
 
+-- The labels of a grant as an audit entry has them: an id may be another's later, whom they do not concern. Nil where
+-- it has none.
+local function labels_of(r)
+  return r[LABELS] and cjson.decode(r[LABELS]) or nil
+end
+
 local function audit(entry, audit_kept)
   redis.call('XADD', P .. 'audit', 'MAXLEN', '~', digits(audit_kept), '*', 'entry', cjson.encode(entry))
+end
+
+-- Write down who made a change; `by` is {actor, origin}, or nil where nobody asked for it. `r` is the grant that it
+-- concerns, nil where it concerns none or its record cannot be read.
+local function audit_change(what, by, audit_kept, id, r, key)
+  if not by then return end
+  audit({what = what, grant = id, version = r and r[VERSION], labels = r and labels_of(r), key = key, at = now_ms(),
+    actor = by[1], from = by[2]}, audit_kept)
 end
 
 local function is_leased(r, now)
@@ -478,7 +512,7 @@ local function drop(id, r)
     redis.call('SET', deleted_key(id), cmsgpack.pack(r), 'PX', digits(lease_left_ms))
   end
   redis.call('DEL', grant_key(id))
-  redis.call('ZREM', schedule_key(r[CLIENT]), id)
+  delist(r[CLIENT], id)
   count(r[CLIENT], 'grants:' .. r[STATUS], -1)
   note_attention(id, nil)
   forget_unreadable(id)

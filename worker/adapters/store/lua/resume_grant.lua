@@ -16,4 +16,5 @@ r[REJECTED_AT] = false -- rejections before it do not count
 save(id, r)
 if r[STATUS] == 'failing' then note_attention(id, r[ACCESS_EXPIRES_AT] or NO_END) end
 schedule(id, r, math.max(now_ms(), r[LEASE_UNTIL]))
+audit_change('resume', by, audit_kept, id, r)
 return 'done'

@@ -1,0 +1,253 @@
+"""What goes in and comes out, as pydantic models: requests are validated by them, OpenAPI is made from them.
+
+Rule: answers hold what the commands print as JSON (docs/json.md), and never a token.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from worker.core.grant import Status
+from worker.core.interchange import MAX_ID_CHARS
+from worker.core.registry import is_stream_id
+from worker.http.problems import Code
+
+MOST_IN_A_PAGE = 1_000
+MOST_EVENTS = 500
+MOST_WAIT_SECONDS = 30
+MOST_TTL_SECONDS = 315_360_000  # ten years, as on the command line
+
+
+def _stream_id(text: str) -> str:
+    if not is_stream_id(text):
+        raise ValueError("takes a stream id such as 1795322840527-0")
+    return text
+
+
+StreamId = Annotated[str, AfterValidator(_stream_id), Field(examples=["1795322840527-0"])]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class _Strict(BaseModel):
+    """A request: what is not known is refused, for a misspelt name would be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class NoQuery(_Strict):
+    """No parameters."""
+
+
+class ListQuery(_Strict):
+    """Which grants. `label.NAME=VALUE` selects by a label; several must all fit."""
+
+    client: Name | None = None
+    status: Status | None = None
+    limit: int = Field(default=100, ge=1, le=MOST_IN_A_PAGE)
+    cursor: str | None = Field(default=None, max_length=1_024, description="`cursor` of the page before.")
+
+
+class DepositQuery(_Strict):
+    """How grants are put in."""
+
+    replace: bool = Field(default=False, description="Replace grants whose id exists.")
+
+
+class EventsQuery(_Strict):
+    """Which events."""
+
+    since: StreamId | None = Field(
+        default=None,
+        description="Only those after this stream id. Left out: all; with `wait` only what is still to come.",
+    )
+    wait: float = Field(
+        default=0, ge=0, le=MOST_WAIT_SECONDS, description="Seconds to wait for an event, if there is none."
+    )
+    limit: int = Field(default=MOST_EVENTS, ge=1, le=MOST_EVENTS)
+
+
+class HistoryQuery(_Strict):
+    """Which entries."""
+
+    before: StreamId | None = Field(default=None, description="`before` of the page before.")
+    limit: int = Field(default=100, ge=1, le=MOST_EVENTS)
+
+
+class TokenRequest(_Strict):
+    """What a token is to be good for."""
+
+    min_ttl: float = Field(
+        default=60, ge=0, le=MOST_TTL_SECONDS, description="Seconds that it must work at least."
+    )
+    refused_version: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**31,
+        description="The API answered 401 to the token of this version: if it is still the current one, the"
+        " grant is refreshed; once for all callers, at most once a minute.",
+    )
+
+
+class Token(BaseModel):
+    """An access token, and how long it will work."""
+
+    access_token: str
+    token_type: str
+    expires_in: int = Field(
+        description="A promise, in seconds: Evergrant does not rotate the grant before, but for a person's"
+        " order or a caller whose token was refused. 0: the token works, and nothing is promised."
+    )
+    scope: str | None
+    grant: str
+    version: int
+
+
+class ImportLine(BaseModel):
+    """A token response with an id and a client. docs/import.md names every field that is read."""
+
+    id: Name
+    client: Name
+    access_token: str | None = None
+    refresh_token: str | None = None
+    expires_in: float | None = None
+    expires_at: str | float | None = Field(default=None, description="RFC 3339, Unix seconds, or `never`.")
+    refresh_token_expires_in: float | None = None
+    refresh_token_expires_at: str | float | None = None
+    issued_at: str | float | None = None
+    authorized_at: str | float | None = None
+    scope: str | list[str] | None = None
+    labels: dict[str, str] | None = None
+    status: Status | None = None
+    version: int | None = Field(default=None, ge=0)
+
+
+class Grant(BaseModel):
+    """One grant, without its tokens."""
+
+    id: str
+    client: str
+    status: Status
+    version: int
+    issued_at: Instant
+    expires_at: str | None = Field(
+        default=None, description="When the access token ends: RFC 3339, `never`; left out where unknown."
+    )
+    expires_at_is_assumed: bool | None = None
+    expires_in: float | None = None
+    refresh_token_expires_at: Instant | None = None
+    authorized_at: Instant | None = None
+    scope: str | None = None
+    labels: dict[str, str]
+    reason: str | None
+    failures: int
+    kept_reply: int | None
+    narrowed: list[str] | None
+    token_type: str | None
+    next_due_at: Instant | None
+    next_due_reason: str | None
+
+
+class Grants(BaseModel):
+    """One page of grants, by client and id."""
+
+    grants: list[Grant]
+    cursor: str | None = Field(description="Of the next page; `null` where this is the last.")
+
+
+class LineResult(BaseModel):
+    """What became of one line."""
+
+    line: int
+    stored: bool
+    id: str | None = None
+    code: Code | None = None
+    detail: str | None = None
+
+
+class Revoked(BaseModel):
+    """A grant that its provider has revoked, and that is forgotten."""
+
+    id: str
+    revoked: Literal[True]
+    in_doubt: bool = Field(
+        description="An earlier reply was lost: the provider may have issued newer tokens that nobody has."
+    )
+
+
+class History(BaseModel):
+    """What happened to a grant, newest first."""
+
+    entries: list[dict[str, Any]]
+    before: str | None = Field(description="Of the next page; `null` where nothing is left.")
+
+
+class Client(BaseModel):
+    """One client's part of the fleet."""
+
+    kind: Literal["client"]
+    client: str
+    state: str
+    reason: str | None
+    provider_state: str
+    provider_reason: str | None
+    provider_unavailable_since: Instant | None
+    throttled_until: Instant | None
+    grants: dict[Status, int]
+    due: int
+    next_due_at: Instant | None
+    soonest_expiry_at: Instant | None
+    refreshed: int
+    late: int
+
+
+class Incident(BaseModel):
+    """One thing that is wrong."""
+
+    kind: Literal["incident"]
+    incident: str
+    subject: str
+    problem: str
+    ends_at: Instant | None
+    advice: str
+    needs_a_person: bool
+
+
+class FleetStatus(BaseModel):
+    """The fleet at a glance."""
+
+    needs_a_person: bool
+    clients: list[Client]
+    incidents: list[Incident]
+
+
+class Events(BaseModel):
+    """CloudEvents, oldest first, each with its `streamid`."""
+
+    events: list[dict[str, Any]]
+    next: str = Field(description="`since` of the next call.")
+
+
+class Health(BaseModel):
+    """Whether this service can do its work."""
+
+    status: Literal["alive", "ready", "not_ready"]
+    problems: list[str] | None = None
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. `code` is stable; `detail` is for people and may change."""
+
+    type: str
+    title: str
+    status: int
+    code: Code
+    detail: str
+    reason: str | None = Field(default=None, description="With `grant_failed`: why.")
+    access_token_expires_at: Instant | None = Field(
+        default=None, description="With `grant_failed`: until when the old access token works."
+    )
+    longest_ttl: int | None = Field(
+        default=None,
+        description="With `ttl_unreachable`: for how many seconds a fresh token can be promised.",
+    )
