@@ -256,7 +256,7 @@ LOSSES: Final = (
         "nobody is waited for once its lease has ended",
         "5",
         stories.FROZEN_HOLDER,
-        patch=_replacing(EVERY, {"return r[LEASE_UNTIL] + math.min": "return r[LEASE_UNTIL] + 0 * math.min"}),
+        patch=_replacing(EVERY, {"local patience_ms = math.min": "local patience_ms = 0 * math.min"}),
     ),
     _loss(
         "a silence begins no epoch",

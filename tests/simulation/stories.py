@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LONG_ENOUGH_S: Final = 60.0
 SLOW_SHARE: Final = 0.25  # of the legs take up to 20 or 30 ms in place of half a millisecond
+LEAST_PATIENCE_S: Final = 3.0  # with a process that is not known to be gone
 REPLY_S: Final = 0.05  # in which the store's reply arrives
 
 
@@ -303,7 +304,7 @@ def _new_process(story: Story) -> None:
     story.cut_off(holder, 5)
     story.until(lambda: any(entry.synced for file in story.disks[0].files for entry in file.entries))
     story.deployment.crash(holder, loses_unsynced=True)
-    story.wait(story.lease_s + 1)
+    story.wait(story.lease_s + LEAST_PATIENCE_S + 1)
     story.pace.disk_us = 300_000  # so that it asks before it has looked
     new = story.deployment.start_worker(story.disks[0])
     story.drain(new)
