@@ -95,7 +95,6 @@ class Granted:
     in_doubt: bool
     claimable_at: int  # not before then by another, unless the holder is known to be gone
     given_at: int
-    ends_promise: bool = False  # a person ordered it, or an API refused the token
 
 
 @dataclass(slots=True)
@@ -107,6 +106,7 @@ class Promise:
     token: str  # the refresh token beside it
     until: int
     given_at_us: int
+    promised_at: int  # Unix ms, by the store
     forgotten_at_us: int | None = None
 
 
@@ -143,7 +143,8 @@ class Books:
     claims: dict[bytes, list[int]] = field(default_factory=dict)  # by claim id: the fences it gave
     incidents: dict[str, "Incident"] = field(default_factory=dict)  # by client or URL: the last one
     promises: list[Promise] = field(default_factory=list)
-    ended_by_order: set[str] = field(default_factory=set)  # refresh tokens
+    # By refresh token: when a person's order, or an API that refused it, last ended its promises; Unix ms.
+    overridden: dict[str, int] = field(default_factory=dict)
     refused: set[bytes] = field(default_factory=set)  # lineages that the server refused
     forgotten: dict[bytes, Granted] = field(default_factory=dict)  # lineages whose intents Redis forgot
     doubts: dict[bytes, int] = field(default_factory=dict)  # lineages, and when the store was told
@@ -278,12 +279,10 @@ class Judge(Witness):
         self.count("promised tokens")
         token = self.token(grant.lineage)
         family = self.bank.families[token]
-        promise = Promise(process, grant.id, token, handed_out.until, self.world.now_us)
+        promise = Promise(process, grant.id, token, handed_out.until, self.world.now_us, handed_out.now)
         self.books.promises.append(promise)
         if handed_out.until > self.world.redis_ms and not self._is_current(token):
-            is_excused = token in self.books.ended_by_order or self._is_forgotten_doubt(
-                grant.lineage, process
-            )
+            is_excused = self._is_overridden(promise) or self._is_forgotten_doubt(grant.lineage, process)
             if not is_excused and self.families.get(grant.id) is family:
                 self.fail(10, f"{process} hands out the access token of {token}, which is dead")
 
@@ -296,11 +295,9 @@ class Judge(Witness):
         token = presentation.token
         if self.bank.mode is Mode.STATIC or self._is_current(token):
             return
-        if presentation.lease is not None and presentation.lease.ends_promise:
-            self.books.ended_by_order.add(token)
-            return
         for promise in self.books.promises:
             is_broken = promise.token == token and promise.until > self.world.redis_ms
+            is_broken = is_broken and not self._is_overridden(promise)
             if not is_broken or self.families.get(promise.grant_id) is not self.bank.families[token]:
                 continue
             if self._is_forgotten(promise):
@@ -308,6 +305,10 @@ class Judge(Witness):
                 self.count("exception: forgotten promise")
             else:
                 self.fail(10, f"{presentation.process} ends the access token of {token}, which is promised")
+
+    def _is_overridden(self, promise: Promise) -> bool:
+        """Whether a promise was ended by order; whatever refreshes the grant then breaks nothing."""
+        return promise.promised_at <= self.books.overridden.get(promise.token, -1)
 
     def _is_forgotten(self, promise: Promise) -> bool:
         """Whether the store forgot a promise, and who gave it could not give it back."""
@@ -525,8 +526,9 @@ class Judge(Witness):
             in_doubt,
             claimable_at=until + _patience_ms(r[FIELD["ACCESS_EXPIRES_AT"]], until),
             given_at=self.world.redis_ms,
-            ends_promise=ends_promise,
         )
+        if ends_promise:
+            self.books.overridden[self.token(lineage)] = self.world.redis_ms
         self.count("leases")
         self._check_recovered(process)
 
