@@ -11,7 +11,8 @@ from tests.support.callables import Line, NewCli, StartValkey
 from tests.support.command import Cli
 
 COMMANDS = (
-    *("up", "demo", "token", "events", "status", "doctor", "keys new"),
+    *("up", "serve", "demo", "token", "events", "audit", "status", "doctor", "keys new"),
+    *("api-keys new", "api-keys list", "api-keys revoke"),
     *(
         f"grants {verb}"
         for verb in ("import", "list", "show", "export", "refresh", "pause", "resume", "delete")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 
@@ -15,6 +16,7 @@ from tests.support.callables import Build
 from tests.support.command import EVERGRANT
 from tests.support.servers import running_valkey, server_version
 from tests.support.waiting import eventually
+from worker.http.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 BEFORE_ANY_RIGHTS = {"auth", "hello"}  # every user may call these
@@ -29,6 +31,8 @@ COMMANDS = (
     ("token", "grant-2", "--min-ttl", "1"),
     ("grants", "pause", "grant-2"),
     ("answers", "list"),
+    ("api-keys", "list"),
+    ("audit", "--json"),
     ("grants", "delete", "grant-3", "--yes"),
 )
 
@@ -80,7 +84,22 @@ def used(admin: Any) -> set[str]:
     return {name for name in calls if not name.startswith("acl|")}
 
 
-def test_workers_beat_and_commands_need_the_rights_on_the_page_and_no_others(
+def run(*command: str) -> str:
+    done = subprocess.run([EVERGRANT, *command], check=True, capture_output=True)  # noqa: S603 our own
+    return done.stdout.decode()
+
+
+def call_everything(url: str, key: str) -> None:
+    """Each call of the HTTP service, on a grant that there is; the last one ends it."""
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        client.headers["Authorization"] = f"Bearer {key}"
+        assert client.get("/readyz").status_code in {200, 503}
+        for operation in sorted(OPERATIONS, key=lambda each: each.method == "DELETE"):
+            client.request(operation.method, operation.path.replace("{id}", "grant-4"))
+        assert client.get("/v1/grants/grant-4").status_code == 404
+
+
+def test_workers_beat_web_and_commands_need_the_rights_on_the_page_and_no_others(
     build: Build, admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule = rule_of("workers")
@@ -92,7 +111,9 @@ def test_workers_beat_and_commands_need_the_rights_on_the_page_and_no_others(
     live.start_beat()
     live.wait_until(lambda: refused(admin) > LEFT_TO_CHOICE or live.refreshed() > 3, "some rotations")
     for command in COMMANDS:
-        subprocess.run([EVERGRANT, *command], check=True, capture_output=True)  # noqa: S603 our own
+        run(*command)
+    call_everything(live.start_web(), run("api-keys", "new", "shop", "--scopes", "admin").strip())
+    run("api-keys", "revoke", "shop")
     live.stop()
 
     needless = granted_in(rule) - BEFORE_ANY_RIGHTS - used(admin) - in_scripts() - IN_OTHER_CASES

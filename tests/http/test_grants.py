@@ -320,23 +320,6 @@ async def test_a_revoked_grant_is_ended_at_its_provider_and_forgotten(
     assert (await client.get(f"/v1/grants/{grant['id']}")).status_code == 404
 
 
-async def test_the_history_of_a_grant_is_its_events_newest_first(web: Web, client: httpx.AsyncClient) -> None:
-    (grant, other) = web.enroll(2)
-    await web.put(grant, other)
-    for grant_id in (grant["id"], other["id"], grant["id"]):
-        await client.post(f"/v1/refresh/{grant_id}")
-
-    newest = (await client.get(f"/v1/history/{grant['id']}?limit=1")).json()
-    rest = (await client.get(f"/v1/history/{grant['id']}", params={"before": newest["before"]})).json()
-
-    entries = [*newest["entries"], *rest["entries"]]
-    assert [(each["subject"], each["data"]["version"]) for each in entries] == [
-        (grant["id"], 2),
-        (grant["id"], 1),
-    ]
-    assert rest["before"] is None
-
-
 async def test_a_grant_whose_record_cannot_be_read_is_named_so_and_can_be_deleted(
     web: Web, client: httpx.AsyncClient
 ) -> None:

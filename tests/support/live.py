@@ -15,9 +15,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 
 from config import load_settings
+from tests.support.servers import free_port
 from worker.adapters.embedded import EmbeddedServer
 from worker.core.grant import TokenPair
 from worker.core.registry import StoredGrant
@@ -61,6 +63,7 @@ class LiveDeployment:
             "EVERGRANT_HTTP_TIMEOUT_SECONDS": "2",
             "EVERGRANT_PROBE_SECONDS": "1",
             "EVERGRANT_LOG_LEVEL": "debug",
+            "EVERGRANT_HTTP_PORT": "0",
             "EVERGRANT_CLIENTS__BUDDY__PROVIDER": "buddy",
             "EVERGRANT_CLIENTS__BUDDY__CLIENT_ID": "sandbox-client",
             "EVERGRANT_CLIENTS__BUDDY__TOKEN_URL": self.sandbox.token_url,
@@ -94,6 +97,15 @@ class LiveDeployment:
     def start_beat(self) -> subprocess.Popen[bytes]:
         """The Procfile's beat."""
         return self._start("celery", "-A", "worker", "beat")
+
+    def start_web(self) -> str:
+        """The Procfile's HTTP service; gives its URL once it listens."""
+        port = free_port()
+        os.environ["EVERGRANT_HTTP_PORT"] = str(port)
+        self._start("worker.cli", "serve")
+        url = f"http://127.0.0.1:{port}"
+        self.wait_until(lambda: _answers(url), "the service listens")
+        return url
 
     def _start(self, *module: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(  # noqa: S603 our own interpreter
@@ -221,6 +233,13 @@ class LiveDeployment:
                 tail = self.log.read_text(errors="replace").splitlines()[-30:]
                 pytest.fail(f"{what}: not within {seconds:g} s\n" + "\n".join(tail))
             time.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url + "/livez", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def _pair_of(line: dict[str, Any]) -> TokenPair:

@@ -42,8 +42,12 @@ def up() -> None:
                 children.start("worker", WORKER)
                 children.start("beat", BEAT)
                 children.start("web", WEB)
-                where = f"http://{chosen.http_host}:{chosen.http_port}"
-                note(f"evergrant: worker and beat are running, web at {where}; Ctrl-C stops them")
+                place = (
+                    f"at http://{chosen.http_host}:{chosen.http_port}"
+                    if chosen.http_port
+                    else "at a free port"
+                )
+                note(f"evergrant: worker and beat are running, web {place}; Ctrl-C stops them")
                 while not stopping.wait(LOOK_SECONDS):
                     if server is not None:
                         server.keep_running(_tell)

@@ -70,7 +70,7 @@ def _endpoint(service: Service, operations: dict[str, Operation]) -> Callable[[R
         # Neither the path nor a header: both may hold what is nobody's business.
         tell = log.warning if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR else log.debug
         took_ms = round((time.monotonic() - began_at) * 1000)
-        tell("http.call", call=operation.name, status=response.status_code, ms=took_ms)
+        tell("http.call", call=operation.name, status=int(response.status_code), ms=took_ms)
         return response
 
     return endpoint
