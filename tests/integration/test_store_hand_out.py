@@ -22,7 +22,7 @@ from worker.core.outcomes import Unavailable
 from worker.core.ports import Lease, Moved, Promised, RefusedLately
 from worker.core.promises import Plan, Refusal, Request, Spans, Verdict
 from worker.core.providers import Client
-from worker.core.registry import Operation
+from worker.core.registry import Operation, UnreadableRecordError
 
 MINUTE_MS = 60_000
 SPANS = Spans(margin_ms=2_000, least_ms=30_000, usual_ms=5 * MINUTE_MS, longest_ms=1_440 * MINUTE_MS)
@@ -631,3 +631,17 @@ async def test_a_believed_rejection_waits_for_the_end_of_a_promise(
 
     assert list((await store.claim(client, 1, "")).leases) == []
     assert await redis.zscore(f"{prefix}rejections:acme", "one") == answer.until
+
+
+@pytest.mark.parametrize("record", [b"rubbish", b"\xc1\xffof a newer release", b"\xdc\x00\x02\x01\x02"])
+async def test_a_record_that_cannot_be_read_is_named_and_nothing_is_handed_out(
+    hand_out: HandOut, seed: Seed, redis: Any, prefix: str, audited: Audited, record: bytes
+) -> None:
+    await seed()
+    kept = await redis.getset(f"{prefix}grant:one", record)
+
+    with pytest.raises(UnreadableRecordError):
+        await hand_out()
+
+    assert await audited() == []
+    assert await redis.getset(f"{prefix}grant:one", kept) == record

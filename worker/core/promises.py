@@ -159,6 +159,7 @@ class PromiseStore(Protocol):
 
         Raises:
             StoreUnavailableError: the store did not answer.
+            UnreadableRecordError: the grant's record cannot be read.
         """
 
     async def renew(self, grant_id: str, version: int, until: int) -> Renewal:
@@ -166,6 +167,7 @@ class PromiseStore(Protocol):
 
         Raises:
             StoreUnavailableError: the store did not answer.
+            UnreadableRecordError: the grant's record cannot be read.
         """
 
 

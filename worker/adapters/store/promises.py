@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 from worker.adapters.store import record, signatures
 from worker.core.lifecycle import NO_END
 from worker.core.promises import SPANS, Answer, Plan, Refusal, Renewal, Request, Spans, Verdict
-from worker.core.registry import StoredGrant
+from worker.core.registry import StoredGrant, UnreadableRecordError
 
 if TYPE_CHECKING:
     from worker.adapters.clock import RedisClock
@@ -65,6 +65,9 @@ class RedisPromises:
                 at_least=self._clock.at_least(),
             )
         )
+        if reply[0] == b"unreadable":
+            record.unpack(request.grant_id, reply[1])
+            raise UnreadableRecordError(request.grant_id)
         verdict = Verdict(reply[0].decode())
         if len(reply) == WITHOUT_A_RECORD:
             return Answer(verdict, *reply[1:])

@@ -4,7 +4,7 @@
 -- A promise lasts as long as was asked for, and a while beyond, but not beyond the planned refresh: what is asked for may
 -- put that off, as far as is safe; what is not asked for must not.
 --
--- Returns {verdict, now, epoch} or {verdict, now, epoch, until, record, due at, obstacle, opens at}. Verdicts:
+-- Returns {'unreadable', record}, {verdict, now, epoch} or {verdict, now, epoch, until, record, due at, obstacle, opens at}. Verdicts:
 -- promised (until); unpromised (handed out as it is); unplanned (until when the pair may be promised has to be said
 -- first); short (it cannot be promised for so long; until is the end of an outstanding promise); in_doubt (an earlier
 -- reply is unknown, so the token may be dead by our hand); refused (it is the version that was refused); leased (a refresh
@@ -17,9 +17,10 @@ local REPEATABLE_MS = 60000
 local now, number, recovering = epoch(recovery_ms, at_least, 0)
 if recovering then return {'recovering', now, number} end
 
-local packed = read(id)
-if not packed then return {'gone', now, number} end
-local r = all_fields(packed)
+local r = try(load, id)
+if r == false then return {'gone', now, number} end
+local packed = redis.call('GET', grant_key(id))
+if not r then return {'unreadable', packed} end
 local score = redis.call('ZSCORE', schedule_key(r[CLIENT]), id)
 local due_at = (not score or score == 'inf') and NO_END or tonumber(score)
 

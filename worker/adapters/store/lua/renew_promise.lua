@@ -2,9 +2,9 @@
 --
 -- Returns restored; kept (the store knows of it, or of a longer one); behind (the store has an older pair, and is still
 -- given back the promised one); moved (a later pair took its place, or nobody knows any more: its refresh was
--- ordered); gone.
+-- ordered); gone (or its record cannot be read).
 
-local r = load(id)
+local r = try(load, id)
 if not r then return 'gone' end
 if r[VERSION] < version then return 'behind' end
 if r[VERSION] > version or r[INTENT] then return 'moved' end
