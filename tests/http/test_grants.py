@@ -328,9 +328,11 @@ async def test_a_grant_whose_record_cannot_be_read_is_named_so_and_can_be_delete
     bound = await web.caller(Scope.GRANTS, labels={"tenant": "acme"})
 
     shown, hidden = await client.get("/v1/grants/one"), await bound.get("/v1/grants/one")
+    asked = await client.post("/v1/token/one")
     deleted = [await each.delete("/v1/grants/one") for each in (bound, client)]
 
     assert (shown.status_code, shown.json()["code"]) == (409, "grant_unreadable")
+    assert (asked.status_code, asked.json()["code"]) == (409, "grant_unreadable")
     assert (hidden.status_code, hidden.json()["code"]) == (404, "no_such_grant")
     assert [answer.status_code for answer in deleted] == [404, 204]
 
