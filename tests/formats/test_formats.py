@@ -178,10 +178,13 @@ async def test_a_token_that_an_earlier_release_stored_is_handed_out_with_a_promi
 
 
 async def _let_it_live(redis: Any, now: int) -> None:
-    """Let the access token of a fixture, which has ended long ago, live for an hour."""
+    """Let the access token of a fixture, which has ended long ago, live and be promised for an hour."""
     key = f"{PREFIX}grant:refreshed"
     values = msgpack.unpackb(await redis.get(key), raw=True)
-    values[record.FIELDS.index("ACCESS_EXPIRES_AT")] = now + 3_600_000
+    for name in ("ACCESS_EXPIRES_AT", "PROMISABLE_UNTIL"):
+        place = record.FIELDS.index(name)
+        if place < len(values) and values[place]:
+            values[place] = now + 3_600_000
     await redis.set(key, msgpack.packb(values, use_bin_type=False))
     await redis.zadd(f"{PREFIX}schedule:acme", {"refreshed": now})
 

@@ -67,7 +67,6 @@ def refresh(grant_id: GrantId) -> None:
 
 
 async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> "HandedOut":
-    from worker.core.ports import StoreRefusedError
     from worker.core.promises import Request
     from worker.fleet.handing_out import HandOutError
 
@@ -80,9 +79,6 @@ async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> "HandedO
                 handed_out = await runtime.handing_out.hand_out(request)
     except HandOutError as problem:
         raise _refusal(problem) from None
-    except StoreRefusedError:
-        await runtime.registry.find(grant_id)  # says so, where its record cannot be read
-        raise
     _note_what_it_is_worth(handed_out)
     return handed_out
 

@@ -9,7 +9,6 @@ Rules:
 
 from starlette.responses import Response
 
-from worker.core.ports import StoreRefusedError
 from worker.core.promises import HandedOut, Request
 from worker.fleet.handing_out import HandOutError
 from worker.http import models, reading, refusals
@@ -35,9 +34,6 @@ async def take_token(call: Call) -> Response:
         if error.grant is not None and not call.key.sees(error.grant):
             raise refusals.no_such_grant() from None
         raise refusals.of_hand_out_error(error) from None
-    except StoreRefusedError:
-        await call.grant()  # says so, where its record cannot be read
-        raise
     if not call.key.sees(handed_out.grant):
         raise refusals.no_such_grant()
     return as_json(handed_out.document())
