@@ -18,8 +18,8 @@ from tests.simulation.seeds import Run
 MODES = (Mode.STRICT, Mode.GRACE, Mode.FAMILY)
 STORIES = 3
 # So many choices as two cores run through in half an hour; two more take three times as long.
-DEPTH = 8
-DEPTH_WITH_A_TICK = 6
+DEPTH = 7
+DEPTH_WITH_A_TICK = 5
 
 
 def main() -> int:
