@@ -58,7 +58,9 @@ async def test_callers_that_need_a_refresh_of_one_grant_share_it(web: Web, clien
     (grant,) = web.enroll()
     await web.put({**grant, "expires_in": 30})
     with web.sandbox.fault("latency", ms=300):
-        answers = await asyncio.gather(*(client.post(f"/v1/token/{grant['id']}") for _ in range(50)))
+        answers = await asyncio.gather(
+            *(client.post(f"/v1/token/{grant['id']}", json={"min_ttl": 28}) for _ in range(50))
+        )
 
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["version"] for answer in answers} == {1}
@@ -98,12 +100,12 @@ async def test_where_there_is_none_a_code_says_why(web: Web, client: httpx.Async
         return answer.status_code, answer.json()
 
     missing = await client.post("/v1/token/missing")
-    status, of_paused = await asked(paused)
+    status, of_paused = await asked(paused, min_ttl=60)
     assert (status, of_paused["code"]) == (409, "grant_paused")
     status, too_long = await asked(short, min_ttl=86_400)
     assert (status, too_long["code"]) == (409, "ttl_unreachable")
     assert 0 < too_long["longest_ttl"] < 3_600
-    status, of_revoked = await asked(revoked)
+    status, of_revoked = await asked(revoked, min_ttl=60)
     assert (status, of_revoked["code"]) == (503, "provider_unavailable")
     assert (missing.status_code, missing.json()["code"]) == (404, "no_such_grant")
 

@@ -140,7 +140,7 @@ async def test_a_refresh_for_a_caller_comes_after_the_promise_of_another(
         clock=RedisClock(),
         audit_kept=1_000,
         recovery_ms=60_000,
-        spans=Spans(least_ms=500, usual_ms=500),
+        spans=Spans(usual_ms=500),
     )
     plan = Plan(0, grant.issued_at + 3_240_000, outlives=False)
     first = await briefly.hand_out(_request(grant), "of another process", plan=plan)

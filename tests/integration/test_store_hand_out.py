@@ -25,7 +25,7 @@ from worker.core.providers import Client
 from worker.core.registry import Operation, UnreadableRecordError
 
 MINUTE_MS = 60_000
-SPANS = Spans(margin_ms=2_000, least_ms=30_000, usual_ms=5 * MINUTE_MS, longest_ms=1_440 * MINUTE_MS)
+SPANS = Spans(margin_ms=2_000, brief_ms=1_000, usual_ms=5 * MINUTE_MS, longest_ms=1_440 * MINUTE_MS)
 LATER = 8 * MINUTE_MS  # the latest safe refresh of these tests; the access token lives ten minutes more
 Audited = Callable[[], Awaitable[list[dict[str, Any]]]]
 
@@ -37,7 +37,7 @@ class HandOut(Protocol):
         self,
         grant_id: str = ...,
         *,
-        min_ttl_ms: int = ...,
+        min_ttl_ms: int | None = ...,
         refused: int | None = ...,
         request_id: str = ...,
         plan: Plan | None = ...,
@@ -53,7 +53,7 @@ def hand_out(store: RedisStore, scripts: Scripts, registry: RedisRegistry) -> Ha
     async def run(
         grant_id: str = "one",
         *,
-        min_ttl_ms: int = 0,
+        min_ttl_ms: int | None = 30_000,
         refused: int | None = None,
         request_id: str = "",
         plan: Plan | None = None,
@@ -119,12 +119,28 @@ async def test_what_a_caller_asks_for_puts_the_refresh_off(
     assert list((await store.claim(client, 1, "")).leases) == []
 
 
-async def test_a_promise_lasts_half_a_minute_at_least(hand_out: HandOut, seed: Seed) -> None:
+async def test_what_is_asked_for_puts_a_due_refresh_off_for_so_long(
+    hand_out: HandOut, seed: Seed, due_of: DueOf
+) -> None:
     await seed(due_in_ms=-1_000)
 
     answer = await hand_out(min_ttl_ms=5_000)
 
-    assert answer.until == answer.now + 30_000
+    assert answer.until == answer.now + 5_000 == await due_of("one")
+
+
+@pytest.mark.parametrize(("due_in_ms", "verdict"), [(20_000, Verdict.PROMISED), (-1_000, Verdict.SHORT)])
+async def test_a_caller_who_does_not_say_how_long_puts_no_refresh_off(
+    hand_out: HandOut, seed: Seed, due_of: DueOf, due_in_ms: int, verdict: Verdict
+) -> None:
+    await seed(due_in_ms=due_in_ms)
+    due_at = await due_of("one")
+
+    answer = await hand_out(min_ttl_ms=None)
+
+    assert answer.verdict is verdict
+    assert answer.until == (due_at if verdict is Verdict.PROMISED else 0)
+    assert await due_of("one") == due_at
 
 
 async def test_a_promise_never_outlasts_the_latest_safe_refresh(

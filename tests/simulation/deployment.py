@@ -320,7 +320,7 @@ class SimulatedDeployment:
             self.judge.fail(0, f"refresh on demand: {problem!r}")
 
     async def take_token(
-        self, process: Process, grant_id: str, *, min_ttl_ms: int, refused_version: int | None = None
+        self, process: Process, grant_id: str, *, min_ttl_ms: int | None, refused_version: int | None = None
     ) -> int | None:
         """What a service does that is asked for a token; returns the version that was handed out."""
         request = Request(grant_id, min_ttl_ms, "somebody", "somewhere", refused_version)
@@ -344,7 +344,7 @@ class SimulatedDeployment:
             versions[grant_id] = await self.take_token(
                 process,
                 grant_id,
-                min_ttl_ms=rng.choice([0, 0, 500, 2_000, 5_000]),
+                min_ttl_ms=rng.choice([None, 0, 500, 2_000, 5_000]),
                 refused_version=versions.get(grant_id) if rng.random() < REFUSED_SHARE else None,
             )
 

@@ -11,7 +11,7 @@ from worker.refresher import RESEND_PAUSE_SECONDS
 from worker.runtime.timing import CLAIM_SECONDS, COMMIT_SECONDS
 
 RULES: Final = Rules(min_margin_ms=1_000)
-SPANS: Final = Spans(margin_ms=200, least_ms=500, usual_ms=3_000)
+SPANS: Final = Spans(margin_ms=200, brief_ms=100, usual_ms=3_000)
 SWEEP_SECONDS: Final = 1.0
 
 

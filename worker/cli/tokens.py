@@ -31,11 +31,15 @@ GrantId = Annotated[str, typer.Argument(metavar="ID", help="The grant's id.", ca
 def token(
     grant_id: GrantId,
     min_ttl: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--min-ttl", min=0, max=MOST_SECONDS, metavar="SECONDS", help="How long it must work at least."
+            "--min-ttl",
+            min=0,
+            max=MOST_SECONDS,
+            metavar="SECONDS",
+            help="How long it must work at least. [default: until the next refresh is due]",
         ),
-    ] = 60,
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="With the promise in seconds (expires_in), as one JSON object.")
     ] = False,
@@ -49,7 +53,9 @@ def token(
 
     Example: curl -H "Authorization: Bearer $(evergrant token user-42/buddy)" https://api.buddy.works/user
     """
-    handed_out = run(lambda runtime: _token(runtime, grant_id, int(min_ttl * 1000)))
+    handed_out = run(
+        lambda runtime: _token(runtime, grant_id, None if min_ttl is None else int(min_ttl * 1000))
+    )
     if as_json:
         write_json(handed_out.document())
     else:
@@ -66,7 +72,7 @@ def refresh(grant_id: GrantId) -> None:
     run(lambda runtime: _refresh(runtime, grant_id))
 
 
-async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int) -> "HandedOut":
+async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int | None) -> "HandedOut":
     from worker.core.promises import Request
     from worker.fleet.handing_out import HandOutError
 

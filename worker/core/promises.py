@@ -23,7 +23,7 @@ from worker.core.providers import DAY_MS, MINUTE_MS, SECOND_MS, Client
 from worker.core.registry import StoredGrant
 
 MARGIN_MS: Final = 2 * SECOND_MS  # a promise ends so long before its access token does
-LEAST_MS: Final = 30 * SECOND_MS  # a shorter promise than this is given only where no more is safe
+BRIEF_MS: Final = SECOND_MS  # enough for a caller who did not say how long the token must work
 USUAL_MS: Final = 5 * MINUTE_MS
 LONGEST_MS: Final = DAY_MS  # of a token that no refresh ends and that has no end of its own
 BEARER: Final = "Bearer"
@@ -34,7 +34,7 @@ class Spans:
     """How long promises last, in ms; the constants say what each is."""
 
     margin_ms: int = MARGIN_MS
-    least_ms: int = LEAST_MS
+    brief_ms: int = BRIEF_MS
     usual_ms: int = USUAL_MS
     longest_ms: int = LONGEST_MS
 
@@ -69,14 +69,14 @@ class Request:
 
     Attributes:
         grant_id: whose token.
-        min_ttl_ms: how long it must work.
+        min_ttl_ms: how long it must work; `None` for as long as no refresh is due.
         refused_version: the API answered 401 to the token of this version; `None` where it did not.
         actor: who asks, for the audit stream.
         origin: where from: an address, or a command.
     """
 
     grant_id: str
-    min_ttl_ms: int
+    min_ttl_ms: int | None
     actor: str
     origin: str
     refused_version: int | None = None

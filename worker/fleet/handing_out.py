@@ -276,7 +276,7 @@ class HandingOut:
         if not is_refreshable(grant, client):
             return _No(_end_of(grant, answer.now), cause=TokenError(TokenFailure.NO_REFRESH_TOKEN, grant.id))
         reach_ms = promises.reach_ms(grant, client, self._rules)
-        is_too_short = reach_ms is not None and reach_ms < request.min_ttl_ms
+        is_too_short = reach_ms is not None and reach_ms < (request.min_ttl_ms or 0)
         is_fresh = refreshed is not None and grant.version == refreshed.grant.version
         if answer.verdict is Verdict.SHORT and (is_too_short or is_fresh):
             return _No(Refusal.TTL_UNREACHABLE, reach_ms=reach_ms)

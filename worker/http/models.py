@@ -77,8 +77,12 @@ class HistoryQuery(_Strict):
 class TokenRequest(_Strict):
     """What a token is to be good for."""
 
-    min_ttl: float = Field(
-        default=60, ge=0, le=MOST_TTL_SECONDS, description="Seconds that it must work at least."
+    min_ttl: float | None = Field(
+        default=None,
+        ge=0,
+        le=MOST_TTL_SECONDS,
+        description="Seconds that it must work at least. Without it the promise lasts until the next refresh"
+        " is due, five minutes at most.",
     )
     refused_version: int | None = Field(
         default=None,

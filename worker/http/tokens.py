@@ -23,7 +23,7 @@ async def take_token(call: Call) -> Response:
         await call.grant()  # or somebody else's grant would be promised, and noted as handed out
     request = Request(
         call.grant_id,
-        int(asked.min_ttl * 1000),
+        None if asked.min_ttl is None else int(asked.min_ttl * 1000),
         actor=call.by.actor,
         origin=call.by.origin,
         refused_version=asked.refused_version,

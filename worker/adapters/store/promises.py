@@ -57,7 +57,7 @@ class RedisPromises:
                 promisable_until=None if plan is None else plan.promisable_until,
                 outlives=plan is not None and plan.outlives,
                 margin_ms=self._spans.margin_ms,
-                least_ms=self._spans.least_ms,
+                brief_ms=self._spans.brief_ms,
                 usual_ms=self._spans.usual_ms,
                 longest_ms=self._spans.longest_ms,
                 audit_kept=self._audit_kept,

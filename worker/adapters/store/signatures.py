@@ -90,14 +90,14 @@ class HandOut(NamedTuple):
         request_id: names this request; a repeated one is promised the same.
         actor: who asks, for the audit stream.
         origin: where from.
-        min_ttl_ms: how long the token must work.
+        min_ttl_ms: how long the token must work; `None` where the caller did not say.
         refused_version: an API refused the access token of this version; `None` where none was refused.
         is_unpromised: hand it out as it is: nothing may be promised, and no refresh can be had.
         planned_version: the version that the next two fields are about; `None` where nothing is planned.
         promisable_until: the latest safe refresh of that version's pair.
         outlives: its access token lives on after a refresh.
         margin_ms: before the access token's end.
-        least_ms: what a promise lasts at least, where it can.
+        brief_ms: what is enough for a caller who did not say.
         usual_ms: what it lasts where nothing is due sooner.
         longest_ms: of a token that outlives its refresh, and has no end.
         audit_kept: about how many entries the audit stream holds.
@@ -109,14 +109,14 @@ class HandOut(NamedTuple):
     request_id: str
     actor: str
     origin: str
-    min_ttl_ms: int
+    min_ttl_ms: int | None
     refused_version: int | None
     is_unpromised: bool
     planned_version: int | None
     promisable_until: int | None
     outlives: bool
     margin_ms: int
-    least_ms: int
+    brief_ms: int
     usual_ms: int
     longest_ms: int
     audit_kept: int

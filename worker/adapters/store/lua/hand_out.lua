@@ -1,8 +1,8 @@
 -- Hand out a grant's access token: promise until when the pair is not rotated, put the next refresh behind the promise, and
 -- write the audit entry, in one step. No entry, no token.
 --
--- A promise lasts as long as was asked for, and a while beyond, but not beyond the planned refresh: what is asked for may
--- put that off, as far as is safe; what is not asked for must not.
+-- A promise lasts until the planned refresh, some minutes at most. What is asked for may put that off, as far as is safe;
+-- what is not asked for must not.
 --
 -- Returns {'unreadable', record}, {verdict, now, epoch} or {verdict, now, epoch, until, record, due at, obstacle, opens at}. Verdicts:
 -- promised (until); unpromised (handed out as it is); unplanned (until when the pair may be promised has to be said
@@ -58,7 +58,8 @@ if refused_version == r[VERSION] then return obstructed('refused', r[PROMISED_UN
 if r[INTENT] then return obstructed('in_doubt', 0) end
 
 local ends_at = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] - margin_ms or NO_END
-local needed_until = now + min_ttl_ms
+local wanted_ms = min_ttl_ms or brief_ms
+local needed_until = now + wanted_ms
 
 if is_unpromised then
   if ends_at < needed_until then return obstructed('short', r[PROMISED_UNTIL] or 0) end
@@ -77,12 +78,12 @@ end
 local safe_until = is_at_work and math.min(ends_at, r[PROMISABLE_UNTIL]) or ends_at
 local outstanding = r[PROMISED_UNTIL] or 0
 local beyond = r[OUTLIVES] and (r[ACCESS_EXPIRES_AT] or now + longest_ms) or math.min(now + usual_ms, due_at)
-local asked_until = now + math.max(min_ttl_ms, least_ms)
+local asked_until = min_ttl_ms and needed_until or 0
 local promised_until = math.min(safe_until, math.max(outstanding, asked_until, beyond))
 
 if promised_until < needed_until or promised_until <= now then
   -- A refresh at the end of the outstanding promise helps, unless a fresh token could not be promised for so long either.
-  local is_reachable = safe_until - r[ISSUED_AT] >= min_ttl_ms
+  local is_reachable = safe_until - r[ISSUED_AT] >= wanted_ms
   if outstanding > now and due_at > outstanding and r[STATUS] == 'active' and is_reachable and not r[OUTLIVES] then
     due_at = outstanding
     schedule(id, r, due_at)
