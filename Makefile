@@ -75,6 +75,10 @@ chaos: $(VENV)/.dev ## real processes, killed at random: GRANTS=2000 for SECONDS
 hanging: $(VENV)/.dev ## 100 grants of one-minute tokens beside 12, then 100 clients that hang, for SECONDS=300 each
 	@HANGING_SECONDS=$(call chosen,SECONDS,300) $(BIN)/python -m pytest -s -q tests/e2e/test_hanging.py
 
+.PHONY: promises
+promises: $(VENV)/.dev ## 20 applications that use promised tokens of GRANTS=200 for SECONDS=300; workers and service are killed
+	@PROMISES_SECONDS=$(call chosen,SECONDS,300) PROMISES_GRANTS=$(GRANTS) PROMISES_APPLICATIONS=20 $(BIN)/python -m pytest -s -q tests/e2e/test_promised_tokens.py
+
 .PHONY: failovers
 failovers: $(VENV)/.dev ## the primary killed FAILOVERS=10 times under the load of GRANTS=1000: Sentinels, then by hand
 	@FAILOVERS=$(or $(FAILOVERS),10) FAILOVER_GRANTS=$(call chosen,GRANTS,1000) $(BIN)/python -m pytest -s -q -m trial tests/failovers/test_failovers.py

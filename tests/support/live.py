@@ -107,6 +107,10 @@ class LiveDeployment:
         self.wait_until(lambda: _answers(url), "the service listens")
         return url
 
+    def start_service(self) -> subprocess.Popen[bytes]:
+        """The Procfile's HTTP service."""
+        return self._start("worker.cli", "serve")
+
     def _start(self, *module: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(  # noqa: S603 our own interpreter
             [sys.executable, "-m", *module],

@@ -44,6 +44,7 @@ class Sandbox:
         ca_file: str | None = None,
     ) -> None:
         self.url = url
+        self.api_url = f"{url}/api/user"
         self.token_url = token_url
         self.revoke_url = revoke_url
         self.pid = pid

@@ -155,6 +155,8 @@ class Issuer:
         self.grants: dict[str, IssuedGrant] = {}
         # The grant of every refresh token ever issued. The live token is the one in its grant's pair.
         self._families: dict[str, IssuedGrant] = {}
+        # The grant of every access token ever issued with a grant, for the API.
+        self._by_access_token: dict[str, IssuedGrant] = {}
         # Living access tokens that belong to no grant: what client-credentials requests were given.
         self._client_tokens: set[str] = set()
         self._last_number: Counter[str] = Counter()
@@ -225,6 +227,17 @@ class Issuer:
             self.judge.count("revocations_of_dead_tokens", None if grant is None else grant.id)
         return _reply(200, {})
 
+    def serves(self, access_token: str, now: float) -> bool:
+        """Whether the API lets a caller in with this access token. A refresh has ended older ones."""
+        grant = self._by_access_token.get(access_token)
+        if grant is None or grant.pair.access_token != access_token or grant.revoked:
+            self.judge.count("api_refusals", None if grant is None else grant.id)
+            return False
+        ends_at = grant.pair.access_expires_at
+        is_over = ends_at is not None and now > ends_at
+        self.judge.count("api_refusals" if is_over else "api_calls", grant.id)
+        return not is_over
+
     def hear_back(self, examination: Examination, now: float) -> None:
         """Note that the server's own reply to a request has reached its client."""
         if examination.grant is not None and examination.verdict in _DEAD:
@@ -290,6 +303,7 @@ class Issuer:
         else:
             grant.pair.refresh_token = old.refresh_token
             grant.pair.refresh_expires_at = old.refresh_expires_at
+        self._by_access_token[grant.pair.access_token] = grant
         grant.rotations += 1
         grant.told_dead = False
 
@@ -317,6 +331,7 @@ class Issuer:
             states=order.states,
         )
         self.grants[grant.id] = grant
+        self._by_access_token[grant.pair.access_token] = grant
         self._families[grant.pair.refresh_token] = grant
         return grant
 

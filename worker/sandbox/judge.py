@@ -4,7 +4,8 @@ Rules:
     - Counts are of what clients did, even where a fault kept the server from acting: a dead refresh
       token has been presented even if the reply was a 503. Only `refreshes` and `replays` count what
       the server did.
-    - Revocations are no token requests: they are counted, and neither logged nor among the `requests`.
+    - Revocations and calls of the API are no token requests: they are counted, and neither logged nor
+      among the `requests`.
     - A request occupies its grant from the moment when its body is read until its reply is written
       or its client has left. A request that begins while another occupies the grant is `concurrent`.
 """
@@ -62,6 +63,8 @@ COUNTS: Final = (
     "revocations",
     "revocations_of_dead_tokens",
     "assertions_reused",
+    "api_calls",
+    "api_refusals",
 )
 
 

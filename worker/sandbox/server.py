@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from worker.sandbox.judge import Visit
 
 _CHUNK = b" " * 65_536
+API_PATH = "/api/user"
 
 
 class TransportProtocol(H11Protocol):
@@ -200,6 +201,12 @@ def build_app(rules: IssuerRules, *, latency_seconds: float) -> Starlette:
         judge.count("redirects_followed", None)
         return Response(status_code=404)
 
+    async def api(request: Request) -> Response:
+        """What an application calls with its access token: refused as soon as the token is dead."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        is_served = scheme.lower() == "bearer" and issuer.serves(token, time.time())
+        return JSONResponse({"ok": is_served}, HTTPStatus.OK if is_served else HTTPStatus.UNAUTHORIZED)
+
     async def metadata(request: Request) -> Response:
         """What the server says of itself (RFC 8414), by the name that the client gives it."""
         issuer = str(request.base_url).rstrip("/")
@@ -214,6 +221,7 @@ def build_app(rules: IssuerRules, *, latency_seconds: float) -> Starlette:
             Route("/.well-known/oauth-authorization-server", metadata),
             Route(rules.profile.token_path, TokenEndpoint(issuer, judge, faults, latency_seconds)),
             Route(rules.profile.revoke_path, revoke, methods=["POST"]),
+            Route(API_PATH, api),
             Route(REDIRECT_PATH, redirected, methods=["GET", "POST"]),
             Mount("/control", control_app(issuer, judge, faults)),
         ]
