@@ -24,13 +24,14 @@ from tests.support.servers import free_port
 
 pytestmark = pytest.mark.slow
 
-SECONDS = float(os.environ.get("PROMISES_SECONDS", "60"))
+SECONDS = float(os.environ.get("PROMISES_SECONDS", "45"))
 GRANTS = int(os.environ.get("PROMISES_GRANTS", "40"))
 APPLICATIONS = int(os.environ.get("PROMISES_APPLICATIONS", "4"))
 KILL_EVERY_SECONDS = 20.0
 TOKEN_SECONDS = 60
 ON_THE_WAY_SECONDS = 1.0  # a call may take as long to reach the API
 PAUSE_SECONDS = 0.02
+LEAST_SECONDS = (None, None, 5, 10)  # as `min_ttl`; only those who say so put a refresh off
 
 
 @dataclass
@@ -87,7 +88,9 @@ class Application(threading.Thread):
         asked_at = time.monotonic()
         try:
             answer = http.post(
-                f"{self._service}/v1/token/{person}", headers={"Authorization": f"Bearer {self._key}"}
+                f"{self._service}/v1/token/{person}",
+                json={"min_ttl": least} if (least := self._random.choice(LEAST_SECONDS)) else {},
+                headers={"Authorization": f"Bearer {self._key}"},
             )
         except httpx.TransportError:  # it was killed, and is coming back
             self._told.answers["away"] += 1
