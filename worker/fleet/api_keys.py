@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from math import inf
 
 from worker.core import api_keys
 from worker.core.api_keys import NAME, SECRET_BYTES, USE_NOTED_MS, ApiKey, ApiKeyStore, Scope
@@ -94,7 +95,7 @@ class ApiKeys:
 
     async def _note_use(self, key: ApiKey, origin: str) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._noted.get(key.id, -USE_NOTED_MS) < USE_NOTED_MS / 1000:
+        if now - self._noted.get(key.id, -inf) < USE_NOTED_MS / 1000:
             return
         self._noted[key.id] = now
         with suppress(StoreUnavailableError):
