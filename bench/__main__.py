@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import psutil
 
-from bench import claims, footprint, lateness, many_clients, parts, plots, throughput
+from bench import claims, footprint, lateness, many_clients, parts, plots, throughput, token_calls
 from bench.bed import ROOT
 from bench.contenders.bare import KINDS
 from bench.throughput import IDIOM, OURS
@@ -119,6 +119,20 @@ def _lateness(*, quick: bool, repeats: int) -> dict[str, dict[str, float]]:
     return lateness.measure(grants, day_seconds, in_flight=100)
 
 
+def _tokens(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
+    callers_at_once = (20,) if quick else (1, 50)
+    cells = [(each, callers) for callers in callers_at_once for each in (token_calls.OURS, token_calls.BARE)]
+    taken: dict[tuple[str, int], list[token_calls.Calls]] = {cell: [] for cell in cells}
+    for _ in range(repeats):
+        for contender, callers in cells:
+            number = 200 if quick else 1_000 * min(callers, 10)
+            taken[contender, callers].append(token_calls.measure(contender, callers=callers, number=number))
+    return [
+        {"contender": contender, "callers": callers, **_median(calls)}
+        for (contender, callers), calls in taken.items()
+    ]
+
+
 MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
     "throughput": _throughput,
     "backlog": _backlog,
@@ -128,6 +142,7 @@ MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
     "footprint": _footprint,
     "lateness": _lateness,
     "scaling": _scaling,
+    "tokens": _tokens,
 }
 
 
@@ -138,6 +153,7 @@ REPEATED: Final[dict[str, tuple[str, ...]]] = {
     "footprint": ("help_seconds", "worker_ready_seconds"),
     "scaling": ("scaling",),
     "clients": ("clients",),
+    "tokens": ("tokens",),
 }
 
 
@@ -165,7 +181,7 @@ def _worth(contender: str, latency_ms: float, in_flight: int) -> int:
     return min(max(int(at_best * WORTH_SECONDS), LEAST), SLOW.get(contender, MOST))
 
 
-def _median(taken: list[throughput.Drain]) -> dict[str, float]:
+def _median(taken: Sequence[throughput.Drain | token_calls.Calls]) -> dict[str, float]:
     values = [asdict(drain) for drain in taken]
     return {name: median(value[name] for value in values) for name in values[0]}
 
