@@ -341,6 +341,23 @@ async def test_a_refused_version_is_not_handed_out_again(hand_out: HandOut, seed
     assert other.verdict is Verdict.PROMISED
 
 
+async def test_what_was_promised_while_a_grant_was_paused_holds_when_it_is_back_at_work(
+    hand_out: HandOut, seed: Seed, registry: RedisRegistry, record_of: RecordOf, due_of: DueOf
+) -> None:
+    await seed()
+    await hand_out(min_ttl_ms=1_000)
+    await registry.operate("one", Operation.PAUSE)
+    longer = await hand_out(min_ttl_ms=LATER + 60_000)
+    await registry.operate("one", Operation.RESUME)
+
+    again = await hand_out(min_ttl_ms=1_000)
+
+    assert longer.verdict is again.verdict is Verdict.PROMISED
+    assert longer.until > longer.now + LATER
+    assert (await record_of("one"))["PROMISED_UNTIL"] == again.until == longer.until
+    assert (await due_of("one") or 0) >= longer.until
+
+
 async def test_who_asks_for_more_than_is_promised_lets_the_refresh_come_right_after_the_promise(
     hand_out: HandOut, seed: Seed, due_of: DueOf
 ) -> None:

@@ -79,7 +79,8 @@ local safe_until = is_at_work and math.min(ends_at, r[PROMISABLE_UNTIL]) or ends
 local outstanding = r[PROMISED_UNTIL] or 0
 local beyond = r[OUTLIVES] and (r[ACCESS_EXPIRES_AT] or now + longest_ms) or math.min(now + usual_ms, due_at)
 local asked_until = min_ttl_ms and needed_until or 0
-local promised_until = math.min(safe_until, math.max(outstanding, asked_until, beyond))
+-- Never less than is promised already: while the grant was out of work, that could be more than is safe now.
+local promised_until = math.max(outstanding, math.min(safe_until, math.max(asked_until, beyond)))
 
 if promised_until < needed_until or promised_until <= now then
   -- A refresh at the end of the outstanding promise helps, unless a fresh token could not be promised for so long either.
