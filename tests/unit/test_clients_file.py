@@ -9,6 +9,7 @@ import pytest
 
 from config import SettingsError, load_settings
 from config.clients_file import SETTLED_SECONDS, Version, Watch
+from worker.fleet.configured import configured_client
 from worker.runtime.clients import Changes, ConfiguredClients
 from worker.runtime.deployment import deploy
 
@@ -329,6 +330,19 @@ def test_a_name_that_is_asked_for_first_is_looked_for_in_the_file(put: Put) -> N
     assert clients.get("other", 0).client_id == "id of ours"
     with pytest.raises(KeyError):
         clients.get("nobody", 0)
+
+
+def test_who_asks_about_a_grant_finds_a_new_client_and_no_removed_one(put: Put) -> None:
+    put(ACME + OTHER)
+    clients = ConfiguredClients(load_settings())
+    put(ACME + ACME.replace("acme", "third"))
+    added = configured_client(clients, "third")
+    take_up(clients)
+
+    assert added is not None
+    assert added.name == "third"
+    assert configured_client(clients, "other") is None
+    assert configured_client(clients, "nobody") is None
 
 
 def test_a_refused_client_is_read_again_from_the_file(put: Put) -> None:

@@ -16,7 +16,6 @@ Rules:
 import asyncio
 import math
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,8 +24,9 @@ from worker.core.grant import Grant, Status
 from worker.core.policy import Rules, is_refreshable
 from worker.core.ports import Clients, Sealer, UnsealError
 from worker.core.promises import Answer, HandedOut, PromiseStore, Refusal, Request, Verdict
-from worker.core.providers import SECOND_MS, Client
+from worker.core.providers import SECOND_MS
 from worker.core.registry import Registry, StoredGrant
+from worker.fleet.configured import configured_client
 from worker.fleet.flights import Flights
 from worker.fleet.leasing import LOOK_AGAIN_SECONDS, longest_wait_seconds
 from worker.fleet.tokens import TokenError, TokenFailure, Tokens
@@ -205,7 +205,7 @@ class HandingOut:
         answer = await self._promises.hand_out(request, request_id)
         while answer.verdict is Verdict.UNPLANNED and answer.stored is not None:
             grant = answer.stored.grant
-            client = self._client_of(grant)
+            client = configured_client(self._clients, grant.client)
             if client is None:
                 return answer
             plan = promises.plan_for(grant, client, self._rules)
@@ -266,7 +266,7 @@ class HandingOut:
         if stored is None:
             return _No(Refusal.NO_SUCH_GRANT)
         grant = stored.grant
-        client = self._client_of(grant)
+        client = configured_client(self._clients, grant.client)
         if client is None:
             problem = TokenError(TokenFailure.CLIENT_NOT_CONFIGURED, grant.id, detail=grant.client)
             return _No(Refusal.CLIENT_REJECTED, cause=problem)
@@ -322,13 +322,6 @@ class HandingOut:
         if no is None:
             return HandedOut(access_token, grant, until, answer.now)
         return HandedOut(access_token, grant, answer.now, answer.now, no.refusal, no.until)
-
-    def _client_of(self, grant: Grant) -> Client | None:
-        with suppress(KeyError):
-            client = self._clients.get(grant.client, 0)  # looks at its source where the name is new
-            if grant.client in self._clients.names():
-                return client
-        return None
 
 
 def _no_of(problem: TokenError) -> _No:

@@ -11,7 +11,6 @@ Rules:
 - A failure is a code and its facts. `worker/cli/revoking.py` makes the sentence.
 """
 
-from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -33,6 +32,7 @@ from worker.core.ports import (
 from worker.core.providers import Client
 from worker.core.registry import Registry, StoredGrant
 from worker.core.revocation import NotRevoked, RevocationUnanswered, Revoked
+from worker.fleet.configured import configured_client
 from worker.fleet.interrupts import to_its_end
 from worker.fleet.leasing import lease_when_free, longest_wait_seconds
 
@@ -188,8 +188,7 @@ class Revoking:
         await self._store.record_outcome(lease, change)
 
     def _client_of(self, grant: Grant) -> Client:
-        with suppress(KeyError):
-            client = self._clients.get(grant.client, 0)  # looks at its source where the name is new
-            if grant.client in self._clients.names():
-                return client
-        raise RevocationError(RevocationFailure.CLIENT_NOT_CONFIGURED, grant.id, grant.client)
+        client = configured_client(self._clients, grant.client)
+        if client is None:
+            raise RevocationError(RevocationFailure.CLIENT_NOT_CONFIGURED, grant.id, grant.client)
+        return client

@@ -18,7 +18,6 @@ Rules:
 """
 
 import asyncio
-from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
@@ -58,6 +57,7 @@ from worker.core.ports import (
 )
 from worker.core.providers import Client
 from worker.core.registry import Registry, StoredGrant
+from worker.fleet.configured import configured_client
 from worker.fleet.interrupts import to_its_end
 from worker.fleet.leasing import LOOK_AGAIN_SECONDS, longest_wait_seconds
 from worker.refresher import Refresher
@@ -281,11 +281,10 @@ class Tokens:
         return stored
 
     def _client_of(self, grant: Grant) -> Client:
-        with suppress(KeyError):
-            client = self._clients.get(grant.client, 0)  # looks at its source where the name is new
-            if grant.client in self._clients.names():
-                return client
-        raise TokenError(TokenFailure.CLIENT_NOT_CONFIGURED, grant.id, detail=grant.client)
+        client = configured_client(self._clients, grant.client)
+        if client is None:
+            raise TokenError(TokenFailure.CLIENT_NOT_CONFIGURED, grant.id, detail=grant.client)
+        return client
 
     async def _rejected(self, after: StoredGrant) -> TokenError:
         grant = after.grant

@@ -271,7 +271,8 @@ class Issuer:
         """The grant whose present refresh or access token this is, or whose refresh token it was."""
         if token in self._families:
             return self._families[token]
-        return next((grant for grant in self.grants.values() if grant.pair.access_token == token), None)
+        grant = self._by_access_token.get(token)
+        return grant if grant is not None and grant.pair.access_token == token else None
 
     def _examine_token(self, grant: IssuedGrant, refresh_token: str, now: float) -> RequestVerdict:
         if refresh_token != grant.pair.refresh_token:
