@@ -30,7 +30,7 @@ _MAY_ADD_CLIENT_ID: Final = _BY_JWT | {"client_secret_basic", "client_secret_bas
 # Without an issuer, which says what it takes.
 DEFAULT_AUTHENTICATION: Final = "client_secret_post"
 OWN_PARAMETERS: Final = frozenset(
-    {"grant_type", "refresh_token", "code", "redirect_uri", "client_secret"}
+    {"grant_type", "refresh_token", "code", "code_verifier", "redirect_uri", "client_secret"}
     | {"client_assertion", "client_assertion_type"}
 )
 # The kind of a `PydanticCustomError` that is about one field of a client begins with this.

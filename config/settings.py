@@ -86,6 +86,21 @@ def _endpoint_url(url: str) -> str:
     return url
 
 
+def _public_url(url: str) -> str:
+    parts = urlsplit(_endpoint_url(url))
+    if parts.path.strip("/") or parts.query:
+        raise ValueError(
+            "takes https://HOST, with a port where it has one, and no path: cookies are a host's"
+        )
+    return url.rstrip("/")
+
+
+def _return_urls(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return tuple(_endpoint_url(part.strip()) for part in value.split(",") if part.strip())
+
+
 def _split(url: str) -> SplitResult | None:
     """The parts of a URL; `None` if it is no URL. An error from `urlsplit` would repeat the password."""
     try:
@@ -211,6 +226,8 @@ def _lifetime(value: Any) -> Any:
 
 
 EndpointUrl = Annotated[str, AfterValidator(_endpoint_url)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+ReturnUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_return_urls)]
 ServerUrl = Annotated[SecretStr, AfterValidator(_server_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 Directory = Annotated[Path, BeforeValidator(_given_directory)]
@@ -238,7 +255,7 @@ class ClientSettings(BaseModel):
     previous_client_secret: SecretText | None = None
     previous_client_secret_file: SecretFile | None = None
     scopes: Words = ()
-    redirect_uri: Text | None = None
+    redirect_uri: EndpointUrl | None = None
     base_url: EndpointUrl | None = None
     token_url: EndpointUrl | None = None
     rate_per_second: float | None = Field(default=None, gt=0, le=100_000)
@@ -249,6 +266,7 @@ class ClientSettings(BaseModel):
     issuer: EndpointUrl | None = None
     authorize_url: EndpointUrl | None = None
     revoke_url: EndpointUrl | None = None
+    revoking_ends_consent: bool = False
     parameters: Parameters = {}
     user_agent: str | None = Field(default=None, pattern=r"^[!-~][ -~]*$")
     grant_type: Literal["refresh_token", "client_credentials"] = "refresh_token"
@@ -324,9 +342,19 @@ class Settings(BaseSettings):
 
     http_host: Host = "127.0.0.1"
     http_port: int = Field(default=8000, ge=0, le=65_535)
+    public_url: PublicUrl | None = None
+    return_urls: ReturnUrls = ()
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+
+    @property
+    def browser_url(self) -> str | None:
+        """Where browsers reach the service; `None` where that has to be set."""
+        if self.public_url is not None or not _is_loopback(self.http_host):
+            return self.public_url
+        host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
+        return f"http://{host}:{self.http_port}" if self.http_port else None
 
     _from_file: FileClients | None = PrivateAttr(default=None)
 

@@ -119,10 +119,15 @@ class Web:
 
 
 @pytest.fixture
-async def web(deployment: None, sandbox: Sandbox) -> AsyncIterator[Web]:  # noqa: ARG001
+async def web(
+    deployment: None,  # noqa: ARG001
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Web]:
     """The service, for as long as the test lasts. It may still be recovering: whoever refreshes waits."""
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
+    monkeypatch.setenv("EVERGRANT_PUBLIC_URL", f"http://127.0.0.1:{port}")
     async with AsyncExitStack() as opened:
         runtime = await opened.enter_async_context(as_member(deploy(load_settings(), print), [], "web"))
         service = service_of(runtime)

@@ -59,6 +59,7 @@ from worker.adapters.journal.journal import Journal
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
+from worker.adapters.store.connections import RedisConnections
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.promises import RedisPromises
@@ -465,6 +466,9 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
                     places=store,
                     registry=RedisRegistry(redis, scripts, prefix),
                     promises=RedisPromises(scripts, clock=clock, audit_kept=10_000, recovery_ms=lease_ms),
+                    connections=RedisConnections(
+                        redis, scripts, prefix, source="evergrant/test", events_kept=10_000, audit_kept=10_000
+                    ),
                     lease_ms=lease_ms,
                     endpoint=await opened.enter_async_context(endpoint),
                     sealer=sealer,

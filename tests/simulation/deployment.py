@@ -20,6 +20,7 @@ from tests.simulation.world import Process, World, dice
 from worker.adapters.clock import RedisClock
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.log_observer import LogObserver
+from worker.adapters.store.connections import RedisConnections
 from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
@@ -262,6 +263,14 @@ class SimulatedDeployment:
                     audit_kept=100_000,
                     recovery_ms=self._terms.lease_ms,
                     spans=SPANS,
+                ),
+                connections=RedisConnections(
+                    connection,
+                    scripts,
+                    PREFIX,
+                    source="evergrant/sim",
+                    events_kept=self._terms.limits.events_kept,
+                    audit_kept=100_000,
                 ),
                 lease_ms=self._terms.lease_ms,
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from tests.simulation.world import Process, World
-from worker.core.ports import Commit, JournalError, KeptReply
+from worker.core.ports import Commit, JournalError
 from worker.core.ports import Entry as Answer
 
 
@@ -44,9 +44,9 @@ class JournalFile:
     def last(self, *, synced: bool = False) -> list[Answer]:
         """The last answer of each grant and every kept reply, oldest first; only `synced` ones, if asked."""
         last: dict[str, Commit] = {}
-        kept: list[KeptReply] = []
+        kept: list[Answer] = []
         for answer in (entry.commit for entry in self.entries if entry.synced or not synced):
-            if isinstance(answer, KeptReply):
+            if not isinstance(answer, Commit):
                 kept.append(answer)
                 continue
             grant_id = answer.change.grant.id

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Never
+from typing import Never, cast
 
 import pytest
 
@@ -32,6 +32,7 @@ from worker.core.ports import (
     Claim,
     ClientCheck,
     Commit,
+    ConnectionStore,
     DueClients,
     Entry,
     JournalError,
@@ -178,7 +179,12 @@ class Deployment:
         self.disk = Disk(self.store)
         self.witness = Witness()
         answers = Answers(
-            store=self.store, journal=self.disk, directory=NoOthers(), sealer=KEYS, observer=self.witness
+            store=self.store,
+            connections=cast("ConnectionStore", None),  # nobody signs in here
+            journal=self.disk,
+            directory=NoOthers(),
+            sealer=KEYS,
+            observer=self.witness,
         )
         self.refresher = Refresher(
             store=self.store,

@@ -49,6 +49,8 @@ class IssuerMetadata:
         token_endpoint: where tokens are asked for.
         mtls_token_endpoint: the same for clients that prove themselves by a certificate (RFC 8705 section 5).
         revocation_endpoint: RFC 7009; `None` where the issuer names none.
+        authorization_endpoint: where people sign in; `None` where the issuer names none.
+        states_issuer: it says who it is when it sends a person back (RFC 9207 section 3).
         authentication_methods: at the token endpoint.
         scopes: `scopes_supported`; empty where the issuer does not say.
     """
@@ -59,6 +61,8 @@ class IssuerMetadata:
     revocation_endpoint: str | None
     authentication_methods: tuple[str, ...]
     scopes: frozenset[str]
+    authorization_endpoint: str | None = None
+    states_issuer: bool = False
 
 
 def read_metadata(issuer: str, document: object) -> IssuerMetadata:
@@ -89,6 +93,8 @@ def read_metadata(issuer: str, document: object) -> IssuerMetadata:
         # RFC 8414 section 2: where it is left out, it is this one.
         authentication_methods=methods or ("client_secret_basic",),
         scopes=frozenset(_words(document.get("scopes_supported"))),
+        authorization_endpoint=_endpoint(issuer, document, "authorization_endpoint"),
+        states_issuer=document.get("authorization_response_iss_parameter_supported") is True,
     )
 
 

@@ -50,6 +50,14 @@ class EndpointOnFirstUse:
         """Ask once for new tokens."""
         return await self._made().refresh(client, pair, now)
 
+    async def exchange(
+        self, client: Client, code: str, *, redirect_uri: str, verifier: str, now: int
+    ) -> Outcome:
+        """Ask once for the tokens of a code."""
+        return await self._made().exchange(
+            client, code, redirect_uri=redirect_uri, verifier=verifier, now=now
+        )
+
     async def check(self, client: Client, now: int) -> ClientCheck:
         """Ask whether the client itself is accepted."""
         return await self._made().check(client, now)

@@ -19,9 +19,9 @@ deadline cancels the request: safe with this transport, but it would break httpx
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +52,7 @@ from worker.core.protocol import (
     REDIRECT,
     TokenRequest,
     client_credentials_request,
+    code_request,
     read_reply,
     refresh_request,
 )
@@ -115,17 +116,47 @@ class HttpTokenEndpoint:
             pair: holds the refresh token; ignored for a client-credentials grant.
             now: Unix milliseconds, to read a `Retry-After` that names a date.
         """
+        return await self._ask_with_each(client, now, partial(self._ask_for_tokens, pair=pair))
+
+    async def exchange(
+        self, client: Client, code: str, *, redirect_uri: str, verifier: str, now: int
+    ) -> Outcome:
+        """Ask for the tokens of a code with which a person came back; as `refresh` otherwise.
+
+        Args:
+            client: whose credentials to try and whose token endpoint to ask.
+            code: the provider's, for one use.
+            redirect_uri: where the person came back to.
+            verifier: of PKCE.
+            now: Unix milliseconds.
+        """
+        request = code_request(client, code, redirect_uri=redirect_uri, verifier=verifier)
+        return await self._ask_with_each(client, now, partial(self._ask_once, request=request))
+
+    async def _ask_with_each(
+        self,
+        client: Client,
+        now: int,
+        ask: Callable[["_Asked", ClientCredentials, float], Awaitable[Outcome]],
+    ) -> Outcome:
+        """Ask with each of a client's credentials in turn, until it is not the client that is refused."""
         asked = _Asked(client, now)
         outcome: Outcome = Unknown("timeout")
         try:
             async with _Deadline(self._timeout_seconds) as due:
                 for credentials in client.credentials:
-                    outcome = await self._ask_for_tokens(asked, credentials, pair, due)
+                    outcome = await ask(asked, credentials, due)
                     if not _refuses_client(outcome):
                         break
         except TimeoutError:
             return asked.what_came("timeout")
         return outcome
+
+    async def _ask_once(
+        self, asked: "_Asked", credentials: ClientCredentials, due: float, *, request: TokenRequest
+    ) -> Outcome:
+        authenticated = credentials.authenticate(request, asked.client.client_id, asked.now)
+        return await self._ask(asked, authenticated, due)
 
     async def check(self, client: Client, now: int) -> ClientCheck:
         """Ask whether the client itself is accepted, with a client-credentials request.
@@ -196,18 +227,17 @@ class HttpTokenEndpoint:
         return read_reach(reply, client.token_url)
 
     async def _ask_for_tokens(
-        self, asked: "_Asked", credentials: ClientCredentials, pair: TokenPair, due: float
+        self, asked: "_Asked", credentials: ClientCredentials, due: float, *, pair: TokenPair
     ) -> Outcome:
         client = asked.client
         if client.grant_type is GrantType.REFRESH_TOKEN:
             request = refresh_request(client, pair.refresh_token or "")
         else:
             request = client_credentials_request(client)
-        authenticated = credentials.authenticate(request, client.client_id, asked.now)
-        outcome = await self._ask(asked, authenticated, due)
+        outcome = await self._ask_once(asked, credentials, due, request=request)
         if client.grant_type is GrantType.CLIENT_CREDENTIALS and outcome == ClientRejected("invalid_scope"):
             bare = client_credentials_request(client, with_scope=False)
-            return await self._ask(asked, credentials.authenticate(bare, client.client_id, asked.now), due)
+            return await self._ask_once(asked, credentials, due, request=bare)
         return outcome
 
     async def _ask(self, asked: "_Asked", request: TokenRequest, due: float) -> Outcome:

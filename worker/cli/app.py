@@ -15,6 +15,7 @@ from worker.cli import (
     answers,
     api_keys,
     audit,
+    connect,
     demo,
     doctor,
     events,
@@ -43,6 +44,7 @@ app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.add_typer(grants.app, name="grants")
 app.command("token")(tokens.token)
+app.command("connect")(connect.connect)
 app.command("events")(events.events)
 app.command("audit")(audit.audit)
 app.add_typer(answers.app, name="answers")

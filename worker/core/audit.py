@@ -10,7 +10,7 @@ Rules:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from worker.core.events import rfc3339
 
@@ -25,10 +25,17 @@ class What(StrEnum):
     RESUME = "resume"
     DELETE = "delete"
     REVOKE = "revoke"  # asked for
+    CONNECT = "connect"  # a sign-in was begun: its link was made
+    CONSENT = "consent"  # its person came back with the provider's yes
+    CONNECT_FAILED = "connect_failed"  # or without
+    CONFIRM = "confirm"  # the application said that it is its person: the grant is live
     KEY_MADE = "key_made"
     KEY_REVOKED = "key_revoked"
     SIGN_IN = "sign_in"  # an API key was used for the first time
     SIGN_IN_REFUSED = "sign_in_refused"  # a wrong or missing key
+
+
+BROWSER: Final = "browser"  # the actor where a person signs in: nobody knows whose browser it is
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Trigger(Enum):
     RESUME = auto()
     RESUME_IN_BOUT = auto()  # attempts had failed before it was paused or failed
     DROP = auto()  # its kept reply was given up
+    CONNECTED = auto()  # its person has signed in again
 
 
 OUTCOMES = (Trigger.NO_ANSWER, Trigger.REJECTED, Trigger.REJECTED_WITH_ALL, Trigger.EXPIRED)
@@ -89,6 +90,7 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.ACTIVE, Trigger.UNREAD): Step(Phase.UNREAD, EventType.GRANT_FAILING),
     (Phase.ACTIVE, Trigger.EXPIRED): _FAILED,
     (Phase.ACTIVE, Trigger.PAUSE): _PAUSED,
+    (Phase.ACTIVE, Trigger.CONNECTED): _ACTIVE,
     (Phase.RETRYING, Trigger.REFRESHED): _RECOVERED,
     (Phase.RETRYING, Trigger.NO_ANSWER): _RETRYING,
     (Phase.RETRYING, Trigger.REJECTED): _CONFIRMING,
@@ -96,6 +98,7 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.RETRYING, Trigger.UNREAD): _UNREAD,
     (Phase.RETRYING, Trigger.EXPIRED): _FAILED,
     (Phase.RETRYING, Trigger.PAUSE): _PAUSED,
+    (Phase.RETRYING, Trigger.CONNECTED): _RECOVERED,
     (Phase.CONFIRMING, Trigger.REFRESHED): _RECOVERED,
     (Phase.CONFIRMING, Trigger.NO_ANSWER): _CONFIRMING,
     (Phase.CONFIRMING, Trigger.REJECTED): _FAILED,
@@ -103,6 +106,7 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.CONFIRMING, Trigger.UNREAD): _UNREAD,
     (Phase.CONFIRMING, Trigger.EXPIRED): _FAILED,
     (Phase.CONFIRMING, Trigger.PAUSE): _PAUSED,
+    (Phase.CONFIRMING, Trigger.CONNECTED): _RECOVERED,
     # Only an outcome that was under way already can come here: the token is not presented any more.
     (Phase.UNREAD, Trigger.REFRESHED): _RECOVERED,
     (Phase.UNREAD, Trigger.NO_ANSWER): _UNREAD,
@@ -112,7 +116,8 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.UNREAD, Trigger.EXPIRED): _FAILED,
     (Phase.UNREAD, Trigger.PAUSE): _PAUSED,
     (Phase.UNREAD, Trigger.DROP): _RETRYING,
-    # A failed grant is tried only on demand; nothing but tokens or `resume` brings it back.
+    (Phase.UNREAD, Trigger.CONNECTED): _RECOVERED,
+    # A failed grant is tried only on demand; nothing but tokens, `resume` or its person brings it back.
     (Phase.FAILED, Trigger.REFRESHED): _RECOVERED,
     (Phase.FAILED, Trigger.NO_ANSWER): _STAYS_FAILED,
     (Phase.FAILED, Trigger.REJECTED): _STAYS_FAILED,
@@ -122,6 +127,7 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.FAILED, Trigger.RESUME): _RETRYING,
     (Phase.FAILED, Trigger.RESUME_IN_BOUT): _RETRYING,
     (Phase.FAILED, Trigger.DROP): _RETRYING,
+    (Phase.FAILED, Trigger.CONNECTED): _RECOVERED,
     # A refresh that was under way when its grant was paused changes nothing but the tokens.
     (Phase.PAUSED, Trigger.REFRESHED): Step(Phase.PAUSED, EventType.GRANT_REFRESHED),
     (Phase.PAUSED, Trigger.NO_ANSWER): _PAUSED,
@@ -132,6 +138,7 @@ TABLE: dict[tuple[Phase, Trigger], Step] = {
     (Phase.PAUSED, Trigger.RESUME): _ACTIVE,
     (Phase.PAUSED, Trigger.RESUME_IN_BOUT): _RETRYING,
     (Phase.PAUSED, Trigger.DROP): _PAUSED,
+    (Phase.PAUSED, Trigger.CONNECTED): _PAUSED,
 }
 
 STATUS_OF = {
@@ -199,6 +206,18 @@ def unmoved_by_outcomes() -> list[Status]:
         for phase in Phase
         if all(TABLE.get((phase, trigger)) == Step(phase) for trigger in OUTCOMES)
     ]
+
+
+def next_step_when_connected(status: Status | None) -> tuple[Status, EventType | None]:
+    """Where a grant stands once its person has signed in, and its event.
+
+    `status` is where it stood; `None` where there was no grant.
+    """
+    if status is None:
+        return Status.ACTIVE, None
+    steps = {TABLE[phase, Trigger.CONNECTED] for phase in Phase if STATUS_OF[phase] is status}
+    (step,) = steps
+    return STATUS_OF[step.phase], step.event
 
 
 def pair_after(pair: TokenPair, refreshed: Refreshed, client: Client) -> TokenPair:

@@ -8,6 +8,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 
+from worker.core.audit import By
+from worker.core.connecting import (
+    CodeProblem,
+    Confirmed,
+    Consent,
+    Returned,
+    StoredConsent,
+    Ticket,
+    ToRevoke,
+    Wanted,
+)
 from worker.core.events import Event
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
@@ -230,7 +241,7 @@ class KeptReply:
         return self.change.grant.lineage
 
 
-Entry = Commit | KeptReply
+Entry = Commit | KeptReply | Consent | Confirmed
 """What a journal holds: all that a server answered and the store may lack."""
 
 
@@ -606,6 +617,15 @@ class TokenEndpoint(Protocol):
         """Ask once to revoke a pair, at the client's revocation endpoint, within the total deadline."""
 
 
+class CodeEndpoint(Protocol):
+    """The authorization servers' endpoints, where codes are exchanged for tokens."""
+
+    async def exchange(
+        self, client: Client, code: str, *, redirect_uri: str, verifier: str, now: int
+    ) -> Outcome:
+        """Ask once for the tokens of a code, within the total deadline; what a server does raises nothing."""
+
+
 class Store(Protocol):
     """Grants, leases, schedule and events. Every method is one atomic script."""
 
@@ -729,3 +749,50 @@ class Store(Protocol):
 
     async def leave(self, owner: str | None = None) -> None:
         """Say that this process is gone, or that `owner` is."""
+
+
+class ConnectionStore(Protocol):
+    """The sign-ins of a deployment."""
+
+    async def open(self, link: Ticket, wanted: Wanted, by: By) -> int:
+        """Note a new sign-in; returns when its link ends, Unix ms."""
+
+    async def start(self, link: Ticket, state: Ticket, browser: bytes) -> Wanted:
+        """Note that a browser sets out to the provider.
+
+        Args:
+            link: what it opened.
+            state: what it is sent with.
+            browser: the SHA-256 of its cookie.
+
+        Raises:
+            ConnectError: there is no such link, it was used, or it has ended.
+        """
+
+    async def come_back(self, state: Ticket, browser: bytes) -> Returned:
+        """Use a state up.
+
+        Raises:
+            ConnectError: there is no such state, it was used, another browser left with it, or it has ended.
+        """
+
+    async def fail(self, connection: str, by: By) -> None:
+        """End a sign-in that brought nothing."""
+
+    async def keep(self, consent: Consent) -> Verdict:
+        """Keep what a provider gave for a code, until somebody confirms it or its time is over."""
+
+    async def find(self, code: Ticket) -> StoredConsent | CodeProblem:
+        """The consent that a code confirms."""
+
+    async def confirm(self, confirmed: Confirmed) -> Committed:
+        """Make a confirmed consent a grant, in place of the stored one if and only if that is its base."""
+
+    async def any_to_revoke(self) -> bool:
+        """Whether `to_revoke` would give any."""
+
+    async def to_revoke(self, most: int) -> list[ToRevoke]:
+        """Pairs to be revoked now; each is given again after a pause, unless it is forgotten."""
+
+    async def forget(self, connection: str) -> None:
+        """Forget the pair of a sign-in: it was revoked, or cannot be."""

@@ -1,6 +1,6 @@
 """Token requests, and what any reply to one means.
 
-RFC 6749 sections 4.4, 5 and 6, with what real servers do beside it. Rules:
+RFC 6749 sections 4.1.3, 4.4, 5 and 6, with what real servers do beside it. Rules:
 - Any status with any bytes gives an outcome: no function here raises because of what a server sent.
 - A flaw beside the tokens never costs the tokens: not in a lifetime, a scope or the JSON of another field.
 - A 2xx whose tokens cannot be read is kept as `Unread`: the server has most likely rotated.
@@ -84,6 +84,19 @@ def refresh_request(client: Client, refresh_token: str) -> TokenRequest:
     """
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
     return TokenRequest(client.token_url, form, headers_of(client), client.parameters)
+
+
+def code_request(client: Client, code: str, *, redirect_uri: str, verifier: str) -> TokenRequest:
+    """RFC 6749 section 4.1.3 with the PKCE verifier of RFC 7636 section 4.5, not yet authenticated."""
+    form = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": redirect_uri,
+        "code_verifier": verifier,
+    }
+    # The scope was asked for where the person consented.
+    parameters = tuple(each for each in client.parameters if each[0] != "scope")
+    return TokenRequest(client.token_url, form, headers_of(client), parameters)
 
 
 def client_credentials_request(client: Client, *, with_scope: bool = True) -> TokenRequest:

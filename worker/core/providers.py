@@ -5,6 +5,7 @@ either what the documentation says where replies are silent, or a cap on what a 
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ class Provider:
     Attributes:
         base_url: used when the client names none; `None` where there is no default.
         token_path: appended to the base URL; `None` where the client has to name a whole token URL.
+        authorize_path: of the authorization endpoint (RFC 6749 section 3.1), appended likewise.
+        authorize_parameters: what that endpoint wants beside those of RFC 6749.
         revoke_path: of the revocation endpoint (RFC 7009), appended to the base URL; `None` where no
             documentation names one.
         access_lifetime_ms: of an access token whose reply states none; `None` if unknown, `NEVER` if it has
@@ -69,11 +72,14 @@ class Provider:
         reset_headers: headers, in lower case, that say when to come back after a 408 or 429 without
             `Retry-After`, by preference: in seconds from now, or at a Unix time.
         known_scopes: the documented ones; empty where the server's owner defines them. Others may exist.
+        scopes_within: the scopes that a scope contains, by its name.
     """
 
     name: str
     base_url: str | None = None
     token_path: str | None = None
+    authorize_path: str | None = None
+    authorize_parameters: tuple[tuple[str, str], ...] = ()
     revoke_path: str | None = None
     access_lifetime_ms: int | NoLifetime | None = None
     refresh_lifetime_ms: int | None = None
@@ -85,6 +91,17 @@ class Provider:
     errors_void_tokens: bool = False
     reset_headers: tuple[str, ...] = _RESET_HEADERS
     known_scopes: frozenset[str] = frozenset()
+    scopes_within: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def contained_in(self, scope: str) -> frozenset[str]:
+        """The scopes that a scope contains, by whatever steps; without itself."""
+        found: set[str] = set()
+        open_ends = [scope]
+        while open_ends:
+            inner = [each for each in self.scopes_within.get(open_ends.pop(), ()) if each not in found]
+            found.update(inner)
+            open_ends += inner
+        return frozenset(found)
 
 
 # buddy.works/docs/api/getting-started/oauth2, "Supported scopes".
@@ -97,6 +114,14 @@ _BUDDY_SCOPES = frozenset(
     | {"VARIABLE_ADD", "VARIABLE_INFO", "VARIABLE_MANAGE", "TOKEN_INFO", "TOKEN_MANAGE"}
 )
 
+# The same table: "EXECUTION_MANAGE: ... includes EXECUTION_RUN" and the like.
+_BUDDY_SCOPES_WITHIN = {
+    "REPOSITORY_WRITE": ("REPOSITORY_READ",),
+    "EXECUTION_MANAGE": ("EXECUTION_RUN",),
+    "EXECUTION_RUN": ("EXECUTION_INFO",),
+    "MANAGE_EMAILS": ("USER_EMAIL",),
+}
+
 # buddy.works/docs/api/getting-started/oauth2: "Refresh tokens are valid for 6 months", but its sample reply
 # states 158112000 s (1,830 days) and a newer one 15811201 s (183 days). Hence the cap of 183 days.
 # Access tokens of its old applications never end, and their replies are silent about it.
@@ -106,6 +131,8 @@ BUDDY = Provider(
     name="buddy",
     base_url="https://api.buddy.works",
     token_path="/oauth2/token",
+    authorize_path="/oauth2/authorize",
+    authorize_parameters=(("type", "web_server"),),
     revoke_path="/oauth2/revoke",  # buddy.works/docs/api/oauth/revoke
     access_lifetime_ms=NoLifetime.NEVER,
     refresh_lifetime_ms=183 * DAY_MS,
@@ -113,6 +140,7 @@ BUDDY = Provider(
     ambiguous_message="Wrong authentication data",
     errors_void_tokens=True,
     known_scopes=_BUDDY_SCOPES,
+    scopes_within=_BUDDY_SCOPES_WITHIN,
 )
 
 # PagerDuty developer-docs, OAuth Functionality and Private Apps: replies to a refresh state no refresh
@@ -122,6 +150,7 @@ PAGERDUTY_SCOPED = Provider(
     name="pagerduty",
     base_url="https://identity.pagerduty.com",
     token_path="/oauth/token",
+    authorize_path="/oauth/authorize",
     revoke_path="/oauth/revoke",  # undocumented: where other clients of PagerDuty revoke
     access_lifetime_ms=DAY_MS,
     refresh_lifetime_ms=30 * DAY_MS,
@@ -131,6 +160,7 @@ PAGERDUTY_CLASSIC = Provider(
     name="pagerduty",
     base_url="https://identity.pagerduty.com",
     token_path="/oauth/token",
+    authorize_path="/oauth/authorize",
     revoke_path="/oauth/revoke",  # undocumented: where other clients of PagerDuty revoke
     access_lifetime_ms=10 * DAY_MS,
     refresh_lifetime_ms=210 * DAY_MS,
@@ -147,10 +177,15 @@ class Client:
     Attributes:
         credentials: at least one. A request is tried with each in turn until the client is not refused: first
             with the new secret, then with the secret that it replaces.
-        scopes: asked for by client-credentials requests only.
+        scopes: asked for by client-credentials requests, and where a person signs in.
         rate_per_second: refreshes at most; `None` for no limit.
         parameters: sent with every token request as they are, in this order; a name may repeat.
         revoke_url: the revocation endpoint (RFC 7009); `None` where nobody says one.
+        authorize_url: where people sign in (RFC 6749 section 3.1); `None` where nobody says it.
+        redirect_uri: where they come back to, if not to this deployment's own address.
+        issuer: what the server calls itself; `None` where nobody says it.
+        states_issuer: whether it says so whenever it sends a person back (RFC 9207).
+        revoking_ends_consent: to revoke one pair ends every pair of the same person, newer ones included.
         access_lifetime_ms: of an access token whose reply states none; `None` where nobody says it, and
             `NEVER` where it has no end.
         refresh_at: share of a token's life after which it is refreshed; `None` for the deployment's.
@@ -170,6 +205,11 @@ class Client:
     rate_per_second: float | None = None
     parameters: tuple[tuple[str, str], ...] = ()
     revoke_url: str | None = None
+    authorize_url: str | None = None
+    redirect_uri: str | None = None
+    issuer: str | None = None
+    states_issuer: bool = False
+    revoking_ends_consent: bool = False
     access_lifetime_ms: int | NoLifetime | None = None
     refresh_at: float | None = None
     min_margin_ms: int | None = None

@@ -24,7 +24,8 @@ class Journaled:
             grant = entry.change.grant
             if isinstance(entry, KeptReply):
                 self._replies[grant.id, grant.lineage] = entry
-                continue
+            if not isinstance(entry, Commit):
+                continue  # nobody presented a refresh token for it
             _keep_newest(self._by_base, (grant.id, entry.base_lineage), entry)
             _keep_newest(self._by_root, (grant.id, grant.root), entry)
 

@@ -14,7 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from worker.http import openapi, probes
+from worker.fleet.connecting import CALLBACK_PATH, LINK_PATH
+from worker.http import openapi, probes, sign_in
 from worker.http.answering import as_json
 from worker.http.authentication import Authentication
 from worker.http.calls import ID, Operation, Service, problem_of, serve_call
@@ -45,6 +46,8 @@ def app_of(service: Service) -> ASGIApp:
         Route("/livez", partial(probes.livez, service)),
         Route("/readyz", partial(probes.readyz, service)),
         Route("/openapi.json", describe),
+        Route(LINK_PATH + "{secret}", _page(service, sign_in.depart)),
+        Route(CALLBACK_PATH, _page(service, sign_in.come_back)),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _not_routed, Exception: _mistake})
     app.router.redirect_slashes = False  # an id may end with a slash
@@ -72,6 +75,13 @@ def _endpoint(service: Service, operations: dict[str, Operation]) -> Callable[[R
         took_ms = round((time.monotonic() - began_at) * 1000)
         tell("http.call", call=operation.name, status=int(response.status_code), ms=took_ms)
         return response
+
+    return endpoint
+
+
+def _page(service: Service, handler: sign_in.Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return await sign_in.serve_page(handler, service, request)
 
     return endpoint
 

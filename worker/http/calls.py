@@ -204,7 +204,7 @@ class Operation:
 async def serve_call(operation: Operation, service: Service, request: Request) -> Response:
     """Serve one call, whatever comes of it."""
     try:
-        async with _limited(service):
+        async with limited(service):
             return await operation.handler(await _let_in(operation, service, request))
     except ClientDisconnect:
         return Response(status_code=HTTPStatus.REQUEST_TIMEOUT)  # nobody reads it
@@ -242,7 +242,13 @@ async def _let_in(operation: Operation, service: Service, request: Request) -> C
 
 
 @asynccontextmanager
-async def _limited(service: Service) -> AsyncIterator[None]:
+async def limited(service: Service) -> AsyncIterator[None]:
+    """One of the calls that run at once, within the longest time that one may take.
+
+    Raises:
+        Problem: there are too many.
+        TimeoutError: it took too long.
+    """
     if service.at_once >= MOST_AT_ONCE:
         raise Problem(Code.TOO_MANY_REQUESTS, "too many calls at once", retry_after=1)
     service.at_once += 1

@@ -41,7 +41,7 @@ async def list_grants(call: Call) -> Response:
         unreadable=unreadable.append,
     )
     now = await call.runtime.registry.now()
-    grants = [_document(call, stored, now) for stored in page.grants]
+    grants = [_document(call, each, now) for each in page.grants]
     return as_json({"grants": grants, "cursor": cursor_of(page.next)})
 
 
@@ -64,13 +64,13 @@ async def put_grants(call: Call) -> Response:
     (only,) = deposited
     if only.problem is not None:
         raise refusals.of_line(only.problem, only.reason or "")
-    return await _stored(call, only.grant_id or "", HTTPStatus.CREATED)
+    return await stored(call, only.grant_id or "", HTTPStatus.CREATED)
 
 
 async def show_grant(call: Call) -> Response:
     """One grant."""
-    stored = await call.grant()
-    return as_json(_document(call, stored, await call.runtime.registry.now()))
+    found = await call.grant()
+    return as_json(_document(call, found, await call.runtime.registry.now()))
 
 
 async def delete_grant(call: Call) -> Response:
@@ -82,13 +82,13 @@ async def delete_grant(call: Call) -> Response:
 async def pause_grant(call: Call) -> Response:
     """Take a grant out of work."""
     await _operate(call, Operation.PAUSE)
-    return await _stored(call, call.grant_id)
+    return await stored(call, call.grant_id)
 
 
 async def resume_grant(call: Call) -> Response:
     """Put a grant back to work."""
     await _operate(call, Operation.RESUME)
-    return await _stored(call, call.grant_id)
+    return await stored(call, call.grant_id)
 
 
 async def refresh_grant(call: Call) -> Response:
@@ -101,7 +101,7 @@ async def refresh_grant(call: Call) -> Response:
     except TokenError as error:
         after = await call.runtime.registry.find(call.grant_id)
         raise refusals.of_token_error(error, after) from None
-    return await _stored(call, call.grant_id)
+    return await stored(call, call.grant_id)
 
 
 async def revoke_grant(call: Call) -> Response:
@@ -155,17 +155,18 @@ async def _audit(call: Call, what: What) -> None:
     await call.runtime.audit_trail.note(what, call.by, grant_id=call.grant_id)
 
 
-async def _stored(call: Call, grant_id: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    stored = await call.runtime.registry.find(grant_id)
-    if stored is None:  # somebody deleted it meanwhile
+async def stored(call: Call, grant_id: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """A grant as it is stored by now."""
+    found = await call.runtime.registry.find(grant_id)
+    if found is None:  # somebody deleted it meanwhile
         raise refusals.no_such_grant()
-    return as_json(_document(call, stored, await call.runtime.registry.now()), status)
+    return as_json(_document(call, found, await call.runtime.registry.now()), status)
 
 
-def _document(call: Call, stored: StoredGrant, now: int) -> dict[str, Any]:
-    clients, name = call.runtime.clients, stored.grant.client
+def _document(call: Call, found: StoredGrant, now: int) -> dict[str, Any]:
+    clients, name = call.runtime.clients, found.grant.client
     client = clients.get(name, 0) if name in clients else None
-    return describe(stored, client, call.runtime.rules, now)
+    return describe(found, client, call.runtime.rules, now)
 
 
 def _line_result(each: Deposited) -> dict[str, Any]:

@@ -7,14 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from worker.core.connecting import MOST_SCOPES
 from worker.core.grant import Status
-from worker.core.interchange import MAX_ID_CHARS
+from worker.core.interchange import MAX_ID_CHARS, MAX_LABEL_CHARS, MAX_LABELS
 from worker.core.registry import is_stream_id
 from worker.http.problems import Code
 
 MOST_IN_A_PAGE = 1_000
 MOST_EVENTS = 500
 MOST_WAIT_SECONDS = 30
+MOST_URL_CHARS = 2_000
+MOST_CODE_CHARS = 256
 MOST_TTL_SECONDS = 315_360_000  # ten years, as on the command line
 
 
@@ -26,6 +29,7 @@ def _stream_id(text: str) -> str:
 
 StreamId = Annotated[str, AfterValidator(_stream_id), Field(examples=["1795322840527-0"])]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
@@ -124,6 +128,38 @@ class ImportLine(BaseModel):
     labels: dict[str, str] | None = None
     status: Status | None = None
     version: int | None = Field(default=None, ge=0)
+
+
+class ConnectRequest(_Strict):
+    """Whom to send where, and for what."""
+
+    grant: Name = Field(description="The id that the grant is to have. One that exists gets new tokens.")
+    client: Name
+    scopes: list[str] | None = Field(
+        default=None, max_length=MOST_SCOPES, description="Left out: those of the client's settings."
+    )
+    labels: dict[str, Label] | None = Field(default=None, max_length=MAX_LABELS)
+    return_to: str | None = Field(
+        default=None,
+        max_length=MOST_URL_CHARS,
+        description="Where the person goes back to, with `code` or `error` in the query: a URL under one of"
+        " EVERGRANT_RETURN_URLS. Left out: a page that shows the code.",
+    )
+
+
+class Link(BaseModel):
+    """A link for one person."""
+
+    url: str
+    expires_at: Instant
+
+
+class ConfirmRequest(_Strict):
+    """That the person who came back is the one who was sent."""
+
+    code: str = Field(
+        min_length=1, max_length=MOST_CODE_CHARS, description="With which the person came back."
+    )
 
 
 class Grant(BaseModel):

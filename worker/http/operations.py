@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Final
 
 from worker.core.api_keys import Scope
-from worker.http import fleet, grants, models, tokens
+from worker.http import connect, fleet, grants, models, tokens
 from worker.http.calls import Operation
 from worker.http.problems import Code
 
@@ -132,6 +132,32 @@ OPERATIONS: Final = (
         query=models.HistoryQuery,
         answer=models.History,
         codes=(Code.NO_SUCH_GRANT, Code.GRANT_UNREADABLE),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/connect",
+        name="connect",
+        summary="Make a link for one person to sign in at a provider, once, within ten minutes.",
+        scope=Scope.CONNECT,
+        handler=connect.connect,
+        body=models.ConnectRequest,
+        answer=models.Link,
+        status=HTTPStatus.CREATED,
+        codes=(Code.BODY_TOO_LARGE, Code.REQUEST_TIMEOUT),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/connect/confirm",
+        name="confirmConnect",
+        summary="Say that the person who came back with a code is the one who was sent: the grant is live.",
+        scope=Scope.CONNECT,
+        handler=connect.confirm,
+        body=models.ConfirmRequest,
+        answer=models.Grant,
+        codes=(
+            *(Code.NO_SUCH_CODE, Code.NO_SUCH_GRANT, Code.CODE_USED, Code.OUTDATED_TOKENS),
+            *(Code.GRANT_UNREADABLE, Code.CLIENT_REJECTED, Code.BODY_TOO_LARGE, Code.REQUEST_TIMEOUT),
+        ),
     ),
     Operation(
         method="GET",

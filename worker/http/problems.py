@@ -41,6 +41,11 @@ class Code(StrEnum):
     FORBIDDEN = "forbidden", HTTPStatus.FORBIDDEN, "the key may not do this"
     NOT_FOUND = "not_found", HTTPStatus.NOT_FOUND, "there is no such call"
     NO_SUCH_GRANT = "no_such_grant", HTTPStatus.NOT_FOUND, "no grant of this id exists for the key"
+    NO_SUCH_CODE = (
+        "no_such_code",
+        HTTPStatus.NOT_FOUND,
+        "the code is unknown, or was not confirmed within ten minutes",
+    )
     METHOD_NOT_ALLOWED = (
         "method_not_allowed",
         HTTPStatus.METHOD_NOT_ALLOWED,
@@ -49,6 +54,7 @@ class Code(StrEnum):
     REQUEST_TIMEOUT = "request_timeout", HTTPStatus.REQUEST_TIMEOUT, "the body took too long to arrive"
     GRANT_EXISTS = "grant_exists", HTTPStatus.CONFLICT, "a grant of this id exists, and may not be replaced"
     OUTDATED_TOKENS = "outdated_tokens", HTTPStatus.CONFLICT, "what is stored is newer than these tokens"
+    CODE_USED = "code_used", HTTPStatus.CONFLICT, "the code was confirmed before"
     GRANT_FAILED = "grant_failed", HTTPStatus.CONFLICT, "the grant needs its person again"
     GRANT_PAUSED = "grant_paused", HTTPStatus.CONFLICT, "an operator took the grant out of work"
     GRANT_UNREADABLE = "grant_unreadable", HTTPStatus.CONFLICT, "the grant's record cannot be read"

@@ -10,8 +10,8 @@ another one. Such answers are offered again and again, for the grant may be impo
 import asyncio
 from collections.abc import Callable
 
-from worker.core.ports import Entry, KeptReply, Verdict
-from worker.refreshing.answers import Answers
+from worker.core.ports import Entry, Verdict
+from worker.refreshing.answers import Answers, replay_order
 
 
 class Replay:
@@ -48,7 +48,7 @@ class Replay:
             StoreUnavailableError: the store went away; to offer an answer twice is harmless.
         """
         entries = (await asyncio.to_thread(read))[::-1]
-        entries.sort(key=lambda entry: isinstance(entry, KeptReply))  # as they are offered
+        entries.sort(key=replay_order)
         verdicts = await self._answers.replay(entries)
         self._offered += len(entries)
         self._repaired += verdicts.count(Verdict.STORED)

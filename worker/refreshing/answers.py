@@ -10,6 +10,7 @@ Rules:
   in its place, and those that follow it.
 - A reply that could not be read goes the same way. When a journal is replayed it follows the tokens: it may
   have come to a pair among them.
+- What a person's sign-in brought, and that it was confirmed, go the same way.
 - The store decides by lineage. If the record moved on and its refresh token was not used, the answer is made
   anew as that record's successor. A superseded answer is dropped.
 """
@@ -17,14 +18,18 @@ Rules:
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final, TypeVar
 
 import structlog
 
 from worker.core import lifecycle
+from worker.core.connecting import Confirmed, Consent, following
 from worker.core.grant import Grant, Status
+from worker.core.lifecycle import Change
 from worker.core.ports import (
     Commit,
+    ConnectionStore,
     Entry,
     Journal,
     JournalDirectory,
@@ -74,6 +79,7 @@ class Answers:
 
     Args:
         store: is offered them.
+        connections: is offered what sign-ins brought.
         journal: this process's own.
         directory: has the journals of dead processes.
         sealer: opens an answer that has to be made anew.
@@ -84,12 +90,14 @@ class Answers:
         self,
         *,
         store: Store,
+        connections: ConnectionStore,
         journal: Journal,
         directory: JournalDirectory,
         sealer: Sealer,
         observer: Observer,
     ) -> None:
         self._store = store
+        self._connections = connections
         self._observer = observer
         self._journal = journal
         self._directory = directory
@@ -117,8 +125,11 @@ class Answers:
         """Whether the store does not have the answer of this lease yet."""
         return fence in self._waiting or fence in self._set_aside
 
-    async def keep(self, entry: Entry) -> None:
-        """Put an answer on the disk, then into the store; it waits while the store is away."""
+    async def keep(self, entry: Entry) -> Verdict | None:
+        """Put an answer on the disk, then into the store.
+
+        Returns the store's verdict; `None` where the answer waits, for the store is away or fails at it.
+        """
         try:
             await self._journal.write(entry)
         except JournalError as problem:
@@ -127,10 +138,11 @@ class Answers:
             self._off_disk[entry.fence] = _OffDisk(entry)
             log.warning("journal.cannot_write", grant=entry.change.grant.id, problem=str(problem))
         try:
-            await self._offer_and_note(entry)
+            return await self._offer_and_note(entry)
         except StoreUnavailableError as problem:
             self._waiting[entry.fence] = entry
             log.warning("answer.waits", grant=entry.change.grant.id, problem=str(problem))
+            return None
 
     async def put_on_disk(self) -> None:
         """Put the answers on the disk that it refused before.
@@ -169,15 +181,12 @@ class Answers:
             if entry is None:
                 break
             log.warning("answer.found_in_journal", grant=grant.id)
-            if isinstance(entry, KeptReply):
-                verdict = await self._offer_reply(entry)
-                if verdict is Verdict.SUPERSEDED:  # a person gave the reply up
-                    break
-            else:
-                verdict = await self._offer(entry)
+            verdict = await self._offer_any(entry)
+            if isinstance(entry, KeptReply) and verdict is Verdict.SUPERSEDED:  # a person gave the reply up
+                break
             if verdict is None:
                 raise StoreRefusedError(f"the answer of {grant.id} in the journal is not taken")
-            if isinstance(entry, KeptReply):
+            if not isinstance(entry, Commit):
                 return entry.change.grant
             self._observer.committed(entry, verdict)
             grant = entry.change.grant
@@ -192,23 +201,24 @@ class Answers:
         found: list[Entry] = []
         while len(found) < MOST_FOLLOWED and (entry := await self._answer_to(lineage)) is not None:
             found.append(entry)
-            if isinstance(entry, KeptReply) or entry.change.grant.lineage == lineage:
+            if not isinstance(entry, Commit) or entry.change.grant.lineage == lineage:
                 break
             lineage = entry.change.grant.lineage
         return found
 
     async def replay(self, entries: Sequence[Entry]) -> list[Verdict | None]:
-        """Offer a journal's answers; the verdict is `STORED` where the store had lost one.
+        """Offer a journal's answers, sorted by `replay_order`.
 
-        `None` stands for an answer that must stay in its journal: the store fails at it, or it must be made
-        anew and cannot be unsealed.
+        The verdict is `STORED` where the store had lost one. `None` stands for an answer that must stay in
+        its journal: the store fails at it, or it must be made anew and cannot be unsealed.
 
         Raises:
             StoreUnavailableError: the store went away; replaying twice is harmless.
         """
-        commits = [each for each in entries if isinstance(each, Commit)]
-        replies = [each for each in entries if isinstance(each, KeptReply)]
-        return [*await _in_parts(self._offer, commits), *await _in_parts(self._offer_reply, replies)]
+        verdicts: list[Verdict | None] = []
+        for _, alike in groupby(entries, key=replay_order):
+            verdicts += await _in_parts(self._offer_any, list(alike))
+        return verdicts
 
     async def _answer_to(self, lineage: bytes) -> Entry | None:
         if not lineage:
@@ -218,40 +228,50 @@ class Answers:
                 return each.entry
         return await self._journal.answer_to(lineage) or await self._directory.answer_to(lineage)
 
-    async def _offer_and_note(self, entry: Entry) -> None:
-        if isinstance(entry, KeptReply):
-            await self._offer_reply(entry)
-            return
-        verdict = await self._offer(entry)
-        if verdict is not None:
+    async def _offer_and_note(self, entry: Entry) -> Verdict | None:
+        verdict = await self._offer_any(entry)
+        if verdict is not None and isinstance(entry, Commit):
             self._observer.committed(entry, verdict)
-
-    async def _offer_reply(self, kept: KeptReply) -> Verdict | None:
-        try:
-            verdict = await self._store.keep_reply(kept)
-        except StoreRefusedError as problem:
-            self._put_aside(kept, problem)
-            return None
-        self._acknowledge(kept)
         return verdict
 
-    async def _offer(self, commit: Commit) -> Verdict | None:
+    async def _offer_any(self, entry: Entry) -> Verdict | None:
+        """Offer an answer; `None` where the store fails at it, and it was set aside."""
+        try:
+            match entry:
+                case Commit():
+                    verdict = await self._commit(entry)
+                case Confirmed():
+                    verdict = await self._confirm(entry)
+                case KeptReply():
+                    verdict = await self._store.keep_reply(entry)
+                case Consent():
+                    verdict = await self._connections.keep(entry)
+        except (StoreRefusedError, UnsealError) as problem:
+            self._put_aside(entry, problem)
+            return None
+        self._acknowledge(entry)
+        return verdict
+
+    async def _commit(self, commit: Commit) -> Verdict:
         offered = commit
         for _ in range(MOST_REBASES):
-            try:
-                committed = await self._store.commit(offered)
-            except StoreRefusedError as problem:
-                self._put_aside(commit, problem)
-                return None
+            committed = await self._store.commit(offered)
             if committed.verdict is not Verdict.REBASE or committed.status is None:
-                self._acknowledge(commit)
                 return committed.verdict
-            try:
-                offered = self._rebased(offered, committed.version, committed.status)
-            except UnsealError as problem:
-                self._put_aside(commit, problem)
-                return None
+            offered = self._rebased(offered, committed.version, committed.status)
         raise StoreUnavailableError(f"{commit.change.grant.id} moves on again and again")
+
+    async def _confirm(self, confirmed: Confirmed) -> Verdict:
+        offered = confirmed
+        for _ in range(MOST_REBASES):
+            committed = await self._connections.confirm(offered)
+            if committed.verdict is not Verdict.REBASE:
+                return committed.verdict
+            version = None if committed.status is None else committed.version
+            sealed = offered.change.grant
+            offered = following(offered, version, committed.status)
+            offered = replace(offered, change=self._sealed_anew(sealed, offered.change))
+        raise StoreUnavailableError(f"{confirmed.change.grant.id} moves on again and again")
 
     def _acknowledge(self, entry: Entry) -> None:
         self._journal.acknowledge(entry)
@@ -273,11 +293,22 @@ class Answers:
             log.error("answer.set_aside", grant=entry.change.grant.id, problem=str(problem))
 
     def _rebased(self, commit: Commit, version: int, status: Status) -> Commit:
-        pair = self._sealer.open(commit.change.grant)
         change = lifecycle.rebase(commit.change, version, status, attempt=commit.fence)
-        sealed = self._sealer.seal(change.grant, pair)
-        change = replace(change, grant=replace(change.grant, sealed=sealed))
+        change = self._sealed_anew(commit.change.grant, change)
         return replace(commit, base_version=version, base_status=status, change=change)
+
+    def _sealed_anew(self, sealed: Grant, change: Change) -> Change:
+        """A change of another version, with the pair of `sealed`."""
+        pair = self._sealer.open(sealed)
+        return replace(change, grant=replace(change.grant, sealed=self._sealer.seal(change.grant, pair)))
+
+
+def replay_order(entry: Entry) -> int:
+    """Where an answer comes when a journal is replayed.
+
+    Tokens come first, then the replies that may have come to a pair among them.
+    """
+    return (Commit, KeptReply, Consent, Confirmed).index(type(entry))
 
 
 async def _in_parts(offer: Callable[[E], Awaitable[T]], entries: Sequence[E]) -> list[T]:

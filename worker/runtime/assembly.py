@@ -27,6 +27,7 @@ from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.store.api_keys import RedisApiKeys
 from worker.adapters.store.audit_trail import RedisAuditTrail
+from worker.adapters.store.connections import RedisConnections
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
@@ -40,7 +41,9 @@ from worker.core.policy import Rules
 from worker.core.promises import PromiseStore
 from worker.core.registry import Registry, RunnerPlaces
 from worker.fleet.api_keys import ApiKeys
+from worker.fleet.connecting import Connecting, Places
 from worker.fleet.depositing import Depositing
+from worker.fleet.discarding import Discarding
 from worker.fleet.handing_out import HandingOut
 from worker.fleet.kept_replies import KeptReplies
 from worker.fleet.listing import Listing
@@ -85,6 +88,7 @@ class Ports:
     places: RunnerPlaces
     registry: Registry
     promises: PromiseStore
+    connections: ports.ConnectionStore
     endpoint: ports.TokenEndpoint
     sealer: ports.Sealer
     journal: ports.Journal
@@ -119,7 +123,12 @@ def assemble(given: Ports) -> Assembly:
     """Put one process together; nothing is sent or opened yet."""
     store, journal, observer = given.store, given.journal, GuardedObserver(given.observer)
     answers = Answers(
-        store=store, journal=journal, directory=given.directory, sealer=given.sealer, observer=observer
+        store=store,
+        connections=given.connections,
+        journal=journal,
+        directory=given.directory,
+        sealer=given.sealer,
+        observer=observer,
     )
     heartbeat = Heartbeat(store=store, keep_running=given.keep_running)
     refresher = Refresher(
@@ -230,6 +239,8 @@ class Runtime:
     api_keys: ApiKeys
     listing: Listing
     depositing: Depositing
+    connecting: Connecting
+    discarding: Discarding
 
 
 @asynccontextmanager
@@ -263,7 +274,16 @@ async def open_runtime(
         clients = await opened.enter_async_context(clients_kept(deployment, is_worker=warned is not None))
         scripts, clock = Scripts(redis_for_groups, prefix, write_concern), RedisClock()
         source = f"evergrant/{settings.namespace}"
-        store = RedisStore(scripts, clock, timing.store_limits(settings), source=source, owner=owner)
+        limits = timing.store_limits(settings)
+        store = RedisStore(scripts, clock, limits, source=source, owner=owner)
+        connections = RedisConnections(
+            redis,
+            scripts,
+            prefix,
+            source=source,
+            events_kept=limits.events_kept,
+            audit_kept=settings.audit_kept,
+        )
         watch = None if warned is None else DurabilityWatch(redis, write_concern, warned)
         given = Ports(
             owner=owner,
@@ -273,6 +293,7 @@ async def open_runtime(
             promises=RedisPromises(
                 scripts, clock=clock, audit_kept=settings.audit_kept, recovery_ms=timing.lease_ms(settings)
             ),
+            connections=connections,
             endpoint=endpoint,
             sealer=deployment.keys,
             journal=journal,
@@ -294,8 +315,7 @@ async def open_runtime(
         process = assemble(given)
         fleet_state = RedisFleetState(redis, prefix)
         api_keys = RedisApiKeys(redis, scripts, prefix, audit_kept=settings.audit_kept)
-        events_kept = timing.store_limits(settings).events_kept
-        replies = RedisReplies(redis, scripts, prefix, source=source, events_kept=events_kept)
+        replies = RedisReplies(redis, scripts, prefix, source=source, events_kept=limits.events_kept)
         yield Runtime(
             deployment=deployment,
             redis=redis,
@@ -342,6 +362,25 @@ async def open_runtime(
                 rules=given.rules,
                 answers=process.answers,
                 keep_reply=store.keep_reply,
+            ),
+            connecting=Connecting(
+                connections=connections,
+                endpoint=endpoint,
+                answers=process.answers,
+                registry=registry,
+                clients=clients,
+                sealer=given.sealer,
+                rules=given.rules,
+                clock=clock,
+                places=Places(settings.browser_url, settings.return_urls),
+                random=secrets.token_bytes,
+            ),
+            discarding=Discarding(
+                connections=connections,
+                endpoint=endpoint,
+                clients=clients,
+                sealer=given.sealer,
+                clock=clock,
             ),
         )
 

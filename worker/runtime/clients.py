@@ -300,6 +300,11 @@ def client_of(
         rate_per_second=settings.rate_per_second,
         parameters=tuple((each, value) for each, values in settings.parameters.items() for value in values),
         revoke_url=_revoke_url(settings, provider, metadata),
+        authorize_url=_authorize_url(settings, provider, metadata),
+        redirect_uri=settings.redirect_uri,
+        issuer=None if metadata is None else metadata.issuer,
+        states_issuer=metadata is not None and metadata.states_issuer,
+        revoking_ends_consent=settings.revoking_ends_consent,
         user_agent=settings.user_agent or _release(),
         access_lifetime_ms=_access_lifetime_ms(settings),
         refresh_at=settings.refresh_at,
@@ -352,6 +357,16 @@ def _revoke_url(settings: ClientSettings, provider: Provider, metadata: IssuerMe
     if provider.revoke_path is None or settings.token_url is not None:
         return None
     return f"{_base_url(settings, provider)}{provider.revoke_path}"
+
+
+def _authorize_url(
+    settings: ClientSettings, provider: Provider, metadata: IssuerMetadata | None
+) -> str | None:
+    if settings.authorize_url is not None or metadata is not None:
+        return settings.authorize_url or (metadata.authorization_endpoint if metadata is not None else None)
+    if provider.authorize_path is None or settings.token_url is not None:  # as for the revocation endpoint
+        return None
+    return f"{_base_url(settings, provider)}{provider.authorize_path}"
 
 
 def _base_url(settings: ClientSettings, provider: Provider) -> str:

@@ -2,7 +2,7 @@
 
 A file is its first line, then frames, then the zeros of its unused room. A frame is a mark of 4 bytes,
 the length of the entry, the CRC-32 of length and entry (both numbers big-endian), and the entry. An
-entry is a msgpack list: a commit begins with its version, a kept reply with its kind and its version.
+entry is a msgpack list: a commit begins with its version, every other kind with its name and its version.
 
 Rules:
 - Values are read by their place in the list. A new field of a grant goes at its end and has a default,
@@ -22,7 +22,7 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import takewhile
 from operator import attrgetter
@@ -33,6 +33,8 @@ from zlib import crc32
 import msgpack
 import structlog
 
+from worker.core.audit import By
+from worker.core.connecting import Confirmed, Consent, Wanted
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
@@ -41,8 +43,11 @@ from worker.core.ports import Commit, Entry, KeptReply
 log = structlog.get_logger(__name__)
 
 VERSION: Final = 1
-REPLY: Final = "reply"  # an earlier release takes it for a version that it does not know, and keeps the file
-REPLY_VERSION: Final = 1
+# An earlier release takes a kind for a version that it does not know, and keeps the file.
+REPLY: Final = "reply"
+CONSENT: Final = "consent"
+CONFIRMED: Final = "confirmed"
+KIND_VERSION: Final = 1  # of each of these
 FIRST_LINE: Final = b"evergrant journal 1\n"
 MARK: Final = b"\xf5\x9eGj"  # begins with a byte that UTF-8 never has
 BLOCK_BYTES: Final = 4096
@@ -84,7 +89,15 @@ def pack(entry: Entry) -> bytes:
         ValueError: see above.
         OverflowError: see above.
     """
-    values = _values_of_reply(entry) if isinstance(entry, KeptReply) else _values_of_commit(entry)
+    match entry:
+        case Commit():
+            values = _values_of_commit(entry)
+        case KeptReply():
+            values = _values_of_reply(entry)
+        case Consent():
+            values = _values_of_consent(entry)
+        case Confirmed():
+            values = _values_of_confirmed(entry)
     packed: bytes = msgpack.packb(values, default=_as_dict, unicode_errors="surrogatepass")
     return packed
 
@@ -103,7 +116,7 @@ def _values_of_commit(commit: Commit) -> list[Any]:
 def _values_of_reply(kept: KeptReply) -> list[Any]:
     return [
         REPLY,
-        REPLY_VERSION,
+        KIND_VERSION,
         kept.fence,
         *_values_of_change(kept.change),
         kept.sealed,
@@ -114,6 +127,36 @@ def _values_of_reply(kept: KeptReply) -> list[Any]:
         kept.registration,
         kept.endpoint_probe,
         _values_of_event(kept.outage),
+    ]
+
+
+def _values_of_consent(consent: Consent) -> list[Any]:
+    wanted = consent.wanted
+    return [
+        CONSENT,
+        KIND_VERSION,
+        consent.fence,
+        *_values_of_change(consent.change),
+        consent.connection,
+        consent.code,
+        consent.until,
+        consent.origin,
+        [wanted.grant, wanted.client, wanted.scopes, wanted.labels, wanted.return_to],
+        [wanted.by.actor, wanted.by.origin],
+    ]
+
+
+def _values_of_confirmed(confirmed: Confirmed) -> list[Any]:
+    return [
+        CONFIRMED,
+        KIND_VERSION,
+        confirmed.fence,
+        *_values_of_change(confirmed.change),
+        confirmed.connection,
+        confirmed.base_version,
+        confirmed.base_status,
+        confirmed.revokes,
+        [confirmed.by.actor, confirmed.by.origin],
     ]
 
 
@@ -139,8 +182,9 @@ def unpack(entry: bytes) -> Entry:
     """
     try:
         values = msgpack.unpackb(entry, unicode_errors="surrogatepass", strict_map_key=False)
-        if values[0] == REPLY and values[1] == REPLY_VERSION:
-            return _reply(values)
+        read_kind = _KINDS.get(values[0])
+        if read_kind is not None and values[1] == KIND_VERSION:
+            return read_kind(values)
         if values[0] != VERSION:
             raise UnknownEntryError
         _, fence, base_lineage, base_version, base_status, *change = values
@@ -232,14 +276,15 @@ def read_on(path: Path, begin: int) -> tuple[list[Entry], int]:
 
 
 def last_of_each_grant(entries: Iterable[Entry]) -> list[Entry]:
-    """Every kept reply, and for each grant the commit with the highest fence, of two with one the later.
+    """For each grant the commit with the highest fence, of two with one the later; and everything else.
 
-    Oldest first. A kept reply is not replaced by a later commit here: only the store knows what became of it.
+    Oldest first. What is no commit is not replaced by a later one here: only the store knows what became of
+    it.
     """
     last: dict[str, Commit] = {}
-    kept: dict[int, KeptReply] = {}
+    kept: dict[int, Entry] = {}
     for entry in entries:
-        if isinstance(entry, KeptReply):
+        if not isinstance(entry, Commit):
             kept[entry.fence] = entry
             continue
         grant_id = entry.change.grant.id
@@ -299,6 +344,42 @@ def _reply(values: list[Any]) -> KeptReply:
         endpoint_probe=endpoint_probe,
         outage=_event(outage),
     )
+
+
+def _consent(values: list[Any]) -> Consent:
+    _, _, fence, due_at, attention_at, grant, event, *rest = values
+    connection, code, until, origin, wanted, by = rest
+    grant_id, client, scopes, labels, return_to = wanted
+    return Consent(
+        fence=fence,
+        connection=connection,
+        code=code,
+        until=until,
+        change=_change(due_at, attention_at, grant, event),
+        wanted=Wanted(grant_id, client, tuple(scopes), labels, return_to, By(*by)),
+        origin=origin,
+    )
+
+
+def _confirmed(values: list[Any]) -> Confirmed:
+    _, _, fence, due_at, attention_at, grant, event, *rest = values
+    connection, base_version, base_status, revokes, by = rest
+    return Confirmed(
+        fence=fence,
+        connection=connection,
+        base_version=base_version,
+        base_status=None if base_status is None else Status(base_status),
+        change=_change(due_at, attention_at, grant, event),
+        revokes=revokes,
+        by=By(*by),
+    )
+
+
+_KINDS: Final[Mapping[Any, Callable[[list[Any]], Entry]]] = {
+    REPLY: _reply,
+    CONSENT: _consent,
+    CONFIRMED: _confirmed,
+}
 
 
 def _event(values: list[Any]) -> Event:

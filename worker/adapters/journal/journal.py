@@ -30,6 +30,7 @@ import structlog
 
 from worker.adapters.journal.format import framed, last_answer_to, last_of_each_grant, pack
 from worker.adapters.journal.segments import ANSWER_BYTES, Segment, Segments
+from worker.core.connecting import Confirmed, Consent
 from worker.core.ports import Commit, Entry, JournalError
 
 T = TypeVar("T")
@@ -46,13 +47,20 @@ class _Answer:
     __slots__ = ("acknowledged", "fence", "frame", "grant_id", "segment", "used_up", "written")
 
     def __init__(self, entry: Entry, frame: bytes, written: asyncio.Future[None]) -> None:
-        self.grant_id = entry.change.grant.id
+        self.grant_id = _subject(entry)
         self.fence = entry.fence
         self.used_up = entry.used_up
         self.frame = frame
         self.written = written
         self.segment: Segment | None = None
         self.acknowledged = False
+
+
+def _subject(entry: Entry) -> str:
+    """Whose answers follow one another: a grant's, or a sign-in's, which is no grant's yet."""
+    if isinstance(entry, Consent | Confirmed):
+        return f"sign-in\n{entry.connection}"
+    return entry.change.grant.id
 
 
 class Journal:
@@ -116,10 +124,10 @@ class Journal:
     def acknowledge(self, entry: Entry) -> None:
         """The store has this answer, or a later one in its place: it may be removed after the retention.
 
-        So may the grant's earlier answers, which new tokens replace; a kept reply replaces nothing.
+        So may the grant's earlier answers, which new tokens replace; nothing else replaces anything.
         """
-        grant_id, now = entry.change.grant.id, self._now()
-        replaces = isinstance(entry, Commit)
+        grant_id, now = _subject(entry), self._now()
+        replaces = isinstance(entry, Commit | Confirmed)
         others = []
         for answer in self._unacknowledged.pop(grant_id, ()):
             if not (answer.fence == entry.fence or (replaces and answer.fence < entry.fence)):

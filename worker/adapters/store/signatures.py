@@ -633,6 +633,138 @@ class NoteAudit(NamedTuple):
     audit_kept: int
 
 
+class OpenConnection(NamedTuple):
+    """Note a new sign-in.
+
+    Attributes:
+        id: that the grant is to have.
+        labels: of that grant, as JSON; `None` for none.
+        link: the SHA-256 of the link's secret; `state`, `browser` and `code` below are digests too.
+        wanted: what the sign-in is for (connections.py).
+        link_ms: how long the link works.
+        kept_ms: how long a sign-in is remembered after its end.
+    """
+
+    connection: str
+    id: str
+    labels: str | None
+    link: bytes
+    wanted: bytes
+    link_ms: int
+    kept_ms: int
+    by: By
+    audit_kept: int
+
+
+class StartSignIn(NamedTuple):
+    """Note that a browser sets out to the provider.
+
+    Attributes:
+        most: how often the link may be opened.
+    """
+
+    connection: str
+    link: bytes
+    state: bytes
+    browser: bytes
+    most: int
+
+
+class EndSignIn(NamedTuple):
+    """Use a state up.
+
+    Attributes:
+        return_id: names this attempt; a repeated one gets the same answer.
+    """
+
+    connection: str
+    state: bytes
+    browser: bytes
+    return_id: str
+
+
+class FailConnection(NamedTuple):
+    """End a sign-in that brought nothing."""
+
+    connection: str
+    by: By
+    audit_kept: int
+
+
+class KeepConsent(NamedTuple):
+    """Keep what a provider gave for a code.
+
+    Attributes:
+        packed: the record that it would be.
+        until_at: when it is revoked, unless somebody confirms it.
+    """
+
+    connection: str
+    id: str
+    fence: int
+    code: bytes
+    until_at: int
+    packed: bytes
+    wanted: bytes
+    by: By
+    audit_kept: int
+
+
+class FindConsent(NamedTuple):
+    """The consent that a code confirms."""
+
+    connection: str
+    code: bytes
+
+
+class ConfirmConsent(NamedTuple):
+    """Make a confirmed consent a grant.
+
+    Attributes:
+        packed: the grant's record.
+        base_version: of the stored grant that it replaces; `None` where there is none.
+        base_status: of that grant.
+        revokes: keep the replaced pair, to be revoked.
+        kept_ms: how long a sign-in is remembered after its end.
+    """
+
+    connection: str
+    id: str
+    packed: bytes
+    base_version: int | None
+    base_status: str | None
+    due_at: int | None
+    attention_at: int | None
+    event: bytes | None
+    events_kept: int
+    revokes: bool
+    kept_ms: int
+    by: By
+    audit_kept: int
+
+
+class TakeRevocations(NamedTuple):
+    """Pairs that are to be revoked now.
+
+    Attributes:
+        pause_ms: until one is tried again; twice as long each time.
+        most_tries: for one pair.
+        kept_ms: how long a sign-in is remembered after its end.
+    """
+
+    most: int
+    pause_ms: int
+    most_tries: int
+    kept_ms: int
+
+
+class ForgetConsent(NamedTuple):
+    """Forget the pair of a sign-in; `kept_ms` is how long the sign-in itself is still remembered."""
+
+    connection: str
+    kept_ms: int
+
+
 class NoteUnreadable(NamedTuple):
     """Note that a grant's record could not be read."""
 
@@ -675,6 +807,15 @@ Call = (
     | RemoveApiKey
     | NoteKeyUse
     | NoteAudit
+    | OpenConnection
+    | StartSignIn
+    | EndSignIn
+    | FailConnection
+    | KeepConsent
+    | FindConsent
+    | ConfirmConsent
+    | TakeRevocations
+    | ForgetConsent
 )
 
 

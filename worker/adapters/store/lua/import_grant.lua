@@ -13,13 +13,6 @@ if old == nil then
 end
 local new = cmsgpack.unpack(packed)
 
--- A process that refreshes the old pair keeps its lease until it is done; its outcome will find another lineage.
-local function keep_lease(before)
-  new[LEASE_OWNER], new[LEASE_UNTIL] = before[LEASE_OWNER], before[LEASE_UNTIL]
-  new[FENCE], new[LAST] = before[FENCE], before[LAST]
-  if before[LINEAGE] == new[LINEAGE] then new[INTENT] = before[INTENT] end
-end
-
 -- The same pair, sealed anew: what came to it still has the living tokens.
 local function keep_reply(before)
   if not before[KEPT_REPLY] then return end
@@ -42,22 +35,10 @@ if old then
     new[PROMISED_UNTIL] = old[PROMISED_UNTIL]
     keep_reply(old)
   end
-  count(old[CLIENT], 'grants:' .. old[STATUS], -1)
-  delist(old[CLIENT], id)
-  keep_lease(old)
 elseif replaces then
   return {'moved', 0, ''}
-else
-  local deleted = redis.call('GET', deleted_key(id))
-  if deleted then keep_lease(cmsgpack.unpack(deleted)) end
 end
 
-redis.call('SADD', P .. 'clients', new[CLIENT])
-forget_unreadable(id)
-save(id, new)
-count(new[CLIENT], 'grants:' .. new[STATUS], 1)
-enlist(new[CLIENT], id)
-schedule(id, new, due_at)
-note_attention(id, attention_at)
+put(id, old, new, due_at, attention_at)
 audit_change('put', by, audit_kept, id, new)
 return {'stored', new[VERSION], new[LINEAGE]}

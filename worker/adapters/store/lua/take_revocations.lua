@@ -1,0 +1,33 @@
+-- Pairs that are to be revoked now: consents that nobody confirmed in time, and pairs that another one replaced. Each is
+-- put off, so that it is tried again if this process dies, but only so often. What is a grant's by now is not revoked.
+--
+-- Returns a list of {connection, id, packed, is_last}.
+
+local now = now_ms()
+local found = {}
+
+local function settled(connection)
+  redis.call('ZREM', P .. 'consents', connection)
+  redis.call('HDEL', connection_key(connection), 'packed', 'revoke')
+  redis.call('PEXPIRE', connection_key(connection), kept_ms)
+end
+
+for _, connection in ipairs(redis.call('ZRANGEBYSCORE', P .. 'consents', '-inf', digits(now), 'LIMIT', 0, most)) do
+  local key = connection_key(connection)
+  local phase, id, packed, revoke, tries = unpack(redis.call('HMGET', key, 'phase', 'grant', 'packed', 'revoke',
+    'tries'))
+  if phase == 'consented' then
+    redis.call('HSET', key, 'phase', 'revoked', 'revoke', packed)
+    redis.call('HDEL', key, 'packed', 'code')
+    revoke = packed
+  end
+  tries = tonumber(tries or '0') + 1
+  if not revoke or is_of_line(id, cmsgpack.unpack(revoke)) then
+    settled(connection)
+  else
+    redis.call('HSET', key, 'tries', tries)
+    redis.call('ZADD', P .. 'consents', digits(now + pause_ms * 2 ^ (tries - 1)), connection)
+    found[#found + 1] = {connection, id, revoke, tries >= most_tries and 1 or 0}
+  end
+end
+return found

@@ -1,0 +1,466 @@
+"""Connecting: a person signs in at a provider, and the application confirms that it is its person.
+
+Rules:
+- A link is made for one grant id, works for ten minutes, and ends when somebody comes back.
+- What the provider gives for its code is on this machine's disk before the store is asked to take it, as
+  the answer to a refresh is. It waits there, sealed, until the application confirms it. Nobody else sees it.
+- A confirmed consent takes the place of a stored grant by its lineage: a refresh of the old pair that is
+  under way finds another one, and changes nothing. Labels that were not named anew are kept; a paused grant
+  stays paused.
+- Killed at any point, a sign-in is whole or it is none: before the provider's answer is on the disk there is
+  nothing to keep, and its person starts anew.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from worker.core import lifecycle
+from worker.core.audit import BROWSER, By
+from worker.core.connecting import (
+    CONFIRM_MS,
+    ID_BYTES,
+    MOST_SCOPES,
+    SECRET_BYTES,
+    CannotConnectError,
+    CodeProblem,
+    Confirmed,
+    ConnectError,
+    ConnectFailure,
+    Consent,
+    Returned,
+    StoredConsent,
+    Ticket,
+    Wanted,
+    challenge_of,
+    digest_of,
+    following,
+    missing_scopes,
+    no_pair,
+    not_consented,
+    ticket_in,
+    ticket_text,
+    verifier_of,
+)
+from worker.core.events import EventType, grant_event
+from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected
+from worker.core.policy import Rules
+from worker.core.ports import (
+    Clients,
+    Clock,
+    CodeEndpoint,
+    ConnectionStore,
+    Sealer,
+    StoreUnavailableError,
+    Verdict,
+)
+from worker.core.providers import Client, GrantType
+from worker.core.redirects import are_scopes, authorization_url, harmless_code, may_return_to, same_origin
+from worker.core.registry import NewerRecordError, Registry, StoredGrant, UnreadableRecordError
+from worker.fleet.configured import configured_client
+from worker.fleet.interrupts import to_its_end
+from worker.refreshing.answers import Answers
+
+CALLBACK_PATH: Final = "/integration-callback"
+LINK_PATH: Final = "/connect/"
+MOST_CODE_CHARS: Final = 4_096
+
+log = structlog.get_logger(__name__)
+
+
+class CodeError(Exception):
+    """A code that confirms nothing.
+
+    Attributes:
+        problem: why.
+    """
+
+    def __init__(self, problem: CodeProblem) -> None:
+        super().__init__(problem.value)
+        self.problem = problem
+
+
+class OutdatedConsentError(Exception):
+    """Newer tokens of the grant are stored than those that were to be confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where this deployment is, as browsers see it.
+
+    Attributes:
+        public_url: without a slash at its end; `None` where nobody has said it.
+        return_urls: under which a person may be sent back.
+    """
+
+    public_url: str | None
+    return_urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link for one person; `expires_at` is Unix ms."""
+
+    url: str = field(repr=False)
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A browser on its way to the provider.
+
+    Attributes:
+        url: where to.
+        connection: the sign-in: it names the cookie.
+        browser: the cookie's value.
+    """
+
+    url: str = field(repr=False)
+    connection: str
+    browser: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a provider sent a browser back with (RFC 6749 section 4.1.2, RFC 9207)."""
+
+    state: str = field(repr=False)
+    code: str | None = field(default=None, repr=False)
+    error: str | None = None
+    issuer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Homecoming:
+    """A person who has consented.
+
+    Attributes:
+        code: what the application confirms with.
+        missing: the scopes that were asked for and not granted.
+    """
+
+    wanted: Wanted
+    code: str = field(repr=False)
+    missing: tuple[str, ...]
+
+
+class Connecting:
+    """Sends people to their providers, and makes grants of what they come back with.
+
+    Args:
+        connections: where sign-ins are noted.
+        endpoint: exchanges codes.
+        answers: of this process.
+        registry: where grants are read.
+        clients: the configured clients.
+        sealer: seals what was given.
+        rules: the deployment's.
+        clock: the store's.
+        places: where this deployment is.
+        random: so many random bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: ConnectionStore,
+        endpoint: CodeEndpoint,
+        answers: Answers,
+        registry: Registry,
+        clients: Clients,
+        sealer: Sealer,
+        rules: Rules,
+        clock: Clock,
+        places: Places,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._connections = connections
+        self._endpoint = endpoint
+        self._answers = answers
+        self._registry = registry
+        self._clients = clients
+        self._sealer = sealer
+        self._rules = rules
+        self._clock = clock
+        self._places = places
+        self._random = random
+
+    async def begin(self, wanted: Wanted) -> Link:
+        """Make a link for one person.
+
+        Raises:
+            CannotConnectError: nobody can sign in for that; a line says why.
+            StoreUnavailableError: the store went away.
+        """
+        client = self._client_of(wanted)
+        wanted = replace(wanted, scopes=wanted.scopes or client.scopes)
+        if len(wanted.scopes) > MOST_SCOPES or not are_scopes(wanted.scopes):
+            raise CannotConnectError(f"scopes takes at most {MOST_SCOPES} scopes by RFC 6749 section 3.3")
+        if wanted.return_to is not None and not may_return_to(wanted.return_to, self._places.return_urls):
+            raise CannotConnectError("return_to takes a URL under one of EVERGRANT_RETURN_URLS")
+        self._redirect_uri(client)
+        text = self._new_text(self._random(ID_BYTES).hex())
+        until = await self._connections.open(_ticket(text), wanted, wanted.by)
+        return Link(f"{self._places.public_url}{LINK_PATH}{text}", until)
+
+    async def depart(self, link: str, browser: str | None) -> Departure:
+        """Send a browser to the provider.
+
+        Args:
+            link: the secret in the link.
+            browser: the cookie that it has from an earlier departure by the same link.
+
+        Raises:
+            ConnectError: the link is unknown, used or expired.
+            CannotConnectError: the client was changed meanwhile.
+            StoreUnavailableError: the store went away.
+        """
+        ticket = ticket_in(link)
+        if ticket is None:
+            raise ConnectError(ConnectFailure.UNKNOWN)
+        browser = browser if browser and ticket_in(browser) else self._new_text(ticket.connection)
+        state = self._new_text(ticket.connection)
+        wanted = await self._connections.start(ticket, _ticket(state), digest_of(browser))
+        client = self._client_of(wanted)
+        url = authorization_url(
+            client.authorize_url or "",
+            client,
+            wanted.scopes,
+            redirect_uri=self._redirect_uri(client),
+            state=state,
+            challenge=challenge_of(verifier_of(browser, state)),
+        )
+        return Departure(url, ticket.connection, browser)
+
+    async def come_back(self, arrival: Arrival, browser: str | None, origin: str) -> Homecoming:
+        """Take a person back, and keep what the provider gives for its code.
+
+        Args:
+            arrival: what the browser was sent back with.
+            browser: its cookie.
+            origin: where it is.
+
+        Raises:
+            ConnectError: nothing was connected; where its `wanted` is known, the person goes back with it.
+            StoreUnavailableError: the store went away before the state was used: the same once more may do.
+        """
+        state = ticket_in(arrival.state)
+        if state is None:
+            raise ConnectError(ConnectFailure.UNKNOWN)
+        if browser is None:
+            raise ConnectError(ConnectFailure.OTHER_BROWSER)
+        returned = await self._connections.come_back(state, digest_of(browser))
+        verifier = verifier_of(browser, arrival.state)
+        return await to_its_end(self._settle(returned, arrival, verifier, origin))
+
+    async def confirm(self, code: str, sees: Callable[[Mapping[str, str]], bool], by: By) -> str:
+        """Make what a person consented to a grant; returns its id.
+
+        Args:
+            code: what the person came back to the application with.
+            sees: whether grants with these labels exist for the caller.
+            by: who confirms it.
+
+        Raises:
+            CodeError: the code is unknown, used or too old.
+            OutdatedConsentError: newer tokens are stored meanwhile.
+            UnreadableRecordError: a newer release wrote the stored grant.
+            UnsealError: the key that sealed the tokens is gone.
+            StoreUnavailableError: the store went away; what was given is safe, and may be confirmed again.
+        """
+        ticket = ticket_in(code)
+        found = CodeProblem.UNKNOWN if ticket is None else await self._connections.find(ticket)
+        if isinstance(found, CodeProblem):
+            raise CodeError(found)
+        stored = await self._stored(found.grant.id)
+        labels = found.wanted.labels if stored is None else stored.grant.labels
+        if not sees(found.wanted.labels) or not sees(labels):
+            raise CodeError(CodeProblem.UNKNOWN)
+        confirmed = self._confirmed(found, stored, by)
+        match await to_its_end(self._answers.keep(confirmed)):
+            case None:
+                raise StoreUnavailableError("the confirmation is on this machine's disk, and not stored yet")
+            case Verdict.STORED | Verdict.KNOWN:
+                return found.grant.id
+            case _:
+                raise OutdatedConsentError
+
+    async def _settle(self, returned: Returned, arrival: Arrival, verifier: str, origin: str) -> Homecoming:
+        try:
+            client, code = self._accepted(returned.wanted, arrival)
+            sent_at = self._clock.now()
+            outcome = await self._endpoint.exchange(
+                client,
+                code,
+                redirect_uri=self._redirect_uri(client),
+                verifier=verifier,
+                now=self._clock.by_redis(sent_at),
+            )
+            refreshed = _given(outcome, returned.wanted)
+        except ConnectError as error:
+            log.warning(
+                "connect.failed", grant=returned.wanted.grant, code=error.code.value, detail=error.detail
+            )
+            await self._fail(returned, origin)
+            raise
+        text = self._new_text(returned.connection)
+        consent = self._consent(returned, client, refreshed, sent_at, digest_of(text), origin)
+        await self._answers.keep(consent)
+        missing = missing_scopes(client.provider, returned.wanted.scopes, refreshed.scope)
+        return Homecoming(returned.wanted, text, tuple(missing))
+
+    def _accepted(self, wanted: Wanted, arrival: Arrival) -> tuple[Client, str]:
+        """The client, and the code to be exchanged.
+
+        Raises:
+            ConnectError: the provider sent none, or it may be another server's.
+        """
+        try:
+            client = self._client_of(wanted)
+        except CannotConnectError:
+            raise ConnectError(ConnectFailure.CLIENT_REJECTED, wanted, "not_configured") from None
+        # RFC 9207 section 2.4: another server's code must not go to this one. So is its error another's.
+        if (arrival.issuer or client.states_issuer) and client.issuer and arrival.issuer != client.issuer:
+            raise ConnectError(ConnectFailure.PROVIDER_REFUSED, wanted, "wrong_issuer")
+        if arrival.error == "access_denied":
+            raise ConnectError(ConnectFailure.ACCESS_DENIED, wanted)
+        code = arrival.code
+        if arrival.error is not None or not code or len(code) > MOST_CODE_CHARS or not code.isprintable():
+            raise ConnectError(ConnectFailure.PROVIDER_REFUSED, wanted, harmless_code(arrival.error))
+        return client, code
+
+    def _consent(
+        self,
+        returned: Returned,
+        client: Client,
+        refreshed: Refreshed,
+        sent_at: int,
+        code: bytes,
+        origin: str,
+    ) -> Consent:
+        wanted = returned.wanted
+        change = lifecycle.succeed(
+            not_consented(wanted, sent_at),
+            no_pair(),
+            refreshed,
+            client,
+            self._rules,
+            sealed=b"",
+            attempt=returned.fence,
+            sent_at=sent_at,
+            now=sent_at,
+        )
+        grant = replace(change.grant, version=0)
+        pair = lifecycle.pair_after(no_pair(), refreshed, client)
+        grant = replace(grant, sealed=self._sealer.seal(grant, pair), root=grant.lineage)
+        return Consent(
+            fence=returned.fence,
+            connection=returned.connection,
+            code=code,
+            until=self._clock.now() + CONFIRM_MS,
+            change=replace(change, grant=grant, event=None),
+            wanted=wanted,
+            origin=origin,
+        )
+
+    def _confirmed(self, consent: StoredConsent, stored: StoredGrant | None, by: By) -> Confirmed:
+        client = self._client_of(consent.wanted)
+        pair = self._sealer.open(consent.grant)
+        known = {} if stored is None else stored.grant.labels
+        grant = replace(consent.grant, labels={**known, **consent.wanted.labels})
+        change = lifecycle.admit(grant, client, self._rules, self._clock.now())
+        event = grant_event(
+            EventType.GRANT_RECOVERED,
+            grant,
+            client,
+            attempt=consent.fence,
+            now=self._clock.now(),
+            expires_at=grant.access_expires_at,
+        )
+        first = Confirmed(
+            fence=consent.fence,
+            connection=consent.connection,
+            base_version=None,
+            base_status=None,
+            change=replace(change, event=event),
+            revokes=client.revoke_url is not None and not client.revoking_ends_consent,
+            by=by,
+        )
+        if stored is None:
+            confirmed = following(first, None, None)
+        else:
+            confirmed = following(first, stored.grant.version, stored.grant.status)
+        grant = confirmed.change.grant
+        sealed = replace(grant, sealed=self._sealer.seal(grant, pair))
+        return replace(confirmed, change=replace(confirmed.change, grant=sealed))
+
+    async def _stored(self, grant_id: str) -> StoredGrant | None:
+        try:
+            return await self._registry.find(grant_id)
+        except NewerRecordError:
+            raise
+        except UnreadableRecordError:
+            return None  # it is replaced, as by an import
+
+    async def _fail(self, returned: Returned, origin: str) -> None:
+        try:
+            await self._connections.fail(returned.connection, By(BROWSER, origin))
+        except StoreUnavailableError as problem:
+            log.warning("connect.not_noted", grant=returned.wanted.grant, problem=str(problem))
+
+    def _client_of(self, wanted: Wanted) -> Client:
+        client = configured_client(self._clients, wanted.client)
+        if client is None:
+            known = ", ".join(sorted(self._clients.names())) or "none is configured"
+            raise CannotConnectError(f"client is not configured; known: {known}")
+        if client.grant_type is GrantType.CLIENT_CREDENTIALS:
+            raise CannotConnectError(f"nobody signs in for the client {client.name}: it asks in its own name")
+        if client.authorize_url is None:
+            raise CannotConnectError(
+                f"the client {client.name} needs AUTHORIZE_URL, or an ISSUER that says it"
+            )
+        return client
+
+    def _redirect_uri(self, client: Client) -> str:
+        public = self._places.public_url
+        if public is None:
+            raise CannotConnectError("EVERGRANT_PUBLIC_URL is missing: where browsers reach this service")
+        if client.redirect_uri is None:
+            return public + CALLBACK_PATH
+        if not same_origin(client.redirect_uri, public):
+            raise CannotConnectError(
+                f"the client {client.name} needs a REDIRECT_URI at EVERGRANT_PUBLIC_URL: a browser brings its"
+                " cookie to no other place"
+            )
+        return client.redirect_uri
+
+    def _new_text(self, connection: str) -> str:
+        return ticket_text(connection, self._random(SECRET_BYTES))
+
+
+def _ticket(text: str) -> Ticket:
+    ticket = ticket_in(text)
+    if ticket is None:
+        raise ValueError("a text of our own that names nothing")
+    return ticket
+
+
+def _given(outcome: Outcome, wanted: Wanted) -> Refreshed:
+    """The tokens that a code was exchanged for.
+
+    Raises:
+        ConnectError: there are none that can be used.
+    """
+    match outcome:
+        case Refreshed(token_type=None):
+            return outcome
+        case Refreshed(token_type=token_type):
+            raise ConnectError(ConnectFailure.NOT_USABLE, wanted, token_type)
+        case Rejected(code=code):
+            raise ConnectError(ConnectFailure.CODE_REFUSED, wanted, harmless_code(code))
+        case ClientRejected(code=code):
+            raise ConnectError(ConnectFailure.CLIENT_REJECTED, wanted, harmless_code(code))
+        case _:
+            raise ConnectError(ConnectFailure.PROVIDER_UNAVAILABLE, wanted)
