@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from config import load_settings
-from tests.support.servers import SECRET, lent
+from tests.support.servers import CALLBACK, SECRET, lent
 from worker.core.api_keys import Scope
 from worker.http import openapi
 from worker.http.app import service_of
@@ -50,6 +50,7 @@ def deployment(
         "KEYS": KEYS,
         "DATA_DIR": str(tmp_path / "data"),
         "SECRETS_DIR": str(tmp_path / "none"),
+        "PUBLIC_URL": CALLBACK.removesuffix("/integration-callback"),
         "CLIENTS__BUDDY__PROVIDER": "buddy",
         "CLIENTS__BUDDY__CLIENT_ID": "sandbox-client",
         "CLIENTS__BUDDY__CLIENT_SECRET": SECRET,
@@ -119,15 +120,10 @@ class Web:
 
 
 @pytest.fixture
-async def web(
-    deployment: None,  # noqa: ARG001
-    sandbox: Sandbox,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Web]:
+async def web(deployment: None, sandbox: Sandbox) -> AsyncIterator[Web]:  # noqa: ARG001
     """The service, for as long as the test lasts. It may still be recovering: whoever refreshes waits."""
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    monkeypatch.setenv("EVERGRANT_PUBLIC_URL", f"http://127.0.0.1:{port}")
     async with AsyncExitStack() as opened:
         runtime = await opened.enter_async_context(as_member(deploy(load_settings(), print), [], "web"))
         service = service_of(runtime)

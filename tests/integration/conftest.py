@@ -59,7 +59,6 @@ from worker.adapters.journal.journal import Journal
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store import record
-from worker.adapters.store.connections import RedisConnections
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.promises import RedisPromises
@@ -67,6 +66,7 @@ from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
+from worker.adapters.store.sign_ins import RedisSignIns
 from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.core import lifecycle
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
@@ -466,7 +466,7 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
                     places=store,
                     registry=RedisRegistry(redis, scripts, prefix),
                     promises=RedisPromises(scripts, clock=clock, audit_kept=10_000, recovery_ms=lease_ms),
-                    connections=RedisConnections(
+                    sign_ins=RedisSignIns(
                         redis, scripts, prefix, source="evergrant/test", events_kept=10_000, audit_kept=10_000
                     ),
                     lease_ms=lease_ms,

@@ -20,12 +20,12 @@ from tests.simulation.world import Process, World, dice
 from worker.adapters.clock import RedisClock
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.log_observer import LogObserver
-from worker.adapters.store.connections import RedisConnections
 from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
+from worker.adapters.store.sign_ins import RedisSignIns
 from worker.core.grant import Grant, TokenPair
 from worker.core.outcomes import Reply
 from worker.core.ports import StoreUnavailableError, UnsealError
@@ -264,7 +264,7 @@ class SimulatedDeployment:
                     recovery_ms=self._terms.lease_ms,
                     spans=SPANS,
                 ),
-                connections=RedisConnections(
+                sign_ins=RedisSignIns(
                     connection,
                     scripts,
                     PREFIX,

@@ -7,6 +7,8 @@ import msgpack
 import pytest
 
 from worker.adapters.journal.format import VERSION, UnknownEntryError, pack, unpack
+from worker.core.audit import By
+from worker.core.connecting import Confirmed, Consent, Wanted
 from worker.core.events import Event, EventType
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
@@ -133,3 +135,49 @@ def test_a_kept_reply_begins_as_no_version_so_that_a_release_before_it_leaves_it
 def test_a_kept_reply_of_another_release_is_not_guessed_at(values: list[object]) -> None:
     with pytest.raises(UnknownEntryError):
         unpack(msgpack.packb(values))
+
+
+CONSENT = Consent(
+    fence=2,
+    sign_in="a1",
+    code=b"digest",
+    until=6,
+    change=Change(GRANT, due_at=4, attention_at=5, event=None),
+    wanted=Wanted("grant-1", "acme", ("all",), {"team": "blue"}, "https://app/done", By("shop", "10.0.0.7")),
+    origin="10.0.0.8",
+)
+CONSENT_1 = [
+    *("consent", 1, 2, 4, 5, GRANT_VALUES, None, "a1", b"digest", 6, "10.0.0.8"),
+    *(["grant-1", "acme", ["all"], {"team": "blue"}, "https://app/done"], ["shop", "10.0.0.7"]),
+]
+CONFIRMED = Confirmed(
+    fence=2,
+    sign_in="a1",
+    base_version=3,
+    base_status=Status.FAILED,
+    change=Change(GRANT, due_at=4, attention_at=5, event=EVENT),
+    revokes=True,
+    by=By("shop", "10.0.0.7"),
+)
+CONFIRMED_1 = [
+    *("confirmed", 1, 2, 4, 5, GRANT_VALUES, EVENT_VALUES, "a1", 3, "failed", True, ["shop", "10.0.0.7"]),
+]
+
+
+@pytest.mark.parametrize(("entry", "values"), [(CONSENT, CONSENT_1), (CONFIRMED, CONFIRMED_1)])
+def test_version_1_of_what_a_sign_in_brings_is_written_field_by_field(
+    entry: Consent | Confirmed, values: list[object]
+) -> None:
+    assert msgpack.unpackb(pack(entry)) == values
+    assert unpack(msgpack.packb(values)) == entry
+
+
+@pytest.mark.parametrize("values", [CONSENT_1, CONFIRMED_1])
+def test_what_a_sign_in_brings_is_not_guessed_at_where_another_release_wrote_it(values: list[object]) -> None:
+    for other in ([values[0], 2, *values[2:]], values[:-1], [*values, None]):
+        with pytest.raises(UnknownEntryError):
+            unpack(msgpack.packb(other))
+
+
+def test_no_secret_of_a_sign_in_is_shown() -> None:
+    assert "digest" not in repr(CONSENT)

@@ -32,12 +32,12 @@ from worker.core.ports import (
     Claim,
     ClientCheck,
     Commit,
-    ConnectionStore,
     DueClients,
     Entry,
     JournalError,
     Lease,
     RefreshReport,
+    SignInStore,
     Verdict,
 )
 from worker.core.providers import OAUTH2, Client
@@ -180,7 +180,7 @@ class Deployment:
         self.witness = Witness()
         answers = Answers(
             store=self.store,
-            connections=cast("ConnectionStore", None),  # nobody signs in here
+            sign_ins=cast("SignInStore", None),  # nobody signs in here
             journal=self.disk,
             directory=NoOthers(),
             sealer=KEYS,

@@ -1,4 +1,4 @@
-"""`evergrant connect`: a link for one person to sign in at a provider, and the word that it was that person."""
+"""`evergrant connect`: a link for one person to sign in at a provider, and the word that it is the one."""
 
 from typing import TYPE_CHECKING, Annotated
 

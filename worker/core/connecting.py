@@ -95,7 +95,7 @@ class Wanted:
 class Ticket:
     """What a link, a state or a code names: a sign-in, and the SHA-256 of what proves it."""
 
-    connection: str
+    sign_in: str
     digest: bytes
 
 
@@ -107,7 +107,7 @@ class Returned:
         fence: of the answer to come: it orders it among the answers of the journal.
     """
 
-    connection: str
+    sign_in: str
     wanted: Wanted
     fence: int
 
@@ -118,7 +118,7 @@ class Consent:
 
     Attributes:
         fence: orders it among the answers of the journal.
-        connection: the sign-in.
+        sign_in: the sign-in.
         code: the SHA-256 of what confirms it.
         until: when it is revoked unless somebody confirms it, Unix ms.
         change: the grant that it would be, with its sealed pair.
@@ -127,7 +127,7 @@ class Consent:
     """
 
     fence: int
-    connection: str
+    sign_in: str
     code: bytes = field(repr=False)
     until: int
     change: Change
@@ -146,7 +146,7 @@ class Confirmed:
 
     Attributes:
         fence: orders it among the answers of the journal, and makes the id of its event.
-        connection: the sign-in.
+        sign_in: the sign-in.
         base_version: of the stored grant that it replaces; `None` where there is none.
         base_status: of that grant.
         change: the grant with its sealed pair; its event is emitted where it brings a grant back.
@@ -155,7 +155,7 @@ class Confirmed:
     """
 
     fence: int
-    connection: str
+    sign_in: str
     base_version: int | None
     base_status: Status | None
     change: Change
@@ -176,7 +176,7 @@ class StoredConsent:
         fence: for the confirmation.
     """
 
-    connection: str
+    sign_in: str
     grant: Grant
     wanted: Wanted
     fence: int
@@ -190,7 +190,7 @@ class ToRevoke:
         is_last: it is not tried again.
     """
 
-    connection: str
+    sign_in: str
     grant: Grant
     is_last: bool
 
@@ -202,9 +202,9 @@ class CodeProblem(StrEnum):
     USED = "used"
 
 
-def ticket_text(connection: str, secret: bytes) -> str:
+def ticket_text(sign_in: str, secret: bytes) -> str:
     """A link's, a state's or a code's secret as its holder has it."""
-    return f"{connection}.{_base64url(secret)}"
+    return f"{sign_in}.{_base64url(secret)}"
 
 
 def ticket_in(text: str) -> Ticket | None:

@@ -751,7 +751,7 @@ class Store(Protocol):
         """Say that this process is gone, or that `owner` is."""
 
 
-class ConnectionStore(Protocol):
+class SignInStore(Protocol):
     """The sign-ins of a deployment."""
 
     async def open(self, link: Ticket, wanted: Wanted, by: By) -> int:
@@ -776,7 +776,7 @@ class ConnectionStore(Protocol):
             ConnectError: there is no such state, it was used, another browser left with it, or it has ended.
         """
 
-    async def fail(self, connection: str, by: By) -> None:
+    async def fail(self, sign_in: str, by: By) -> None:
         """End a sign-in that brought nothing."""
 
     async def keep(self, consent: Consent) -> Verdict:
@@ -794,5 +794,5 @@ class ConnectionStore(Protocol):
     async def to_revoke(self, most: int) -> list[ToRevoke]:
         """Pairs to be revoked now; each is given again after a pause, unless it is forgotten."""
 
-    async def forget(self, connection: str) -> None:
+    async def forget(self, sign_in: str) -> None:
         """Forget the pair of a sign-in: it was revoked, or cannot be."""

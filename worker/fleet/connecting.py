@@ -51,8 +51,8 @@ from worker.core.ports import (
     Clients,
     Clock,
     CodeEndpoint,
-    ConnectionStore,
     Sealer,
+    SignInStore,
     StoreUnavailableError,
     Verdict,
 )
@@ -113,12 +113,12 @@ class Departure:
 
     Attributes:
         url: where to.
-        connection: the sign-in: it names the cookie.
+        sign_in: the sign-in: it names the cookie.
         browser: the cookie's value.
     """
 
     url: str = field(repr=False)
-    connection: str
+    sign_in: str
     browser: str = field(repr=False)
 
 
@@ -150,7 +150,7 @@ class Connecting:
     """Sends people to their providers, and makes grants of what they come back with.
 
     Args:
-        connections: where sign-ins are noted.
+        sign_ins: where sign-ins are noted.
         endpoint: exchanges codes.
         answers: of this process.
         registry: where grants are read.
@@ -165,7 +165,7 @@ class Connecting:
     def __init__(
         self,
         *,
-        connections: ConnectionStore,
+        sign_ins: SignInStore,
         endpoint: CodeEndpoint,
         answers: Answers,
         registry: Registry,
@@ -176,7 +176,7 @@ class Connecting:
         places: Places,
         random: Callable[[int], bytes],
     ) -> None:
-        self._connections = connections
+        self._sign_ins = sign_ins
         self._endpoint = endpoint
         self._answers = answers
         self._registry = registry
@@ -202,7 +202,7 @@ class Connecting:
             raise CannotConnectError("return_to takes a URL under one of EVERGRANT_RETURN_URLS")
         self._redirect_uri(client)
         text = self._new_text(self._random(ID_BYTES).hex())
-        until = await self._connections.open(_ticket(text), wanted, wanted.by)
+        until = await self._sign_ins.open(_ticket(text), wanted, wanted.by)
         return Link(f"{self._places.public_url}{LINK_PATH}{text}", until)
 
     async def depart(self, link: str, browser: str | None) -> Departure:
@@ -220,9 +220,9 @@ class Connecting:
         ticket = ticket_in(link)
         if ticket is None:
             raise ConnectError(ConnectFailure.UNKNOWN)
-        browser = browser if browser and ticket_in(browser) else self._new_text(ticket.connection)
-        state = self._new_text(ticket.connection)
-        wanted = await self._connections.start(ticket, _ticket(state), digest_of(browser))
+        browser = browser if browser and ticket_in(browser) else self._new_text(ticket.sign_in)
+        state = self._new_text(ticket.sign_in)
+        wanted = await self._sign_ins.start(ticket, _ticket(state), digest_of(browser))
         client = self._client_of(wanted)
         url = authorization_url(
             client.authorize_url or "",
@@ -232,7 +232,7 @@ class Connecting:
             state=state,
             challenge=challenge_of(verifier_of(browser, state)),
         )
-        return Departure(url, ticket.connection, browser)
+        return Departure(url, ticket.sign_in, browser)
 
     async def come_back(self, arrival: Arrival, browser: str | None, origin: str) -> Homecoming:
         """Take a person back, and keep what the provider gives for its code.
@@ -251,7 +251,7 @@ class Connecting:
             raise ConnectError(ConnectFailure.UNKNOWN)
         if browser is None:
             raise ConnectError(ConnectFailure.OTHER_BROWSER)
-        returned = await self._connections.come_back(state, digest_of(browser))
+        returned = await self._sign_ins.come_back(state, digest_of(browser))
         verifier = verifier_of(browser, arrival.state)
         return await to_its_end(self._settle(returned, arrival, verifier, origin))
 
@@ -271,7 +271,7 @@ class Connecting:
             StoreUnavailableError: the store went away; what was given is safe, and may be confirmed again.
         """
         ticket = ticket_in(code)
-        found = CodeProblem.UNKNOWN if ticket is None else await self._connections.find(ticket)
+        found = CodeProblem.UNKNOWN if ticket is None else await self._sign_ins.find(ticket)
         if isinstance(found, CodeProblem):
             raise CodeError(found)
         stored = await self._stored(found.grant.id)
@@ -305,7 +305,7 @@ class Connecting:
             )
             await self._fail(returned, origin)
             raise
-        text = self._new_text(returned.connection)
+        text = self._new_text(returned.sign_in)
         consent = self._consent(returned, client, refreshed, sent_at, digest_of(text), origin)
         await self._answers.keep(consent)
         missing = missing_scopes(client.provider, returned.wanted.scopes, refreshed.scope)
@@ -357,7 +357,7 @@ class Connecting:
         grant = replace(grant, sealed=self._sealer.seal(grant, pair), root=grant.lineage)
         return Consent(
             fence=returned.fence,
-            connection=returned.connection,
+            sign_in=returned.sign_in,
             code=code,
             until=self._clock.now() + CONFIRM_MS,
             change=replace(change, grant=grant, event=None),
@@ -381,7 +381,7 @@ class Connecting:
         )
         first = Confirmed(
             fence=consent.fence,
-            connection=consent.connection,
+            sign_in=consent.sign_in,
             base_version=None,
             base_status=None,
             change=replace(change, event=event),
@@ -406,7 +406,7 @@ class Connecting:
 
     async def _fail(self, returned: Returned, origin: str) -> None:
         try:
-            await self._connections.fail(returned.connection, By(BROWSER, origin))
+            await self._sign_ins.fail(returned.sign_in, By(BROWSER, origin))
         except StoreUnavailableError as problem:
             log.warning("connect.not_noted", grant=returned.wanted.grant, problem=str(problem))
 
@@ -436,8 +436,8 @@ class Connecting:
             )
         return client.redirect_uri
 
-    def _new_text(self, connection: str) -> str:
-        return ticket_text(connection, self._random(SECRET_BYTES))
+    def _new_text(self, sign_in: str) -> str:
+        return ticket_text(sign_in, self._random(SECRET_BYTES))
 
 
 def _ticket(text: str) -> Ticket:

@@ -15,8 +15,8 @@ from worker.core.connecting import ToRevoke
 from worker.core.ports import (
     Clients,
     Clock,
-    ConnectionStore,
     Sealer,
+    SignInStore,
     StoreUnavailableError,
     TokenEndpoint,
     UnsealError,
@@ -33,7 +33,7 @@ class Discarding:
     """Revokes what nobody is to use any more.
 
     Args:
-        connections: where such pairs are.
+        sign_ins: where such pairs are.
         endpoint: the providers'.
         clients: the configured clients.
         sealer: opens pairs.
@@ -43,13 +43,13 @@ class Discarding:
     def __init__(
         self,
         *,
-        connections: ConnectionStore,
+        sign_ins: SignInStore,
         endpoint: TokenEndpoint,
         clients: Clients,
         sealer: Sealer,
         clock: Clock,
     ) -> None:
-        self._connections = connections
+        self._sign_ins = sign_ins
         self._endpoint = endpoint
         self._clients = clients
         self._sealer = sealer
@@ -58,14 +58,14 @@ class Discarding:
     async def is_due(self) -> bool:
         """Whether there is something to revoke now."""
         try:
-            return await self._connections.any_to_revoke()
+            return await self._sign_ins.any_to_revoke()
         except StoreUnavailableError:
             return False  # the next sweep asks again
 
     async def revoke_discarded(self) -> None:
         """Revoke what is to be revoked now."""
         try:
-            found = await self._connections.to_revoke(MOST_AT_ONCE)
+            found = await self._sign_ins.to_revoke(MOST_AT_ONCE)
             await asyncio.gather(*map(self._revoke, found))
         except StoreUnavailableError as problem:
             log.warning("discard.store_away", problem=str(problem))
@@ -73,7 +73,7 @@ class Discarding:
     async def _revoke(self, pair: ToRevoke) -> None:
         answer = await self._ask(pair)
         if answer == "" or pair.is_last:
-            await self._connections.forget(pair.connection)
+            await self._sign_ins.forget(pair.sign_in)
         log.info("discard", grant=pair.grant.id, client=pair.grant.client, not_revoked=answer or None)
 
     async def _ask(self, pair: ToRevoke) -> str:

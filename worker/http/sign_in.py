@@ -45,11 +45,11 @@ async def depart(service: Service, request: Request) -> Response:
     """`GET /connect/{secret}`: to the provider."""
     link = request.path_params["secret"]
     ticket = ticket_in(link)
-    known = None if ticket is None else request.cookies.get(_cookie_name(service, ticket.connection))
+    known = None if ticket is None else request.cookies.get(_cookie_name(service, ticket.sign_in))
     departure = await service.runtime.connecting.depart(link, known)
     response = RedirectResponse(departure.url, HTTPStatus.SEE_OTHER, NO_REFERRER)
     response.set_cookie(
-        _cookie_name(service, departure.connection),
+        _cookie_name(service, departure.sign_in),
         departure.browser,
         max_age=COOKIE_SECONDS,
         secure=_is_secure(service),
@@ -64,7 +64,7 @@ async def come_back(service: Service, request: Request) -> Response:
     query = request.query_params
     arrival = Arrival(query.get("state", ""), query.get("code"), query.get("error"), query.get("iss"))
     state = ticket_in(arrival.state)
-    name = "" if state is None else _cookie_name(service, state.connection)
+    name = "" if state is None else _cookie_name(service, state.sign_in)
     try:
         back = await service.runtime.connecting.come_back(
             arrival, request.cookies.get(name), address_of(request)
@@ -115,6 +115,6 @@ def _is_secure(service: Service) -> bool:
     return url is not None and url.startswith("https:")
 
 
-def _cookie_name(service: Service, connection: str) -> str:
+def _cookie_name(service: Service, sign_in: str) -> str:
     # A name with this prefix is taken by browsers from this very host alone (RFC 6265bis section 4.1.3.2).
-    return f"{'__Host-' if _is_secure(service) else ''}{COOKIE}{connection}"
+    return f"{'__Host-' if _is_secure(service) else ''}{COOKIE}{sign_in}"

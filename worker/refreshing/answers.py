@@ -29,7 +29,6 @@ from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
 from worker.core.ports import (
     Commit,
-    ConnectionStore,
     Entry,
     Journal,
     JournalDirectory,
@@ -38,6 +37,7 @@ from worker.core.ports import (
     Lease,
     Observer,
     Sealer,
+    SignInStore,
     Store,
     StoreRefusedError,
     StoreUnavailableError,
@@ -79,7 +79,7 @@ class Answers:
 
     Args:
         store: is offered them.
-        connections: is offered what sign-ins brought.
+        sign_ins: is offered what sign-ins brought.
         journal: this process's own.
         directory: has the journals of dead processes.
         sealer: opens an answer that has to be made anew.
@@ -90,14 +90,14 @@ class Answers:
         self,
         *,
         store: Store,
-        connections: ConnectionStore,
+        sign_ins: SignInStore,
         journal: Journal,
         directory: JournalDirectory,
         sealer: Sealer,
         observer: Observer,
     ) -> None:
         self._store = store
-        self._connections = connections
+        self._sign_ins = sign_ins
         self._observer = observer
         self._journal = journal
         self._directory = directory
@@ -245,7 +245,7 @@ class Answers:
                 case KeptReply():
                     verdict = await self._store.keep_reply(entry)
                 case Consent():
-                    verdict = await self._connections.keep(entry)
+                    verdict = await self._sign_ins.keep(entry)
         except (StoreRefusedError, UnsealError) as problem:
             self._put_aside(entry, problem)
             return None
@@ -264,7 +264,7 @@ class Answers:
     async def _confirm(self, confirmed: Confirmed) -> Verdict:
         offered = confirmed
         for _ in range(MOST_REBASES):
-            committed = await self._connections.confirm(offered)
+            committed = await self._sign_ins.confirm(offered)
             if committed.verdict is not Verdict.REBASE:
                 return committed.verdict
             version = None if committed.status is None else committed.version

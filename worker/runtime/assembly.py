@@ -27,7 +27,6 @@ from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.store.api_keys import RedisApiKeys
 from worker.adapters.store.audit_trail import RedisAuditTrail
-from worker.adapters.store.connections import RedisConnections
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
@@ -36,6 +35,7 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
+from worker.adapters.store.sign_ins import RedisSignIns
 from worker.core import ports
 from worker.core.policy import Rules
 from worker.core.promises import PromiseStore
@@ -88,7 +88,7 @@ class Ports:
     places: RunnerPlaces
     registry: Registry
     promises: PromiseStore
-    connections: ports.ConnectionStore
+    sign_ins: ports.SignInStore
     endpoint: ports.TokenEndpoint
     sealer: ports.Sealer
     journal: ports.Journal
@@ -124,7 +124,7 @@ def assemble(given: Ports) -> Assembly:
     store, journal, observer = given.store, given.journal, GuardedObserver(given.observer)
     answers = Answers(
         store=store,
-        connections=given.connections,
+        sign_ins=given.sign_ins,
         journal=journal,
         directory=given.directory,
         sealer=given.sealer,
@@ -276,7 +276,7 @@ async def open_runtime(
         source = f"evergrant/{settings.namespace}"
         limits = timing.store_limits(settings)
         store = RedisStore(scripts, clock, limits, source=source, owner=owner)
-        connections = RedisConnections(
+        sign_ins = RedisSignIns(
             redis,
             scripts,
             prefix,
@@ -293,7 +293,7 @@ async def open_runtime(
             promises=RedisPromises(
                 scripts, clock=clock, audit_kept=settings.audit_kept, recovery_ms=timing.lease_ms(settings)
             ),
-            connections=connections,
+            sign_ins=sign_ins,
             endpoint=endpoint,
             sealer=deployment.keys,
             journal=journal,
@@ -364,7 +364,7 @@ async def open_runtime(
                 keep_reply=store.keep_reply,
             ),
             connecting=Connecting(
-                connections=connections,
+                sign_ins=sign_ins,
                 endpoint=endpoint,
                 answers=process.answers,
                 registry=registry,
@@ -376,7 +376,7 @@ async def open_runtime(
                 random=secrets.token_bytes,
             ),
             discarding=Discarding(
-                connections=connections,
+                sign_ins=sign_ins,
                 endpoint=endpoint,
                 clients=clients,
                 sealer=given.sealer,

@@ -137,7 +137,7 @@ def _values_of_consent(consent: Consent) -> list[Any]:
         KIND_VERSION,
         consent.fence,
         *_values_of_change(consent.change),
-        consent.connection,
+        consent.sign_in,
         consent.code,
         consent.until,
         consent.origin,
@@ -152,7 +152,7 @@ def _values_of_confirmed(confirmed: Confirmed) -> list[Any]:
         KIND_VERSION,
         confirmed.fence,
         *_values_of_change(confirmed.change),
-        confirmed.connection,
+        confirmed.sign_in,
         confirmed.base_version,
         confirmed.base_status,
         confirmed.revokes,
@@ -348,11 +348,11 @@ def _reply(values: list[Any]) -> KeptReply:
 
 def _consent(values: list[Any]) -> Consent:
     _, _, fence, due_at, attention_at, grant, event, *rest = values
-    connection, code, until, origin, wanted, by = rest
+    sign_in, code, until, origin, wanted, by = rest
     grant_id, client, scopes, labels, return_to = wanted
     return Consent(
         fence=fence,
-        connection=connection,
+        sign_in=sign_in,
         code=code,
         until=until,
         change=_change(due_at, attention_at, grant, event),
@@ -363,10 +363,10 @@ def _consent(values: list[Any]) -> Consent:
 
 def _confirmed(values: list[Any]) -> Confirmed:
     _, _, fence, due_at, attention_at, grant, event, *rest = values
-    connection, base_version, base_status, revokes, by = rest
+    sign_in, base_version, base_status, revokes, by = rest
     return Confirmed(
         fence=fence,
-        connection=connection,
+        sign_in=sign_in,
         base_version=base_version,
         base_status=None if base_status is None else Status(base_status),
         change=_change(due_at, attention_at, grant, event),

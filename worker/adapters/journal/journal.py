@@ -59,7 +59,7 @@ class _Answer:
 def _subject(entry: Entry) -> str:
     """Whose answers follow one another: a grant's, or a sign-in's, which is no grant's yet."""
     if isinstance(entry, Consent | Confirmed):
-        return f"sign-in\n{entry.connection}"
+        return f"sign-in\n{entry.sign_in}"
     return entry.change.grant.id
 
 

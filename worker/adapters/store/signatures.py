@@ -633,19 +633,19 @@ class NoteAudit(NamedTuple):
     audit_kept: int
 
 
-class OpenConnection(NamedTuple):
+class OpenSignIn(NamedTuple):
     """Note a new sign-in.
 
     Attributes:
         id: that the grant is to have.
         labels: of that grant, as JSON; `None` for none.
         link: the SHA-256 of the link's secret; `state`, `browser` and `code` below are digests too.
-        wanted: what the sign-in is for (connections.py).
+        wanted: what the sign-in is for (sign_ins.py).
         link_ms: how long the link works.
         kept_ms: how long a sign-in is remembered after its end.
     """
 
-    connection: str
+    sign_in: str
     id: str
     labels: str | None
     link: bytes
@@ -663,7 +663,7 @@ class StartSignIn(NamedTuple):
         most: how often the link may be opened.
     """
 
-    connection: str
+    sign_in: str
     link: bytes
     state: bytes
     browser: bytes
@@ -677,16 +677,16 @@ class EndSignIn(NamedTuple):
         return_id: names this attempt; a repeated one gets the same answer.
     """
 
-    connection: str
+    sign_in: str
     state: bytes
     browser: bytes
     return_id: str
 
 
-class FailConnection(NamedTuple):
+class FailSignIn(NamedTuple):
     """End a sign-in that brought nothing."""
 
-    connection: str
+    sign_in: str
     by: By
     audit_kept: int
 
@@ -699,7 +699,7 @@ class KeepConsent(NamedTuple):
         until_at: when it is revoked, unless somebody confirms it.
     """
 
-    connection: str
+    sign_in: str
     id: str
     fence: int
     code: bytes
@@ -713,7 +713,7 @@ class KeepConsent(NamedTuple):
 class FindConsent(NamedTuple):
     """The consent that a code confirms."""
 
-    connection: str
+    sign_in: str
     code: bytes
 
 
@@ -728,7 +728,7 @@ class ConfirmConsent(NamedTuple):
         kept_ms: how long a sign-in is remembered after its end.
     """
 
-    connection: str
+    sign_in: str
     id: str
     packed: bytes
     base_version: int | None
@@ -761,7 +761,7 @@ class TakeRevocations(NamedTuple):
 class ForgetConsent(NamedTuple):
     """Forget the pair of a sign-in; `kept_ms` is how long the sign-in itself is still remembered."""
 
-    connection: str
+    sign_in: str
     kept_ms: int
 
 
@@ -807,10 +807,10 @@ Call = (
     | RemoveApiKey
     | NoteKeyUse
     | NoteAudit
-    | OpenConnection
+    | OpenSignIn
     | StartSignIn
     | EndSignIn
-    | FailConnection
+    | FailSignIn
     | KeepConsent
     | FindConsent
     | ConfirmConsent

@@ -3,7 +3,7 @@
 -- Returns {verdict, version, status} of the stored grant. The verdicts: stored; known (the stored grant is of this very
 -- line); superseded (the consent was revoked, or a newer pair is stored); rebase (another version or status is stored).
 
-local key = connection_key(connection)
+local key = sign_in_key(sign_in)
 local phase = redis.call('HGET', key, 'phase')
 local new = cmsgpack.unpack(packed)
 local old = try(load, id)
@@ -15,16 +15,17 @@ local function settle(replaced)
     redis.call('HSET', key, 'revoke', cmsgpack.pack(replaced))
     redis.call('HDEL', key, 'tries')
     redis.call('PERSIST', key)
-    redis.call('ZADD', P .. 'consents', digits(now_ms()), connection)
+    redis.call('ZADD', P .. 'consents', digits(now_ms()), sign_in)
   else
-    redis.call('ZREM', P .. 'consents', connection)
+    redis.call('ZREM', P .. 'consents', sign_in)
     redis.call('PEXPIRE', key, kept_ms)
   end
 end
 
-if old and is_of_line(id, new) then
+local grant = of_line(id, new)
+if grant and grant[ISSUED_AT] >= new[ISSUED_AT] then
   if phase ~= 'confirmed' then settle() end
-  return {'known', old[VERSION], old[STATUS]}
+  return {'known', grant[VERSION], grant[STATUS]}
 end
 if phase == 'confirmed' or phase == 'revoked' then
   return {'superseded', old and old[VERSION] or 0, old and old[STATUS] or ''}
@@ -45,5 +46,5 @@ end
 put(id, old, new, due_at, attention_at)
 audit_change('confirm', by, audit_kept, id, new)
 emit(event, events_kept)
-settle(revokes and old and old[LINEAGE] ~= '' and old)
+settle(revokes and old and old[LINEAGE] ~= new[LINEAGE] and old)
 return {'stored', new[VERSION], new[STATUS]}

@@ -3,7 +3,7 @@
 -- Returns {verdict, wanted, fence}. The verdicts: returned; unknown (no such state, or it was used); other_browser;
 -- expired.
 
-local key = connection_key(connection)
+local key = sign_in_key(sign_in)
 local phase, wanted, until_at, known, return_before, fence = unpack(redis.call('HMGET', key, 'phase', 'wanted',
   'until_at', 'state:' .. state, 'return_id', 'fence'))
 if phase == 'returned' and return_before == return_id then return {'returned', wanted, tonumber(fence)} end

@@ -2,7 +2,7 @@
 --
 -- Returns {verdict, packed, wanted, fence, id}. The verdicts: found; unknown; used.
 
-local phase, known, wanted, until_at, packed, id = unpack(redis.call('HMGET', connection_key(connection), 'phase',
+local phase, known, wanted, until_at, packed, id = unpack(redis.call('HMGET', sign_in_key(sign_in), 'phase',
   'code', 'wanted', 'until_at', 'packed', 'grant'))
 if known ~= code then return {'unknown', '', '', 0, ''} end
 if phase == 'confirmed' then return {'used', '', '', 0, ''} end

@@ -3,15 +3,16 @@
 --
 -- Returns stored; known; superseded (it was confirmed, or revoked).
 
-local key = connection_key(connection)
+local key = sign_in_key(sign_in)
 local phase, known = unpack(redis.call('HMGET', key, 'phase', 'fence'))
 if phase == 'confirmed' or phase == 'revoked' then return 'superseded' end
 if phase == 'consented' then return known == digits(fence) and 'known' or 'superseded' end
 local r = cmsgpack.unpack(packed)
-if is_of_line(id, r) then return 'superseded' end
+local grant = of_line(id, r)
+if grant and grant[ISSUED_AT] >= r[ISSUED_AT] then return 'superseded' end
 redis.call('HSET', key, 'phase', 'consented', 'fence', digits(fence), 'code', code, 'until_at', digits(until_at),
   'wanted', wanted, 'grant', id, 'packed', packed)
 redis.call('PERSIST', key)
-redis.call('ZADD', P .. 'consents', digits(until_at), connection)
+redis.call('ZADD', P .. 'consents', digits(until_at), sign_in)
 audit_change('consent', by, audit_kept, id, r)
 return 'stored'

@@ -103,12 +103,12 @@
 --                          and remove_api_key. A field lives until its key is revoked.
 -- keyuses          hash    When each API key was last used, to the minute. Written by note_key_use and remove_api_key.
 --                          A field lives as long as its key.
--- connection:ID    hash    A sign-in: phase (open, returned, consented, confirmed, revoked, failed), wanted (what it is
---                          for, packed by redis_connections.py), link (SHA-256, as are the next three), state:DIGEST (of
+-- signin:ID        hash    A sign-in: phase (open, returned, consented, confirmed, revoked, failed), wanted (what it is
+--                          for, packed by sign_ins.py), link (SHA-256, as are the next three), state:DIGEST (of
 --                          each departure: the browser's), code, until_at (the end of its link, then of its consent),
 --                          starts (how many), return_id and fence (of the person's return), grant (its id), packed (the
 --                          record that its consent would be), revoke (a record whose pair is to be revoked), tries.
---                          Written by open_connection, start_sign_in, end_sign_in, keep_consent, confirm_consent and
+--                          Written by open_sign_in, start_sign_in, end_sign_in, keep_consent, confirm_consent and
 --                          those that follow. Expires a day after its end; not while it has a consent or a pair.
 -- consents         zset    Sign-ins that have a consent or a pair to be revoked, by when it is to be. Written by
 --                          keep_consent, confirm_consent, take_revocations and forget_consent. A member lives until its
@@ -156,7 +156,7 @@ local function claim_key(claim_id) return P .. 'claim:' .. claim_id end
 local function handed_key(request_id) return P .. 'handed:' .. request_id end
 local function refused_key(id) return P .. 'refused:' .. id end
 local function rejections_key(client) return P .. 'rejections:' .. client end
-local function connection_key(connection) return P .. 'connection:' .. connection end
+local function sign_in_key(sign_in) return P .. 'signin:' .. sign_in end
 local function reply_key(number) return P .. 'reply:' .. number end
 
 -- Lua's own conversion would write large numbers as 1.7e+12.
@@ -334,13 +334,18 @@ local function audit_change(what, by, audit_kept, id, r, key)
     actor = by[1], from = by[2]}, audit_kept)
 end
 
--- Whether a grant has the pair of record `r`, or one that descends from it. A pair without a refresh token is known by
--- when it was issued.
-local function is_of_line(id, r)
+-- The grant of this id, if it has the refresh token of record `r` or one that descends from it; else false. A pair without
+-- a refresh token is known by when it was issued.
+local function of_line(id, r)
   local stored = try(load, id)
   if not stored then return false end
-  if r[LINEAGE] == '' then return stored[LINEAGE] == '' and stored[ISSUED_AT] == r[ISSUED_AT] end
-  return stored[LINEAGE] == r[LINEAGE] or stored[IMPORTED] == r[LINEAGE] or stored[IMPORTED] == r[IMPORTED]
+  local is_it
+  if r[LINEAGE] == '' then
+    is_it = stored[LINEAGE] == '' and stored[ISSUED_AT] == r[ISSUED_AT]
+  else
+    is_it = stored[LINEAGE] == r[LINEAGE] or stored[IMPORTED] == r[LINEAGE] or stored[IMPORTED] == r[IMPORTED]
+  end
+  return is_it and stored
 end
 
 -- Put a record from outside in the place of `old`, or of none. A process that refreshes the old pair keeps its lease

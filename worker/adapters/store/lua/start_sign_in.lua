@@ -3,7 +3,7 @@
 --
 -- Returns {verdict, wanted}. The verdicts: started; unknown (no such link, or it was used); expired.
 
-local key = connection_key(connection)
+local key = sign_in_key(sign_in)
 local phase, known, wanted, until_at, starts = unpack(redis.call('HMGET', key, 'phase', 'link', 'wanted', 'until_at',
   'starts'))
 if known ~= link or phase ~= 'open' then return {'unknown', ''} end

@@ -1,19 +1,19 @@
 -- Pairs that are to be revoked now: consents that nobody confirmed in time, and pairs that another one replaced. Each is
 -- put off, so that it is tried again if this process dies, but only so often. What is a grant's by now is not revoked.
 --
--- Returns a list of {connection, id, packed, is_last}.
+-- Returns a list of {sign_in, id, packed, is_last}.
 
 local now = now_ms()
 local found = {}
 
-local function settled(connection)
-  redis.call('ZREM', P .. 'consents', connection)
-  redis.call('HDEL', connection_key(connection), 'packed', 'revoke')
-  redis.call('PEXPIRE', connection_key(connection), kept_ms)
+local function settled(sign_in)
+  redis.call('ZREM', P .. 'consents', sign_in)
+  redis.call('HDEL', sign_in_key(sign_in), 'packed', 'revoke')
+  redis.call('PEXPIRE', sign_in_key(sign_in), kept_ms)
 end
 
-for _, connection in ipairs(redis.call('ZRANGEBYSCORE', P .. 'consents', '-inf', digits(now), 'LIMIT', 0, most)) do
-  local key = connection_key(connection)
+for _, sign_in in ipairs(redis.call('ZRANGEBYSCORE', P .. 'consents', '-inf', digits(now), 'LIMIT', 0, most)) do
+  local key = sign_in_key(sign_in)
   local phase, id, packed, revoke, tries = unpack(redis.call('HMGET', key, 'phase', 'grant', 'packed', 'revoke',
     'tries'))
   if phase == 'consented' then
@@ -22,12 +22,12 @@ for _, connection in ipairs(redis.call('ZRANGEBYSCORE', P .. 'consents', '-inf',
     revoke = packed
   end
   tries = tonumber(tries or '0') + 1
-  if not revoke or is_of_line(id, cmsgpack.unpack(revoke)) then
-    settled(connection)
+  if not revoke or of_line(id, cmsgpack.unpack(revoke)) then
+    settled(sign_in)
   else
     redis.call('HSET', key, 'tries', tries)
-    redis.call('ZADD', P .. 'consents', digits(now + pause_ms * 2 ^ (tries - 1)), connection)
-    found[#found + 1] = {connection, id, revoke, tries >= most_tries and 1 or 0}
+    redis.call('ZADD', P .. 'consents', digits(now + pause_ms * 2 ^ (tries - 1)), sign_in)
+    found[#found + 1] = {sign_in, id, revoke, tries >= most_tries and 1 or 0}
   end
 end
 return found

@@ -2,7 +2,7 @@
 --
 -- Returns when its link ends.
 
-local key = connection_key(connection)
+local key = sign_in_key(sign_in)
 local known = redis.call('HGET', key, 'until_at')
 if known then return tonumber(known) end
 local until_at = now_ms() + link_ms

@@ -38,8 +38,8 @@ REVOKE_PAUSE_MS: Final = 30_000
 MOST_REVOKE_TRIES: Final = 10  # over four hours
 
 
-class RedisConnections:
-    """The sign-ins of a deployment, as `core.ports.ConnectionStore` asks for them.
+class RedisSignIns:
+    """The sign-ins of a deployment, as `core.ports.SignInStore` asks for them.
 
     Args:
         redis: a client that does not decode replies.
@@ -70,8 +70,8 @@ class RedisConnections:
     async def open(self, link: Ticket, wanted: Wanted, by: By) -> int:
         """Note a new sign-in; returns when its link ends, Unix ms."""
         until: int = await self._scripts.run(
-            signatures.OpenConnection(
-                connection=link.connection,
+            signatures.OpenSignIn(
+                sign_in=link.sign_in,
                 id=wanted.grant,
                 labels=json.dumps(dict(wanted.labels)) if wanted.labels else None,
                 link=link.digest,
@@ -87,27 +87,25 @@ class RedisConnections:
     async def start(self, link: Ticket, state: Ticket, browser: bytes) -> Wanted:
         """Note that a browser sets out to the provider."""
         verdict, packed = await self._scripts.run(
-            signatures.StartSignIn(link.connection, link.digest, state.digest, browser, MOST_STARTS)
+            signatures.StartSignIn(link.sign_in, link.digest, state.digest, browser, MOST_STARTS)
         )
         return _wanted_or_error(verdict, packed)
 
     async def come_back(self, state: Ticket, browser: bytes) -> Returned:
         """Use a state up."""
-        call = signatures.EndSignIn(state.connection, state.digest, browser, secrets.token_hex(16))
+        call = signatures.EndSignIn(state.sign_in, state.digest, browser, secrets.token_hex(16))
         verdict, packed, fence = await self._scripts.run(call)
-        return Returned(state.connection, _wanted_or_error(verdict, packed), fence)
+        return Returned(state.sign_in, _wanted_or_error(verdict, packed), fence)
 
-    async def fail(self, connection: str, by: By) -> None:
+    async def fail(self, sign_in: str, by: By) -> None:
         """End a sign-in that brought nothing."""
-        await self._scripts.run(
-            signatures.FailConnection(connection, (by.actor, by.origin), self._audit_kept)
-        )
+        await self._scripts.run(signatures.FailSignIn(sign_in, (by.actor, by.origin), self._audit_kept))
 
     async def keep(self, consent: Consent) -> Verdict:
         """Keep what a provider gave for a code, until somebody confirms it or its time is over."""
         verdict = await self._scripts.run(
             signatures.KeepConsent(
-                connection=consent.connection,
+                sign_in=consent.sign_in,
                 id=consent.change.grant.id,
                 fence=consent.fence,
                 code=consent.code,
@@ -122,12 +120,12 @@ class RedisConnections:
 
     async def find(self, code: Ticket) -> StoredConsent | CodeProblem:
         """The consent that a code confirms."""
-        call = signatures.FindConsent(code.connection, code.digest)
+        call = signatures.FindConsent(code.sign_in, code.digest)
         verdict, packed, wanted, fence, grant_id = await self._scripts.run(call)
         if verdict != b"found":
             return CodeProblem(verdict.decode())
         grant, _, _ = record.unpack(grant_id.decode(), packed)
-        return StoredConsent(code.connection, grant, unpack_wanted(wanted), fence)
+        return StoredConsent(code.sign_in, grant, unpack_wanted(wanted), fence)
 
     async def confirm(self, confirmed: Confirmed) -> Committed:
         """Make a confirmed consent a grant, in place of the stored one if and only if that is its base."""
@@ -135,7 +133,7 @@ class RedisConnections:
         brings_back = confirmed.base_status in {Status.FAILING, Status.FAILED}
         verdict, version, status = await self._scripts.run(
             signatures.ConfirmConsent(
-                connection=confirmed.connection,
+                sign_in=confirmed.sign_in,
                 id=change.grant.id,
                 packed=record.pack(change.grant),
                 base_version=confirmed.base_version,
@@ -163,13 +161,13 @@ class RedisConnections:
         call = signatures.TakeRevocations(most, REVOKE_PAUSE_MS, MOST_REVOKE_TRIES, KEPT_MS)
         found = await self._scripts.run(call)
         return [
-            ToRevoke(connection.decode(), record.unpack(grant_id.decode(), packed)[0], bool(is_last))
-            for connection, grant_id, packed, is_last in found
+            ToRevoke(sign_in.decode(), record.unpack(grant_id.decode(), packed)[0], bool(is_last))
+            for sign_in, grant_id, packed, is_last in found
         ]
 
-    async def forget(self, connection: str) -> None:
+    async def forget(self, sign_in: str) -> None:
         """Forget the pair of a sign-in: it was revoked, or cannot be."""
-        await self._scripts.run(signatures.ForgetConsent(connection, KEPT_MS))
+        await self._scripts.run(signatures.ForgetConsent(sign_in, KEPT_MS))
 
 
 def pack_wanted(wanted: Wanted) -> bytes:
