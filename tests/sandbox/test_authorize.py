@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.sandbox.links import LINK, brought_back
-from tests.support.servers import CALLBACK
+from tests.support.servers import CALLBACK, lent
 from worker.sandbox.client import Sandbox
 
 if TYPE_CHECKING:
@@ -55,11 +55,16 @@ def press(http: httpx.Client) -> Callable[[Sandbox, httpx.Response, str], httpx.
 
 
 @pytest.fixture(scope="module")
-def strict_server() -> Iterator[Sandbox]:
+def choosy_server() -> Iterator[Sandbox]:
     """A plain server with several redirect URIs, that wants PKCE and knows which scopes exist."""
-    options = {"redirect_uri": (CALLBACK, OTHER), "scope": ("read", "write"), "require_pkce": True}
-    with Sandbox.start("oauth2", **options) as sandbox:
+    uris, scopes = (CALLBACK, OTHER), ("read", "write")
+    with Sandbox.start("oauth2", redirect_uri=uris, scope=scopes, require_pkce=True) as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def choosy(choosy_server: Sandbox) -> Iterator[Sandbox]:
+    yield from lent(choosy_server)
 
 
 def test_a_person_who_allows_comes_back_with_a_code(
@@ -144,23 +149,22 @@ def test_two_clients_or_redirect_uris_lead_nowhere(oauth2: Sandbox, http: httpx.
 
 
 def test_without_a_redirect_uri_the_only_one_that_is_registered_is_taken(
-    server: Sandbox, strict_server: Sandbox, sign_in: SignIn, come_back: ComeBack
+    server: Sandbox, choosy: Sandbox, sign_in: SignIn, come_back: ComeBack
 ) -> None:
     server.consent(decision="allow")
 
     assert come_back(server, redirect_uri="")["code"]
-    refused = sign_in(strict_server, redirect_uri="")
+    refused = sign_in(choosy, redirect_uri="")
     assert refused.status_code == 400
     assert "redirect_uri is missing, and 2 are registered" in refused.text
 
 
-def test_a_redirect_uri_keeps_its_own_query(strict_server: Sandbox, sign_in: SignIn) -> None:
-    strict_server.consent(decision="deny")
+def test_a_redirect_uri_keeps_its_own_query(choosy: Sandbox, sign_in: SignIn) -> None:
+    choosy.consent(decision="deny")
 
-    answer = sign_in(strict_server, redirect_uri=OTHER, scope="read")
+    answer = sign_in(choosy, redirect_uri=OTHER, scope="read")
 
     assert answer.headers["location"].startswith(f"{OTHER}&error=access_denied&")
-    strict_server.consent()
 
 
 @pytest.mark.parametrize(
@@ -260,18 +264,18 @@ def test_what_a_client_sends_is_text_on_the_page(oauth2: Sandbox, sign_in: SignI
 
 
 def test_the_scopes_that_exist_are_configured(
-    strict_server: Sandbox, come_back: ComeBack, http: httpx.Client
+    choosy: Sandbox, come_back: ComeBack, http: httpx.Client
 ) -> None:
-    metadata = http.get(f"{strict_server.url}/.well-known/oauth-authorization-server").json()
+    metadata = http.get(f"{choosy.url}/.well-known/oauth-authorization-server").json()
 
-    back = come_back(strict_server, scope="read delete")
+    back = come_back(choosy, scope="read delete")
 
     assert metadata["scopes_supported"] == ["read", "write"]
     assert (back["error"], back["error_description"]) == ("invalid_scope", "there is no scope delete")
 
 
-def test_a_plain_server_can_require_pkce(strict_server: Sandbox, come_back: ComeBack) -> None:
-    back = come_back(strict_server, scope="read", code_challenge="", code_challenge_method="")
+def test_a_plain_server_can_require_pkce(choosy: Sandbox, come_back: ComeBack) -> None:
+    back = come_back(choosy, scope="read", code_challenge="", code_challenge_method="")
 
     assert (back["error"], back["error_description"]) == ("invalid_request", "code_challenge is missing")
 

@@ -38,9 +38,9 @@ def consented(come_back: ComeBack) -> Callable[..., str]:
 
 def is_dead(answer: httpx.Response) -> bool:
     """Whether an answer refuses a code, in the words of its profile."""
-    refusals = [(400, {"error": "invalid_grant"})]
-    refusals += [(401, {"errors": [{"message": "Wrong authentication data"}]})]
-    return (answer.status_code, answer.json()) in refusals
+    by_the_rfc = answer.status_code == 400 and answer.json() == {"error": "invalid_grant"}
+    said = {"errors": [{"message": "Wrong authentication data"}]}
+    return by_the_rfc or (answer.status_code == 401 and answer.json() == said)
 
 
 def grant_of(sandbox: Sandbox, answer: httpx.Response) -> dict[str, Any]:

@@ -62,16 +62,16 @@ def present(
     return examination.verdict, reply
 
 
-def connect(issuer: Issuer, *, hears: bool = True) -> IssuedGrant:
+def connect(issuer: Issuer, *, hears: bool = True) -> tuple[IssuedGrant, IssuerReply]:
     """Exchange a code for a new grant; a client that `hears` also receives the answer."""
     code = issuer.codes.issue(Allowed("alice", None, states_scope=False), NOW)
     form = {"code": (code,)}
     request = ReceivedRequest("authorization_code", "", "id", "secret", parameters=form)
     examination = issuer.examine(request, NOW)
-    issuer.act(request, examination, NOW)
+    reply = issuer.act(request, examination, NOW)
     if hears:
         issuer.hear_back(examination, NOW)
-    return issuer.grants[examination.grant_id or ""]
+    return issuer.grants[examination.grant_id or ""], reply
 
 
 def expired(issuer: Issuer, now: float) -> int:
@@ -302,9 +302,17 @@ def test_the_by_product_of_a_client_credentials_request_is_nobodys_to_keep_alive
     assert expired(issuer, NOW + 100) == 0
 
 
+def test_a_code_gives_a_refresh_token_even_where_refreshes_keep_it() -> None:
+    issuer = issuer_with(profile=OAUTH2, rotation=False)
+
+    grant, reply = connect(issuer)
+
+    assert reply.body["refresh_token"] == grant.pair.refresh_token
+
+
 def test_a_grant_that_a_code_gave_is_judged_as_any_other() -> None:
     issuer = issuer_with()
-    grant = connect(issuer)
+    grant, _ = connect(issuer)
 
     assert expired(issuer, NOW + 61) == 1
     present(issuer, grant.pair.refresh_token, NOW + 62)

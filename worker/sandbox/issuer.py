@@ -441,7 +441,7 @@ class Issuer:
         body: dict[str, Any] = {"access_token": pair.access_token}
         if grant.access_seconds:
             body |= STATEMENTS[grant.states](max(0, grant.access_seconds - age), int(now))
-        if self.rules.rotation:
+        if self.rules.rotation or not grant.rotations:
             body["refresh_token"] = pair.refresh_token
             if grant.stated_refresh_seconds is not None:
                 body["refresh_token_expires_in"] = max(0, grant.stated_refresh_seconds - age)
