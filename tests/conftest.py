@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.callables import StartValkey
-from tests.support.servers import running_valkey
+from tests.support.servers import CALLBACK, running_valkey
 from worker.sandbox.client import Sandbox
 
 # A shell starts its background jobs with SIGINT ignored, and children inherit that: Ctrl-C would mean nothing
@@ -42,11 +42,11 @@ def oauth2_server() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session")
 def buddy_server() -> Iterator[Sandbox]:
-    with Sandbox.start("buddy") as server:
+    with Sandbox.start("buddy", redirect_uri=CALLBACK) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def pagerduty_server() -> Iterator[Sandbox]:
-    with Sandbox.start("pagerduty") as server:
+    with Sandbox.start("pagerduty", redirect_uri=CALLBACK) as server:
         yield server

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.support.servers import SECRET, lent
+from tests.sandbox.links import LINK, VERIFIER, brought_back
+from tests.support.servers import CALLBACK, SECRET, lent
 from tests.support.waiting import PATIENCE_SECONDS
 from worker.sandbox.client import Sandbox
 
@@ -33,9 +34,21 @@ def pagerduty(pagerduty_server: Sandbox) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def oauth2() -> Iterator[Sandbox]:
-    with Sandbox.start("oauth2", reuse="revoke-family") as sandbox:
+def revoking_server() -> Iterator[Sandbox]:
+    with Sandbox.start("oauth2", reuse="revoke-family", redirect_uri=CALLBACK) as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def oauth2(revoking_server: Sandbox) -> Iterator[Sandbox]:
+    yield from lent(revoking_server)
+
+
+@pytest.fixture(params=["buddy", "pagerduty", "oauth2"])
+def server(request: pytest.FixtureRequest) -> Sandbox:
+    """Each profile."""
+    sandbox: Sandbox = request.getfixturevalue(request.param)
+    return sandbox
 
 
 @pytest.fixture(scope="session")
@@ -61,5 +74,40 @@ def refresh(http: httpx.Client) -> Callable[..., httpx.Response]:
     def ask(sandbox: Sandbox, token: str, **fields: str) -> httpx.Response:
         form = {"grant_type": "refresh_token", "refresh_token": token}
         return http.post(sandbox.token_url, data=form | CREDENTIALS | fields)
+
+    return ask
+
+
+@pytest.fixture
+def sign_in(http: httpx.Client) -> Callable[..., httpx.Response]:
+    """Open a client's link, with the fields given; an empty one leaves the parameter out."""
+
+    def ask(sandbox: Sandbox, **fields: str) -> httpx.Response:
+        link = {name: value for name, value in (LINK | fields).items() if value}
+        return http.get(sandbox.authorize_url, params=link)
+
+    return ask
+
+
+@pytest.fixture
+def come_back(sign_in: Callable[..., httpx.Response]) -> Callable[..., dict[str, str]]:
+    """Open a client's link at a server that needs no page; returns what the browser brings back."""
+
+    def ask(sandbox: Sandbox, **fields: str) -> dict[str, str]:
+        answer = sign_in(sandbox, **fields)
+        assert answer.status_code == 302, answer.text
+        return brought_back(answer)
+
+    return ask
+
+
+@pytest.fixture
+def exchange(http: httpx.Client) -> Callable[..., httpx.Response]:
+    """Exchange a code with the right credentials, or with the fields given; an empty one is left out."""
+
+    def ask(sandbox: Sandbox, code: str, **fields: str) -> httpx.Response:
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK}
+        form |= {"code_verifier": VERIFIER} | CREDENTIALS | fields
+        return http.post(sandbox.token_url, data={name: value for name, value in form.items() if value})
 
     return ask

@@ -122,6 +122,19 @@ def test_the_report_tells_the_rules_but_not_the_secret(buddy: Sandbox) -> None:
             {"kind": "outage", "grant": "a"},
             "an outage does not read requests, so it cannot tell grants apart",
         ),
+        (
+            "faults",
+            {"kind": "outage", "grant_type": "authorization_code"},
+            "an outage does not read requests, so it cannot tell grant types apart",
+        ),
+        (
+            "faults",
+            {"kind": "hang", "grant_type": "code"},
+            "grant_type must be one of: authorization_code, refresh_token, client_credentials",
+        ),
+        ("consent", {"person": ""}, "person must be a text that is not empty"),
+        ("consent", {"scopes": "a"}, "unknown here: scopes"),
+        ("consent", {"decision": "yes"}, "decision must be one of: ask, allow, deny"),
     ],
 )
 def test_bad_control_input_is_refused_with_one_clear_line(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from worker.sandbox.codes import Allowed
 from worker.sandbox.form import ReceivedRequest
 from worker.sandbox.issuer import Examination, IssuedGrant, IssueOrder, Issuer, IssuerReply, IssuerRules
 from worker.sandbox.judge import Judge, RequestVerdict
@@ -59,6 +60,18 @@ def present(
     if hears:
         issuer.hear_back(examination, now)
     return examination.verdict, reply
+
+
+def connect(issuer: Issuer, *, hears: bool = True) -> tuple[IssuedGrant, IssuerReply]:
+    """Exchange a code for a new grant; a client that `hears` also receives the answer."""
+    code = issuer.codes.issue(Allowed("alice", None, states_scope=False), NOW)
+    form = {"code": (code,)}
+    request = ReceivedRequest("authorization_code", "", "id", "secret", parameters=form)
+    examination = issuer.examine(request, NOW)
+    reply = issuer.act(request, examination, NOW)
+    if hears:
+        issuer.hear_back(examination, NOW)
+    return issuer.grants[examination.grant_id or ""], reply
 
 
 def expired(issuer: Issuer, now: float) -> int:
@@ -287,3 +300,28 @@ def test_the_by_product_of_a_client_credentials_request_is_nobodys_to_keep_alive
     assert len(reply.body["refresh_token"]) == 80
     assert list(issuer.watched_grants()) == []
     assert expired(issuer, NOW + 100) == 0
+
+
+def test_a_code_gives_a_refresh_token_even_where_refreshes_keep_it() -> None:
+    issuer = issuer_with(profile=OAUTH2, rotation=False)
+
+    grant, reply = connect(issuer)
+
+    assert reply.body["refresh_token"] == grant.pair.refresh_token
+
+
+def test_a_grant_that_a_code_gave_is_judged_as_any_other() -> None:
+    issuer = issuer_with()
+    grant, _ = connect(issuer)
+
+    assert expired(issuer, NOW + 61) == 1
+    present(issuer, grant.pair.refresh_token, NOW + 62)
+    assert expired(issuer, NOW + 123) == 2
+
+
+def test_a_grant_whose_tokens_never_reached_the_client_is_nobodys_to_keep_alive() -> None:
+    issuer = issuer_with()
+    connect(issuer, hears=False)
+
+    assert list(issuer.watched_grants()) == []
+    assert expired(issuer, NOW + 61) == 0

@@ -44,6 +44,7 @@ def test_it_prints_one_line_and_ends_cleanly_even_with_a_hanging_request(
         line = process.stdout.readline()
         addresses = json.loads(line)
         assert addresses["token_url"] == addresses["url"] + "/token"
+        assert addresses["authorize_url"] == addresses["url"] + "/authorize"
         with Sandbox(**addresses) as sandbox:
             sandbox.add_fault("hang")
             port = int(addresses["url"].rpartition(":")[2])
@@ -98,6 +99,7 @@ def test_a_server_that_cannot_start_says_so(capfd: pytest.CaptureFixture[str]) -
         (["--access-seconds", "-1"], "'-1' is not a whole number"),
         (["--latency-ms", "inf"], "'inf' is not a number from 0 up"),
         (["--port", "99999"], "cannot listen on port 99999"),
+        (["--redirect-uri", "/back"], "'/back' is not an http or https URL without a fragment"),
     ],
 )
 def test_a_wrong_option_is_named(arguments: list[str], complaint: str) -> None:
@@ -146,6 +148,9 @@ def test_options_change_the_rules(refresh: Refresh) -> None:
         "rotation": True,
         "client_id": "me",
         "authentication": None,
+        "redirect_uris": [],
+        "require_pkce": False,
+        "scopes": [],
     }
 
 

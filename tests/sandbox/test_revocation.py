@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 CREDENTIALS = {"client_id": "sandbox-client", "client_secret": SECRET}
 
 
-@pytest.fixture(params=["buddy", "pagerduty", "oauth2"])
-def server(request: pytest.FixtureRequest) -> Sandbox:
-    sandbox: Sandbox = request.getfixturevalue(request.param)
-    return sandbox
-
-
 @pytest.mark.parametrize("kind", ["refresh_token", "access_token"])
 def test_a_revoked_token_ends_its_grant_and_again_is_no_error(
     server: Sandbox, http: httpx.Client, issue_one: IssueOne, refresh: Refresh, kind: str

@@ -24,6 +24,7 @@ from tests.support.waiting import eventually
 from worker.sandbox.client import Sandbox
 
 SECRET = "sandbox-secret"  # that the sandbox knows when it starts
+CALLBACK = "http://127.0.0.1:9/integration-callback"  # registered at the sandboxes that a session shares
 STOP_SECONDS = 20.0
 BUS = 10_000  # so far above its server's port a cluster's bus is
 PORTS = range(10_000, 32_768 - BUS)
@@ -124,9 +125,10 @@ def running_valkey(*, binary: str | None = None, **options: str) -> Iterator[Pat
 
 
 def lent(server: Sandbox) -> Iterator[Sandbox]:
-    """A session's server for one test: no faults, the usual secret."""
+    """A session's server for one test: no faults, the usual secret, the usual consent."""
     server.clear_faults()
     server.set_secret(SECRET)
+    server.consent()
     yield server
     server.clear_faults()
 

@@ -1,7 +1,8 @@
 """`python -m worker.sandbox`: one authorization server as a process of its own.
 
 Prints exactly one line on standard output, once connections are accepted:
-{"url": "http://127.0.0.1:PORT", "token_url": "http://127.0.0.1:PORT/oauth2/token", "revoke_url": ...}
+{"url": "http://127.0.0.1:PORT", "token_url": "http://127.0.0.1:PORT/oauth2/token",
+"revoke_url": ..., "authorize_url": ...}
 Ends with 0 on SIGTERM and SIGINT. Logs nothing: /control reports what happened.
 """
 
@@ -15,6 +16,7 @@ import socket
 import ssl
 import sys
 from typing import TYPE_CHECKING, get_args
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from worker.sandbox.profiles import Profile
 
 _HOST = "127.0.0.1"
+_REDIRECT = "where sign-ins may end; repeat it for several"
 
 
 class _Server(uvicorn.Server):
@@ -43,7 +46,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
         url = f"{'https' if self.config.is_ssl else 'http'}://{_HOST}:{port}"
-        paths = {"token_url": self._profile.token_path, "revoke_url": self._profile.revoke_path}
+        paths = {
+            "token_url": self._profile.token_path,
+            "revoke_url": self._profile.revoke_path,
+            "authorize_url": self._profile.authorize_path,
+        }
         addresses = {"url": url, **{name: url + path for name, path in paths.items()}}
         print(json.dumps(addresses), flush=True)  # noqa: T201
 
@@ -74,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--authentication", choices=METHODS, help="the one way in which the client must prove itself")
     add("--client-key", metavar="FILE", help="the client's public key, PEM, for private_key_jwt")
     add("--audience", action="append", default=[], help="what assertions may be for, beside the token URL")
-    add("--require", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="in every request")
+    add("--redirect-uri", type=_redirect_uri, action="append", default=[], metavar="URL", help=_REDIRECT)
+    add("--require-pkce", action="store_true", help="refuse sign-ins without an S256 challenge")
+    add("--scope", action="append", default=[], metavar="NAME", help="a scope that exists; none given: any")
+    add("--require", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="in token requests")
     add("--tls-certificate", metavar="FILE", help="serve https with this certificate")
     add("--tls-key", metavar="FILE")
     add("--client-ca", metavar="FILE", help="the authority of clients' certificates")
@@ -95,6 +105,17 @@ def _pair(text: str) -> tuple[str, str]:
         message = f"{text!r} is not NAME=VALUE"
         raise argparse.ArgumentTypeError(message)
     return name, value
+
+
+def _redirect_uri(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc or "#" in text:
+        message = f"{text!r} is not an http or https URL without a fragment"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _decimal(text: str) -> float:
@@ -132,6 +153,9 @@ def _rules(options: argparse.Namespace) -> IssuerRules:
         client_key=options.client_key,
         audiences=tuple(options.audience),
         required=tuple(options.require),
+        redirect_uris=tuple(options.redirect_uri),
+        require_pkce=options.require_pkce or profile.requires_pkce,
+        scopes=tuple(options.scope),
     )
 
 

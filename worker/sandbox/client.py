@@ -39,6 +39,7 @@ class Sandbox:
         url: str,
         token_url: str,
         revoke_url: str = "",
+        authorize_url: str = "",
         *,
         pid: int | None = None,
         ca_file: str | None = None,
@@ -47,6 +48,7 @@ class Sandbox:
         self.api_url = f"{url}/api/user"
         self.token_url = token_url
         self.revoke_url = revoke_url
+        self.authorize_url = authorize_url
         self.pid = pid
         """The server's process id, where it is known."""
         # A proxy that the environment names must not come between a test and its judge.
@@ -130,8 +132,21 @@ class Sandbox:
         """Replace the client's secret; the old one stops working at once."""
         self._object("POST", "/secret", json={"secret": secret})
 
+    def consent(self, **order: Value) -> None:
+        """Choose how people consent from now on; without an order as at the start.
+
+        Args:
+            order: person, scope (what the person allows at most), decision (`ask` shows the page;
+                `allow` and `deny` answer without one).
+        """
+        self._object("POST", "/consent", json=order)
+
     def add_fault(self, kind: str, **options: Value) -> None:
-        """Switch a fault on. Every kind takes times, grant, probability and seed beside its own options."""
+        """Switch a fault on.
+
+        Every kind takes times, grant, grant_type, probability and seed beside its own options.
+        `grant_type="authorization_code"` addresses code exchanges, which belong to no grant yet.
+        """
         self._object("POST", "/faults", json={"kind": kind, **options})
 
     def clear_faults(self) -> None:

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from worker.sandbox.authorize import read_consent
 from worker.sandbox.faults import read_fault
 from worker.sandbox.inputs import Fields, InputError
 from worker.sandbox.issuer import IssueOrder
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from worker.sandbox.authorize import AuthorizationEndpoint
     from worker.sandbox.faults import FaultBoard
     from worker.sandbox.issuer import IssuedGrant, Issuer, IssuerRules
     from worker.sandbox.judge import Judge
@@ -43,19 +45,20 @@ class _UnknownGrantError(LookupError):
 class _Control:
     """One handler for each route."""
 
-    def __init__(self, issuer: Issuer, judge: Judge, faults: FaultBoard) -> None:
+    def __init__(
+        self, issuer: Issuer, judge: Judge, faults: FaultBoard, authorization: AuthorizationEndpoint
+    ) -> None:
         self._issuer = issuer
         self._judge = judge
         self._faults = faults
+        self._authorization = authorization
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", "profile": self._issuer.rules.profile.name})
 
     async def issue(self, request: Request) -> Response:
         order = _read_order(Fields.from_json(await request.body()), self._issuer.rules)
-        scope = self._issuer.rules.profile.scope
-        grants = self._issuer.issue(order, time.time())
-        return _json_lines(_import_line(grant, scope) for grant in grants)
+        return _json_lines(map(_import_line, self._issuer.issue(order, time.time())))
 
     async def revoke(self, request: Request) -> Response:
         fields = Fields.from_json(await request.body())
@@ -70,6 +73,12 @@ class _Control:
         fields.finish()
         self._issuer.rules.client_secret = secret
         return JSONResponse({"status": "the old secret is dead"})
+
+    async def consent(self, request: Request) -> Response:
+        consent = read_consent(Fields.from_json(await request.body()))
+        self._authorization.consent = consent
+        scope = None if consent.scopes is None else " ".join(sorted(consent.scopes))
+        return JSONResponse({"person": consent.person, "scope": scope, "decision": consent.decision})
 
     async def add_fault(self, request: Request) -> Response:
         self._faults.add(read_fault(Fields.from_json(await request.body())))
@@ -127,15 +136,18 @@ class _Control:
         }
 
 
-def control_app(issuer: Issuer, judge: Judge, faults: FaultBoard) -> Starlette:
+def control_app(
+    issuer: Issuer, judge: Judge, faults: FaultBoard, authorization: AuthorizationEndpoint
+) -> Starlette:
     """Build the application that is mounted at /control."""
-    control = _Control(issuer, judge, faults)
+    control = _Control(issuer, judge, faults, authorization)
     return Starlette(
         routes=[
             Route("/health", control.health),
             Route("/issue", control.issue, methods=["POST"]),
             Route("/revoke", control.revoke, methods=["POST"]),
             Route("/secret", control.secret, methods=["POST"]),
+            Route("/consent", control.consent, methods=["POST"]),
             Route("/faults", control.add_fault, methods=["POST"]),
             Route("/faults", control.clear_faults, methods=["DELETE"]),
             Route("/report", control.report),
@@ -173,12 +185,12 @@ def _read_order(fields: Fields, rules: IssuerRules) -> IssueOrder:
     return order
 
 
-def _import_line(grant: IssuedGrant, scope: str | None) -> dict[str, Any]:
+def _import_line(grant: IssuedGrant) -> dict[str, Any]:
     """Return a grant as the application that obtained it would store it."""
     optional = {
         "expires_in": grant.access_seconds or None,
         "refresh_token_expires_in": grant.stated_refresh_seconds,
-        "scope": scope,
+        "scope": grant.scope,
     }
     return {
         "id": grant.id,
@@ -198,6 +210,8 @@ def _view_pair(grant: IssuedGrant) -> dict[str, Any]:
         "refresh_token": grant.pair.refresh_token,
         "access_expires_at": grant.pair.access_expires_at,
         "revoked": grant.revoked,
+        "person": grant.person,
+        "scope": grant.scope,
     }
 
 
@@ -214,6 +228,9 @@ def _view_rules(rules: IssuerRules) -> dict[str, Any]:
         "rotation": rules.rotation,
         "client_id": rules.client_id,
         "authentication": rules.authentication,
+        "redirect_uris": rules.redirect_uris,
+        "require_pkce": rules.require_pkce,
+        "scopes": rules.scopes,
     }
 
 

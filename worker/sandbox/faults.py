@@ -3,8 +3,9 @@
 Rules:
     - Several faults may be on at once. All delays that apply add up; of the other faults the one
       that was switched on first strikes.
-    - A fault may be limited to the next `times` requests, to one grant, or to a share of the
-      requests. The share is drawn from the fault's own generator, so that a seed replays.
+    - A fault may be limited to the next `times` requests, to one grant, to one grant type, or to a
+      share of the requests. The share is drawn from the fault's own generator, so that a seed replays.
+    - A code exchange belongs to no grant yet: `grant_type` says that a fault is for it.
     - `acts` says whether the server does what the request asks before it misbehaves.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # A client that follows the redirect sends its secret to the wrong place; the judge counts it.
 REDIRECT_PATH: Final = "/redirected"
 
+_GRANT_TYPES: Final = ("authorization_code", "refresh_token", "client_credentials")
 _MEBIBYTE = 1024 * 1024
 _HTML = {"Content-Type": "text/html; charset=utf-8"}
 _JSON = {"Content-Type": "application/json"}
@@ -72,9 +74,10 @@ def _shape(fields: Fields) -> dict[str, Any]:
 
 
 def _outage(fields: Fields) -> dict[str, Any]:
-    if fields.holds("grant"):
-        message = "an outage does not read requests, so it cannot tell grants apart"
-        raise InputError(message)
+    for name, things in (("grant", "grants"), ("grant_type", "grant types")):
+        if fields.holds(name):
+            message = f"an outage does not read requests, so it cannot tell {things} apart"
+            raise InputError(message)
     return {"form": fields.choice("form", ("close", "503"), "close")}
 
 
@@ -120,6 +123,7 @@ class Fault:
     options: dict[str, Any]
     times: int | None
     grant: str | None
+    grant_type: str | None
     probability: float
     seed: int
     dice: random.Random = field(repr=False)
@@ -141,13 +145,14 @@ class Fault:
             **self.options,
             "times": self.times,
             "grant": self.grant,
+            "grant_type": self.grant_type,
             "probability": self.probability,
             "seed": self.seed,
         }
 
-    def strikes(self, grant_id: str | None) -> bool:
+    def strikes(self, grant_id: str | None, grant_type: str | None) -> bool:
         """Decide whether this fault strikes a request, and count it if it does."""
-        if self.times == 0 or self.grant not in (None, grant_id):
+        if self.times == 0 or self.grant not in (None, grant_id) or self.grant_type not in (None, grant_type):
             return False
         if self.probability < 1 and self.dice.random() >= self.probability:
             return False
@@ -166,6 +171,7 @@ def read_fault(fields: Fields) -> Fault:
         options=options,
         times=fields.whole("times", least=1) if fields.holds("times") else None,
         grant=fields.text("grant") if fields.holds("grant") else None,
+        grant_type=fields.choice("grant_type", _GRANT_TYPES) if fields.holds("grant_type") else None,
         probability=fields.number("probability", 1, most=1),
         seed=seed,
         dice=random.Random(seed),  # noqa: S311 - a seed must replay
@@ -195,17 +201,17 @@ class FaultBoard:
     def next_outage(self) -> Fault | None:
         """Return the outage that strikes a request before its body is read, if any."""
         outages = (fault for fault in self._faults if fault.kind == "outage")
-        return next((fault for fault in outages if fault.strikes(None)), None)
+        return next((fault for fault in outages if fault.strikes(None, None)), None)
 
-    def next_delay(self, grant_id: str | None) -> float:
+    def next_delay(self, grant_id: str | None, grant_type: str) -> float:
         """Return by how many seconds the reply is late."""
         delays = (fault for fault in self._faults if fault.kind == "latency")
-        return sum(_seconds_late(fault) for fault in delays if fault.strikes(grant_id))
+        return sum(_seconds_late(fault) for fault in delays if fault.strikes(grant_id, grant_type))
 
-    def next_fault(self, grant_id: str | None) -> Fault | None:
+    def next_fault(self, grant_id: str | None, grant_type: str) -> Fault | None:
         """Return the fault that replaces the reply to a request, if any."""
         spoilers = (fault for fault in self._faults if fault.kind not in ("latency", "outage"))
-        return next((fault for fault in spoilers if fault.strikes(grant_id)), None)
+        return next((fault for fault in spoilers if fault.strikes(grant_id, grant_type)), None)
 
 
 def _seconds_late(fault: Fault) -> float:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _FORM = "application/x-www-form-urlencoded"
-_MAY_REPEAT = frozenset({"resource", "audience"})  # RFC 8707 section 2, RFC 8693 section 2.1
+MAY_REPEAT = frozenset({"resource", "audience"})  # RFC 8707 section 2, RFC 8693 section 2.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,10 @@ class ReceivedRequest:
     problem: str | None = None
     token: str = ""
     """What is to be revoked."""
+
+    def parameter(self, name: str) -> str:
+        """Return a parameter's first value."""
+        return self.parameters.get(name, ("",))[0]
 
     @property
     def basic_decoded(self) -> tuple[str, str] | None:
@@ -99,7 +103,7 @@ def _read(
 
 
 def _problem(pairs: list[tuple[str, str]], needs: str, *, both_ways: bool) -> str | None:
-    counts = Counter(name for name, _ in pairs if name not in _MAY_REPEAT)
+    counts = Counter(name for name, _ in pairs if name not in MAY_REPEAT)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         return f"{repeated[0]} was sent more than once"

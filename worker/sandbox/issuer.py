@@ -7,7 +7,8 @@ Rules:
       may decide that the server never acts.
     - An access token counts as expired if its end passes while somebody should keep its grant alive.
       Nobody should once the grant is revoked, or once its client was told that a refresh token of it
-      is dead, until the client refreshes it again. Each token is counted once.
+      is dead, until the client refreshes it again. Nobody can before the reply to its code exchange has
+      reached its client. Each token is counted once.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from worker.sandbox.codes import Codes, IssuedCode
 from worker.sandbox.judge import Judge, RequestVerdict
 from worker.sandbox.proofs import Proofs
 from worker.sandbox.statements import RFC_6749, STATEMENTS
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 Reuse = Literal["strict", "revoke-family", "grace"]
 
+USUAL_PERSON: Final = "alice"
+
 _DEAD = frozenset(
     {
         RequestVerdict.SUPERSEDED,
@@ -37,17 +41,29 @@ _DEAD = frozenset(
         RequestVerdict.ABSOLUTE_LIMIT,
     }
 )
+_WRONG_CODES = frozenset(
+    {
+        RequestVerdict.CODE_REPLAYED,
+        RequestVerdict.CODE_EXPIRED,
+        RequestVerdict.CODE_NEVER_ISSUED,
+        RequestVerdict.WRONG_REDIRECT_URI,
+        RequestVerdict.WRONG_VERIFIER,
+    }
+)
+GIVING: Final = frozenset({RequestVerdict.LIVE, RequestVerdict.LIVE_CODE})
 
 _RFC_ERRORS: dict[RequestVerdict, tuple[int, str]] = {
     RequestVerdict.MALFORMED: (400, "invalid_request"),
     RequestVerdict.UNSUPPORTED: (400, "unsupported_grant_type"),
     RequestVerdict.WRONG_CLIENT: (401, "invalid_client"),
     RequestVerdict.NEVER_ISSUED: (400, "invalid_grant"),
-    **dict.fromkeys(_DEAD, (400, "invalid_grant")),
+    **dict.fromkeys(_DEAD | _WRONG_CODES, (400, "invalid_grant")),
 }
 
 # Buddy does not tell a wrong secret from a dead token; it documents nothing about other errors.
-_BUDDY_AMBIGUOUS = frozenset({RequestVerdict.WRONG_CLIENT, RequestVerdict.NEVER_ISSUED}) | _DEAD
+_BUDDY_AMBIGUOUS = (
+    frozenset({RequestVerdict.WRONG_CLIENT, RequestVerdict.NEVER_ISSUED}) | _DEAD | _WRONG_CODES
+)
 
 
 @dataclass(slots=True)
@@ -73,7 +89,12 @@ class IssuerRules:
     audiences: tuple[str, ...] = ()
     """What an assertion may be for, beside the token endpoint's URL."""
     required: tuple[tuple[str, str], ...] = ()
-    """Parameters that every request must have."""
+    """Parameters that every token request must have."""
+    redirect_uris: tuple[str, ...] = ()
+    """Where answers to authorization requests may go."""
+    require_pkce: bool = False
+    scopes: tuple[str, ...] = ()
+    """The scopes that exist; empty: any does."""
 
 
 @dataclass(slots=True)
@@ -101,7 +122,8 @@ class IssuedGrant:
     stated_refresh_seconds: int | None
     pair: Pair
     watched: bool = True
-    """Whether somebody should keep it alive: false for the by-product of a client_credentials request."""
+    """Whether somebody should keep it alive: false for the by-product of a client_credentials request, and
+    for a grant whose client has not received it."""
     previous_refresh_token: str | None = None
     rotations: int = 0
     revoked: bool = False
@@ -109,6 +131,11 @@ class IssuedGrant:
     """Whether the client was told that a refresh token of this grant is dead."""
     states: str = RFC_6749
     """In which words replies state the end of its access token."""
+    person: str = USUAL_PERSON
+    scope: str | None = None
+    """What its person allowed, where that is known."""
+    states_scope: bool = True
+    """Whether replies state its scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +162,14 @@ class Examination:
     verdict: RequestVerdict
     grant: IssuedGrant | None = None
     description: str | None = None
+    code: IssuedCode | None = None
+    """The code that it presents."""
+
+    @property
+    def grant_id(self) -> str | None:
+        """The id of the grant that it is about; a code has one as soon as the server has acted on it."""
+        grant = self.code.grant if self.code else self.grant
+        return None if grant is None else grant.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +188,7 @@ class Issuer:
         self.rules = rules
         self.judge = judge
         self.grants: dict[str, IssuedGrant] = {}
+        self.codes = Codes()
         # The grant of every refresh token ever issued. The live token is the one in its grant's pair.
         self._families: dict[str, IssuedGrant] = {}
         # The grant of every access token ever issued with a grant, for the API.
@@ -166,7 +202,9 @@ class Issuer:
         """Mint the ordered grants, as if people had just consented."""
         for index in range(order.count):
             issued_at = now - order.spread_seconds * index / order.count
-            yield self._new_grant(order, issued_at)
+            grant = self._new_grant(order, issued_at)
+            grant.scope = self.rules.profile.scope
+            yield grant
 
     def examine(self, request: ReceivedRequest, now: float) -> Examination:
         """Say what a request is. Only the judge's count of expired access tokens is brought up to `now`."""
@@ -180,15 +218,14 @@ class Issuer:
         for name, value in self.rules.required:
             if value not in request.parameters.get(name, ()):
                 return Examination(RequestVerdict.MALFORMED, grant, f"{name} must have the value {value}")
-        if request.grant_type == "client_credentials":
-            return Examination(RequestVerdict.CLIENT_CREDENTIALS)
-        if request.grant_type != "refresh_token":
-            return Examination(RequestVerdict.UNSUPPORTED, grant)
-        if not request.refresh_token:
-            return Examination(RequestVerdict.MALFORMED, None, "refresh_token is missing")
-        if grant is None:
-            return Examination(RequestVerdict.NEVER_ISSUED)
-        return Examination(self._examine_token(grant, request.refresh_token, now), grant)
+        match request.grant_type:
+            case "client_credentials":
+                return Examination(RequestVerdict.CLIENT_CREDENTIALS)
+            case "authorization_code":
+                return self._examine_code(request, now)
+            case "refresh_token":
+                return self._examine_refresh(request.refresh_token, grant, now)
+        return Examination(RequestVerdict.UNSUPPORTED, grant)
 
     def act(self, request: ReceivedRequest, examination: Examination, now: float) -> IssuerReply:
         """Do what a request asks, as far as its verdict allows, and reply to it."""
@@ -205,6 +242,8 @@ class Issuer:
             case Examination(verdict=RequestVerdict.SUPERSEDED, grant=IssuedGrant() as grant):
                 if self.rules.reuse == "revoke-family":
                     self.revoke(grant, now)
+            case Examination(code=IssuedCode() as code):
+                return self._exchange(code, request, examination, now)
         return self._refusal(request, examination)
 
     def revoke_token(self, request: ReceivedRequest, now: float) -> IssuerReply:
@@ -227,19 +266,21 @@ class Issuer:
             self.judge.count("revocations_of_dead_tokens", None if grant is None else grant.id)
         return _reply(200, {})
 
-    def serves(self, access_token: str, now: float) -> bool:
-        """Whether the API lets a caller in with this access token. A refresh has ended older ones."""
+    def person_served(self, access_token: str, now: float) -> str | None:
+        """Whom the API lets in with this access token, if anybody. A refresh has ended older ones."""
         grant = self._by_access_token.get(access_token)
         if grant is None or grant.pair.access_token != access_token or grant.revoked:
             self.judge.count("api_refusals", None if grant is None else grant.id)
-            return False
+            return None
         ends_at = grant.pair.access_expires_at
         is_over = ends_at is not None and now > ends_at
         self.judge.count("api_refusals" if is_over else "api_calls", grant.id)
-        return not is_over
+        return None if is_over else grant.person
 
     def hear_back(self, examination: Examination, now: float) -> None:
         """Note that the server's own reply to a request has reached its client."""
+        if examination.verdict is RequestVerdict.LIVE_CODE and examination.code and examination.code.grant:
+            examination.code.grant.watched = True
         if examination.grant is not None and examination.verdict in _DEAD:
             self.check_expiry(examination.grant, now)
             examination.grant.told_dead = True
@@ -273,6 +314,35 @@ class Issuer:
             return self._families[token]
         grant = self._by_access_token.get(token)
         return grant if grant is not None and grant.pair.access_token == token else None
+
+    def _examine_code(self, request: ReceivedRequest, now: float) -> Examination:
+        if not request.parameter("code"):
+            return Examination(RequestVerdict.MALFORMED, None, "code is missing")
+        verdict, code = self.codes.examine(request, now)
+        return Examination(verdict, code=code)
+
+    def _exchange(
+        self, code: IssuedCode, request: ReceivedRequest, examination: Examination, now: float
+    ) -> IssuerReply:
+        """Spend a code: it gives a grant, or is refused. One that was spent takes back what it gave."""
+        if examination.verdict is RequestVerdict.CODE_REPLAYED and code.grant is not None:
+            self.revoke(code.grant, now)
+        code.spent = True
+        if examination.verdict is not RequestVerdict.LIVE_CODE:
+            return self._refusal(request, examination)
+        allowed = code.allowed
+        grant = self._new_grant(self._own_order("code"), now, watched=False)
+        grant.person, grant.scope, grant.states_scope = allowed.person, allowed.scope, allowed.states_scope
+        code.grant = grant
+        self.judge.count("connected", grant.id)
+        return self._success(grant, now)
+
+    def _examine_refresh(self, refresh_token: str, grant: IssuedGrant | None, now: float) -> Examination:
+        if not refresh_token:
+            return Examination(RequestVerdict.MALFORMED, None, "refresh_token is missing")
+        if grant is None:
+            return Examination(RequestVerdict.NEVER_ISSUED)
+        return Examination(self._examine_token(grant, refresh_token, now), grant)
 
     def _examine_token(self, grant: IssuedGrant, refresh_token: str, now: float) -> RequestVerdict:
         if refresh_token != grant.pair.refresh_token:
@@ -336,11 +406,12 @@ class Issuer:
         self._families[grant.pair.refresh_token] = grant
         return grant
 
-    def _give_client_tokens(self, request: ReceivedRequest, now: float) -> IssuerReply:
+    def _own_order(self, prefix: str) -> IssueOrder:
+        """Order one grant that a token request asks for: by the server's rules alone."""
         rules = self.rules
-        order = IssueOrder(
+        return IssueOrder(
             count=1,
-            prefix="client-credentials",
+            prefix=prefix,
             client=rules.client_id,
             access_seconds=rules.access_seconds,
             refresh_seconds=rules.refresh_seconds,
@@ -348,8 +419,12 @@ class Issuer:
             spread_seconds=0,
             authorized_seconds_ago=0,
         )
+
+    def _give_client_tokens(self, request: ReceivedRequest, now: float) -> IssuerReply:
+        rules = self.rules
         if rules.profile.credentials_give_refresh_token:
-            return self._success(self._new_grant(order, now, watched=False), now)
+            grant = self._new_grant(self._own_order("client-credentials"), now, watched=False)
+            return self._success(grant, now)
         access_token = rules.profile.new_access_token()
         self._client_tokens.add(access_token)
         body: dict[str, Any] = {"access_token": access_token, "token_type": rules.profile.token_type}
@@ -366,13 +441,13 @@ class Issuer:
         body: dict[str, Any] = {"access_token": pair.access_token}
         if grant.access_seconds:
             body |= STATEMENTS[grant.states](max(0, grant.access_seconds - age), int(now))
-        if self.rules.rotation:
+        if self.rules.rotation or not grant.rotations:
             body["refresh_token"] = pair.refresh_token
             if grant.stated_refresh_seconds is not None:
                 body["refresh_token_expires_in"] = max(0, grant.stated_refresh_seconds - age)
         body["token_type"] = self.rules.profile.token_type
-        if self.rules.profile.scope is not None:
-            body["scope"] = self.rules.profile.scope
+        if grant.states_scope and grant.scope is not None:
+            body["scope"] = grant.scope
         return _reply(200, body)
 
     def _refusal(self, request: ReceivedRequest, examination: Examination) -> IssuerReply:

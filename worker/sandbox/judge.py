@@ -2,8 +2,8 @@
 
 Rules:
     - Counts are of what clients did, even where a fault kept the server from acting: a dead refresh
-      token has been presented even if the reply was a 503. Only `refreshes` and `replays` count what
-      the server did.
+      token has been presented even if the reply was a 503. Only `connected`, `refreshes` and `replays`
+      count what the server did.
     - Revocations and calls of the API are no token requests: they are counted, and neither logged nor
       among the `requests`.
     - A request occupies its grant from the moment when its body is read until its reply is written
@@ -31,6 +31,16 @@ class RequestVerdict(StrEnum):
     WITHIN_GRACE = "within_grace"
     """The previous refresh token, within the server's grace period."""
     CLIENT_CREDENTIALS = "client_credentials"
+    LIVE_CODE = "live_code"
+    """An authorization code, with all that its exchange needs."""
+    CODE_REPLAYED = "code_replayed"
+    """A code that an earlier request spent."""
+    CODE_EXPIRED = "code_expired"
+    CODE_NEVER_ISSUED = "code_never_issued"
+    WRONG_REDIRECT_URI = "wrong_redirect_uri"
+    """A code with another redirect URI than its authorization request had."""
+    WRONG_VERIFIER = "wrong_verifier"
+    """A code with a PKCE verifier that does not match its challenge, or with one of the two alone."""
     SUPERSEDED = "superseded"
     """A refresh token that a newer one has replaced."""
     NEVER_ISSUED = "never_issued"
@@ -45,14 +55,16 @@ class RequestVerdict(StrEnum):
     """The server closed or refused without reading the request: an outage."""
 
 
-# Counted when the request begins; the three others are counted by what the server does.
+# Counted when the request begins; the others are counted by what the server does, or not at all.
 _COUNTED = frozenset(RequestVerdict) - {
+    RequestVerdict.LIVE_CODE,
     RequestVerdict.LIVE,
     RequestVerdict.WITHIN_GRACE,
     RequestVerdict.UNREAD,
 }
 
 COUNTS: Final = (
+    "connected",
     "refreshes",
     "replays",
     *sorted(_COUNTED),

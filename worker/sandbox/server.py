@@ -14,7 +14,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -22,11 +22,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from worker.sandbox.authorize import AuthorizationEndpoint
 from worker.sandbox.control import control_app
 from worker.sandbox.faults import REDIRECT_PATH, FaultBoard, distorted, spoiled_reply
 from worker.sandbox.form import read_revocation_request, read_token_request
-from worker.sandbox.issuer import Issuer
+from worker.sandbox.issuer import GIVING, Issuer
 from worker.sandbox.judge import Judge, RequestVerdict
+from worker.sandbox.metadata import metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -137,8 +139,8 @@ class TokenEndpoint:
             http.headers, body, url=str(http.url), certificate_name=connection.certificate_name
         )
         examination = self._issuer.examine(request, now)
-        grant_id = examination.grant.id if examination.grant else None
-        fault = self._faults.next_fault(grant_id)
+        grant_id, grant_type = examination.grant_id, request.grant_type
+        fault = self._faults.next_fault(grant_id, grant_type)
         fault_kind = fault.kind if fault else None
         visit = self._judge.begin(now, examination.verdict, grant_id, fault=fault_kind, gone=connection.gone)
         try:
@@ -146,7 +148,8 @@ class TokenEndpoint:
             if fault is None or fault.acts:
                 reply = self._issuer.act(request, examination, now)
                 visit.acted = True
-            if delay := self._latency_seconds + self._faults.next_delay(grant_id):
+                visit.grant = examination.grant_id  # a code has one only now
+            if delay := self._latency_seconds + self._faults.next_delay(grant_id, grant_type):
                 await asyncio.sleep(delay)
             if fault is not None and not fault.distorts:
                 await self._misbehave(fault, connection)
@@ -163,7 +166,7 @@ class TokenEndpoint:
     def _note_delivery(self, visit: Visit, examination: Examination) -> None:
         if visit.delivered:
             self._issuer.hear_back(examination, time.time())
-        elif visit.acted and examination.verdict is RequestVerdict.LIVE:
+        elif visit.acted and examination.verdict in GIVING:
             self._judge.count("undelivered", visit.grant)
 
     async def _misbehave(self, fault: Fault, connection: Connection) -> None:
@@ -191,6 +194,7 @@ def build_app(rules: IssuerRules, *, latency_seconds: float) -> Starlette:
     """Build the application of one new authorization server."""
     judge, faults = Judge(), FaultBoard()
     issuer = Issuer(rules, judge)
+    authorization = AuthorizationEndpoint(issuer)
 
     async def revoke(request: Request) -> Response:
         received = read_revocation_request(request.headers, await request.body())
@@ -204,25 +208,22 @@ def build_app(rules: IssuerRules, *, latency_seconds: float) -> Starlette:
     async def api(request: Request) -> Response:
         """What an application calls with its access token: refused as soon as the token is dead."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        is_served = scheme.lower() == "bearer" and issuer.serves(token, time.time())
-        return JSONResponse({"ok": is_served}, HTTPStatus.OK if is_served else HTTPStatus.UNAUTHORIZED)
+        person = issuer.person_served(token, time.time()) if scheme.lower() == "bearer" else None
+        if person is None:
+            return JSONResponse({"ok": False}, HTTPStatus.UNAUTHORIZED)
+        return JSONResponse({"ok": True, "person": person})
 
     async def metadata(request: Request) -> Response:
-        """What the server says of itself (RFC 8414), by the name that the client gives it."""
-        issuer = str(request.base_url).rstrip("/")
-        document: dict[str, Any] = {"issuer": issuer, "token_endpoint": issuer + rules.profile.token_path}
-        if rules.authentication is not None:
-            method = rules.authentication.removesuffix("_raw")  # a word of ours for a reading of Basic
-            document["token_endpoint_auth_methods_supported"] = [method]
-        return JSONResponse(document)
+        return JSONResponse(metadata_of(rules, str(request.base_url).rstrip("/")))
 
     return Starlette(
         routes=[
             Route("/.well-known/oauth-authorization-server", metadata),
+            Route(rules.profile.authorize_path, authorization.serve, methods=["GET", "POST"]),
             Route(rules.profile.token_path, TokenEndpoint(issuer, judge, faults, latency_seconds)),
             Route(rules.profile.revoke_path, revoke, methods=["POST"]),
             Route(API_PATH, api),
             Route(REDIRECT_PATH, redirected, methods=["GET", "POST"]),
-            Mount("/control", control_app(issuer, judge, faults)),
+            Mount("/control", control_app(issuer, judge, faults, authorization)),
         ]
     )
