@@ -1,4 +1,4 @@
-"""Connect: a person signs in at a provider, comes back, and the application confirms that it is its person."""
+"""Connect: a person signs in at a provider and comes back, and the application confirms who it is."""
 
 import asyncio
 import json
@@ -11,13 +11,14 @@ import pytest
 
 from tests.http.browser import PUBLIC_URL, Browser, query_of
 from tests.http.conftest import Web
+from tests.support.waiting import eventually
 from worker.core.api_keys import Scope
 from worker.core.grant import Status
 from worker.http.pages import FAILURES, page
 from worker.sandbox.client import Sandbox
 
+NO_TICKET = "0" * 16 + "." + "A" * 43
 DONE = "https://app.example/done?user=42"
-PROFILES = ("buddy", "pagerduty", "oauth2")
 RETURN_URLS = "https://app.example/"
 
 
@@ -88,7 +89,7 @@ async def test_a_person_connects_and_the_grant_lives_once_the_application_has_co
 
 
 async def test_what_was_connected_is_refreshed_like_any_other(
-    web: Web, app: httpx.AsyncClient, browser: Browser
+    app: httpx.AsyncClient, browser: Browser
 ) -> None:
     back = await browser.sign_in(await link_of(app, grant="one"))
     await confirm(app, query_of(back)["code"])
@@ -159,7 +160,7 @@ async def test_a_sign_in_is_finished_only_in_the_browser_that_began_it(
 async def test_a_forwarded_link_connects_nobody_without_the_application(
     web: Web, app: httpx.AsyncClient
 ) -> None:
-    """A stranger comes back with a code; the application sees that its own person is another, and keeps still."""
+    """A stranger comes back with a code. The application sees that its own person is another, and says no."""
     web.sandbox.consent(person="mallory", decision="allow")
     async with Browser(web) as stranger:
         await stranger.sign_in(await link_of(app, grant="alice"))
@@ -177,9 +178,7 @@ async def test_a_state_is_used_once(app: httpx.AsyncClient, browser: Browser) ->
     assert "code=" not in replayed.text
 
 
-@pytest.mark.parametrize(
-    "path", ["/connect/x", "/connect/" + "0" * 16 + "." + "A" * 43, "/integration-callback"]
-)
+@pytest.mark.parametrize("path", ["/connect/x", "/connect/" + NO_TICKET, "/integration-callback"])
 async def test_what_nobody_was_sent_to_is_a_page_in_plain_words(browser: Browser, path: str) -> None:
     answer = await browser.open(PUBLIC_URL + path)
 
@@ -266,7 +265,7 @@ async def test_a_code_confirms_once(app: httpx.AsyncClient, browser: Browser) ->
     assert (second.status_code, second.json()["code"]) == (409, "code_used")
 
 
-@pytest.mark.parametrize("code", ["x", "0" * 16 + "." + "A" * 43])
+@pytest.mark.parametrize("code", ["x", NO_TICKET])
 async def test_a_code_that_nobody_was_given_confirms_nothing(app: httpx.AsyncClient, code: str) -> None:
     answer = await confirm(app, code)
 
@@ -319,8 +318,7 @@ async def test_a_refresh_that_is_under_way_while_its_person_connects_changes_not
     back = await browser.sign_in(await link_of(app, grant=old["id"]))
     with web.sandbox.fault("latency", ms=700, grant=old["id"]):
         refreshing = asyncio.create_task(app.post(f"/v1/refresh/{old['id']}"))
-        while not list(web.sandbox.log(old["id"])):
-            await asyncio.sleep(0.02)
+        await asyncio.to_thread(eventually, lambda: list(web.sandbox.log(old["id"])))
         answer = await confirm(app, query_of(back)["code"])
         await refreshing
 
