@@ -47,7 +47,6 @@ class ConnectFailure(StrEnum):
     # These are told the person alone: nobody knows that this browser is the one that was sent.
     UNKNOWN = "unknown"  # no such link or state, or it was used
     OTHER_BROWSER = "other_browser"
-    STORE_UNAVAILABLE = "store_unavailable"
 
 
 class ConnectError(Exception):

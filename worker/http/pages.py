@@ -96,7 +96,6 @@ FAILURES: Final[Mapping[ConnectFailure, Page]] = {
         "This sign-in was begun in another browser",
         ("It can be finished only there, with cookies allowed.", START_ANEW),
     ),
-    ConnectFailure.STORE_UNAVAILABLE: TRY_AGAIN,
 }
 
 
