@@ -20,7 +20,7 @@ def test_a_link_is_alone_on_standard_output_and_how_long_it_works_is_told_beside
 
     assert made.code == 0
     assert LINK.fullmatch(made.out)
-    assert made.err == "evergrant: it works for 10 min, once\n"
+    assert made.err == "evergrant: it works for ten minutes, once\n"
     (entry,) = cli("audit", "--json").documents
     assert (entry["what"], entry["grant"], entry["labels"]) == (
         "connect",
