@@ -54,5 +54,7 @@ async function serve(request, response) {
 }
 
 createServer((request, response) =>
-  serve(request, response).catch(({ status = 500, message }) => response.writeHead(status).end(message)),
+  serve(request, response).catch(({ status, message }) =>
+    response.writeHead(status ?? 500).end(status ? message : "something went wrong"), // it may quote a token
+  ),
 ).listen(PORT, "127.0.0.1");

@@ -27,7 +27,7 @@ async def key(web: Web) -> str:
 @pytest.fixture
 async def grant(web: Web) -> dict[str, Any]:
     """An import line of a grant that is stored."""
-    (line,) = web.enroll()
+    line: dict[str, Any] = web.enroll()[0]
     await web.put(line)
     return line
 

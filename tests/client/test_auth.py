@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -39,6 +40,9 @@ def get(request: pytest.FixtureRequest) -> Get:
     """GET by the blocking client and by the one of asyncio."""
     chosen: Get = request.param
     return chosen
+
+
+GIVEN = {"token_type": "Bearer", "scope": None, "grant": "a"}
 
 
 class Api:
@@ -164,6 +168,44 @@ async def test_callers_who_are_refused_together_share_one_refresh(
 
     assert {answer.status_code for answer in answers} <= {200, 401}
     assert len(list(web.sandbox.log(grant["id"]))) == 1
+
+
+async def test_who_was_refused_does_not_wait_for_a_call_that_was_made_without_word_of_it(get: Get) -> None:
+    asked_again, told = asyncio.Event(), asyncio.Event()
+    asked: list[dict[str, Any]] = []
+    shown: list[str] = []
+
+    async def give(request: Request) -> Response:
+        body = await request.json()
+        asked.append(body)
+        if body == {"refused_version": 0}:
+            told.set()
+            return JSONResponse({**GIVEN, "access_token": "good", "expires_in": 300, "version": 1})
+        if len(asked) > 1:
+            asked_again.set()
+            with suppress(TimeoutError):  # none where the refused caller waits for this very answer
+                await asyncio.wait_for(told.wait(), 5)
+        return JSONResponse({**GIVEN, "access_token": "bad", "expires_in": 0, "version": 0})
+
+    async def answer(request: Request) -> Response:
+        token = request.headers["authorization"]
+        shown.append(token)
+        await asyncio.wait_for(asked_again.wait(), PATIENCE_SECONDS)
+        return Response(status_code=200 if token == "Bearer good" else 401)
+
+    async def is_shown() -> bool:
+        return bool(shown)
+
+    routes = [Route("/v1/token/a", give, methods=["POST"]), Route("/api", answer)]
+    with served(Starlette(routes=routes)) as url:
+        auth = EvergrantAuth("a", url=url, key="the-key")
+        answers = [asyncio.create_task(get(auth, url + "/api"))]
+        await until(is_shown)
+        answers.append(asyncio.create_task(get(auth, url + "/api")))
+        statuses = [(await each).status_code for each in answers]
+
+    assert statuses == [200, 200]
+    assert asked == [{}, {}, {"refused_version": 0}]
 
 
 async def test_a_request_whose_body_can_be_sent_once_only_is_not_sent_again(
