@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.http.conftest import Web
 from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.core.api_keys import Scope
 
-Get = Callable[..., Awaitable[httpx.Response]]
+Get = Callable[..., Coroutine[Any, Any, httpx.Response]]
 
 
 async def get_in_a_thread(auth: httpx.Auth, url: str, **options: Any) -> httpx.Response:
