@@ -106,6 +106,15 @@ $(SERVERS)/node_modules/.done: $(SERVERS)/package-lock.json
 foreign: $(VENV)/.dev $(VENV)-foreign/.done $(SERVERS)/node_modules/.done ## at three servers that others wrote; needs Node. SECONDS=300 of other kinds of clients
 	@FOREIGN_SECONDS=$(call chosen,SECONDS,300) $(BIN)/python -m pytest -q -s -m foreign tests/foreign
 
+$(VENV)-fuzz/.done: requirements-fuzz.lock
+	@test -x $(VENV)-fuzz/bin/python || $(PYTHON) -m venv $(VENV)-fuzz
+	@$(VENV)-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock
+	@touch $@
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev $(VENV)-fuzz/.done ## calls of the HTTP service made from its OpenAPI document, for SECONDS=300; SEED= replays them
+	@FUZZ_SECONDS=$(call chosen,SECONDS,300) FUZZ_SEED=$(SEED) FUZZ_PROGRAM=$(abspath $(VENV)-fuzz)/bin/schemathesis $(BIN)/python -m pytest -q -s -m fuzz tests/fuzz
+
 .PHONY: simulate
 simulate: $(VENV)/.dev ## SEEDS=10000 random runs and every small interleaving; SEED= replays one
 	@SEED=$(SEED) SEEDS=$(SEEDS) $(BIN)/python -m tests.simulation
@@ -145,6 +154,7 @@ lock: $(VENV)/.dev ## resolve the newest versions into the lock files; UPGRADE= 
 	@$(LOCK) --group=build --group=dev --constraint=requirements.lock --output-file=requirements-dev.lock pyproject.toml
 	@$(LOCK) --group=bench --constraint=requirements-dev.lock --output-file=requirements-bench.lock pyproject.toml
 	@$(LOCK) --group=foreign --output-file=requirements-foreign.lock
+	@$(LOCK) --group=fuzz --output-file=requirements-fuzz.lock
 	@npm $(if $(UPGRADE),update,install) --prefix $(SERVERS) --package-lock-only --no-audit --no-fund
 
 .PHONY: clean
