@@ -1,21 +1,18 @@
 """The applications of docs/examples: the same one in FastAPI and in Node, run as a reader would run them."""
 
-import asyncio
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.client.conftest import served
-from tests.client.sign_in import SignIns
-from tests.http.conftest import Web
-from tests.support.servers import free_port
+from tests.http.browser import Browser
+from tests.http.conftest import LOCAL_APP, Web
 from tests.support.waiting import PATIENCE_SECONDS, until
 from worker.core.api_keys import Scope
 
@@ -27,18 +24,17 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is no
 EVERY = ["fastapi_app.py", pytest.param("node_app.mjs", marks=needs_node)]
 
 
-def command_of(name: str, port: int) -> list[str]:
+def command_of(name: str, port: str) -> list[str]:
     if name.endswith(".mjs"):
         return [str(shutil.which("node")), str(EXAMPLES / name)]
-    served_by = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", str(port), "--log-level", "warning"]
+    served_by = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", port, "--log-level", "warning"]
     return [sys.executable, *served_by, name.removesuffix(".py") + ":app"]
 
 
 @asynccontextmanager
 async def running(name: str, evergrant: str, key: str, api: str) -> AsyncIterator[httpx.AsyncClient]:
     """An example, and a browser that looks at it."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    url, port = LOCAL_APP, LOCAL_APP.rpartition(":")[2]
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT / "clients" / "python"),
@@ -46,7 +42,7 @@ async def running(name: str, evergrant: str, key: str, api: str) -> AsyncIterato
         "EVERGRANT_KEY": key,
         "API_URL": api,
         "APP_URL": url,
-        "PORT": str(port),
+        "PORT": port,
         "SESSION_SECRET": "a-secret-of-the-application",
     }
     command = command_of(name, port)
@@ -67,13 +63,6 @@ async def running(name: str, evergrant: str, key: str, api: str) -> AsyncIterato
             process.kill()
 
 
-@pytest.fixture
-def sign_ins() -> Iterator[SignIns]:
-    stand_in = SignIns(key="the-key")
-    with served(stand_in.app()) as stand_in.url:
-        yield stand_in
-
-
 @pytest.mark.parametrize("name", EVERY)
 async def test_an_example_calls_the_api_and_tries_once_more_after_a_401(web: Web, name: str) -> None:
     (line,) = web.enroll()
@@ -81,7 +70,7 @@ async def test_an_example_calls_the_api_and_tries_once_more_after_a_401(web: Web
     async with running(name, web.url, await web.key(Scope.TOKENS), web.sandbox.api_url) as browser:
         answers = [await browser.get("/me") for _ in range(2)]
 
-    assert [answer.json() for answer in answers] == [{"ok": True}] * 2
+    assert [answer.json()["ok"] for answer in answers] == [True] * 2
     assert len(list(web.sandbox.log(line["id"]))) == 1
 
 
@@ -97,26 +86,31 @@ async def test_an_example_says_that_the_person_must_connect_where_there_is_no_gr
 
 
 @pytest.mark.parametrize("name", EVERY)
-async def test_an_example_signs_a_person_in(sign_ins: SignIns, name: str) -> None:
-    async with running(name, sign_ins.url, "the-key", "http://127.0.0.1:9") as browser:
-        sent = await browser.post("/connect")
-        consented = await asyncio.to_thread(httpx.get, sent.headers["location"])
-        back = await browser.get(consented.headers["location"])
-        again = await browser.get(consented.headers["location"])
+async def test_an_example_signs_a_person_in_and_calls_the_api_for_them(web: Web, name: str) -> None:
+    web.sandbox.consent(decision="allow", person="alice")
+    key = await web.key(Scope.CONNECT, Scope.TOKENS)
+    async with running(name, web.url, key, web.sandbox.api_url) as app, Browser(web) as browser:
+        sent = await app.post("/connect")
+        returned = (await browser.sign_in(sent.headers["location"])).headers["location"]
+        back = await app.get(returned)
+        again = await app.get(returned)
+        me = await app.get("/me")
 
     assert (sent.status_code, back.status_code, back.headers["location"]) == (303, 303, "/me")
-    assert sign_ins.confirmed == [GRANT]
     assert again.status_code == 400
+    assert me.json() == {"ok": True, "person": "alice"}
 
 
 @pytest.mark.parametrize("name", EVERY)
-async def test_an_example_confirms_nobody_whom_it_did_not_send(sign_ins: SignIns, name: str) -> None:
-    async with running(name, sign_ins.url, "the-key", "http://127.0.0.1:9") as browser:
-        sent = await browser.post("/connect")
-        consented = await asyncio.to_thread(httpx.get, sent.headers["location"])
-        async with httpx.AsyncClient(base_url=browser.base_url, timeout=PATIENCE_SECONDS) as victim:
+async def test_an_example_confirms_nobody_whom_it_did_not_send(web: Web, name: str) -> None:
+    web.sandbox.consent(decision="allow", person="mallory")
+    key = await web.key(Scope.CONNECT, Scope.TOKENS)
+    async with running(name, web.url, key, web.sandbox.api_url) as app, Browser(web) as browser:
+        sent = await app.post("/connect")
+        returned = (await browser.sign_in(sent.headers["location"])).headers["location"]
+        async with httpx.AsyncClient(base_url=app.base_url, timeout=PATIENCE_SECONDS) as victim:
             await victim.post("/connect")  # who is on the way with a sign-in of their own
-            of_a_stranger = await victim.get(consented.headers["location"])
+            of_a_stranger = await victim.get(returned)
 
     assert of_a_stranger.status_code == 400
-    assert sign_ins.confirmed == []
+    assert await web.runtime.registry.find(GRANT) is None

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from config import load_settings
-from tests.support.servers import CALLBACK, SECRET, lent
+from tests.support.servers import CALLBACK, SECRET, free_port, lent
 from worker.core.api_keys import Scope
 from worker.http import openapi
 from worker.http.app import service_of
@@ -26,6 +26,7 @@ from worker.runtime.deployment import deploy
 from worker.runtime.process import as_member
 from worker.sandbox.client import Sandbox
 
+LOCAL_APP = f"http://127.0.0.1:{free_port()}"  # where a test may start an application of its own
 KEYS = "k1:" + b64encode(bytes(range(32))).decode()
 DOCUMENT = openapi.document_of(OPERATIONS)
 
@@ -56,6 +57,9 @@ def deployment(
         "CLIENTS__BUDDY__CLIENT_SECRET": SECRET,
         "CLIENTS__BUDDY__TOKEN_URL": sandbox.token_url,
         "CLIENTS__BUDDY__REVOKE_URL": sandbox.revoke_url,
+        "CLIENTS__BUDDY__AUTHORIZE_URL": sandbox.authorize_url,
+        "CLIENTS__BUDDY__SCOPES": "WORKSPACE,EXECUTION_RUN",
+        "RETURN_URLS": f"https://app.example/,{LOCAL_APP}",
     }
     for name, value in settings.items():
         monkeypatch.setenv(f"EVERGRANT_{name}", value)

@@ -19,16 +19,11 @@ from worker.sandbox.client import Sandbox
 
 NO_TICKET = "0" * 16 + "." + "A" * 43
 DONE = "https://app.example/done?user=42"
-RETURN_URLS = "https://app.example/"
 
 
-@pytest.fixture
-def deployment(deployment: None, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
-    """Settings that let people sign in at the sandbox."""
+@pytest.fixture(autouse=True)
+def _people_who_say_yes(sandbox: Sandbox) -> None:
     sandbox.consent(decision="allow")
-    monkeypatch.setenv("EVERGRANT_CLIENTS__BUDDY__AUTHORIZE_URL", sandbox.authorize_url)
-    monkeypatch.setenv("EVERGRANT_CLIENTS__BUDDY__SCOPES", "WORKSPACE,EXECUTION_RUN")
-    monkeypatch.setenv("EVERGRANT_RETURN_URLS", RETURN_URLS)
 
 
 @pytest.fixture
