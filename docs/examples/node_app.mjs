@@ -54,7 +54,6 @@ async function serve(request, response) {
 }
 
 createServer((request, response) =>
-  serve(request, response).catch(({ status, message }) =>
-    response.writeHead(status ?? 500).end(status ? message : "something went wrong"), // it may quote a token
-  ),
+  // An error of another kind may quote a token.
+  serve(request, response).catch((error) => response.writeHead(error.status ?? 500).end(error.status && error.message)),
 ).listen(PORT, "127.0.0.1");
