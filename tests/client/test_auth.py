@@ -90,7 +90,7 @@ async def test_a_token_is_taken_once_and_kept_while_it_is_promised(
 ) -> None:
     answers = [await get(auth, web.sandbox.api_url) for _ in range(3)]
 
-    assert [answer.json() for answer in answers] == [{"ok": True}] * 3
+    assert [answer.json() for answer in answers] == [{"ok": True, "person": "alice"}] * 3
     assert await tokens_taken(web) == 1
 
 
@@ -100,7 +100,7 @@ async def test_a_token_whose_promise_is_over_is_taken_anew(
     monkeypatch.setattr("evergrant_client.auth.ON_THE_WAY_SECONDS", 3_600)  # longer than any promise
     answers = [await get(auth, web.sandbox.api_url) for _ in range(2)]
 
-    assert [answer.json() for answer in answers] == [{"ok": True}] * 2
+    assert [answer.json() for answer in answers] == [{"ok": True, "person": "alice"}] * 2
     assert await tokens_taken(web) == 2
 
 
@@ -128,7 +128,7 @@ async def test_a_task_that_is_cancelled_does_not_end_the_call_for_others(web: We
         first.cancel()
         answer = await second
 
-    assert answer.json() == {"ok": True}
+    assert answer.json() == {"ok": True, "person": "alice"}
     assert first.cancelled()
     assert await tokens_taken(web) == 1
 
@@ -142,7 +142,7 @@ async def test_a_grant_that_was_refreshed_behind_its_back_costs_one_more_try(
 
     answers = [await get(auth, web.sandbox.api_url) for _ in range(2)]
 
-    assert [answer.json() for answer in answers] == [{"ok": True}] * 2
+    assert [answer.json() for answer in answers] == [{"ok": True, "person": "alice"}] * 2
     assert await tokens_taken(web) == 2
     assert len(list(web.sandbox.log(grant["id"]))) == 1
 
@@ -267,7 +267,7 @@ async def test_after_a_failure_the_next_request_asks_again(
         await get(auth, web.sandbox.api_url)
     await web.put(grant)
 
-    assert (await get(auth, web.sandbox.api_url)).json() == {"ok": True}
+    assert (await get(auth, web.sandbox.api_url)).json() == {"ok": True, "person": "alice"}
 
 
 def test_what_cannot_be_a_service_or_a_key_is_said_at_once_and_not_repeated(
