@@ -25,6 +25,7 @@
     first_process.py  what process 1 of a container has to do
     demo.py       a fleet against the sandbox, live
     demo_view.py  what the demo shows
+    demo_application.py  who calls the provider's API in the demo
 
 Modules that take long to load are imported by the commands that need them: `--help` is instant.
 """
