@@ -55,7 +55,7 @@ def _handed_out(settings: PlainSettings, request: "Request", request_id: str) ->
         )
         at_hand = AtHand(
             promises=promises,
-            client_named=lambda name: _client_of(name, settings),
+            client_named=lambda name: promising_client(name, settings),
             sealer=KeyRing(settings.keys),
             rules=rules_of(settings),
         )
@@ -86,7 +86,7 @@ def _at_once(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine was to end at once, and waits")
 
 
-def _client_of(name: str, settings: PlainSettings) -> Client | None:
+def promising_client(name: str, settings: PlainSettings) -> Client | None:
     """A client as far as promises depend on it: nothing is sent in its name."""
     plain = settings.clients.get(name)
     if plain is None:
