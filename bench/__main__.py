@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import psutil
 
-from bench import claims, footprint, lateness, many_clients, parts, plots, throughput, token_calls
+from bench import claims, command, footprint, lateness, many_clients, parts, plots, throughput, token_calls
 from bench.bed import ROOT
 from bench.contenders.bare import KINDS
 from bench.throughput import IDIOM, OURS
@@ -133,12 +133,18 @@ def _tokens(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
+def _command(*, quick: bool, repeats: int) -> dict[str, float]:
+    del repeats  # the least and the median of many runs
+    return command.measure(3 if quick else 20)
+
+
 MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
     "throughput": _throughput,
     "backlog": _backlog,
     "parts": _parts,
     "claims": _claims,
     "clients": _clients,
+    "command": _command,
     "footprint": _footprint,
     "lateness": _lateness,
     "scaling": _scaling,

@@ -1,47 +1,36 @@
-"""A directory of secret files as a source of settings: one file for each variable, named like it.
+"""A directory of secret files: one file for each variable, named like it.
 
 Docker and Kubernetes mount secrets like this. Files with other names are not read.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic_settings import BaseSettings, EnvSettingsSource
+from config.forms import PREFIX
 
 
 class SecretFilesError(Exception):
     """The directory or a file in it cannot be read; the message names the variable and shows no content."""
 
 
-class SecretFilesSource(EnvSettingsSource):
-    """Reads files as if each were an environment variable.
+def read(directory: Path) -> dict[str, str | None]:
+    """The content of each file by its name in small letters; none where there is no directory.
 
-    Args:
-        settings_cls: the settings.
-        directory: where the files are; it may be missing.
-        prefix: the beginning of our variables' names.
+    Raises:
+        SecretFilesError: one of them cannot be read.
     """
+    try:
+        if not directory.exists():
+            return {}
+        names = sorted(path.name for path in directory.iterdir())
+    except OSError as problem:
+        raise SecretFilesError(f"{PREFIX}SECRETS_DIR takes a directory: {problem.strerror}") from None
+    return {name.lower(): _read(directory / name) for name in names if name.upper().startswith(PREFIX)}
 
-    def __init__(self, settings_cls: type[BaseSettings], directory: Path, prefix: str) -> None:
-        self._directory = directory
-        self._variables_begin_with = prefix
-        super().__init__(settings_cls)
 
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        try:
-            if not self._directory.exists():
-                return {}
-            names = sorted(path.name for path in self._directory.iterdir())
-        except OSError as problem:
-            variable = self._variables_begin_with + "SECRETS_DIR"
-            raise SecretFilesError(f"{variable} takes a directory: {problem.strerror}") from None
-        ours = [name for name in names if name.upper().startswith(self._variables_begin_with)]
-        return {name.lower(): self._read(name) for name in ours}
-
-    def _read(self, name: str) -> str:
-        try:
-            return (self._directory / name).read_text(encoding="utf-8").strip()
-        except OSError as problem:
-            raise SecretFilesError(f"{name.upper()}: its secret file: {problem.strerror}") from None
-        except UnicodeDecodeError:
-            raise SecretFilesError(f"{name.upper()}: its secret file is not UTF-8 text") from None
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as problem:
+        raise SecretFilesError(f"{file.name.upper()}: its secret file: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise SecretFilesError(f"{file.name.upper()}: its secret file is not UTF-8 text") from None

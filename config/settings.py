@@ -12,16 +12,13 @@ Rules:
 `.env.example` lists every variable with its default.
 """
 
-import base64
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -46,82 +43,34 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as UnparsableError
 
-from config import clients_file, registration
+from config import clients_file, registration, secret_files
 from config.clients_file import ClientsFileError
+from config.forms import (
+    CLIENT_NAME,
+    CLIENT_NAME_TAKES,
+    KEY_FORM,
+    PREFIX,
+    SECRETS_DIR,
+    TEN_YEARS_SECONDS,
+    SettingsError,
+    decode_key,
+    directory,
+    endpoint_url,
+    host,
+    is_loopback,
+    printable,
+    public_url,
+    read_secret,
+    return_urls,
+)
 from config.registration import Authentication
-from config.secret_files import SecretFilesError, SecretFilesSource
+from config.secret_files import SecretFilesError
 from config.servers import Kind, check_broker_url, is_rabbitmq, read_server_url
-
-PREFIX = "EVERGRANT_"
-SECRETS_DIR = "/run/secrets"
-KEY_BYTES = 32
-TEN_YEARS_SECONDS = 315_360_000
-MOST_OF_A_PATH = 1000  # characters
-
-KEY_FORM = "id:base64-of-32-bytes, comma-separated; `evergrant keys new` makes one"
-
-CLIENT_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-CLIENT_NAME_TAKES = "it takes 1 to 64 letters, digits, dots, hyphens and underscores"
 
 TAKES = {
     "provider": "'buddy', 'pagerduty' or 'oauth2'",
     "client_id": "the client's id at the provider",
 }
-
-
-class SettingsError(Exception):
-    """A setting is wrong or missing; the message is one line that names its variable."""
-
-
-def _endpoint_url(url: str) -> str:
-    parts = _split(url)
-    if parts is None or not parts.hostname or parts.scheme not in {"https", "http"}:
-        raise ValueError("takes an https:// URL")
-    if parts.username or parts.password:
-        raise ValueError("takes a URL without credentials in it")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ValueError("takes an https:// URL; plain http:// is accepted for loopback only")
-    if not re.fullmatch(r"[!-~]+", url) or "#" in url:
-        raise ValueError("takes a URL in printable ASCII, without a fragment: it is used as it is")
-    return url
-
-
-def _public_url(url: str) -> str:
-    parts = urlsplit(_endpoint_url(url))
-    if parts.path.strip("/") or parts.query:
-        raise ValueError(
-            "takes https://HOST, with a port where it has one, and no path: cookies are a host's"
-        )
-    return url.rstrip("/")
-
-
-def _return_urls(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return tuple(_endpoint_url(part.strip()) for part in value.split(",") if part.strip())
-
-
-def _split(url: str) -> SplitResult | None:
-    """The parts of a URL; `None` if it is no URL. An error from `urlsplit` would repeat the password."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _host(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,253}", name):
-        raise ValueError("takes an address of this machine, or its name: 127.0.0.1, 0.0.0.0, ::1")
-    return name
 
 
 def _server_url(secret: SecretStr) -> SecretStr:
@@ -135,38 +84,18 @@ def _broker_url(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
-def _text(text: str) -> str:
-    """One line that can be shown; not blank, for an empty path would be the directory we happen to run in."""
-    if not text.strip():
-        raise ValueError("is empty")
-    if not text.isprintable():
-        raise ValueError("takes printable characters: no line breaks, no control characters")
-    return text
-
-
 def _secret_text(secret: SecretStr) -> SecretStr:
-    _text(secret.get_secret_value())
+    printable(secret.get_secret_value())
     return secret
-
-
-def _directory(path: str | Path) -> Path:
-    """Expand `~` as a shell does: nothing else does so for a `.env` file."""
-    text = _text(str(path))
-    if len(text) > MOST_OF_A_PATH:
-        raise ValueError(f"takes a path of at most {MOST_OF_A_PATH} characters")
-    expanded = os.path.expanduser(path)  # noqa: PTH111 it leaves the ~ of a user that is not there
-    if expanded.startswith("~"):
-        raise ValueError("takes a path without ~: that user has no home directory here")
-    return Path(expanded)
 
 
 def _given_directory(path: Any) -> Any:
     """Look at a path before it becomes a `Path`, which makes `.` of nothing."""
-    return _directory(path) if isinstance(path, str | Path) else path
+    return directory(path) if isinstance(path, str | Path) else path
 
 
 def _readable_file(path: str | Path) -> Path:
-    file = _directory(path)
+    file = directory(path)
     try:
         file.read_bytes()
     except OSError as problem:
@@ -175,28 +104,12 @@ def _readable_file(path: str | Path) -> Path:
 
 
 def _secret_file(path: str | Path) -> Path:
-    file = _directory(path)
+    file = directory(path)
     try:
         read_secret(file)
     except OSError as problem:
         raise ValueError(f"takes a file that can be read: {problem.strerror}") from None
     return file
-
-
-def read_secret(file: Path) -> str:
-    """A secret that stands alone in a file, without the white space around it.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is empty or no text.
-    """
-    try:
-        secret = file.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError:
-        raise ValueError("takes a file of UTF-8 text") from None
-    if not secret:
-        raise ValueError("takes a file with a secret in it: it is empty")
-    return _text(secret)
 
 
 def _certificates(path: str | Path) -> Path:
@@ -212,7 +125,7 @@ def _certificates(path: str | Path) -> Path:
 
 def _words(value: Any) -> Any:
     if isinstance(value, str) and value.strip():
-        _text(value)
+        printable(value)
     return tuple(value.replace(",", " ").replace("+", " ").split()) if isinstance(value, str) else value
 
 
@@ -225,13 +138,13 @@ def _lifetime(value: Any) -> Any:
     return int(text)
 
 
-EndpointUrl = Annotated[str, AfterValidator(_endpoint_url)]
-PublicUrl = Annotated[str, AfterValidator(_public_url)]
-ReturnUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_return_urls)]
+EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
+PublicUrl = Annotated[str, AfterValidator(public_url)]
+ReturnUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(return_urls)]
 ServerUrl = Annotated[SecretStr, AfterValidator(_server_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 Directory = Annotated[Path, BeforeValidator(_given_directory)]
-Text = Annotated[str, AfterValidator(_text)]
+Text = Annotated[str, AfterValidator(printable)]
 SecretText = Annotated[SecretStr, AfterValidator(_secret_text)]
 Lifetime = Annotated[int | Literal["never"], PlainValidator(_lifetime)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
@@ -239,7 +152,7 @@ SecretFile = Annotated[Path, AfterValidator(_secret_file)]
 Certificates = Annotated[Path, AfterValidator(_certificates)]
 # Not of tuples: pydantic-settings would read a number in a variable as JSON.
 Parameters = Annotated[dict[str, Any], BeforeValidator(registration.values_of)]
-Host = Annotated[str, AfterValidator(_host)]
+Host = Annotated[str, AfterValidator(host)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 
 
@@ -306,6 +219,22 @@ class FileClients:
     is_public: bool
 
 
+class SecretFilesSource(EnvSettingsSource):
+    """Reads files as if each were an environment variable.
+
+    Args:
+        settings_cls: the settings.
+        directory: where the files are; it may be missing.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], directory: Path) -> None:
+        self._directory = directory
+        super().__init__(settings_cls)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return secret_files.read(self._directory)
+
+
 class Settings(BaseSettings):
     """The deployment's settings; `.env.example` says what each is for."""
 
@@ -351,7 +280,7 @@ class Settings(BaseSettings):
     @property
     def browser_url(self) -> str | None:
         """Where browsers reach the service; `None` where that has to be set."""
-        if self.public_url is not None or not _is_loopback(self.http_host):
+        if self.public_url is not None or not is_loopback(self.http_host):
             return self.public_url
         host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
         return f"http://{host}:{self.http_port}" if self.http_port else None
@@ -371,15 +300,15 @@ class Settings(BaseSettings):
         environment, dotenv = _names_in(env_settings), _names_in(dotenv_settings)
         variable = PREFIX + "SECRETS_DIR"
         try:
-            directory = _directory(environment.get(variable) or dotenv.get(variable) or SECRETS_DIR)
+            secrets = directory(environment.get(variable) or dotenv.get(variable) or SECRETS_DIR)
         except ValueError as problem:
             raise SettingsError(f"{variable} {problem}") from None
         _refuse_twins()
-        secret_files = SecretFilesSource(settings_cls, directory, PREFIX)
+        secret_files_settings = SecretFilesSource(settings_cls, secrets)
         _refuse_unknown(environment, "")
         _refuse_unknown(dotenv, f" in {cls.model_config['env_file']}")
-        _refuse_unknown(_names_in(secret_files), f" in {directory}")
-        return init_settings, env_settings, dotenv_settings, secret_files
+        _refuse_unknown(_names_in(secret_files_settings), f" in {secrets}")
+        return init_settings, env_settings, dotenv_settings, secret_files_settings
 
     @field_validator("keys", mode="before")
     @classmethod
@@ -559,21 +488,6 @@ def _refuse_unknown(variables: Iterable[str], where: str) -> None:
 def variable_of(client: str, field: str) -> str:
     """The variable of one field of a client."""
     return f"{PREFIX}CLIENTS__{client}__{field}".upper()
-
-
-def decode_key(secret: str) -> bytes:
-    """A sealing key from its text.
-
-    Raises:
-        ValueError: it is not 32 bytes in base64.
-    """
-    try:
-        key = base64.b64decode(secret, validate=True)
-    except ValueError:
-        raise ValueError(f"takes {KEY_FORM}") from None
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"takes {KEY_FORM}; one of them has {len(key)} bytes")
-    return key
 
 
 def _one_line(where: tuple[int | str, ...], kind: str, message: str) -> str:

@@ -23,6 +23,7 @@ import structlog
 
 from worker.core import lifecycle, policy
 from worker.core.events import EventType, provider_event
+from worker.core.failures import StoreUnavailableError, UnsealError
 from worker.core.grant import Grant, TokenPair
 from worker.core.outcomes import (
     AnswerKnown,
@@ -37,7 +38,7 @@ from worker.core.outcomes import (
     Unknown,
     Unread,
 )
-from worker.core.policy import Action, Rules
+from worker.core.policy import RESEND_PAUSE_SECONDS, Action, Rules
 from worker.core.ports import (
     Clients,
     Clock,
@@ -50,9 +51,7 @@ from worker.core.ports import (
     RefreshReport,
     Sealer,
     Store,
-    StoreUnavailableError,
     TokenEndpoint,
-    UnsealError,
 )
 from worker.core.providers import Client, GrantType
 from worker.core.reasons import Reason
@@ -64,7 +63,6 @@ from worker.refreshing.patience import until_stored
 
 log = structlog.get_logger(__name__)
 
-RESEND_PAUSE_SECONDS = 0.5
 TOO_LATE_PAUSE_MS = 1_000
 ANSWER_PAUSE_MS = 10_000  # an answer is offered more often than its grant is claimed
 NO_ANSWER_PAUSE_MS = 1_000  # enough of them in a row open the breaker

@@ -19,7 +19,7 @@ from tests.chaos.summary import summary
 from tests.chaos.verdict import Verdict
 from tests.support.callables import Build
 from tests.support.live import LiveDeployment
-from worker.runtime.timing import lease_ms
+from worker.runtime.derived import lease_ms
 
 pytestmark = [
     pytest.mark.slow,

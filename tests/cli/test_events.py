@@ -32,7 +32,7 @@ class Terminal:
 
 sys.stdout = Terminal(sys.stdout)
 
-from worker.cli.app import main
+from worker.cli import main
 
 main()
 """

@@ -126,10 +126,12 @@ def test_the_demo_keeps_its_fleet_alive_and_prints_the_summary(cli: Cli, tmp_pat
     done = cli("demo", "--seconds", "8", "--grants", "20")
 
     assert done.code == 0, done.out + done.err
-    summary = done.out.splitlines()[-7:]
+    summary = done.out.splitlines()[-9:]
     assert summary[0].startswith("20 grants, ")
     assert int(summary[1].removeprefix("rotations")) > 0
     assert summary[2].split() == ["failures", "announced", "1", "(one", "grant", "was", "revoked)"]
-    assert [row.split()[-1] for row in summary[3:]] == ["0", "0", "0", "0"]
+    assert [row.split()[-1] for row in summary[3:7]] == ["0", "0", "0", "0"]
+    assert int(summary[7].removeprefix("API calls with promised tokens")) > 0
+    assert summary[8] == "401s seen: 0"
     eventually(lambda: not processes_with(str(tmp_path)))
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from config import load_settings
 from tests.support.callables import Build
 from tests.support.live import LiveDeployment
 from worker.adapters.embedded import EmbeddedServerError
-from worker.runtime.timing import lease_ms
+from worker.runtime.derived import lease_ms
 
 pytestmark = pytest.mark.slow
 

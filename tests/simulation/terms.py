@@ -5,10 +5,9 @@ from typing import Final
 
 from tests.simulation.provider import Mode
 from worker.adapters.store.redis_store import StoreLimits
-from worker.core.policy import Rules
+from worker.core.policy import RESEND_PAUSE_SECONDS, Rules
 from worker.core.promises import Spans
-from worker.refresher import RESEND_PAUSE_SECONDS
-from worker.runtime.timing import CLAIM_SECONDS, COMMIT_SECONDS
+from worker.runtime.derived import CLAIM_SECONDS, COMMIT_SECONDS
 
 RULES: Final = Rules(min_margin_ms=1_000)
 SPANS: Final = Spans(margin_ms=200, brief_ms=100, usual_ms=3_000)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from config.settings import SettingsError, decode_key, load_settings
+from config import SettingsError, load_settings
+from config.forms import decode_key
 from worker.core.outcomes import NoLifetime
 from worker.runtime.clients import client_of
 

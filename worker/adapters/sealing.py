@@ -19,9 +19,9 @@ import msgpack
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from worker.core.failures import UnsealError
 from worker.core.grant import Grant, TokenPair
 from worker.core.outcomes import Reply
-from worker.core.ports import UnsealError
 
 FORMAT: Final = 2
 NONCE_BYTES: Final = 12  # 96 bits, NIST SP 800-38D section 5.2.1.1

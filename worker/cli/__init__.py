@@ -1,11 +1,14 @@
 """`evergrant`: the command line.
 
     app.py        the commands, their errors and exit codes
+    ending.py     how every command ends
     session.py    a command's connection to the deployment
+    user.py       who runs a command
     output.py     JSON lines, columns and times as people read them
     grants.py     import, list, show, export
     operating.py  grants pause, resume, delete: one, or many
     revoking.py   grants revoke
+    at_hand.py    token, where it is at hand
     tokens.py     token, grants refresh
     answers.py    replies that could not be read: list, show, adopt, drop
     events.py     the event stream
@@ -22,6 +25,7 @@
     first_process.py  what process 1 of a container has to do
     demo.py       a fleet against the sandbox, live
     demo_view.py  what the demo shows
+    demo_application.py  who calls the provider's API in the demo
 
 Modules that take long to load are imported by the commands that need them: `--help` is instant.
 """
@@ -37,6 +41,17 @@ def main() -> None:
         from worker.cli.health import probe
 
         sys.exit(probe(sys.argv[2]))
-    from worker.cli.app import main as run
+    from worker.cli.ending import end_with
 
-    run()
+    end_with(_code_of_the_command)
+
+
+def _code_of_the_command() -> int:
+    if sys.argv[1:2] == ["token"]:
+        from worker.cli.at_hand import handed_out_at_once
+
+        if handed_out_at_once(sys.argv[2:]):
+            return 0
+    from worker.cli.app import run
+
+    return run()

@@ -4,9 +4,7 @@ Exit codes: 0 done, 1 the thing asked about is in a bad state, 2 usage or settin
 reached. An error is one line on standard error.
 """
 
-import os
 import sys
-from io import TextIOWrapper
 
 import typer
 from typer.exceptions import TyperException
@@ -27,9 +25,8 @@ from worker.cli import (
     tokens,
     up,
 )
-from worker.cli.session import BAD_STATE, CommandError
-
-INTERRUPTED = 130
+from worker.cli.ending import complain
+from worker.cli.session import CommandError
 
 app = typer.Typer(
     name="evergrant",
@@ -55,24 +52,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(api_keys.app, name="api-keys")
 
 
-def main() -> None:
-    """Run the command that was typed and exit with its code."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8, wherever it is written (RFC 8259)
-    try:
-        code = _code_of_the_command()
-        sys.stdout.flush()
-    except BrokenPipeError:  # `evergrant events | head`
-        code = 0
-        _write_no_more()
-    except OSError as problem:  # a full disk must not pass for a backup
-        code = BAD_STATE
-        _complain(f"{problem.filename or 'standard output'}: {problem.strerror}")
-        _write_no_more()
-    sys.exit(code)
-
-
-def _code_of_the_command() -> int:
+def run() -> int:
+    """Run the command that was typed; returns its exit code."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("evergrant", sys.argv[1:]) as context:
@@ -80,13 +61,11 @@ def _code_of_the_command() -> int:
     except typer.Exit as end:
         return end.exit_code
     except CommandError as problem:
-        _complain(str(problem))
+        complain(str(problem))
         return problem.exit_code
     except TyperException as problem:
         _explain(problem)
         return problem.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return 0
 
 
@@ -98,13 +77,4 @@ def _explain(problem: TyperException) -> None:
         return
     context = getattr(problem, "ctx", None)
     command = "evergrant" if context is None else context.command_path
-    _complain(f"{message.removesuffix('.')} (see `{command} --help`)")
-
-
-def _write_no_more() -> None:
-    """Let what is still buffered go nowhere, so that the interpreter's own flush at exit says nothing."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _complain(message: str) -> None:
-    sys.stderr.write(f"evergrant: {message}\n")
+    complain(f"{message.removesuffix('.')} (see `{command} --help`)")

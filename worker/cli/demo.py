@@ -1,12 +1,14 @@
 """`evergrant demo`: a fleet kept alive against the sandbox Buddy, live, and judged at the end.
 
-Everything is real but the provider: the embedded server, a worker and beat as their own processes, the
-settings, the import. The provider is the sandbox, whose tokens live a minute; it judges what it saw.
+Everything is real but the provider: the embedded server, a worker, beat and the HTTP service as their own
+processes, the settings, the import. The provider is the sandbox, whose tokens live a minute; it judges what
+it saw. Meanwhile an application calls its API with promised tokens of the HTTP service.
 """
 
 import asyncio
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from worker.cli.session import BAD_STATE, UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
     from worker.cli.children import Children
+    from worker.cli.demo_application import Application
     from worker.cli.demo_view import Moment, View
     from worker.runtime.assembly import Runtime
     from worker.sandbox.client import Sandbox
@@ -47,14 +50,16 @@ class Summary:
     lost: int
     superseded_presented: int
     overlapping: int
+    calls: int
+    refused: int
     revoked: bool
 
     @property
     def good(self) -> bool:
-        """Whether every grant was kept alive, and the revoked one was announced."""
+        """Whether every grant was kept alive, the revoked one was announced, and every promise held."""
         announced = self.failures == int(self.revoked)
-        faults = self.expired + self.lost + self.superseded_presented + self.overlapping
-        return faults == 0 and announced
+        faults = self.expired + self.lost + self.superseded_presented + self.overlapping + self.refused
+        return faults == 0 and announced and self.calls > 0
 
     def lines(self) -> Iterator[str]:
         """The summary as the demo prints it."""
@@ -65,6 +70,8 @@ class Summary:
         yield f"grants lost          {self.lost}"
         yield f"dead tokens presented to the provider  {self.superseded_presented}"
         yield f"requests that overlapped for one grant {self.overlapping}"
+        yield f"API calls with promised tokens         {self.calls}"
+        yield f"401s seen: {self.refused}"
 
 
 def demo(
@@ -73,11 +80,13 @@ def demo(
 ) -> None:
     """Show a fleet being kept alive against a sandbox Buddy whose tokens live a minute.
 
-    Exits 0 only if no token expired and none was lost. Ctrl-C ends it early.
+    An application calls the provider's API all the while, with promised tokens of the HTTP service. Exits 0
+    only if no token expired, none was lost, and the application saw no 401. Ctrl-C ends it early.
 
     Example: evergrant demo --grants 500 --seconds 30
     """
     from worker.cli.children import SettingsRefusedError
+    from worker.cli.demo_application import ApplicationError
     from worker.runtime.deployment import EmbeddedServerError
     from worker.sandbox.client import Sandbox, SandboxError
 
@@ -85,7 +94,7 @@ def demo(
         with _own_directory() as directory, Sandbox.start("buddy", access_seconds=TOKEN_SECONDS) as sandbox:
             _settings_of_the_demo(directory, sandbox)
             summary = _run(directory, sandbox, grants, seconds)
-    except (EmbeddedServerError, SandboxError) as problem:
+    except (ApplicationError, EmbeddedServerError, SandboxError) as problem:
         raise CommandError(str(problem), UNREACHABLE) from None
     except SettingsRefusedError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
@@ -115,6 +124,7 @@ def _settings_of_the_demo(directory: Path, sandbox: "Sandbox") -> None:
         "EVERGRANT_DATA_DIR": str(directory / "data"),
         "EVERGRANT_SWEEP_SECONDS": "1",
         "EVERGRANT_HTTP_TIMEOUT_SECONDS": "2",
+        "EVERGRANT_HTTP_PORT": str(_free_port()),
         "EVERGRANT_CLIENTS__BUDDY__PROVIDER": "buddy",
         "EVERGRANT_CLIENTS__BUDDY__CLIENT_ID": "sandbox-client",
         "EVERGRANT_CLIENTS__BUDDY__CLIENT_SECRET": "sandbox-secret",
@@ -122,10 +132,16 @@ def _settings_of_the_demo(directory: Path, sandbox: "Sandbox") -> None:
     }
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
 def _run(directory: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Summary:
     from config import load_settings
     from config.logging import configure_logging
-    from worker.cli.children import BEAT, WORKER, Children
+    from worker.cli.children import BEAT, WEB, WORKER, Children
     from worker.runtime.assembly import open_runtime
     from worker.runtime.deployment import deploy, embedded_server
     from worker.runtime.timing import in_flight_seconds
@@ -148,6 +164,7 @@ def _run(directory: Path, sandbox: "Sandbox", grants: int, seconds: float) -> Su
         try:
             children.start("worker", WORKER)
             children.start("beat", BEAT)
+            children.start("web", WEB)
             return asyncio.run(show())
         except BaseException:
             output.flush()
@@ -176,12 +193,26 @@ class _Show:
         from worker.cli.demo_view import View
 
         await self._import(grants)
+        application = await self._application()
         began = time.monotonic()
-        with View(grants, self._sandbox.token_url) as view:
-            await self._watch(view, began, seconds)
+        async with application.at_work():
+            with View(grants, application) as view:
+                await self._watch(view, application, began, seconds)
         elapsed = time.monotonic() - began
         await asyncio.to_thread(self._children.stop)
-        return await self._judge(grants, elapsed)
+        return await self._judge(grants, elapsed, application)
+
+    async def _application(self) -> "Application":
+        from worker.cli.demo_application import Application
+        from worker.core.api_keys import Scope
+
+        settings = self._runtime.deployment.settings
+        return Application(
+            f"http://{settings.http_host}:{settings.http_port}",
+            await self._runtime.api_keys.make("application", {Scope.TOKENS}, {}),
+            self._sandbox.api_url,
+            [stored.grant.id async for stored in self._runtime.registry.walk(CLIENT)],
+        )
 
     async def _import(self, grants: int) -> None:
         from worker.fleet.importing import Importer
@@ -199,7 +230,7 @@ class _Show:
             for refusal in taken.refusals:
                 raise CommandError(f"line {refusal.number}: {refusal.reason}", BAD_STATE)
 
-    async def _watch(self, view: "View", began: float, seconds: float) -> None:
+    async def _watch(self, view: "View", application: "Application", began: float, seconds: float) -> None:
         from worker.cli.demo_view import look
 
         before: Moment | None = None
@@ -209,8 +240,9 @@ class _Show:
             elapsed = time.monotonic() - began
             view.show(before, elapsed, seconds)
             if self._revoked is None and elapsed > REVOKE_AT * seconds:
-                await self._revoke_one()
-            if time.monotonic() > end and (before.failed or time.monotonic() > end + FAILURE_WAIT_SECONDS):
+                await self._revoke_one(application)
+            has_shown_all = before.failed and application.calls
+            if time.monotonic() > end and (has_shown_all or time.monotonic() > end + FAILURE_WAIT_SECONDS):
                 return
             self._children.look_after()
             await self._pause()
@@ -222,7 +254,7 @@ class _Show:
         except TimeoutError:
             pass
 
-    async def _revoke_one(self) -> None:
+    async def _revoke_one(self, application: "Application") -> None:
         """Revoke a grant as its user would: the one that is due next, so that the failure shows soon."""
         soon = [
             (stored.due_at, stored.grant.id)
@@ -230,9 +262,10 @@ class _Show:
             if stored.due_at is not None
         ]
         _, self._revoked = min(soon)
+        application.forget(self._revoked)
         self._sandbox.revoke(self._revoked)
 
-    async def _judge(self, grants: int, elapsed: float) -> Summary:
+    async def _judge(self, grants: int, elapsed: float, application: "Application") -> Summary:
         totals = self._sandbox.totals()
         live = {pair["id"]: pair for pair in self._sandbox.pairs()}
         lost = 0
@@ -251,6 +284,8 @@ class _Show:
             lost=lost,
             superseded_presented=totals["superseded"],
             overlapping=totals["concurrent"],
+            calls=application.calls,
+            refused=application.refused,
             revoked=self._revoked is not None,
         )
 

@@ -14,6 +14,7 @@ from worker.cli.output import until
 from worker.core.grant import Status
 
 if TYPE_CHECKING:
+    from worker.cli.demo_application import Application
     from worker.core.registry import ClientState, StreamEntry
     from worker.runtime.assembly import Runtime
 
@@ -75,9 +76,9 @@ def _worth_showing(entries: "Sequence[StreamEntry]") -> "Sequence[StreamEntry]":
 class View:
     """Shows moments for as long as its block lasts."""
 
-    def __init__(self, grants: int, token_url: str) -> None:
+    def __init__(self, grants: int, application: "Application") -> None:
         self._grants = grants
-        self._token_url = token_url
+        self._application = application
         console = Console()
         self._live = Live(console=console, transient=False) if console.is_terminal else None
         self._said_at = 0.0
@@ -101,7 +102,10 @@ class View:
         if time.monotonic() - self._said_at >= PLAIN_EVERY_SECONDS:
             self._said_at = time.monotonic()
             pace = f"{moment.rate:.0f} rotations/s"
-            _say(f"{elapsed:4.0f} s  {_fleet(moment)}  next due {_next_due(moment)}  {pace}")
+            _say(f"{elapsed:4.0f} s  {_fleet(moment)}  next due {_next_due(moment)}  {pace}  {self._calls()}")
+
+    def _calls(self) -> str:
+        return f"{self._application.calls} API calls, 401s seen: {self._application.refused}"
 
     def _show_failures(self, moment: Moment) -> None:
         for entry in moment.events:
@@ -117,6 +121,7 @@ class View:
         table.add_row("fleet", _fleet(moment))
         table.add_row("next due", _next_due(moment))
         table.add_row("rotations", f"{moment.state.refreshed} in all, {moment.rate:.0f} a second")
+        table.add_row("application", self._calls())
         table.add_row("soonest expiry", until(moment.state.soonest_expiry_at, moment.at))
         for index, entry in enumerate(moment.events):
             table.add_row("events" if index == 0 else "", _event(entry), style=_style(entry))

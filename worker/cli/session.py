@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from worker.cli.ending import BAD_STATE as BAD_STATE  # noqa: PLC0414 found here by others
 from worker.cli.output import note
-from worker.core.registry import UnreadableRecordError
+from worker.core.failures import UnreadableRecordError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BAD_STATE = 1
 SETTINGS = 2
 UNREACHABLE = 3
 NO_SUCH_GRANT = 4  # of `evergrant token`
@@ -53,16 +53,10 @@ def settings() -> "Settings":
 
 def this_user() -> "By":
     """Who runs this command, for the audit stream."""
-    import getpass
-    import socket
-
+    from worker.cli.user import user_and_host
     from worker.core.audit import By
 
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user may have no name
-        user = "unknown"
-    return By(user, socket.gethostname())
+    return By(*user_and_host())
 
 
 def utf8(text: str | None) -> str | None:
@@ -96,7 +90,7 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
 
     from config import SettingsError
     from config.logging import configure_logging
-    from worker.core.ports import StoreUnavailableError, WritesRefusedError
+    from worker.core.failures import StoreUnavailableError, WritesRefusedError
     from worker.runtime.assembly import open_runtime
     from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
     from worker.runtime.store_checks import ShortfallError, described

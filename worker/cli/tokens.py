@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli.output import note, until, write_json, write_line
+from worker.cli.at_hand import MOST_SECONDS, show, this_request
+from worker.cli.output import until, write_line
 from worker.cli.session import (
     BAD_STATE,
     NO_SUCH_GRANT,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from worker.fleet.tokens import TokenError
     from worker.runtime.assembly import Runtime
 
-MOST_SECONDS = 315_360_000  # ten years, as in an import line
 GrantId = Annotated[str, typer.Argument(metavar="ID", help="The grant's id.", callback=utf8)]
 
 
@@ -56,10 +56,7 @@ def token(
     handed_out = run(
         lambda runtime: _token(runtime, grant_id, None if min_ttl is None else int(min_ttl * 1000))
     )
-    if as_json:
-        write_json(handed_out.document())
-    else:
-        write_line(handed_out.access_token)
+    show(handed_out, as_json=as_json)
 
 
 def refresh(grant_id: GrantId) -> None:
@@ -79,22 +76,13 @@ async def _token(runtime: "Runtime", grant_id: str, min_ttl_ms: int | None) -> "
     by = this_user()
     request = Request(grant_id, min_ttl_ms, actor=by.actor, origin=by.origin)
     try:
-        handed_out = await runtime.handing_out.at_hand(request)
+        handed_out = await runtime.handing_out.at_hand(request, this_request())
         if handed_out is None:
             async with heartbeat_kept(runtime, grant_id):
                 handed_out = await runtime.handing_out.hand_out(request)
     except HandOutError as problem:
         raise _refusal(problem) from None
-    _note_what_it_is_worth(handed_out)
     return handed_out
-
-
-def _note_what_it_is_worth(handed_out: "HandedOut") -> None:
-    grant = handed_out.grant
-    if grant.status.value == "failed":
-        note(f"evergrant: {grant.id} is failed ({grant.reason}): this is its last access token")
-    elif handed_out.unpromised is not None:
-        note(f"evergrant: {grant.id}: this access token is not promised ({handed_out.unpromised.value})")
 
 
 def _refusal(problem: "HandOutError") -> CommandError:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Self
 
 ENDLESS_MS = 2**53 - 1  # a life without an end; still exact in Redis's doubles
+NO_END = ENDLESS_MS  # later than any instant
 
 
 class Status(StrEnum):
@@ -116,3 +117,17 @@ def lineage_of(grant_id: str, refresh_token: str | None) -> bytes:
     if not refresh_token:
         return b""
     return hashlib.sha256(f"{grant_id}\n{refresh_token}".encode()).digest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGrant:
+    """A grant as the store has it.
+
+    Attributes:
+        due_at: Unix ms; `None` where the grant is out of the schedule.
+        lease_until: Unix ms; `None` where nobody has leased it.
+    """
+
+    grant: Grant
+    due_at: int | None
+    lease_until: int | None

@@ -17,6 +17,7 @@ from enum import Enum, auto
 
 from worker.core import lifetimes, policy
 from worker.core.events import Event, EventType, grant_event, rebased
+from worker.core.grant import NO_END as NO_END  # noqa: PLC0414 found here by others
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.narrowing import missing_after
 from worker.core.outcomes import (
@@ -151,7 +152,6 @@ STATUS_OF = {
 }
 
 SAME_END_MS = 2_000  # servers state whole seconds
-NO_END = 2**53 - 1  # later than any instant, and still exact in Redis's doubles
 
 
 @dataclass(frozen=True, slots=True)

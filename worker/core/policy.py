@@ -21,6 +21,7 @@ LAST_SHARE = 0.1  # of a lifetime: no promise puts a refresh off into it
 LEAST_INTERVAL_MS = 2 * SECOND_MS  # between two refreshes of one grant, however short its tokens live
 NOTICE_STEPS_MS = (30 * DAY_MS, 7 * DAY_MS, 1 * DAY_MS)
 
+RESEND_PAUSE_SECONDS = 0.5  # before the same token is sent once more, half of it either way
 BACKOFF_BASE_MS = 2 * SECOND_MS
 BACKOFF_CAP_MS = 15 * MINUTE_MS
 RETRY_AFTER_CAP_MS = 60 * MINUTE_MS

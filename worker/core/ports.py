@@ -20,6 +20,10 @@ from worker.core.connecting import (
     Wanted,
 )
 from worker.core.events import Event
+from worker.core.failures import StoreRefusedError as StoreRefusedError  # noqa: PLC0414 found here by others
+from worker.core.failures import StoreUnavailableError as StoreUnavailableError  # noqa: PLC0414 found here by others
+from worker.core.failures import UnsealError as UnsealError  # noqa: PLC0414 found here by others
+from worker.core.failures import WritesRefusedError as WritesRefusedError  # noqa: PLC0414 found here by others
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
 from worker.core.outcomes import AttemptOutcome, Outcome, Reply
@@ -30,22 +34,6 @@ from worker.core.revocation import Revocation
 
 class JournalError(Exception):
     """The journal cannot take an answer now; the message is one line that says why and where."""
-
-
-class UnsealError(Exception):
-    """A sealed pair cannot be opened: its key is not in the ring, or it was tampered with."""
-
-
-class StoreUnavailableError(Exception):
-    """The store did not answer, or cannot do it now; the change may have been made all the same."""
-
-
-class WritesRefusedError(StoreUnavailableError):
-    """The store answers, and takes no writes now; the message is one line with the server's code."""
-
-
-class StoreRefusedError(StoreUnavailableError):
-    """The store takes writes, but fails at this one or at a record it found: the others are not affected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,9 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from worker.core import policy
-from worker.core.grant import ENDLESS_MS, Grant, Status
+from worker.core.grant import ENDLESS_MS, Grant, Status, StoredGrant
 from worker.core.policy import Rules
 from worker.core.providers import DAY_MS, MINUTE_MS, SECOND_MS, Client
-from worker.core.registry import StoredGrant
 
 MARGIN_MS: Final = 2 * SECOND_MS  # a promise ends so long before its access token does
 BRIEF_MS: Final = SECOND_MS  # enough for a caller who did not say how long the token must work

@@ -13,41 +13,15 @@ from typing import Any, Protocol
 
 from worker.core.audit import By
 from worker.core.events import Event
-from worker.core.grant import Grant, Status
+from worker.core.failures import NewerRecordError as NewerRecordError  # noqa: PLC0414 found here by others
+from worker.core.failures import UnreadableRecordError as UnreadableRecordError  # noqa: PLC0414 found here by others
+from worker.core.grant import Status
+from worker.core.grant import StoredGrant as StoredGrant  # noqa: PLC0414 found here by others
 from worker.core.lifecycle import Change
 from worker.core.ports import ClockJump, Lease
 from worker.core.providers import Client
 
 MOST_OF_A_STREAM_ID = 2**63
-UNREADABLE = "its record cannot be read"
-WAY_OUT = "Put the grant in anew (`evergrant grants import --replace`), or `evergrant grants delete` it."
-
-
-class UnreadableRecordError(Exception):
-    """A grant's record cannot be read. The message names the grant and repeats nothing of the record.
-
-    Attributes:
-        grant_id: whose it is.
-        problem: what is wrong with it.
-        advice: what to do.
-    """
-
-    def __init__(self, grant_id: str, problem: str = UNREADABLE, advice: str = WAY_OUT) -> None:
-        super().__init__(f"{grant_id}: {problem}. {advice}")
-        self.grant_id = grant_id
-        self.problem = problem
-        self.advice = advice
-
-
-class NewerRecordError(UnreadableRecordError):
-    """A newer release wrote a grant's record, in a format that this one cannot read."""
-
-    def __init__(self, grant_id: str, number: int, known: int) -> None:
-        super().__init__(
-            grant_id,
-            f"its record has format {number}, of a newer release; this one reads up to {known}",
-            "Upgrade this process: the grant is left as it is until then.",
-        )
 
 
 OnUnreadable = Callable[[UnreadableRecordError], object]
@@ -104,20 +78,6 @@ class ResealResult(StrEnum):
     GONE = "gone"
     CHANGED = "changed"  # the grant has another pair by now
     LEASED = "leased"  # its holder may be about to replace the pair
-
-
-@dataclass(frozen=True, slots=True)
-class StoredGrant:
-    """A grant as the store has it.
-
-    Attributes:
-        due_at: Unix ms; `None` where the grant is out of the schedule.
-        lease_until: Unix ms; `None` where nobody has leased it.
-    """
-
-    grant: Grant
-    due_at: int | None
-    lease_until: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,19 @@ Rules:
 import asyncio
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from worker.core import promises
-from worker.core.grant import Grant, Status
+from worker.core.failures import UnsealError
+from worker.core.grant import Grant, Status, StoredGrant
 from worker.core.policy import Rules, is_refreshable
-from worker.core.ports import Clients, Sealer, UnsealError
+from worker.core.ports import Clients, Sealer
 from worker.core.promises import Answer, HandedOut, PromiseStore, Refusal, Request, Verdict
 from worker.core.providers import SECOND_MS
-from worker.core.registry import Registry, StoredGrant
+from worker.core.registry import Registry
+from worker.fleet.at_hand import HANDED_OUT, AtHand
 from worker.fleet.configured import configured_client
 from worker.fleet.flights import Flights
 from worker.fleet.leasing import LOOK_AGAIN_SECONDS, longest_wait_seconds
@@ -133,21 +136,30 @@ class HandingOut:
         self._registry = registry
         self._tokens = tokens
         self._clients = clients
-        self._sealer = sealer
         self._rules = rules
+        self._at_hand = AtHand(
+            promises=promises,
+            client_named=partial(configured_client, clients),
+            sealer=sealer,
+            rules=rules,
+        )
         self._wait_seconds = longest_wait_seconds(lease_ms)
         self._refreshes: Flights[StoredGrant] = Flights()
         self._watches: Flights[None] = Flights()
 
-    async def at_hand(self, request: Request) -> HandedOut | None:
+    async def at_hand(self, request: Request, request_id: str | None = None) -> HandedOut | None:
         """The stored token; `None` where a refresh may bring one. Needs no heartbeat.
+
+        Args:
+            request: what is asked for.
+            request_id: of an earlier try, so that both promise the same and are audited once.
 
         Raises:
             HandOutError: there is no such token, and no refresh can be tried.
             StoreUnavailableError: the store is away.
         """
-        answer = await self._ask(request)
-        if answer.verdict in {Verdict.PROMISED, Verdict.UNPROMISED}:
+        answer = await self._ask(request, request_id)
+        if answer.verdict in HANDED_OUT:
             return self._opened(answer)
         if answer.verdict in {Verdict.LEASED, Verdict.RECOVERING}:
             return None
@@ -170,7 +182,7 @@ class HandingOut:
         refreshed: StoredGrant | None = None
         while True:
             answer = await self._ask(request)
-            if answer.verdict in {Verdict.PROMISED, Verdict.UNPROMISED}:
+            if answer.verdict in HANDED_OUT:
                 return self._opened(answer)
             waits = await self._wait(request, answer, give_up_at)
             if isinstance(waits, HandedOut):
@@ -188,10 +200,11 @@ class HandingOut:
                     no = _no_of(problem)
             return await self._without(request, answer, no)
 
-    async def _ask(self, request: Request) -> Answer:
+    async def _ask(self, request: Request, request_id: str | None = None) -> Answer:
         """The store's answer. What it promised is given back to a store that forgets it."""
+        request_id = request_id or secrets.token_hex(16)
         while True:
-            answer = await self._ask_once(request)
+            answer = await self._at_hand.ask(request, request_id)
             if answer.verdict is not Verdict.PROMISED or answer.stored is None:
                 return answer
             grant = answer.stored.grant
@@ -199,18 +212,7 @@ class HandingOut:
                 grant.id, grant.version, answer.until, now=answer.now, epoch=answer.epoch
             ):
                 return answer
-
-    async def _ask_once(self, request: Request) -> Answer:
-        request_id = secrets.token_hex(16)
-        answer = await self._promises.hand_out(request, request_id)
-        while answer.verdict is Verdict.UNPLANNED and answer.stored is not None:
-            grant = answer.stored.grant
-            client = configured_client(self._clients, grant.client)
-            if client is None:
-                return answer
-            plan = promises.plan_for(grant, client, self._rules)
-            answer = await self._promises.hand_out(request, request_id, plan=plan)
-        return answer
+            request_id = secrets.token_hex(16)
 
     async def _wait(self, request: Request, answer: Answer, give_up_at: float) -> HandedOut | bool:
         """Wait for another's refresh, a recovery, or the end of a promise that holds the refresh back.
@@ -312,16 +314,15 @@ class HandingOut:
             raise ValueError("a token was handed out of no grant")
         grant = answer.stored.grant
         try:
-            access_token = self._sealer.open(grant).access_token
+            handed_out = self._at_hand.opened(answer)
         except UnsealError as problem:
             cause = TokenError(TokenFailure.CANNOT_UNSEAL, grant.id, detail=str(problem))
             raise HandOutError(Refusal.STORE_UNAVAILABLE, grant.id, grant, cause=cause) from None
-        if access_token is None:
+        if handed_out is None:
             raise HandOutError(Refusal.PROVIDER_UNAVAILABLE, grant.id, grant, retry_after_ms=0)
-        until = answer.until or answer.now
         if no is None:
-            return HandedOut(access_token, grant, until, answer.now)
-        return HandedOut(access_token, grant, answer.now, answer.now, no.refusal, no.until)
+            return handed_out
+        return replace(handed_out, until=answer.now, unpromised=no.refusal, opens_at=no.until)
 
 
 def _no_of(problem: TokenError) -> _No:

@@ -64,6 +64,7 @@ from worker.runtime import timing
 from worker.runtime.clients import ConfiguredClients
 from worker.runtime.connections import connect
 from worker.runtime.deployment import Deployment, embedded_server
+from worker.runtime.derived import lease_ms, rules_of
 from worker.runtime.issuers import clients_kept
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ async def open_runtime(
             places=store,
             registry=(registry := RedisRegistry(redis, scripts, prefix, audit_kept=settings.audit_kept)),
             promises=RedisPromises(
-                scripts, clock=clock, audit_kept=settings.audit_kept, recovery_ms=timing.lease_ms(settings)
+                scripts, clock=clock, audit_kept=settings.audit_kept, recovery_ms=lease_ms(settings)
             ),
             sign_ins=sign_ins,
             endpoint=endpoint,
@@ -300,15 +301,11 @@ async def open_runtime(
             directory=directory,
             clients=clients,
             clock=clock,
-            rules=Rules(
-                refresh_at=settings.refresh_at,
-                min_margin_ms=int(settings.min_margin_seconds * 1000),
-                believe_ms=int(settings.believe_seconds * 1000),
-            ),
+            rules=rules_of(settings),
             chance=random.random,
             observer=LogObserver(),
             effort=timing.effort(settings),
-            lease_ms=timing.lease_ms(settings),
+            lease_ms=lease_ms(settings),
             keep_running=None if server is None else server.keep_running,
             examine=None if watch is None else watch.refusal,
         )

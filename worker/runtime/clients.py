@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from config import ClientSettings, Settings, SettingsError, load_settings, read_file_clients
 from config.clients_file import ClientsFileError, Watch
+from config.forms import read_secret
 from config.registration import DEFAULT_AUTHENTICATION
-from config.settings import FileClients, read_secret, variable_of
+from config.settings import FileClients, variable_of
 from worker.adapters.credentials import (
     ClientSecretBasic,
     ClientSecretBasicRaw,

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import Settings, SettingsError
-from config.settings import decode_key
+from config.forms import decode_key
 from worker.adapters import key_file, proxy
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.write_concern import WriteConcern
 from worker.runtime import liveness
 from worker.runtime.clients import check_clients
+from worker.runtime.derived import prefix_of
 
 __all__ = ["Deployment", "EmbeddedServerError", "deploy", "embedded_server"]
 
@@ -27,7 +28,7 @@ class Deployment:
     @property
     def prefix(self) -> str:
         """What every key begins with: the namespace as a hash tag."""
-        return f"{{{self.settings.namespace}}}:"
+        return prefix_of(self.settings.namespace)
 
     @property
     def journals(self) -> Path:

@@ -12,12 +12,11 @@ from worker.adapters.store.redis_store import StoreLimits
 from worker.adapters.store.scripts import GROUP_SECONDS
 from worker.fleet.leasing import longest_wait_seconds
 from worker.fleet.tokens import OFFERED_SECONDS
-from worker.refresher import RESEND_PAUSE_SECONDS, Effort
+from worker.refresher import Effort
+from worker.runtime.derived import COMMIT_SECONDS, lease_ms, refresh_seconds
 
 REDIS_TIMEOUT_SECONDS: Final = GROUP_SECONDS
 RUN_SECONDS: Final = 10.0  # how long a refresh task claims; then other tasks get their turn
-CLAIM_SECONDS: Final = 2.0  # of a lease, for the claim's reply to arrive
-COMMIT_SECONDS: Final = 5.0  # of a lease, for the commit
 HARD_LIMIT_SLACK_SECONDS: Final = 30.0
 VISIBILITY_SLACK_SECONDS: Final = 60.0
 
@@ -32,14 +31,9 @@ def effort(settings: Settings) -> Effort:
     return Effort(in_flight=settings.in_flight, request_ms=int(settings.http_timeout_seconds * 1000))
 
 
-def lease_ms(settings: Settings) -> int:
-    """How long a lease lasts. The grants of a dead worker wait for as long."""
-    return int((CLAIM_SECONDS + _refresh_seconds(settings) + COMMIT_SECONDS) * 1000)
-
-
 def in_flight_seconds(settings: Settings) -> float:
     """How long a stop waits for what is in flight, while the store answers."""
-    return _refresh_seconds(settings) + COMMIT_SECONDS
+    return refresh_seconds(settings) + COMMIT_SECONDS
 
 
 def longest_call_seconds(settings: Settings) -> float:
@@ -78,7 +72,3 @@ def store_limits(settings: Settings) -> StoreLimits:
         first_endpoint_probe_ms=first_probe_ms // FIRST_ENDPOINT_PROBE_SHARE,
         longest_endpoint_probe_ms=first_probe_ms,
     )
-
-
-def _refresh_seconds(settings: Settings) -> float:
-    return 3 * settings.http_timeout_seconds + 1.5 * RESEND_PAUSE_SECONDS

@@ -1,17 +1,28 @@
 """Handing out tokens in Redis: packs and unpacks the script that promises, plans and audits."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from worker.adapters.store import record, signatures
-from worker.core.lifecycle import NO_END
+from worker.core.failures import UnreadableRecordError
+from worker.core.grant import NO_END, StoredGrant
 from worker.core.promises import SPANS, Answer, Plan, Refusal, Renewal, Request, Spans, Verdict
-from worker.core.registry import StoredGrant, UnreadableRecordError
 
 if TYPE_CHECKING:
     from worker.adapters.clock import RedisClock
-    from worker.adapters.store.scripts import Scripts
+    from worker.adapters.store.signatures import Call
 
 WITHOUT_A_RECORD: Final = 3  # items in such a reply
+
+
+class RunsScripts(Protocol):
+    """Runs a script: `scripts.Scripts`, or `one_connection.OneConnection` where the call is the only one."""
+
+    async def run(self, call: "Call") -> Any:
+        """Run it and return its reply.
+
+        Raises:
+            StoreUnavailableError: there is none.
+        """
 
 
 class RedisPromises:
@@ -27,7 +38,7 @@ class RedisPromises:
 
     def __init__(
         self,
-        scripts: "Scripts",
+        scripts: RunsScripts,
         *,
         clock: "RedisClock",
         audit_kept: int,

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import msgpack
 
+from worker.core.failures import NewerRecordError, UnreadableRecordError
 from worker.core.grant import Grant, Status
-from worker.core.registry import NewerRecordError, UnreadableRecordError
 
 FORMAT: Final = 1
 OTHER_FORMAT: Final = 0xC1

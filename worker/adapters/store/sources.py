@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from worker.adapters.store.record import lua_positions
@@ -32,7 +32,7 @@ def sha_of(name: str, instance: str | None = None) -> str:
 
 @cache
 def _parts(name: str) -> tuple[str, str]:
-    lua = files("worker.adapters.store") / "lua"
+    lua = Path(__file__).with_name("lua")
     errors, prelude, body = ((lua / f"{each}.lua").read_text() for each in ("errors", "prelude", name))
     script = prelude + lua_transitions(body) + lua_arguments(name) + body
     return f"{errors}return answered(function()\n{lua_positions()}", f"{script}end)\n"

@@ -7,25 +7,32 @@ stored status. What they decide is the table in `core/lifecycle.py`: no script n
 from collections.abc import Mapping
 from typing import Final
 
-from worker.core import lifecycle
 from worker.core.grant import Status
-from worker.core.lifecycle import Trigger
 
-# By its name in Lua: the next status for each stored status, or a set of statuses.
-TABLES: Final[Mapping[str, Mapping[Status, Status | bool]]] = {
-    "PAUSED": lifecycle.next_statuses(Trigger.PAUSE),
-    "RESUMED": lifecycle.next_statuses(Trigger.RESUME),
-    "RESUMED_IN_BOUT": lifecycle.next_statuses(Trigger.RESUME_IN_BOUT),
-    "UNREAD": lifecycle.next_statuses(Trigger.UNREAD),
-    "EXPIRED": lifecycle.next_statuses(Trigger.EXPIRED),
-    "DROPPED": lifecycle.next_statuses(Trigger.DROP),
-    "UNMOVED_BY_OUTCOMES": dict.fromkeys(lifecycle.unmoved_by_outcomes(), True),
+# What Lua calls the next status for each stored status, by the trigger; and a set of statuses.
+TRIGGERS: Final[Mapping[str, str]] = {
+    "PAUSED": "PAUSE",
+    "RESUMED": "RESUME",
+    "RESUMED_IN_BOUT": "RESUME_IN_BOUT",
+    "UNREAD": "UNREAD",
+    "EXPIRED": "EXPIRED",
+    "DROPPED": "DROP",
 }
+UNMOVED: Final = "UNMOVED_BY_OUTCOMES"
 
 
 def lua_transitions(script: str) -> str:
     """The tables that a script names, as lines of Lua."""
-    return "".join(f"local {name} = {_lua(table)}\n" for name, table in TABLES.items() if name in script)
+    named = [name for name in (*TRIGGERS, UNMOVED) if name in script]
+    return "".join(f"local {name} = {_lua(_table(name))}\n" for name in named)
+
+
+def _table(name: str) -> Mapping[Status, Status | bool]:
+    from worker.core import lifecycle  # noqa: PLC0415 the script that hands out a token names no table
+
+    if name == UNMOVED:
+        return dict.fromkeys(lifecycle.unmoved_by_outcomes(), True)
+    return lifecycle.next_statuses(lifecycle.Trigger[TRIGGERS[name]])
 
 
 def _lua(table: Mapping[Status, Status | bool]) -> str:
