@@ -1,4 +1,4 @@
-"""Worker and `evergrant up` in containers: a read-only file system, and as process 1."""
+"""Worker, service and `evergrant up` in containers: a read-only file system, and as process 1."""
 
 import os
 import signal
@@ -81,10 +81,12 @@ def _started(
                 process.wait()
 
 
-def _read_only(environment: Mapping[str, str], *kept: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+def _read_only(
+    environment: Mapping[str, str], *kept: str, command: tuple[str, ...] = WORKER
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
     return (
         (*IN_OWN_MOUNTS, "sh", "-c", READ_ONLY, "sh", *kept),
-        {**environment, "COMMAND": " ".join(WORKER)},
+        {**environment, "COMMAND": " ".join(command)},
     )
 
 
@@ -141,6 +143,22 @@ def test_as_process_1_up_buries_orphans_and_ends_by_sigterm(
 
         assert outside.wait(PATIENCE_SECONDS) == 0
     assert log.read_text().endswith("evergrant: stopped\n")
+
+
+@needs_own_mounts
+@needs_first_process
+def test_as_process_1_on_a_read_only_file_system_the_service_serves_and_ends_by_sigterm(
+    data: Path, tmp_path: Path, environment: Mapping[str, str]
+) -> None:
+    log = tmp_path / "log"
+    command, variables = _read_only(environment, str(data), command=(str(EVERGRANT), "serve"))
+
+    with _started((*AS_FIRST_PROCESS, *command), log, variables) as outside:
+        eventually(lambda: "http.listening" in log.read_text() or outside.poll() is not None)
+        os.kill(_only_child(outside.pid), signal.SIGTERM)
+
+        assert outside.wait(PATIENCE_SECONDS) == 0, log.read_text()
+    assert "http.stopped" in log.read_text()
 
 
 def _only_child(pid: int) -> int:
