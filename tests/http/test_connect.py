@@ -11,6 +11,7 @@ import pytest
 
 from tests.http.browser import PUBLIC_URL, Browser, query_of
 from tests.http.conftest import Web
+from tests.support.servers import SECRET
 from tests.support.waiting import eventually
 from worker.core.api_keys import Scope
 from worker.core.grant import Status
@@ -440,3 +441,52 @@ async def is_served(web: Web, access_token: str) -> bool:
     async with httpx.AsyncClient(trust_env=False) as api:
         answer = await api.get(web.sandbox.api_url, headers={"Authorization": f"Bearer {access_token}"})
     return answer.status_code == 200
+
+
+async def test_no_secret_of_a_sign_in_is_logged_audited_announced_or_stored(
+    web: Web, app: httpx.AsyncClient, browser: Browser, capfd: pytest.CaptureFixture[str]
+) -> None:
+    link = await link_of(app, grant="one")
+    back = await browser.sign_in(link)
+    code = query_of(back)["code"]
+    await confirm(app, code)
+    web.sandbox.add_fault(
+        "refuse", grant_type="authorization_code", times=1, code="invalid_grant", status=400
+    )
+    failed_link = await link_of(app, grant="two")
+    await browser.sign_in(failed_link)
+    await browser.open(link)
+    await confirm(app, code)
+    pair = newest_pair(web)
+
+    callbacks = [answer.request.url.params for answer in browser.seen if "state" in answer.request.url.params]
+    secrets = {link.rpartition("/")[2], failed_link.rpartition("/")[2], code, SECRET}
+    secrets |= {params[name] for params in callbacks for name in ("state", "code") if name in params}
+    secrets |= {pair["access_token"], pair["refresh_token"]}
+    secrets |= {cookie.partition("=")[2].partition(";")[0] for cookie in cookies_of(browser)} - {'""'}
+    told = capfd.readouterr()
+    kept = await everything_stored(web)
+    for secret in secrets:
+        part = secret.rpartition(".")[2]  # without the id of the sign-in, which is no secret
+        assert part not in told.out + told.err
+        assert part.encode() not in kept
+
+
+def cookies_of(browser: Browser) -> list[str]:
+    return [cookie for answer in browser.seen for cookie in answer.headers.get_list("set-cookie")]
+
+
+def newest_pair(web: Web) -> dict[str, Any]:
+    """What the sandbox gave for a code last."""
+    return max(
+        (pair for pair in web.sandbox.pairs() if pair["id"].startswith("code-")),
+        key=lambda pair: int(pair["id"].removeprefix("code-")),
+    )
+
+
+async def everything_stored(web: Web) -> bytes:
+    """All that the store has of this deployment, its streams of events and audit entries included."""
+    redis: Any = web.runtime.redis
+    await redis.config_set("rdbcompression", "no")  # or a dump would not show what is in it
+    found = [key async for key in redis.scan_iter(match=web.runtime.deployment.prefix + "*")]
+    return b"".join([*found, *[await redis.dump(key) for key in found]])
