@@ -352,3 +352,14 @@ def test_a_refresh_ends_the_old_access_token_unless_the_client_says_otherwise() 
         True,
         False,
     )
+
+
+def test_a_scope_that_nobody_documents_is_a_warning_that_names_the_setting(configure: Any) -> None:
+    configure(
+        {"PROVIDER": "pagerduty", "CLIENT_ID": "id", "CLIENT_SECRET": "s"}
+        | {"SCOPES": "incidents.read,incident.read"}
+    )
+
+    warnings = deploy(load_settings(), lambda _: None).warnings
+
+    assert warnings == ["EVERGRANT_CLIENTS__ACME__SCOPES: scopes that nobody documents: incident.read"]

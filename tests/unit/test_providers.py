@@ -256,3 +256,10 @@ def test_a_client_s_own_words_for_a_dead_refresh_token_are_added_to_the_provider
         reply = Reply(400, {}, f'{{"error": "{said}"}}'.encode())
         assert read_reply(reply, client, now) == Rejected(code)
     assert client.provider.rejected_codes > BUDDY.rejected_codes
+
+
+def test_the_scopes_that_a_provider_documents_are_known_and_others_are_named() -> None:
+    assert len(PAGERDUTY_SCOPED.known_scopes - {"openid"}) == 15
+    assert PAGERDUTY_SCOPED.unknown_among(["incidents.read", "incident.read"]) == ["incident.read"]
+    assert BUDDY.unknown_among(["WORKSPACE", "EXECUTION_RUN"]) == []
+    assert OAUTH2.unknown_among(["whatever"]) == []

@@ -80,6 +80,8 @@ async def _link(runtime: "Runtime", wanted: "Wanted") -> str:
         link = await runtime.connecting.begin(wanted)
     except CannotConnectError as problem:
         raise CommandError(str(problem), SETTINGS) from None
+    if link.unknown_scopes:
+        note(f"evergrant: scopes that nobody documents: {', '.join(link.unknown_scopes)}")
     note("evergrant: it works for ten minutes, once")
     return link.url
 

@@ -28,9 +28,8 @@ async def client_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
             f"{_of_clients(twins)} have one CLIENT_ID at one token endpoint: swapped or copied settings?",
         )
     for client in clients:
-        unknown = set(client.scopes) - client.provider.known_scopes
-        if client.provider.known_scopes and unknown:
-            listed = ", ".join(sorted(unknown))
+        if unknown := client.provider.unknown_among(client.scopes):
+            listed = ", ".join(unknown)
             yield Finding(Level.WARNING, f"client {client.name}: scopes nobody documents: {listed}")
 
 

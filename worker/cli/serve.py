@@ -35,7 +35,7 @@ def serve() -> None:
         listening = serving.listen(chosen.http_host, chosen.http_port)
         with listening, embedded_server(chosen) or nullcontext():
             warnings = check_store(deployment)
-            for warning in [*warnings, *serving.warnings_of(listening)]:
+            for warning in [*deployment.warnings, *warnings, *serving.warnings_of(listening)]:
                 tell(warning)
             serving.run(lambda: serving.serve(deployment, warnings, listening))
     except SettingsError as problem:

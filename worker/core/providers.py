@@ -5,7 +5,7 @@ either what the documentation says where replies are silent, or a cap on what a 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -93,6 +93,10 @@ class Provider:
     known_scopes: frozenset[str] = frozenset()
     scopes_within: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def unknown_among(self, scopes: Iterable[str]) -> list[str]:
+        """The scopes that no documentation names; none where the server's owner defines them."""
+        return sorted(set(scopes) - self.known_scopes) if self.known_scopes else []
+
     def contained_in(self, scope: str) -> frozenset[str]:
         """The scopes that a scope contains, by whatever steps; without itself."""
         found: set[str] = set()
@@ -121,6 +125,14 @@ _BUDDY_SCOPES_WITHIN = {
     "EXECUTION_RUN": ("EXECUTION_INFO",),
     "MANAGE_EMAILS": ("USER_EMAIL",),
 }
+
+# What PagerDuty's page on App Registration lists under Permission Scope; `openid` is granted beside them.
+_PAGERDUTY_SCOPES = frozenset(
+    {"incidents.read", "incidents.write", "services.read", "services.write", "schedules.read"}
+    | {"schedules.write", "escalation_policies.read", "escalation_policies.write", "oncalls.read"}
+    | {"users.read", "users.write", "teams.read", "teams.write"}
+    | {"webhook_subscriptions.read", "webhook_subscriptions.write", "openid"}
+)
 
 # buddy.works/docs/api/getting-started/oauth2: "Refresh tokens are valid for 6 months", but its sample reply
 # states 158112000 s (1,830 days) and a newer one 15811201 s (183 days). Hence the cap of 183 days.
@@ -155,6 +167,7 @@ PAGERDUTY_SCOPED = Provider(
     access_lifetime_ms=DAY_MS,
     refresh_lifetime_ms=30 * DAY_MS,
     absolute_lifetime_ms=365 * DAY_MS,
+    known_scopes=_PAGERDUTY_SCOPES,
 )
 PAGERDUTY_CLASSIC = Provider(
     name="pagerduty",

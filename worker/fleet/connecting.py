@@ -101,10 +101,16 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link for one person; `expires_at` is Unix ms."""
+    """A link for one person.
+
+    Attributes:
+        expires_at: Unix ms.
+        unknown_scopes: of those that are asked for, the ones that nobody documents.
+    """
 
     url: str = field(repr=False)
     expires_at: int
+    unknown_scopes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +209,10 @@ class Connecting:
         self._redirect_uri(client)
         text = self._new_text(self._random(ID_BYTES).hex())
         until = await self._sign_ins.open(_ticket(text), wanted, wanted.by)
-        return Link(f"{self._places.public_url}{LINK_PATH}{text}", until)
+        unknown = tuple(client.provider.unknown_among(wanted.scopes))
+        if unknown:
+            log.warning("connect.unknown_scopes", client=client.name, scopes=" ".join(unknown))
+        return Link(f"{self._places.public_url}{LINK_PATH}{text}", until, unknown)
 
     async def depart(self, link: str, browser: str | None) -> Departure:
         """Send a browser to the provider.

@@ -104,8 +104,8 @@ def _prepare(role: str) -> None:
             embedded.open()
             atexit.register(embedded.close)
         _warnings.extend(check_store(there))
-        if there.clients_file_warning:
-            tell(there.clients_file_warning)
+        for warning in there.warnings:
+            tell(warning)
     except (SettingsError, EmbeddedServerError) as problem:
         _refuse(str(problem))
     for warning in _warnings:

@@ -262,6 +262,16 @@ def check_clients(settings: Settings) -> None:
             list(_secrets(client, called))
 
 
+def scope_warnings(settings: Settings) -> list[str]:
+    """A line for each client that asks for scopes which nobody documents: others may exist."""
+    warnings = []
+    for name, client in settings.clients.items():
+        if unknown := _provider_of(client, None).unknown_among(client.scopes):
+            called = settings.name_of(name, "scopes")
+            warnings.append(f"{called}: scopes that nobody documents: {', '.join(unknown)}")
+    return warnings
+
+
 def client_of(
     name: str,
     settings: ClientSettings,

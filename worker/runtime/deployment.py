@@ -11,7 +11,7 @@ from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.write_concern import WriteConcern
 from worker.runtime import liveness
-from worker.runtime.clients import check_clients
+from worker.runtime.clients import check_clients, scope_warnings
 from worker.runtime.derived import prefix_of
 
 __all__ = ["Deployment", "EmbeddedServerError", "deploy", "embedded_server"]
@@ -55,6 +55,12 @@ class Deployment:
             f"EVERGRANT_CLIENTS_FILE: {file.path} holds secrets and every user of this machine can read it:"
             f" `chmod o-r {file.path}`"
         )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about the settings, a line each: a worker and the service say it at their start."""
+        file_warning = self.clients_file_warning
+        return [*([file_warning] if file_warning else ()), *scope_warnings(self.settings)]
 
     @property
     def write_concern(self) -> WriteConcern | None:
