@@ -184,7 +184,7 @@ async def test_what_nobody_was_sent_to_is_a_page_in_plain_words(browser: Browser
 
     assert answer.status_code == 404
     assert answer.headers["content-type"].startswith("text/html")
-    assert "Go back to where you came from" in answer.text
+    assert "go back to where you came from" in answer.text
 
 
 async def test_a_link_that_has_expired_says_so_to_the_person_and_to_the_application(
