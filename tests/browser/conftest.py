@@ -87,6 +87,7 @@ class Deployment:
 def serving(home: Path, valkey: Path, port: int, **settings: str) -> Iterator[Deployment]:
     """`evergrant serve`, and an application that uses it."""
     namespace = uuid.uuid4().hex
+    settings = {"PUBLIC_URL": f"http://localhost:{port}"} | settings
     with ExitStack() as opened:
         application = opened.enter_context(open_application())
         cli = Cli(home, {"PATH": os.environ["PATH"], "HOME": str(home)}).having(
@@ -96,7 +97,6 @@ def serving(home: Path, valkey: Path, port: int, **settings: str) -> Iterator[De
             DATA_DIR=str(home / "data"),
             SECRETS_DIR=str(home / "none"),
             HTTP_PORT=str(port),
-            PUBLIC_URL=f"http://localhost:{port}",
             RETURN_URLS=application.url,
             **settings,
         )
@@ -114,7 +114,7 @@ def serving(home: Path, valkey: Path, port: int, **settings: str) -> Iterator[De
         eventually(lambda: _answers(api))
         application.api = api
         store = opened.enter_context(redis.Redis(unix_socket_path=str(valkey)))
-        yield Deployment(f"http://localhost:{port}", key, api, application, store, namespace)
+        yield Deployment(settings["PUBLIC_URL"], key, api, application, store, namespace)
 
 
 def _answers(api: httpx.Client) -> bool:
