@@ -115,6 +115,15 @@ $(VENV)-fuzz/.done: requirements-fuzz.lock
 fuzz: $(VENV)/.dev $(VENV)-fuzz/.done ## calls of the HTTP service made from its OpenAPI document, for SECONDS=300; SEED= replays them
 	@FUZZ_SECONDS=$(call chosen,SECONDS,300) FUZZ_SEED=$(SEED) FUZZ_PROGRAM=$(abspath $(VENV)-fuzz)/bin/schemathesis $(BIN)/python -m pytest -q -s -m fuzz tests/fuzz
 
+$(VENV)/.browser: requirements-browser.lock $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
+	@touch $@
+
+# The browser comes with the system, not from the lock file: Debian's package is `chromium`.
+.PHONY: browser
+browser: $(VENV)/.browser $(SERVERS)/node_modules/.done ## people sign in with Chromium, at the sandbox and at oidc-provider; needs Node. CHROMIUM= names the program
+	@CHROMIUM=$(CHROMIUM) $(BIN)/python -m pytest -q -m browser tests/browser
+
 .PHONY: simulate
 simulate: $(VENV)/.dev ## SEEDS=10000 random runs and every small interleaving; SEED= replays one
 	@SEED=$(SEED) SEEDS=$(SEEDS) $(BIN)/python -m tests.simulation
@@ -153,6 +162,7 @@ lock: $(VENV)/.dev ## resolve the newest versions into the lock files; UPGRADE= 
 	@$(LOCK) --group=build --group=procfile --output-file=requirements.lock pyproject.toml
 	@$(LOCK) --group=build --group=dev --constraint=requirements.lock --output-file=requirements-dev.lock pyproject.toml
 	@$(LOCK) --group=bench --constraint=requirements-dev.lock --output-file=requirements-bench.lock pyproject.toml
+	@$(LOCK) --group=browser --constraint=requirements-dev.lock --output-file=requirements-browser.lock pyproject.toml
 	@$(LOCK) --group=foreign --output-file=requirements-foreign.lock
 	@$(LOCK) --group=fuzz --output-file=requirements-fuzz.lock
 	@npm $(if $(UPGRADE),update,install) --prefix $(SERVERS) --package-lock-only --no-audit --no-fund

@@ -258,8 +258,7 @@ class Connecting:
         state = ticket_in(arrival.state)
         if state is None:
             raise ConnectError(ConnectFailure.UNKNOWN)
-        if browser is None:
-            raise ConnectError(ConnectFailure.OTHER_BROWSER)
+        browser = browser or ""  # whoever comes back twice has no cookie left, and their state is used
         returned = await self._sign_ins.come_back(state, digest_of(browser))
         verifier = verifier_of(browser, arrival.state)
         return await to_its_end(self._settle(returned, arrival, verifier, origin))

@@ -20,7 +20,9 @@ from worker.core.connecting import ConnectFailure
 STYLE: Final = (
     ":root{color-scheme:light dark}"
     "body{font:1.05rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1.5rem}"
-    "h1{font-size:1.5rem}code{font-size:1rem;overflow-wrap:anywhere}"
+    "h1{font-size:1.5rem;line-height:1.25;text-wrap:balance}"
+    "code{display:block;font-size:1rem;padding:.75rem 1rem;border:1px solid;border-radius:.4rem;"
+    "word-break:break-all;user-select:all;-webkit-user-select:all}"
 )
 _STYLE_DIGEST: Final = b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 HEADERS: Final = {
@@ -89,7 +91,10 @@ FAILURES: Final[Mapping[ConnectFailure, Page]] = {
     ConnectFailure.UNKNOWN: Page(
         HTTPStatus.NOT_FOUND,
         "This link was used, or there is no such link",
-        ("Each link works once.", "If you have just connected, all is well. If not: " + START_ANEW),
+        (
+            "Each link works once. If you have just connected, all is well.",
+            "If not, go back to where you came from and start again.",
+        ),
     ),
     ConnectFailure.OTHER_BROWSER: Page(
         HTTPStatus.FORBIDDEN,
@@ -121,7 +126,7 @@ def success_page(code: str, missing: Sequence[str]) -> Response:
     shown = Page(
         HTTPStatus.OK,
         "Almost done",
-        ("Give this code to whoever sent you the link, within ten minutes. It makes the connection work.",),
+        ("Give this code to whoever sent you the link, within ten minutes. It is shown only once.",),
     )
     told = f"<p><code>{escape(code)}</code></p>"
     if missing:

@@ -71,7 +71,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   ttl: { AccessToken: ACCESS_SECONDS, IdToken: ACCESS_SECONDS, Grant: 86_400, RefreshToken: 86_400 },
   clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none'],
   features: {
-    devInteractions: { enabled: false },
+    devInteractions: { enabled: true }, // forms to sign in and to consent, for `make browser`
     introspection: { enabled: true, allowedPolicy: () => true },
     revocation: { enabled: true },
     resourceIndicators: {
