@@ -268,6 +268,8 @@ class SimulatedDeployment:
                     connection,
                     scripts,
                     PREFIX,
+                    clock=clock,
+                    recovery_ms=self._terms.lease_ms,
                     source="evergrant/sim",
                     events_kept=self._terms.limits.events_kept,
                     audit_kept=100_000,
