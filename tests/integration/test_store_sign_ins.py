@@ -11,7 +11,7 @@ from worker.adapters.clock import RedisClock
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
-from worker.adapters.store.sign_ins import MOST_REVOKE_TRIES, RedisSignIns
+from worker.adapters.store.sign_ins import KEPT_MS, MOST_REVOKE_TRIES, RedisSignIns
 from worker.core.audit import By
 from worker.core.connecting import (
     LINK_MS,
@@ -432,6 +432,18 @@ async def test_a_store_that_forgot_a_confirmation_is_given_it_back(
     assert await sign_ins.keep(consent) is Verdict.STORED
     assert (await sign_ins.confirm(confirmed(consent, 7))).verdict is Verdict.STORED
     assert await registry.find(WANTED.grant) is not None
+
+
+async def test_a_confirmation_that_a_journal_offers_after_days_brings_no_deleted_grant_back(
+    sign_ins: RedisSignIns, a_consent: Any, registry: RedisRegistry
+) -> None:
+    consent = await a_consent(Returned(LINK.sign_in, WANTED, 1))
+    days_ago = replace(consent.change.grant, issued_at=await registry.now() - KEPT_MS - 60_000)
+
+    answer = await sign_ins.confirm(confirmed(replace(consent, change=Change(days_ago, None, None, None)), 7))
+
+    assert answer.verdict is Verdict.SUPERSEDED
+    assert await registry.find(WANTED.grant) is None
 
 
 async def test_a_refresh_that_is_under_way_keeps_its_lease_and_changes_nothing(

@@ -10,7 +10,7 @@ from tests.simulation.stories import Story
 
 pytestmark = pytest.mark.slow
 
-ORDERS = 6
+ORDERS = 2
 MANY = 15  # effects that a sign-in has at least
 
 
