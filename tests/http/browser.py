@@ -1,15 +1,20 @@
 """A browser without a screen: cookies, and one step of the way after another."""
 
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from tests.http.conftest import Web
 from tests.support.servers import CALLBACK
 
 PUBLIC_URL = CALLBACK.removesuffix("/integration-callback")
+
+
+class Service(Protocol):
+    """Where the service listens, at the moment."""
+
+    url: str
 
 
 class Browser:
@@ -19,8 +24,8 @@ class Browser:
         seen: every answer so far.
     """
 
-    def __init__(self, web: Web) -> None:
-        self._web = web
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._http = httpx.AsyncClient(trust_env=False, timeout=30)
         self.seen: list[httpx.Response] = []
 
@@ -35,7 +40,7 @@ class Browser:
     async def open(self, url: str, method: str = "GET") -> httpx.Response:
         """Open an address; a redirect is not followed. What is public is where the service listens."""
         if url.startswith(PUBLIC_URL + "/"):
-            url = self._web.url + url.removeprefix(PUBLIC_URL)
+            url = self._service.url + url.removeprefix(PUBLIC_URL)
         response = await self._http.request(method, url)
         self.seen.append(response)
         return response

@@ -467,7 +467,14 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
                     registry=RedisRegistry(redis, scripts, prefix),
                     promises=RedisPromises(scripts, clock=clock, audit_kept=10_000, recovery_ms=lease_ms),
                     sign_ins=RedisSignIns(
-                        redis, scripts, prefix, source="evergrant/test", events_kept=10_000, audit_kept=10_000
+                        redis,
+                        scripts,
+                        prefix,
+                        clock=clock,
+                        recovery_ms=lease_ms,
+                        source="evergrant/test",
+                        events_kept=10_000,
+                        audit_kept=10_000,
                     ),
                     lease_ms=lease_ms,
                     endpoint=await opened.enter_async_context(endpoint),

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import until
+from worker.adapters.clock import RedisClock
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.scripts import Scripts
-from worker.adapters.store.sign_ins import MOST_REVOKE_TRIES, RedisSignIns
+from worker.adapters.store.sign_ins import KEPT_MS, MOST_REVOKE_TRIES, RedisSignIns
 from worker.core.audit import By
 from worker.core.connecting import (
     LINK_MS,
@@ -46,9 +48,22 @@ Forward = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
-def sign_ins(redis: Any, scripts: Scripts, prefix: str) -> RedisSignIns:
+def sign_ins(
+    redis: Any,
+    scripts: Scripts,
+    prefix: str,
+    clock: RedisClock,
+    store: RedisStore,  # noqa: ARG001 it has recovered
+) -> RedisSignIns:
     return RedisSignIns(
-        redis, scripts, prefix, source="evergrant/test", events_kept=10_000, audit_kept=10_000
+        redis,
+        scripts,
+        prefix,
+        clock=clock,
+        recovery_ms=60_000,
+        source="evergrant/test",
+        events_kept=10_000,
+        audit_kept=10_000,
     )
 
 
@@ -255,6 +270,30 @@ async def test_what_nobody_confirms_in_time_is_given_to_be_revoked_and_confirms_
     assert await registry.find(WANTED.grant) is None
 
 
+async def test_nothing_is_given_to_be_revoked_while_the_store_recovers(
+    sign_ins: RedisSignIns, a_consent: Any, let_time_pass: Forward, redis: Any, prefix: str, store: RedisStore
+) -> None:
+    """A confirmation that the store forgot may be on its way back from a journal."""
+    await sign_ins.keep(await a_consent(await come_back(sign_ins)))
+    await let_time_pass()
+    await redis.hset(prefix + "epoch", "run_id", "the server before it restarted")
+
+    assert await sign_ins.to_revoke(10) == []
+    await until_recovered(store)
+
+    assert len(await sign_ins.to_revoke(10)) == 1
+
+
+async def until_recovered(store: RedisStore) -> None:
+    """Let the only process finish its recovery, and wait for the time that every recovery takes."""
+
+    async def is_recovered() -> bool:
+        epoch = await store.heartbeat("")
+        return not (await store.finish_recovery(epoch)).recovering
+
+    await until(is_recovered)
+
+
 async def test_a_pair_is_given_to_be_revoked_again_but_not_for_ever(
     sign_ins: RedisSignIns, a_consent: Any, let_time_pass: Forward
 ) -> None:
@@ -393,6 +432,18 @@ async def test_a_store_that_forgot_a_confirmation_is_given_it_back(
     assert await sign_ins.keep(consent) is Verdict.STORED
     assert (await sign_ins.confirm(confirmed(consent, 7))).verdict is Verdict.STORED
     assert await registry.find(WANTED.grant) is not None
+
+
+async def test_a_confirmation_that_a_journal_offers_after_days_brings_no_deleted_grant_back(
+    sign_ins: RedisSignIns, a_consent: Any, registry: RedisRegistry
+) -> None:
+    consent = await a_consent(Returned(LINK.sign_in, WANTED, 1))
+    days_ago = replace(consent.change.grant, issued_at=await registry.now() - KEPT_MS - 60_000)
+
+    answer = await sign_ins.confirm(confirmed(replace(consent, change=Change(days_ago, None, None, None)), 7))
+
+    assert answer.verdict is Verdict.SUPERSEDED
+    assert await registry.find(WANTED.grant) is None
 
 
 async def test_a_refresh_that_is_under_way_keeps_its_lease_and_changes_nothing(

@@ -31,6 +31,8 @@ from worker.core.outcomes import Reply
 from worker.core.ports import StoreUnavailableError, UnsealError
 from worker.core.promises import Request
 from worker.core.providers import BUDDY, OAUTH2, Client
+from worker.fleet.connecting import Connecting, Places
+from worker.fleet.discarding import Discarding
 from worker.fleet.handing_out import HandingOut, HandOutError
 from worker.fleet.importing import Importer, NumberedLine
 from worker.fleet.kept_replies import KeptReplies
@@ -117,6 +119,9 @@ class Parts:
     membership: Membership
     tokens: Tokens
     handing_out: HandingOut
+    sign_ins: RedisSignIns
+    connecting: Connecting
+    discarding: Discarding
 
     @staticmethod
     def replace(part: object, method: str, other: Callable[..., Any]) -> None:
@@ -241,6 +246,17 @@ class SimulatedDeployment:
         journal, sealer = SimulatedJournal(disk, process), SimulatedSealer()
         directory = SimulatedJournalDirectory(disk, process)
         endpoint = SimulatedEndpoint(self.bank, self.judge, self._terms.request_ms * 1000)
+        registry = self.registry(process)
+        sign_ins = RedisSignIns(
+            connection,
+            scripts,
+            PREFIX,
+            clock=clock,
+            recovery_ms=self._terms.lease_ms,
+            source="evergrant/sim",
+            events_kept=self._terms.limits.events_kept,
+            audit_kept=100_000,
+        )
         built = assemble(
             Ports(
                 owner=process.name,
@@ -256,7 +272,7 @@ class SimulatedDeployment:
                 chance=process.rng.random,
                 observer=LogObserver(),
                 effort=Effort(in_flight=10, request_ms=self._terms.request_ms),
-                registry=self.registry(process),
+                registry=registry,
                 promises=RedisPromises(
                     scripts,
                     clock=clock,
@@ -264,14 +280,7 @@ class SimulatedDeployment:
                     recovery_ms=self._terms.lease_ms,
                     spans=SPANS,
                 ),
-                sign_ins=RedisSignIns(
-                    connection,
-                    scripts,
-                    PREFIX,
-                    source="evergrant/sim",
-                    events_kept=self._terms.limits.events_kept,
-                    audit_kept=100_000,
-                ),
+                sign_ins=sign_ins,
                 lease_ms=self._terms.lease_ms,
             )
         )
@@ -289,6 +298,26 @@ class SimulatedDeployment:
             built.membership,
             built.tokens,
             built.handing_out,
+            sign_ins,
+            Connecting(
+                sign_ins=sign_ins,
+                endpoint=endpoint,
+                answers=built.answers,
+                registry=registry,
+                clients=self.clients,
+                sealer=sealer,
+                rules=RULES,
+                clock=clock,
+                places=Places("https://connect.example", ()),
+                random=process.rng.randbytes,
+            ),
+            Discarding(
+                sign_ins=sign_ins,
+                endpoint=endpoint,
+                clients=self.clients,
+                sealer=sealer,
+                clock=clock,
+            ),
         )
         if self._mutate is not None:
             self._mutate(parts)
@@ -370,4 +399,15 @@ class SimulatedDeployment:
 def clients_of(number: int, *, ambiguous: bool) -> list[Client]:
     """Clients at one token endpoint."""
     provider = BUDDY if ambiguous else OAUTH2
-    return [Client(f"c{i}", provider, URL, "id", (ClientSecretPost("secret"),)) for i in range(number)]
+    return [
+        Client(
+            f"c{i}",
+            provider,
+            URL,
+            "id",
+            (ClientSecretPost("secret"),),
+            revoke_url=URL + "/revoke",
+            authorize_url=URL + "/authorize",
+        )
+        for i in range(number)
+    ]

@@ -28,6 +28,9 @@ The invariants, by number; a violation names one:
     order or an API that refused it; and none is promised that our hand has ended already. A promise counts
     by the store's clock.
 11. The store's clock never runs back. A store that forgot its last writes goes on from what processes know.
+12. What a provider gives for a code is a grant in the end, or it is revoked, unless no disk ever had it. An
+    application that was told that somebody is connected finds the grant, with a living pair. No pair is
+    revoked that a stored grant lives by, and no code is presented again whose reply reached a disk.
 
 Leases are measured by a clock that nobody sets. A leap of the store's clock ends none of them.
 
@@ -71,13 +74,20 @@ from worker.core.promises import HandedOut
 FIELD = {name: i for i, name in enumerate(FIELDS)}
 NO_ANSWER = {"unavailable", "reply_unknown"}  # reasons of `grant.failing`
 NOT_CONFIRMED = "client_not_confirmed"
-BY_OPERATORS = {"import_grant", "pause_grant", "resume_grant", "delete_grant"}
+BY_OPERATORS = {"import_grant", "pause_grant", "resume_grant", "delete_grant", "confirm_consent"}
 MEMORY_US = 305_000_000  # so long the store remembers failures, and some more for the clocks
 BACK_US = 2_500_000  # who is back in reach offers what it holds within this, and knows what its disk shows
 SILENCE_US = 3_000_000  # without a word from any process: the next one begins an epoch
 PATIENCE_MS = 900_000  # the longest that the holder of an ended lease is waited for
 CLOCK_US = 100_000  # where the clock was set: it is slower than the true one by a hundredth, then
-SPEAKS = {"heartbeat", "finish_recovery", "claim", "lease", "hand_out"}  # what ends a silence
+SPEAKS = {
+    "heartbeat",
+    "finish_recovery",
+    "claim",
+    "lease",
+    "hand_out",
+    "take_revocations",
+}  # what ends a silence
 
 
 class ViolationError(Exception):
@@ -149,6 +159,7 @@ class Books:
     claims: dict[bytes, list[int]] = field(default_factory=dict)  # by claim id: the fences it gave
     incidents: dict[str, "Incident"] = field(default_factory=dict)  # by client or URL: the last one
     promises: list[Promise] = field(default_factory=list)
+    told: dict[str, Family] = field(default_factory=dict)  # by grant: whom its application was told last
     # By refresh token: when a person's order, or an API that refused it, last ended its promises; Unix ms.
     overridden: dict[str, int] = field(default_factory=dict)
     refused: set[bytes] = field(default_factory=set)  # lineages that the server refused
@@ -207,6 +218,7 @@ class Judge(Witness):
         self._ahead_ms = 0  # so far it was ahead of the true one then, or behind
         self._slack_ms = 0  # so much the store's clock has lost in all: leases last longer
         self._has_forgotten = False
+        self._records: Mapping[str, bytes | None] = {}
 
     def fail(self, invariant: int, text: str) -> None:
         """Note a violation; the first one counts."""
@@ -436,11 +448,41 @@ class Judge(Witness):
         in_memory = any(held.process.alive for held in self.books.held if held.lineage == lineage)
         return in_memory or any(disk.holds(lineage) for disk in self._all_disks())
 
+    def exchanged(self, code: str, outcome: Outcome) -> None:
+        if isinstance(outcome, Refreshed):
+            self.count("exchanges")
+        elif self._was_kept(self.bank.given[code]):
+            self.fail(12, f"the code {code} is presented again, and a disk has what it gave")
+        else:
+            self.count("codes presented again, whose reply was lost")
+
+    def revoked(self, token: str) -> None:
+        family = self.bank.families[token]
+        self.count("revocations")
+        if family.revoked_by == "us" and self._is_stored(family):
+            self.fail(12, f"{token} is revoked, and {family.grant_id} lives by it")
+        if family.revoked_by == "us" and self.books.told.get(family.grant_id) is family:
+            self.fail(12, f"{token} is revoked, and {family.grant_id} was said to be connected")
+
+    def connected(self, code: str) -> None:
+        """An application is told that the person who came back with a code is connected."""
+        family = self.bank.given[code]
+        self.books.told[family.grant_id] = family
+        self.count("connected")
+
+    def _is_stored(self, family: Family) -> bool:
+        packed = self._records.get(family.grant_id)
+        if packed is None:
+            return False
+        lineage = msgpack.unpackb(packed, raw=True)[FIELD["LINEAGE"]]
+        return self.bank.families[self.token(lineage)] is family
+
     # The store's side
 
     def observe(self, process: Process, name: str, call: Any, reply: Any, before: Look, after: Look) -> None:
         """A script ran; `call` is its signature with bytes for text."""
         self.world.note(process, f"store {name}{_said(name, call, reply)}")
+        self._records = after.records
         if name in SPEAKS:
             self._listen(call)
         if name == "due_clients":  # it changes no grant, no client and no endpoint
@@ -460,9 +502,8 @@ class Judge(Witness):
             self._committed(process, call)
         elif name == "record_outcome" and reply == b"stored" and call.in_doubt:
             self.books.doubts[call.lineage] = self.world.now_us
-        elif name == "import_grant" and reply[0] == b"stored":
-            grant_id = call.id.decode()
-            self._imported(grant_id, reply[2], is_new=before.records[grant_id] is None)
+        elif name in {"import_grant", "confirm_consent"} and reply[0] == b"stored":
+            self._came(name, call, reply, before)
         self._compare(process, name, call, before, after)
 
     def memory(self) -> "Memory":
@@ -598,6 +639,15 @@ class Judge(Witness):
             self.families.pop(grant_id, None)
         elif was is None or was.root != family.root:
             self.families[grant_id] = self._consents[grant_id] = family
+
+    def _came(self, name: str, call: Any, reply: Any, before: Look) -> None:
+        """A pair came from outside."""
+        grant_id = call.id.decode()
+        if name == "import_grant":
+            self._imported(grant_id, reply[2], is_new=before.records[grant_id] is None)
+            return
+        lineage = msgpack.unpackb(call.packed, raw=True)[FIELD["LINEAGE"]]
+        self.families[grant_id] = self._consents[grant_id] = self.bank.families[self.token(lineage)]
 
     def _committed(self, process: Process, call: Any) -> None:
         grant_id, fence = call.id.decode(), call.fence
@@ -747,6 +797,20 @@ class Judge(Witness):
         for grant_id, packed in look.records.items():
             if packed is not None and grant_id in self.families:
                 self._sum_up_grant(grant_id, msgpack.unpackb(packed, raw=True))
+        self._records = look.records
+        for family in self.bank.given.values():
+            self._sum_up_sign_in(family)
+
+    def _sum_up_sign_in(self, family: Family) -> None:
+        is_stored, was_kept = self._is_stored(family), self._was_kept(family)
+        if self.books.told.get(family.grant_id) is family and not is_stored:
+            self.fail(12, f"{family.grant_id} was said to be connected, and is not stored")
+        elif not is_stored and was_kept and family.revoked_by is None:
+            self.fail(12, f"{family.live} is no grant's, and nobody revokes it")
+
+    def _was_kept(self, family: Family) -> bool:
+        """Whether what a provider gave for a code reached a disk."""
+        return any(disk.holds(self.lineage(family.root)) for disk in self._all_disks())
 
     def _sum_up_grant(self, grant_id: str, r: Any) -> None:
         family = self.families[grant_id]

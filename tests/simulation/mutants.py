@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tests.simulation import clock_stories, promise_stories, stories
-from tests.simulation.deployment import Parts
+from tests.simulation import clock_stories, promise_stories, sign_in_stories, stories
+from tests.simulation.deployment import Mutation, Parts
 from tests.simulation.redis import Patch
 from tests.simulation.scene import Break
 from tests.simulation.stories import Tale
+from worker.core.connecting import Confirmed, Consent
 from worker.core.grant import Status
 from worker.core.ports import (
     Commit,
+    Entry,
     Epoch,
     FailureOf,
     FailureVerdict,
@@ -45,7 +47,7 @@ class Mutant:
 
 
 def _numbers(breaks: str) -> frozenset[int]:
-    """The invariants, a digit each; `a` is the tenth, `b` the eleventh."""
+    """The invariants, a digit each; `a` is the tenth, `b` the eleventh, `c` the twelfth."""
     return frozenset(int(each, 16) for each in breaks)
 
 
@@ -68,6 +70,17 @@ def _replacing(script: str, words: Mapping[str, str]) -> Patch:
     return patch
 
 
+def _together(*patches: Patch) -> Patch:
+    """Several patches, each of another script."""
+
+    def patch(name: str, text: str) -> str:
+        for each in patches:
+            text = each(name, text)
+        return text
+
+    return patch
+
+
 EVERY: Final = "every script"
 
 
@@ -83,6 +96,19 @@ def _skip_the_journal_with_replies(parts: Parts) -> None:
             await write(answer)
 
     parts.replace(parts.journal, "write", write_answers_alone)
+
+
+def _skip_the_journal_with(kind: type[Entry]) -> Mutation:
+    def mutate(parts: Parts) -> None:
+        write = parts.journal.write
+
+        async def write_others(entry: Entry) -> None:
+            if not isinstance(entry, kind):
+                await write(entry)
+
+        parts.replace(parts.journal, "write", write_others)
+
+    return mutate
 
 
 def _skip_the_journal(parts: Parts) -> None:
@@ -230,6 +256,13 @@ def _loss(name: str, breaks: str, tale: Tale, **how: Any) -> Loss:
 # The store's clock follows Redis's, wherever that goes.
 _LEAPS_END_LEASES: Final = _replacing(EVERY, {"return r[LEASE_UNTIL] > held_since": "return false"})
 _FOLLOWS: Final = _replacing(EVERY, {"if reached > now then": "if false then"})
+
+_KEPT_BESIDE_ITS_GRANT: Final = _replacing(
+    "keep_consent", {"if grant and grant[ISSUED_AT] >= r[ISSUED_AT] then return 'superseded' end": ""}
+)
+_REVOKED_BESIDE_ITS_GRANT: Final = _replacing(
+    "take_revocations", {"if not revoke or of_line(id, cmsgpack.unpack(revoke)) then": "if not revoke then"}
+)
 
 LOSSES: Final = (
     *(
@@ -443,6 +476,63 @@ LOSSES: Final = (
         "a",
         promise_stories.REFUSED,
         patch=_replacing("lease", {"if allowed_at > now then": "if false then"}),
+    ),
+    _loss(
+        "what a provider gave for a code is not journaled",
+        "c",
+        sign_in_stories.UNHEARD,
+        mutate=_skip_the_journal_with(Consent),
+    ),
+    _loss(
+        "a confirmation is not journaled",
+        "c",
+        sign_in_stories.FORGOTTEN_CONFIRMATION,
+        mutate=_skip_the_journal_with(Confirmed),
+    ),
+    _loss(
+        "a store that recovers has consents revoked",
+        "c",
+        sign_in_stories.ENDED_MEANWHILE,
+        patch=_replacing("take_revocations", {"if recovering then return {} end": ""}),
+    ),
+    _loss(
+        "a consent is kept and revoked beside its grant",
+        "c",
+        sign_in_stories.IMPORTED,
+        patch=_together(_KEPT_BESIDE_ITS_GRANT, _REVOKED_BESIDE_ITS_GRANT),
+    ),
+    _loss(
+        "a replaced pair is revoked though its token was given again",
+        "c",
+        sign_in_stories.SAME_TOKEN,
+        patch=_together(
+            _replacing("confirm_consent", {"old[LINEAGE] ~= new[LINEAGE] and old": "old"}),
+            _REVOKED_BESIDE_ITS_GRANT,
+        ),
+    ),
+    _loss(
+        "a consent is revoked that is a grant's",
+        "c",
+        sign_in_stories.SAME_TOKEN_UNCONFIRMED,
+        patch=_REVOKED_BESIDE_ITS_GRANT,
+    ),
+    _loss(
+        "a replaced pair is not revoked",
+        "c",
+        sign_in_stories.REPLACED,
+        patch=_replacing("confirm_consent", {"settle(revokes and": "settle(false and"}),
+    ),
+    _loss(
+        "a state can be used again",
+        "c",
+        sign_in_stories.STATE_TWICE,
+        patch=_replacing(
+            "end_sign_in",
+            {
+                "if not known or phase ~= 'open' then": "if not known then",
+                "redis.call('HDEL', key, 'state:' .. state)": "",
+            },
+        ),
     ),
 )
 

@@ -5,14 +5,17 @@ Rules:
   revoked.
 - A refresh token that was superseded is refused; `grace` repeats its answer for a while, `family` revokes
   all.
-- It acts on a request when it gets it, even if nobody waits for the reply any more."""
+- It acts on a request when it gets it, even if nobody waits for the reply any more.
+- A code is exchanged once. Used again, it is refused and ends what it gave (RFC 6749 section 4.1.2). Whoever
+  treats refresh tokens as static gives a person who connects again the same one.
+- Whoever revokes a living refresh token ends its family."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.world import Process, World, current
 from worker.core.grant import TokenPair
@@ -29,6 +32,7 @@ from worker.core.outcomes import (
 )
 from worker.core.ports import ClientCheck
 from worker.core.providers import Client
+from worker.core.revocation import RevocationUnanswered, Revoked
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,7 +58,7 @@ class Family:
     root: str
     live: str
     depth: int = 0
-    revoked_by: str | None = None  # person or reuse
+    revoked_by: str | None = None  # person, reuse, replay (of its code) or us
     revoked_at_us: int = 0
     parents: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Refreshed] = field(default_factory=dict)  # by the token that was presented
@@ -109,6 +113,8 @@ class Bank:
         self.mode = mode
         self.weather = Weather()
         self.families: dict[str, Family] = {}  # by refresh token
+        self.given: dict[str, Family] = {}  # by code
+        self._consents: dict[str, int] = {}  # codes that were given out, by grant
         self._rng = rng
         self._lifetime_s = lifetime_s
         self._grace_us = grace_us
@@ -120,6 +126,30 @@ class Bank:
         token = f"{grant_id}.{number}.r0"
         self.families[token] = Family(grant_id, token, token)
         return TokenPair(f"{grant_id}.{number}.a0", token)
+
+    def allow(self, grant_id: str) -> str:
+        """A person consents in a browser, which goes back with this code."""
+        number = self._consents[grant_id] = self._consents.get(grant_id, 0) + 1
+        return f"{grant_id}.{number}"
+
+    def exchange(self, code: str) -> Outcome:
+        """What the server makes of a code."""
+        known = self.given.get(code)
+        if known is not None:
+            known.revoked_by, known.revoked_at_us = "replay", self.world.now_us
+            return self._refusal()
+        grant_id, _, number = code.partition(".")
+        first = f"{grant_id}.0.r0"
+        if self.mode is not Mode.STATIC or first not in self.families:
+            first = self.consent(grant_id, int(number)).refresh_token or ""
+        self.given[code] = self.families[first]
+        return self._tokens(f"{grant_id}.{number}.r0", first)
+
+    def revoke(self, token: str) -> None:
+        """RFC 7009."""
+        family = self.families[token]
+        if family.live == token and family.revoked_by is None:
+            family.revoked_by, family.revoked_at_us = "us", self.world.now_us
 
     def is_live(self, token: str) -> bool:
         """Whether this refresh token would be answered with its one successor."""
@@ -254,9 +284,42 @@ class SimulatedEndpoint:
         )
         return check
 
-    async def revoke(self, client: Client, pair: TokenPair, now: int) -> Never:
-        """No process of a simulation revokes."""
-        raise AssertionError(f"{client.name} was to revoke {pair!r} at {now}")
+    async def exchange(
+        self, client: Client, code: str, *, redirect_uri: str, verifier: str, now: int
+    ) -> Outcome:
+        """Ask once for the tokens of a code."""
+        del client, redirect_uri, verifier, now
+
+        def act() -> Outcome:
+            outcome = self._bank.exchange(code)
+            self._judge.exchanged(code, outcome)
+            return outcome
+
+        outcome: Outcome = await self._exchange(
+            current(),
+            act,
+            "exchange",
+            Unavailable("could_not_connect"),
+            Unknown("connection_lost"),
+            lambda: None,
+        )
+        return outcome
+
+    async def revoke(self, client: Client, pair: TokenPair, now: int) -> Revoked | RevocationUnanswered:
+        """Ask once for a pair's end."""
+        del client, now
+        token = pair.refresh_token or ""
+
+        def act() -> Revoked:
+            self._bank.revoke(token)
+            self._judge.revoked(token)
+            return Revoked()
+
+        unknown = RevocationUnanswered("connection_lost")
+        answer: Revoked | RevocationUnanswered = await self._exchange(
+            current(), act, "revoke", unknown, unknown, lambda: None
+        )
+        return answer
 
     async def _exchange(
         self,
@@ -328,6 +391,14 @@ class Witness:
 
     def heard(self, number: int, outcome: Outcome) -> None:
         """The process has the reply."""
+        raise NotImplementedError
+
+    def exchanged(self, code: str, outcome: Outcome) -> None:
+        """The server acted on a code."""
+        raise NotImplementedError
+
+    def revoked(self, token: str) -> None:
+        """The server acted on the revocation of a refresh token."""
         raise NotImplementedError
 
 

@@ -329,6 +329,11 @@ class Connection:
         (found,) = await self.exchange([lambda: self._server.read("HGETALL", key)], "hgetall")
         return dict(zip(found[::2], found[1::2], strict=True))
 
+    async def zcount(self, key: str, least: str, most: int) -> int:
+        """ZCOUNT."""
+        (count,) = await self.exchange([lambda: self._server.read("ZCOUNT", key, least, most)], "zcount")
+        return int(count)
+
     async def zscore(self, key: str, member: str) -> float | None:
         """ZSCORE."""
         (score,) = await self.exchange([lambda: self._server.read("ZSCORE", key, member)], "zscore")

@@ -141,7 +141,7 @@ class Run(Scene):
 
     def after_step(self, step: Step) -> None:
         super().after_step(step)
-        if step.is_timer or not self.strikes or step.name in _DULL:
+        if step.is_timer or not self.strikes or step.name in DULL:
             return
         weight = 1 if "claim" in step.name else CLAIMS_WORTH
         for strike in list(self.strikes):
@@ -160,7 +160,7 @@ class Run(Scene):
         return self.rng.choice(workers) if workers else None
 
 
-_DULL = frozenset({"disk", "store heartbeat", "reply heartbeat", "store reserve_runners", "fault"})
+DULL = frozenset({"disk", "store heartbeat", "reply heartbeat", "store reserve_runners", "fault"})
 
 
 def _crash(run: Run) -> None:

@@ -6,9 +6,10 @@ from tests.simulation.clock_stories import CLOCK_STORIES
 from tests.simulation.mutants import LOSSES, Loss
 from tests.simulation.promise_stories import PROMISE_STORIES
 from tests.simulation.redis import Valkey
+from tests.simulation.sign_in_stories import SIGN_IN_STORIES
 from tests.simulation.stories import STORIES, Story, Tale
 
-ALL = (*STORIES, *CLOCK_STORIES, *PROMISE_STORIES)
+ALL = (*STORIES, *CLOCK_STORIES, *PROMISE_STORIES, *SIGN_IN_STORIES)
 
 
 @pytest.mark.parametrize("tale", ALL, ids=lambda tale: tale.name.replace(" ", "_"))

@@ -777,10 +777,13 @@ class SignInStore(Protocol):
         """Make a confirmed consent a grant, in place of the stored one if and only if that is its base."""
 
     async def any_to_revoke(self) -> bool:
-        """Whether `to_revoke` would give any."""
+        """Whether there are pairs to be revoked now."""
 
     async def to_revoke(self, most: int) -> list[ToRevoke]:
-        """Pairs to be revoked now; each is given again after a pause, unless it is forgotten."""
+        """Pairs to be revoked now; each is given again after a pause, unless it is forgotten.
+
+        There are none while the store recovers: a confirmation may be about to come back.
+        """
 
     async def forget(self, sign_in: str) -> None:
         """Forget the pair of a sign-in: it was revoked, or cannot be."""

@@ -281,6 +281,8 @@ async def open_runtime(
             redis,
             scripts,
             prefix,
+            clock=clock,
+            recovery_ms=limits.lease_ms,
             source=source,
             events_kept=limits.events_kept,
             audit_kept=settings.audit_kept,

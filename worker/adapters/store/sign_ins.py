@@ -31,6 +31,7 @@ from worker.core.ports import Committed, Verdict
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from worker.adapters.clock import RedisClock
     from worker.adapters.store.scripts import Scripts
 
 KEPT_MS: Final = 86_400_000  # after a sign-in has ended: longer than any journal keeps its answer
@@ -45,6 +46,8 @@ class RedisSignIns:
         redis: a client that does not decode replies.
         scripts: the deployment's scripts.
         prefix: what every key begins with.
+        clock: of this process: the store's never falls behind what it knows.
+        recovery_ms: the longest that a recovery of the store takes.
         source: of the events that this process emits.
         events_kept: about how many events the stream holds.
         audit_kept: about how many entries the audit stream holds.
@@ -56,6 +59,8 @@ class RedisSignIns:
         scripts: "Scripts",
         prefix: str,
         *,
+        clock: "RedisClock",
+        recovery_ms: int,
         source: str,
         events_kept: int,
         audit_kept: int,
@@ -63,6 +68,8 @@ class RedisSignIns:
         self._redis: Any = Reads(redis)
         self._prefix = prefix
         self._scripts = scripts
+        self._clock = clock
+        self._recovery_ms = recovery_ms
         self._source = source
         self._events_kept = events_kept
         self._audit_kept = audit_kept
@@ -152,14 +159,22 @@ class RedisSignIns:
         return Committed(Verdict(verdict.decode()), version, stored_status)
 
     async def any_to_revoke(self) -> bool:
-        """Whether `to_revoke` would give any."""
+        """Whether there are pairs to be revoked now."""
         now = await store_now(self._redis, self._prefix)
         return bool(await self._redis.zcount(self._prefix + "consents", "-inf", now))
 
     async def to_revoke(self, most: int) -> list[ToRevoke]:
-        """Pairs to be revoked now; each is given again after a pause, unless it is forgotten."""
-        call = signatures.TakeRevocations(most, REVOKE_PAUSE_MS, MOST_REVOKE_TRIES, KEPT_MS)
-        found = await self._scripts.run(call)
+        """Pairs to be revoked now, none while the store recovers."""
+        found = await self._scripts.run(
+            signatures.TakeRevocations(
+                most=most,
+                pause_ms=REVOKE_PAUSE_MS,
+                most_tries=MOST_REVOKE_TRIES,
+                kept_ms=KEPT_MS,
+                recovery_ms=self._recovery_ms,
+                at_least=self._clock.at_least(),
+            )
+        )
         return [
             ToRevoke(sign_in.decode(), record.unpack(grant_id.decode(), packed)[0], bool(is_last))
             for sign_in, grant_id, packed, is_last in found

@@ -750,12 +750,16 @@ class TakeRevocations(NamedTuple):
         pause_ms: until one is tried again; twice as long each time.
         most_tries: for one pair.
         kept_ms: how long a sign-in is remembered after its end.
+        recovery_ms: the longest that a recovery takes.
+        at_least: as in `Claim`.
     """
 
     most: int
     pause_ms: int
     most_tries: int
     kept_ms: int
+    recovery_ms: int
+    at_least: int | None = None
 
 
 class ForgetConsent(NamedTuple):

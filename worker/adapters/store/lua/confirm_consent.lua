@@ -1,7 +1,8 @@
 -- Make a confirmed consent a grant, in the place of the stored one if that is its base.
 --
 -- Returns {verdict, version, status} of the stored grant. The verdicts: stored; known (the stored grant is of this very
--- line); superseded (the consent was revoked, or a newer pair is stored); rebase (another version or status is stored).
+-- line); superseded (the consent was revoked, a newer pair is stored, or nobody knows any more whether the grant was
+-- deleted); rebase (another version or status is stored).
 
 local key = sign_in_key(sign_in)
 local phase = redis.call('HGET', key, 'phase')
@@ -27,7 +28,9 @@ if grant and grant[ISSUED_AT] >= new[ISSUED_AT] then
   if phase ~= 'confirmed' then settle() end
   return {'known', grant[VERSION], grant[STATUS]}
 end
-if phase == 'confirmed' or phase == 'revoked' then
+-- A journal may be found after days. Its sign-in is forgotten by then, and the grant may have been deleted.
+local is_forgotten = not phase and now_ms() - new[ISSUED_AT] > kept_ms
+if phase == 'confirmed' or phase == 'revoked' or is_forgotten then
   return {'superseded', old and old[VERSION] or 0, old and old[STATUS] or ''}
 end
 if old == nil then

@@ -1,9 +1,11 @@
 -- Pairs that are to be revoked now: consents that nobody confirmed in time, and pairs that another one replaced. Each is
--- put off, so that it is tried again if this process dies, but only so often. What is a grant's by now is not revoked.
+-- put off, so that it is tried again if this process dies, but only so often. What is a grant's by now is not revoked. A
+-- store that recovers gives none: it may have forgotten a confirmation that a journal is about to give back.
 --
 -- Returns a list of {sign_in, id, packed, is_last}.
 
-local now = now_ms()
+local now, _, recovering = epoch(recovery_ms, at_least, 0)
+if recovering then return {} end
 local found = {}
 
 local function settled(sign_in)
