@@ -1,4 +1,4 @@
-"""Signs a person in through Evergrant and calls the provider's API for them: uvicorn fastapi_app:app
+"""Signs a person in through Evergrant and calls the provider's API for them: docs/connect.md runs it.
 
 Takes EVERGRANT_URL, EVERGRANT_KEY (scopes connect and tokens), API_URL, SESSION_SECRET and APP_URL, which
 EVERGRANT_RETURN_URLS of the service names too.
@@ -39,10 +39,10 @@ async def connect(request: Request) -> RedirectResponse:
 
 
 @app.get("/connected/{attempt}")
-async def connected(request: Request, attempt: str, code: str = "") -> RedirectResponse:
+async def connected(request: Request, attempt: str, code: str = "", error: str = "") -> RedirectResponse:
     grant = request.session.pop("sent", {}).get(attempt)
-    if grant is None or not code:  # not the browser that was sent, or the person said no
-        raise HTTPException(400, "please start again")
+    if grant is None or not code:  # not the browser that was sent, or nothing was connected
+        raise HTTPException(400, error or "please start again")
     async with AsyncEvergrant() as evergrant:
         await evergrant.confirm(code)
     return RedirectResponse("/me", 303)
@@ -56,4 +56,4 @@ async def me() -> Any:
 
 @app.exception_handler(EvergrantError)
 async def explain(_: Request, problem: EvergrantError) -> JSONResponse:
-    return JSONResponse({"code": problem.code}, 503 if problem.retry_after else 409)
+    return JSONResponse({"code": problem.code}, 503 if problem.retry_after or problem.status is None else 409)

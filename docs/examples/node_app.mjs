@@ -1,4 +1,4 @@
-// Signs a person in through Evergrant and calls the provider's API for them: node node_app.mjs
+// Signs a person in through Evergrant and calls the provider's API for them: docs/connect.md runs it.
 // Takes EVERGRANT_URL, EVERGRANT_KEY (scopes connect and tokens), API_URL, PORT and APP_URL, which
 // EVERGRANT_RETURN_URLS of the service names too.
 import { randomBytes } from "node:crypto";
@@ -39,7 +39,7 @@ async function serve(request, response) {
     const attempt = pathname.slice("/connected/".length); // from the browser that was sent, or a stranger's link?
     const isTheirs = (request.headers.cookie ?? "").split("; ").includes(`attempt=${attempt}`);
     if (!isTheirs || !sent.delete(attempt) || !searchParams.has("code"))
-      return response.writeHead(400).end("please start again");
+      return response.writeHead(400, { "content-type": "text/plain" }).end(searchParams.get("error") ?? "start again");
     await evergrant("/v1/connect/confirm", { code: searchParams.get("code") });
     return response.writeHead(303, { location: "/me" }).end();
   }

@@ -11,8 +11,9 @@ LINK = re.compile(r"http://127\.0\.0\.1:8000/connect/[0-9a-f]{16}\.[A-Za-z0-9_-]
 
 @pytest.fixture
 def cli(cli: Cli) -> Cli:
-    """One whose client says where people sign in."""
-    return cli.having(CLIENTS__BUDDY__AUTHORIZE_URL="http://127.0.0.1:9/authorize", HTTP_PORT="8000")
+    """One whose client says where people sign in, and what they are asked for."""
+    url = "http://127.0.0.1:9/authorize"
+    return cli.having(CLIENTS__BUDDY__AUTHORIZE_URL=url, CLIENTS__BUDDY__SCOPES="WORKSPACE", HTTP_PORT="8000")
 
 
 def test_a_link_is_alone_on_standard_output_and_how_long_it_works_is_told_beside_it(cli: Cli) -> None:

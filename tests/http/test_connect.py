@@ -367,6 +367,18 @@ async def test_a_person_whom_nobody_takes_back_gets_the_code_on_a_page(
     assert (await confirm(app, code)).json()["id"] == "one"
 
 
+async def test_a_client_that_asks_for_no_scopes_sends_nobody_to_buddy_which_wants_some(
+    web: Web, app: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGRANT_CLIENTS__BUDDY__SCOPES", "")
+    web.runtime.clients.reread("buddy")
+
+    answer = await app.post("/v1/connect", json={"grant": "one", "client": "buddy"})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["detail"] == "scopes is missing, and so is SCOPES of the client buddy"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

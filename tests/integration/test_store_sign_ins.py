@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -122,7 +123,7 @@ def a_grant(now: int, refresh: str | None = "r1", **changes: Any) -> Grant:
 async def come_back(sign_ins: RedisSignIns) -> Returned:
     await sign_ins.open(LINK, WANTED, SHOP)
     await sign_ins.start(LINK, STATE, BROWSER)
-    return await sign_ins.come_back(STATE, BROWSER)
+    return await sign_ins.come_back(STATE, BROWSER, uuid4().hex)
 
 
 def confirmed(consent: Consent, fence: int, *, base: Grant | None = None, revokes: bool = True) -> Confirmed:
@@ -150,12 +151,25 @@ async def test_a_person_leaves_by_a_link_and_comes_back_with_a_state_once(sign_i
     until = await sign_ins.open(LINK, WANTED, SHOP)
 
     assert await sign_ins.start(LINK, STATE, BROWSER) == WANTED
-    returned = await sign_ins.come_back(STATE, BROWSER)
+    returned = await sign_ins.come_back(STATE, BROWSER, uuid4().hex)
 
     assert until > LINK_MS
     assert (returned.sign_in, returned.wanted) == (LINK.sign_in, WANTED)
-    assert await failure_of(sign_ins.come_back(STATE, BROWSER)) is ConnectFailure.UNKNOWN
+    assert await failure_of(sign_ins.come_back(STATE, BROWSER, uuid4().hex)) is ConnectFailure.UNKNOWN
     assert await failure_of(sign_ins.start(LINK, ticket(9), BROWSER)) is ConnectFailure.UNKNOWN
+
+
+async def test_a_person_whose_return_was_not_answered_is_answered_when_it_is_asked_again(
+    sign_ins: RedisSignIns,
+) -> None:
+    """The store used the state up and its answer was lost: it was frozen, or the connection broke."""
+    await sign_ins.open(LINK, WANTED, SHOP)
+    await sign_ins.start(LINK, STATE, BROWSER)
+
+    first = await sign_ins.come_back(STATE, BROWSER, "attempt")
+
+    assert await sign_ins.come_back(STATE, BROWSER, "attempt") == first
+    assert await failure_of(sign_ins.come_back(STATE, BROWSER, "another")) is ConnectFailure.UNKNOWN
 
 
 async def test_a_link_may_be_opened_several_times_until_somebody_is_back(sign_ins: RedisSignIns) -> None:
@@ -163,8 +177,10 @@ async def test_a_link_may_be_opened_several_times_until_somebody_is_back(sign_in
     await sign_ins.start(LINK, ticket(8), b"a preview's")
     await sign_ins.start(LINK, STATE, BROWSER)
 
-    assert (await sign_ins.come_back(STATE, BROWSER)).wanted == WANTED
-    assert await failure_of(sign_ins.come_back(ticket(8), b"a preview's")) is ConnectFailure.UNKNOWN
+    assert (await sign_ins.come_back(STATE, BROWSER, uuid4().hex)).wanted == WANTED
+    assert (
+        await failure_of(sign_ins.come_back(ticket(8), b"a preview's", uuid4().hex)) is ConnectFailure.UNKNOWN
+    )
 
 
 async def test_a_link_is_not_opened_without_end(sign_ins: RedisSignIns) -> None:
@@ -173,15 +189,17 @@ async def test_a_link_is_not_opened_without_end(sign_ins: RedisSignIns) -> None:
         await sign_ins.start(LINK, ticket(100 + number), BROWSER)
 
     assert await failure_of(sign_ins.start(LINK, STATE, BROWSER)) is ConnectFailure.UNKNOWN
-    assert (await sign_ins.come_back(ticket(100), BROWSER)).wanted == WANTED
+    assert (await sign_ins.come_back(ticket(100), BROWSER, uuid4().hex)).wanted == WANTED
 
 
 async def test_another_browser_cannot_use_a_state_and_does_not_use_it_up(sign_ins: RedisSignIns) -> None:
     await sign_ins.open(LINK, WANTED, SHOP)
     await sign_ins.start(LINK, STATE, BROWSER)
 
-    assert await failure_of(sign_ins.come_back(STATE, b"another's")) is ConnectFailure.OTHER_BROWSER
-    assert (await sign_ins.come_back(STATE, BROWSER)).wanted == WANTED
+    assert (
+        await failure_of(sign_ins.come_back(STATE, b"another's", uuid4().hex)) is ConnectFailure.OTHER_BROWSER
+    )
+    assert (await sign_ins.come_back(STATE, BROWSER, uuid4().hex)).wanted == WANTED
 
 
 @pytest.mark.parametrize("wrong", [ticket(1, "f" * 16), ticket(7)], ids=["id", "secret"])
@@ -190,7 +208,7 @@ async def test_a_wrong_link_or_state_opens_nothing(sign_ins: RedisSignIns, wrong
     await sign_ins.start(LINK, STATE, BROWSER)
 
     assert await failure_of(sign_ins.start(wrong, STATE, BROWSER)) is ConnectFailure.UNKNOWN
-    assert await failure_of(sign_ins.come_back(wrong, BROWSER)) is ConnectFailure.UNKNOWN
+    assert await failure_of(sign_ins.come_back(wrong, BROWSER, uuid4().hex)) is ConnectFailure.UNKNOWN
 
 
 async def test_a_link_and_a_state_end(sign_ins: RedisSignIns, let_time_pass: Forward) -> None:
@@ -199,7 +217,7 @@ async def test_a_link_and_a_state_end(sign_ins: RedisSignIns, let_time_pass: For
     await let_time_pass()
 
     with pytest.raises(ConnectError) as late:
-        await sign_ins.come_back(STATE, BROWSER)
+        await sign_ins.come_back(STATE, BROWSER, uuid4().hex)
 
     assert (late.value.code, late.value.wanted) == (ConnectFailure.EXPIRED, WANTED)
     assert await failure_of(sign_ins.start(LINK, ticket(9), BROWSER)) is ConnectFailure.EXPIRED

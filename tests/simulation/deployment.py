@@ -316,7 +316,7 @@ class SimulatedDeployment:
                 endpoint=endpoint,
                 clients=self.clients,
                 sealer=sealer,
-                clock=clock,
+                registry=registry,
             ),
         )
         if self._mutate is not None:

@@ -757,8 +757,8 @@ class SignInStore(Protocol):
             ConnectError: there is no such link, it was used, or it has ended.
         """
 
-    async def come_back(self, state: Ticket, browser: bytes) -> Returned:
-        """Use a state up.
+    async def come_back(self, state: Ticket, browser: bytes, attempt: str) -> Returned:
+        """Use a state up; the same attempt gets the same answer again.
 
         Raises:
             ConnectError: there is no such state, it was used, another browser left with it, or it has ended.

@@ -73,6 +73,7 @@ class Provider:
             `Retry-After`, by preference: in seconds from now, or at a Unix time.
         known_scopes: the documented ones; empty where the server's owner defines them. Others may exist.
         scopes_within: the scopes that a scope contains, by its name.
+        wants_scopes: nobody can sign in who asks for none.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Provider:
     reset_headers: tuple[str, ...] = _RESET_HEADERS
     known_scopes: frozenset[str] = frozenset()
     scopes_within: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    wants_scopes: bool = False
 
     def unknown_among(self, scopes: Iterable[str]) -> list[str]:
         """The scopes that no documentation names; none where the server's owner defines them."""
@@ -153,6 +155,7 @@ BUDDY = Provider(
     errors_void_tokens=True,
     known_scopes=_BUDDY_SCOPES,
     scopes_within=_BUDDY_SCOPES_WITHIN,
+    wants_scopes=True,  # the same page, "Web application flow": scope is required
 )
 
 # PagerDuty developer-docs, OAuth Functionality and Private Apps: replies to a refresh state no refresh

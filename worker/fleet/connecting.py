@@ -11,6 +11,7 @@ Rules:
   nothing to keep, and its person starts anew.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -66,6 +67,8 @@ from worker.refreshing.answers import Answers
 CALLBACK_PATH: Final = "/integration-callback"
 LINK_PATH: Final = "/connect/"
 MOST_CODE_CHARS: Final = 4_096
+STORE_SECONDS: Final = 30.0  # how long a person who is back waits for a store that is away
+STORE_PAUSE_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -202,6 +205,8 @@ class Connecting:
         """
         client = self._client_of(wanted)
         wanted = replace(wanted, scopes=wanted.scopes or client.scopes)
+        if client.provider.wants_scopes and not wanted.scopes:
+            raise CannotConnectError(f"scopes is missing, and so is SCOPES of the client {client.name}")
         if len(wanted.scopes) > MOST_SCOPES or not are_scopes(wanted.scopes):
             raise CannotConnectError(f"scopes takes at most {MOST_SCOPES} scopes by RFC 6749 section 3.3")
         if wanted.return_to is not None and not may_return_to(wanted.return_to, self._places.return_urls):
@@ -253,13 +258,13 @@ class Connecting:
 
         Raises:
             ConnectError: nothing was connected; where its `wanted` is known, the person goes back with it.
-            StoreUnavailableError: the store went away before the state was used: the same once more may do.
+            StoreUnavailableError: the store was away for as long as a person may be asked to wait.
         """
         state = ticket_in(arrival.state)
         if state is None:
             raise ConnectError(ConnectFailure.UNKNOWN)
         browser = browser or ""  # whoever comes back twice has no cookie left, and their state is used
-        returned = await self._sign_ins.come_back(state, digest_of(browser))
+        returned = await self._returned(state, digest_of(browser))
         verifier = verifier_of(browser, arrival.state)
         return await to_its_end(self._settle(returned, arrival, verifier, origin))
 
@@ -294,6 +299,19 @@ class Connecting:
                 return found.grant.id
             case _:
                 raise OutdatedConsentError
+
+    async def _returned(self, state: Ticket, browser: bytes) -> Returned:
+        """Use a state up. A store that is away is waited for: it may have used it up, and answered nobody."""
+        attempt = self._random(SECRET_BYTES).hex()
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + STORE_SECONDS
+        while True:
+            try:
+                return await self._sign_ins.come_back(state, browser, attempt)
+            except StoreUnavailableError:
+                if loop.time() >= give_up_at:
+                    raise
+                await asyncio.sleep(STORE_PAUSE_SECONDS)
 
     async def _settle(self, returned: Returned, arrival: Arrival, verifier: str, origin: str) -> Homecoming:
         try:

@@ -14,13 +14,13 @@ import structlog
 from worker.core.connecting import ToRevoke
 from worker.core.ports import (
     Clients,
-    Clock,
     Sealer,
     SignInStore,
     StoreUnavailableError,
     TokenEndpoint,
     UnsealError,
 )
+from worker.core.registry import Registry
 from worker.core.revocation import RevocationUnanswered
 from worker.fleet.configured import configured_client
 
@@ -37,7 +37,7 @@ class Discarding:
         endpoint: the providers'.
         clients: the configured clients.
         sealer: opens pairs.
-        clock: the store's.
+        registry: tells the time.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Discarding:
         endpoint: TokenEndpoint,
         clients: Clients,
         sealer: Sealer,
-        clock: Clock,
+        registry: Registry,
     ) -> None:
         self._sign_ins = sign_ins
         self._endpoint = endpoint
         self._clients = clients
         self._sealer = sealer
-        self._clock = clock
+        self._registry = registry
 
     async def is_due(self) -> bool:
         """Whether there is something to revoke now."""
@@ -86,5 +86,6 @@ class Discarding:
         except UnsealError as problem:
             log.warning("discard.cannot_unseal", grant=pair.grant.id, problem=str(problem))
             return ""
-        answer = await self._endpoint.revoke(client, tokens, self._clock.by_redis(self._clock.now()))
+        now = await self._registry.now() - await self._registry.ahead_ms()  # as others count it
+        answer = await self._endpoint.revoke(client, tokens, now)
         return answer.detail if isinstance(answer, RevocationUnanswered) else ""

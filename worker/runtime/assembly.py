@@ -379,7 +379,7 @@ async def open_runtime(
                 endpoint=endpoint,
                 clients=clients,
                 sealer=given.sealer,
-                clock=clock,
+                registry=registry,
             ),
         )
 

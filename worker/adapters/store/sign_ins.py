@@ -1,7 +1,6 @@
 """Sign-ins in Redis: packs and unpacks the scripts that note them, and what they are for."""
 
 import json
-import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -98,9 +97,9 @@ class RedisSignIns:
         )
         return _wanted_or_error(verdict, packed)
 
-    async def come_back(self, state: Ticket, browser: bytes) -> Returned:
-        """Use a state up."""
-        call = signatures.EndSignIn(state.sign_in, state.digest, browser, secrets.token_hex(16))
+    async def come_back(self, state: Ticket, browser: bytes, attempt: str) -> Returned:
+        """Use a state up; the same attempt gets the same answer again."""
+        call = signatures.EndSignIn(state.sign_in, state.digest, browser, attempt)
         verdict, packed, fence = await self._scripts.run(call)
         return Returned(state.sign_in, _wanted_or_error(verdict, packed), fence)
 
