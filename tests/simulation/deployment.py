@@ -31,6 +31,7 @@ from worker.core.outcomes import Reply
 from worker.core.ports import StoreUnavailableError, UnsealError
 from worker.core.promises import Request
 from worker.core.providers import BUDDY, OAUTH2, Client
+from worker.fleet.confirming import Confirming
 from worker.fleet.connecting import Connecting, Places
 from worker.fleet.discarding import Discarding
 from worker.fleet.handing_out import HandingOut, HandOutError
@@ -121,6 +122,7 @@ class Parts:
     handing_out: HandingOut
     sign_ins: RedisSignIns
     connecting: Connecting
+    confirming: Confirming
     discarding: Discarding
 
     @staticmethod
@@ -303,13 +305,21 @@ class SimulatedDeployment:
                 sign_ins=sign_ins,
                 endpoint=endpoint,
                 answers=built.answers,
-                registry=registry,
                 clients=self.clients,
                 sealer=sealer,
                 rules=RULES,
                 clock=clock,
                 places=Places("https://connect.example", ()),
                 random=process.rng.randbytes,
+            ),
+            Confirming(
+                sign_ins=sign_ins,
+                answers=built.answers,
+                registry=registry,
+                clients=self.clients,
+                sealer=sealer,
+                rules=RULES,
+                clock=clock,
             ),
             Discarding(
                 sign_ins=sign_ins,

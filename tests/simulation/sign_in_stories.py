@@ -25,7 +25,8 @@ from worker.core.audit import By
 from worker.core.connecting import CodeProblem, ConnectError, Wanted
 from worker.core.grant import TokenPair
 from worker.core.ports import StoreUnavailableError
-from worker.fleet.connecting import Arrival, CodeError, Departure, Homecoming, Link, OutdatedConsentError
+from worker.fleet.confirming import CodeError, OutdatedConsentError
+from worker.fleet.connecting import Arrival, Departure, Homecoming, Link
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def visit(story: Story, process: Process) -> Visit | None:
 
 def confirm(story: Story, process: Process, visited: Visit, code: str) -> bool | None:
     """Whether somebody is connected, as the application is told; `None` where it is told nothing."""
-    answer = ask(story, process, lambda parts: parts.connecting.confirm(code, lambda _: True, APPLICATION))
+    answer = ask(story, process, lambda parts: parts.confirming.confirm(code, lambda _: True, APPLICATION))
     is_used = isinstance(answer, CodeError) and answer.problem is CodeProblem.USED
     if answer == "g0" or is_used:
         story.judge.connected(visited.code)

@@ -89,11 +89,11 @@ async def _link(runtime: "Runtime", wanted: "Wanted") -> str:
 async def _confirm(runtime: "Runtime", code: str) -> str:
     from worker.core.connecting import CannotConnectError, CodeProblem
     from worker.core.ports import UnsealError
-    from worker.fleet.connecting import CodeError, OutdatedConsentError
+    from worker.fleet.confirming import CodeError, OutdatedConsentError
 
     try:
         async with heartbeat_kept(runtime, "the grant"):
-            return await runtime.connecting.confirm(code, lambda _: True, this_user())
+            return await runtime.confirming.confirm(code, lambda _: True, this_user())
     except CodeError as error:
         problems = {
             CodeProblem.USED: "the code was confirmed before",

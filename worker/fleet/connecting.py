@@ -1,18 +1,15 @@
-"""Connecting: a person signs in at a provider, and the application confirms that it is its person.
+"""Connecting: a person goes to a provider, signs in, and comes back with its consent.
 
 Rules:
 - A link is made for one grant id, works for ten minutes, and ends when somebody comes back.
 - What the provider gives for its code is on this machine's disk before the store is asked to take it, as
-  the answer to a refresh is. It waits there, sealed, until the application confirms it. Nobody else sees it.
-- A confirmed consent takes the place of a stored grant by its lineage: a refresh of the old pair that is
-  under way finds another one, and changes nothing. Labels that were not named anew are kept; a paused grant
-  stays paused.
+  the answer to a refresh is. It waits there, sealed, until the application confirms it (confirming.py).
 - Killed at any point, a sign-in is whole or it is none: before the provider's answer is on the disk there is
   nothing to keep, and its person starts anew.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -26,18 +23,14 @@ from worker.core.connecting import (
     MOST_SCOPES,
     SECRET_BYTES,
     CannotConnectError,
-    CodeProblem,
-    Confirmed,
     ConnectError,
     ConnectFailure,
     Consent,
     Returned,
-    StoredConsent,
     Ticket,
     Wanted,
     challenge_of,
     digest_of,
-    following,
     missing_scopes,
     no_pair,
     not_consented,
@@ -45,7 +38,6 @@ from worker.core.connecting import (
     ticket_text,
     verifier_of,
 )
-from worker.core.events import EventType, grant_event
 from worker.core.outcomes import ClientRejected, Outcome, Refreshed, Rejected
 from worker.core.policy import Rules
 from worker.core.ports import (
@@ -55,11 +47,9 @@ from worker.core.ports import (
     Sealer,
     SignInStore,
     StoreUnavailableError,
-    Verdict,
 )
 from worker.core.providers import Client, GrantType
 from worker.core.redirects import are_scopes, authorization_url, harmless_code, may_return_to, same_origin
-from worker.core.registry import NewerRecordError, Registry, StoredGrant, UnreadableRecordError
 from worker.fleet.configured import configured_client
 from worker.fleet.interrupts import to_its_end
 from worker.refreshing.answers import Answers
@@ -71,22 +61,6 @@ STORE_SECONDS: Final = 30.0  # how long a person who is back waits for a store t
 STORE_PAUSE_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
-
-
-class CodeError(Exception):
-    """A code that confirms nothing.
-
-    Attributes:
-        problem: why.
-    """
-
-    def __init__(self, problem: CodeProblem) -> None:
-        super().__init__(problem.value)
-        self.problem = problem
-
-
-class OutdatedConsentError(Exception):
-    """Newer tokens of the grant are stored than those that were to be confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +136,6 @@ class Connecting:
         sign_ins: where sign-ins are noted.
         endpoint: exchanges codes.
         answers: of this process.
-        registry: where grants are read.
         clients: the configured clients.
         sealer: seals what was given.
         rules: the deployment's.
@@ -177,7 +150,6 @@ class Connecting:
         sign_ins: SignInStore,
         endpoint: CodeEndpoint,
         answers: Answers,
-        registry: Registry,
         clients: Clients,
         sealer: Sealer,
         rules: Rules,
@@ -188,7 +160,6 @@ class Connecting:
         self._sign_ins = sign_ins
         self._endpoint = endpoint
         self._answers = answers
-        self._registry = registry
         self._clients = clients
         self._sealer = sealer
         self._rules = rules
@@ -203,7 +174,7 @@ class Connecting:
             CannotConnectError: nobody can sign in for that; a line says why.
             StoreUnavailableError: the store went away.
         """
-        client = self._client_of(wanted)
+        client = signing_client(self._clients, wanted.client)
         wanted = replace(wanted, scopes=wanted.scopes or client.scopes)
         if client.provider.wants_scopes and not wanted.scopes:
             raise CannotConnectError(f"scopes is missing, and so is SCOPES of the client {client.name}")
@@ -237,7 +208,7 @@ class Connecting:
         browser = browser if browser and ticket_in(browser) else self._new_text(ticket.sign_in)
         state = self._new_text(ticket.sign_in)
         wanted = await self._sign_ins.start(ticket, _ticket(state), digest_of(browser))
-        client = self._client_of(wanted)
+        client = signing_client(self._clients, wanted.client)
         url = authorization_url(
             client.authorize_url or "",
             client,
@@ -267,38 +238,6 @@ class Connecting:
         returned = await self._returned(state, digest_of(browser))
         verifier = verifier_of(browser, arrival.state)
         return await to_its_end(self._settle(returned, arrival, verifier, origin))
-
-    async def confirm(self, code: str, sees: Callable[[Mapping[str, str]], bool], by: By) -> str:
-        """Make what a person consented to a grant; returns its id.
-
-        Args:
-            code: what the person came back to the application with.
-            sees: whether grants with these labels exist for the caller.
-            by: who confirms it.
-
-        Raises:
-            CodeError: the code is unknown, used or too old.
-            OutdatedConsentError: newer tokens are stored meanwhile.
-            UnreadableRecordError: a newer release wrote the stored grant.
-            UnsealError: the key that sealed the tokens is gone.
-            StoreUnavailableError: the store went away; what was given is safe, and may be confirmed again.
-        """
-        ticket = ticket_in(code)
-        found = CodeProblem.UNKNOWN if ticket is None else await self._sign_ins.find(ticket)
-        if isinstance(found, CodeProblem):
-            raise CodeError(found)
-        stored = await self._stored(found.grant.id)
-        labels = found.wanted.labels if stored is None else stored.grant.labels
-        if not sees(found.wanted.labels) or not sees(labels):
-            raise CodeError(CodeProblem.UNKNOWN)
-        confirmed = self._confirmed(found, stored, by)
-        match await to_its_end(self._answers.keep(confirmed)):
-            case None:
-                raise StoreUnavailableError("the confirmation is on this machine's disk, and not stored yet")
-            case Verdict.STORED | Verdict.KNOWN:
-                return found.grant.id
-            case _:
-                raise OutdatedConsentError
 
     async def _returned(self, state: Ticket, browser: bytes) -> Returned:
         """Use a state up. A store that is away is waited for: it may have used it up, and answered nobody."""
@@ -344,7 +283,7 @@ class Connecting:
             ConnectError: the provider sent none, or it may be another server's.
         """
         try:
-            client = self._client_of(wanted)
+            client = signing_client(self._clients, wanted.client)
         except CannotConnectError:
             raise ConnectError(ConnectFailure.CLIENT_REJECTED, wanted, "not_configured") from None
         # RFC 9207 section 2.4: another server's code must not go to this one. So is its error another's.
@@ -391,63 +330,11 @@ class Connecting:
             origin=origin,
         )
 
-    def _confirmed(self, consent: StoredConsent, stored: StoredGrant | None, by: By) -> Confirmed:
-        client = self._client_of(consent.wanted)
-        pair = self._sealer.open(consent.grant)
-        known = {} if stored is None else stored.grant.labels
-        grant = replace(consent.grant, labels={**known, **consent.wanted.labels})
-        change = lifecycle.admit(grant, client, self._rules, self._clock.now())
-        event = grant_event(
-            EventType.GRANT_RECOVERED,
-            grant,
-            client,
-            attempt=consent.fence,
-            now=self._clock.now(),
-            expires_at=grant.access_expires_at,
-        )
-        first = Confirmed(
-            fence=consent.fence,
-            sign_in=consent.sign_in,
-            base_version=None,
-            base_status=None,
-            change=replace(change, event=event),
-            revokes=client.revoke_url is not None and not client.revoking_ends_consent,
-            by=by,
-        )
-        if stored is None:
-            confirmed = following(first, None, None)
-        else:
-            confirmed = following(first, stored.grant.version, stored.grant.status)
-        grant = confirmed.change.grant
-        sealed = replace(grant, sealed=self._sealer.seal(grant, pair))
-        return replace(confirmed, change=replace(confirmed.change, grant=sealed))
-
-    async def _stored(self, grant_id: str) -> StoredGrant | None:
-        try:
-            return await self._registry.find(grant_id)
-        except NewerRecordError:
-            raise
-        except UnreadableRecordError:
-            return None  # it is replaced, as by an import
-
     async def _fail(self, returned: Returned, origin: str) -> None:
         try:
             await self._sign_ins.fail(returned.sign_in, By(BROWSER, origin))
         except StoreUnavailableError as problem:
             log.warning("connect.not_noted", grant=returned.wanted.grant, problem=str(problem))
-
-    def _client_of(self, wanted: Wanted) -> Client:
-        client = configured_client(self._clients, wanted.client)
-        if client is None:
-            known = ", ".join(sorted(self._clients.names())) or "none is configured"
-            raise CannotConnectError(f"client is not configured; known: {known}")
-        if client.grant_type is GrantType.CLIENT_CREDENTIALS:
-            raise CannotConnectError(f"nobody signs in for the client {client.name}: it asks in its own name")
-        if client.authorize_url is None:
-            raise CannotConnectError(
-                f"the client {client.name} needs AUTHORIZE_URL, or an ISSUER that says it"
-            )
-        return client
 
     def _redirect_uri(self, client: Client) -> str:
         public = self._places.public_url
@@ -464,6 +351,23 @@ class Connecting:
 
     def _new_text(self, sign_in: str) -> str:
         return ticket_text(sign_in, self._random(SECRET_BYTES))
+
+
+def signing_client(clients: Clients, name: str) -> Client:
+    """A client that people can sign in for.
+
+    Raises:
+        CannotConnectError: it is none; a line says why.
+    """
+    client = configured_client(clients, name)
+    if client is None:
+        known = ", ".join(sorted(clients.names())) or "none is configured"
+        raise CannotConnectError(f"client is not configured; known: {known}")
+    if client.grant_type is GrantType.CLIENT_CREDENTIALS:
+        raise CannotConnectError(f"nobody signs in for the client {client.name}: it asks in its own name")
+    if client.authorize_url is None:
+        raise CannotConnectError(f"the client {client.name} needs AUTHORIZE_URL, or an ISSUER that says it")
+    return client
 
 
 def _ticket(text: str) -> Ticket:

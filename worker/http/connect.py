@@ -13,7 +13,7 @@ from worker.core.connecting import CannotConnectError, CodeProblem, Wanted
 from worker.core.events import rfc3339
 from worker.core.ports import UnsealError
 from worker.core.registry import UnreadableRecordError
-from worker.fleet.connecting import CodeError, OutdatedConsentError
+from worker.fleet.confirming import CodeError, OutdatedConsentError
 from worker.http import grants, models, reading
 from worker.http.answering import as_json
 from worker.http.calls import Call
@@ -40,7 +40,7 @@ async def confirm(call: Call) -> Response:
     """Make what a person consented to a grant."""
     asked = await _validated(call, models.ConfirmRequest)
     try:
-        grant_id = await call.runtime.connecting.confirm(asked.code, call.key.sees_labels, call.by)
+        grant_id = await call.runtime.confirming.confirm(asked.code, call.key.sees_labels, call.by)
     except CodeError as error:
         if error.problem is CodeProblem.USED:
             detail = "the code was confirmed before; GET /v1/grants/{id} shows the grant"

@@ -41,6 +41,7 @@ from worker.core.policy import Rules
 from worker.core.promises import PromiseStore
 from worker.core.registry import Registry, RunnerPlaces
 from worker.fleet.api_keys import ApiKeys
+from worker.fleet.confirming import Confirming
 from worker.fleet.connecting import Connecting, Places
 from worker.fleet.depositing import Depositing
 from worker.fleet.discarding import Discarding
@@ -241,6 +242,7 @@ class Runtime:
     listing: Listing
     depositing: Depositing
     connecting: Connecting
+    confirming: Confirming
     discarding: Discarding
 
 
@@ -366,13 +368,21 @@ async def open_runtime(
                 sign_ins=sign_ins,
                 endpoint=endpoint,
                 answers=process.answers,
-                registry=registry,
                 clients=clients,
                 sealer=given.sealer,
                 rules=given.rules,
                 clock=clock,
                 places=Places(settings.browser_url, settings.return_urls),
                 random=secrets.token_bytes,
+            ),
+            confirming=Confirming(
+                sign_ins=sign_ins,
+                answers=process.answers,
+                registry=registry,
+                clients=clients,
+                sealer=given.sealer,
+                rules=given.rules,
+                clock=clock,
             ),
             discarding=Discarding(
                 sign_ins=sign_ins,
