@@ -170,6 +170,38 @@ async def test_callers_who_are_refused_together_share_one_refresh(
     assert len(list(web.sandbox.log(grant["id"]))) == 1
 
 
+async def test_who_was_not_refused_does_not_hear_of_anothers_refusal(get: Get) -> None:
+    """The grant was refreshed a moment ago, and an API refuses its token again: others still get it."""
+    refused, told = threading.Event(), threading.Event()  # the service has a loop of its own
+
+    async def give(request: Request) -> Response:
+        if "refused_version" in await request.json():
+            refused.set()
+            await asyncio.to_thread(told.wait, PATIENCE_SECONDS)
+            return JSONResponse({"code": "too_many_requests", "detail": "too soon"}, 429)
+        return JSONResponse({**GIVEN, "access_token": "new", "expires_in": 0, "version": 1})
+
+    async def answer(request: Request) -> Response:
+        return Response(status_code=401 if request.url.path == "/refuses" else 200)
+
+    app = Starlette(
+        routes=[
+            Route("/v1/token/{id:path}", give, methods=["POST"]),
+            Route("/refuses", answer),
+            Route("/serves", answer),
+        ]
+    )
+    with served(app) as url:
+        auth = EvergrantAuth("one", url=url, key="k")
+        first = asyncio.create_task(get(auth, url + "/refuses"))
+        await asyncio.to_thread(refused.wait, PATIENCE_SECONDS)
+        other = await get(auth, url + "/serves")
+        told.set()
+
+    assert other.status_code == 200
+    assert (await first).status_code == 401
+
+
 async def test_who_was_refused_does_not_wait_for_a_call_that_was_made_without_word_of_it(get: Get) -> None:
     asked_again, told = asyncio.Event(), asyncio.Event()
     asked: list[dict[str, Any]] = []

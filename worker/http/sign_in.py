@@ -77,8 +77,8 @@ async def come_back(service: Service, request: Request) -> Response:
             response = success_page(back.code, back.missing)
         else:
             response = _redirect(return_url(return_to, code=back.code))
-    if response.status_code != HTTPStatus.FORBIDDEN:  # another browser's cookie is not ours to take
-        response.delete_cookie(name or COOKIE, secure=_is_secure(service), httponly=True, samesite="lax")
+    if name and response.status_code != HTTPStatus.FORBIDDEN:  # another browser's cookie is not ours to take
+        response.delete_cookie(name, secure=_is_secure(service), httponly=True, samesite="lax")
     return response
 
 

@@ -112,8 +112,9 @@ class EvergrantAuth(httpx.Auth):
             if token is not None and token.version != refused and time.monotonic() < self._until:
                 return token
             self._token = None
-            # A call that was made without word of the refusal may bring the refused token again.
-            if self._flight is None or refused not in {None, self._flight_is_for}:
+            # A call that was made without word of the refusal may bring the refused token again. And who was
+            # not refused is not to wait for a refresh, nor to hear that it came too soon after the last.
+            if self._flight is None or refused != self._flight_is_for:
                 self._flight, self._flight_is_for = Future(), refused
                 threading.Thread(target=self._fly, args=(self._flight, refused), daemon=True).start()
             return self._flight
