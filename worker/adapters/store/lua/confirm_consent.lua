@@ -11,15 +11,12 @@ local old = try(load, id)
 
 local function settle(replaced)
   redis.call('HSET', key, 'phase', 'confirmed', 'grant', id)
-  redis.call('HDEL', key, 'packed', 'revoke')
+  forget_pair(sign_in, kept_ms)
   if replaced then
     redis.call('HSET', key, 'revoke', cmsgpack.pack(replaced))
     redis.call('HDEL', key, 'tries')
     redis.call('PERSIST', key)
     redis.call('ZADD', P .. 'consents', digits(now_ms()), sign_in)
-  else
-    redis.call('ZREM', P .. 'consents', sign_in)
-    redis.call('PEXPIRE', key, kept_ms)
   end
 end
 

@@ -348,6 +348,13 @@ local function of_line(id, r)
   return is_it and stored
 end
 
+-- A sign-in has no pair any more; it is remembered for a while, so that a journal does not bring it back.
+local function forget_pair(sign_in, kept_ms)
+  redis.call('ZREM', P .. 'consents', sign_in)
+  redis.call('HDEL', sign_in_key(sign_in), 'packed', 'revoke')
+  redis.call('PEXPIRE', sign_in_key(sign_in), kept_ms)
+end
+
 -- Put a record from outside in the place of `old`, or of none. A process that refreshes the old pair keeps its lease
 -- until it is done: its outcome will find another lineage.
 local function put(id, old, new, due_at, attention_at)

@@ -8,12 +8,6 @@ local now, _, recovering = epoch(recovery_ms, at_least, 0)
 if recovering then return {} end
 local found = {}
 
-local function settled(sign_in)
-  redis.call('ZREM', P .. 'consents', sign_in)
-  redis.call('HDEL', sign_in_key(sign_in), 'packed', 'revoke')
-  redis.call('PEXPIRE', sign_in_key(sign_in), kept_ms)
-end
-
 for _, sign_in in ipairs(redis.call('ZRANGEBYSCORE', P .. 'consents', '-inf', digits(now), 'LIMIT', 0, most)) do
   local key = sign_in_key(sign_in)
   local phase, id, packed, revoke, tries = unpack(redis.call('HMGET', key, 'phase', 'grant', 'packed', 'revoke',
@@ -25,7 +19,7 @@ for _, sign_in in ipairs(redis.call('ZRANGEBYSCORE', P .. 'consents', '-inf', di
   end
   tries = tonumber(tries or '0') + 1
   if not revoke or of_line(id, cmsgpack.unpack(revoke)) then
-    settled(sign_in)
+    forget_pair(sign_in, kept_ms)
   else
     redis.call('HSET', key, 'tries', tries)
     redis.call('ZADD', P .. 'consents', digits(now + pause_ms * 2 ^ (tries - 1)), sign_in)
