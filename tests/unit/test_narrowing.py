@@ -12,7 +12,7 @@ from worker.core.lifecycle import Change
 from worker.core.outcomes import Refreshed, Reply
 from worker.core.policy import Rules
 from worker.core.protocol import read_reply
-from worker.core.providers import Client, GrantType
+from worker.core.providers import BUDDY, Client, GrantType
 
 NOW = 1_700_000_000_000
 
@@ -42,6 +42,13 @@ def test_a_scope_that_a_refresh_no_longer_gives_is_told_once_and_kept(grant: Gra
     assert _told(first) == ["admin", "write"]
     assert _told(second) is None
     assert second.grant.narrowed == "admin write"
+
+
+def test_a_scope_that_is_within_another_that_was_given_is_not_missing(grant: Grant, oauth2: Client) -> None:
+    buddy = replace(oauth2, provider=BUDDY)
+    grant = replace(grant, scope="EXECUTION_RUN EXECUTION_INFO WORKSPACE")
+
+    assert _succeed(grant, buddy, _answer("EXECUTION_MANAGE")).grant.narrowed == "WORKSPACE"
 
 
 def test_a_scope_that_is_given_again_is_missing_no_more(grant: Grant, oauth2: Client) -> None:

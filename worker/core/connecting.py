@@ -13,7 +13,7 @@ Rules:
 import hashlib
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -22,7 +22,6 @@ from worker.core.audit import By
 from worker.core.events import rebased
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change, next_step_when_connected
-from worker.core.providers import Provider
 
 LINK_MS: Final = 600_000  # how long a link works, and how long a person may be away with the provider
 CONFIRM_MS: Final = 600_000  # how long the application may take to confirm
@@ -225,16 +224,6 @@ def verifier_of(browser: str, state: str) -> str:
         state: what it is sent with.
     """
     return _base64url(hashlib.sha256(f"evergrant pkce\n{browser}\n{state}".encode()).digest())
-
-
-def missing_scopes(provider: Provider, wanted: Iterable[str], given: str | None) -> list[str]:
-    """What was asked for and not granted. A reply that names no scope granted all (RFC 6749 section 5.1)."""
-    if given is None:
-        return []
-    granted = set(re.findall(r"[^ ,]+", given))
-    for scope in list(granted):
-        granted |= provider.contained_in(scope)
-    return sorted(set(wanted) - granted)
 
 
 def not_consented(wanted: Wanted, now: int) -> Grant:

@@ -22,7 +22,7 @@ def missing_after(grant: Grant, refreshed: Refreshed, client: Client) -> tuple[s
 
     Returns all that is missing now, as `Grant.narrowed` has it, and what is newly missing.
     """
-    given = {*_words(refreshed.scope), *(refreshed.audience or ())}
+    given = {*_granted(refreshed.scope, client), *(refreshed.audience or ())}
     known = {*_words(grant.narrowed)}
     missing = known | _missing_scopes(grant, refreshed, client) | _missing_audiences(refreshed, client)
     missing -= given
@@ -38,7 +38,13 @@ def _missing_scopes(grant: Grant, refreshed: Refreshed, client: Client) -> froze
     had = _words(grant.scope)
     # A client may ask for less than the grant has.
     wanted = (had & asked) if had and asked else (had | asked)
-    return wanted - _words(refreshed.scope)
+    return wanted - _granted(refreshed.scope, client)
+
+
+def _granted(scope: str | None, client: Client) -> frozenset[str]:
+    """The scopes that a reply names, with those that they contain."""
+    named = _words(scope)
+    return named.union(*map(client.provider.contained_in, named))
 
 
 def _missing_audiences(refreshed: Refreshed, client: Client) -> frozenset[str]:

@@ -31,7 +31,6 @@ from worker.core.connecting import (
     Wanted,
     challenge_of,
     digest_of,
-    missing_scopes,
     no_pair,
     not_consented,
     ticket_in,
@@ -121,7 +120,7 @@ class Homecoming:
 
     Attributes:
         code: what the application confirms with.
-        missing: the scopes that were asked for and not granted.
+        missing: what was asked for and not granted, as `Grant.narrowed` has it.
     """
 
     wanted: Wanted
@@ -273,8 +272,8 @@ class Connecting:
         text = self._new_text(returned.sign_in)
         consent = self._consent(returned, client, refreshed, sent_at, digest_of(text), origin)
         await self._answers.keep(consent)
-        missing = missing_scopes(client.provider, returned.wanted.scopes, refreshed.scope)
-        return Homecoming(returned.wanted, text, tuple(missing))
+        missing = consent.change.grant.narrowed or ""
+        return Homecoming(returned.wanted, text, tuple(missing.split()))
 
     def _accepted(self, wanted: Wanted, arrival: Arrival) -> tuple[Client, str]:
         """The client, and the code to be exchanged.
