@@ -22,15 +22,16 @@ def missing_after(grant: Grant, refreshed: Refreshed, client: Client) -> tuple[s
 
     Returns all that is missing now, as `Grant.narrowed` has it, and what is newly missing.
     """
-    given = {*_granted(refreshed.scope, client), *(refreshed.audience or ())}
-    known = {*_words(grant.narrowed)}
+    known = _words(grant.narrowed)
     missing = known | _missing_scopes(grant, refreshed, client) | _missing_audiences(refreshed, client)
-    missing -= given
+    if not missing:
+        return None, ()
+    missing -= {*_granted(refreshed.scope, client), *(refreshed.audience or ())}
     return " ".join(sorted(missing)) or None, tuple(sorted(missing - known))
 
 
 def _missing_scopes(grant: Grant, refreshed: Refreshed, client: Client) -> frozenset[str]:
-    if refreshed.scope is None:
+    if refreshed.scope is None or refreshed.scope == grant.scope:
         return frozenset()
     asked = _words(" ".join(client.asked_for("scope")))
     if not asked and client.grant_type is GrantType.CLIENT_CREDENTIALS:

@@ -2,7 +2,8 @@
 
 Rules:
 - A key is returned once, when it is made. The store has its digest alone.
-- A revoked key opens nothing from then on: every call looks it up.
+- A revoked key opens nothing from then on: every call looks it up. Calls that show one key at once share a
+  look-up that begins after the last of them came.
 - When a key was last used is noted at most once a minute, and never costs a call: a store that takes no
   writes keeps nobody out.
 """
@@ -18,6 +19,7 @@ from worker.core import api_keys
 from worker.core.api_keys import NAME, SECRET_BYTES, USE_NOTED_MS, ApiKey, ApiKeyStore, Scope
 from worker.core.audit import By
 from worker.core.ports import StoreUnavailableError
+from worker.fleet.flights import Rounds
 
 
 class KeyProblem(StrEnum):
@@ -47,6 +49,7 @@ class ApiKeys:
     def __init__(self, store: ApiKeyStore, now: Callable[[], Awaitable[int]]) -> None:
         self._store = store
         self._now = now
+        self._look_ups: Rounds[ApiKey | None] = Rounds()
         self._noted: dict[str, float] = {}  # by id; only keys that are, or were, stored
 
     async def make(
@@ -87,11 +90,14 @@ class ApiKeys:
             StoreUnavailableError: the store went away.
         """
         key_id = api_keys.id_in(text)
-        stored = None if key_id is None else await self._store.find(key_id)
+        stored = None if key_id is None else await self._look_up(key_id)
         if not api_keys.is_key(text, stored) or stored is None:
             return None
         await self._note_use(stored, origin)
         return stored
+
+    async def _look_up(self, key_id: str) -> ApiKey | None:
+        return await self._look_ups.join(key_id, lambda: self._store.find(key_id))
 
     async def _note_use(self, key: ApiKey, origin: str) -> None:
         now = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""One piece of work for all who want it at once, in one process."""
+"""One piece of work for all who want it at once, in one process: one that is under way, or the next one."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -39,6 +39,42 @@ class Flights(Generic[T]):
             raise
         finally:
             flight.callers -= 1
+
+
+class Rounds(Generic[T]):
+    """Work that answers all who asked before it began, by a name.
+
+    A round begins once the one before it has ended. So nobody is told what was found before they asked, and
+    many who ask at once cost two rounds at most.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[str, asyncio.Task[T]] = {}
+        self._running: dict[str, asyncio.Task[T]] = {}
+
+    async def join(self, name: str, work: Callable[[], Coroutine[None, None, T]]) -> T:
+        """The result of the next round under this name, or its error."""
+        task = self._next.get(name)
+        if task is None:
+            task = self._next[name] = asyncio.create_task(self._begin(name, work))
+            task.add_done_callback(_heard)
+        return await asyncio.shield(task)
+
+    async def _begin(self, name: str, work: Callable[[], Coroutine[None, None, T]]) -> T:
+        before = self._running.get(name)
+        if before is not None:
+            await asyncio.wait({before})
+        self._running[name] = self._next.pop(name)  # who asks from here on waits for another round
+        try:
+            return await work()
+        finally:
+            del self._running[name]
+
+
+def _heard(task: asyncio.Task[T]) -> None:
+    """Take its error where every caller was interrupted: asyncio would complain that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _stopped(task: asyncio.Task[T]) -> None:

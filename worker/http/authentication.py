@@ -13,6 +13,7 @@ import asyncio
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -98,12 +99,15 @@ class Authentication:
 
 def address_of(request: Request) -> str:
     """Where a request comes from: an address, or a network of IPv6."""
-    if request.client is None:
-        return "local"
+    return "local" if request.client is None else _counted_as(request.client.host)
+
+
+@lru_cache(maxsize=1024)
+def _counted_as(host: str) -> str:
     try:
-        address = ip_address(request.client.host)
+        address = ip_address(host)
     except ValueError:
-        return request.client.host
+        return host
     if not isinstance(address, IPv6Address):
         return str(address)
     if address.ipv4_mapped is not None:

@@ -80,8 +80,11 @@ class InFlight:
 
     def room(self, share: Share) -> int:
         """How many more grants of a client may be claimed; 0 until there are enough to be worth a claim."""
+        return self._room(share, _now())
+
+    def _room(self, share: Share, now: float) -> int:
         being_stored = self._at_work - len(self._unanswered)
-        return self._slots.room(share.client, share.url, _now(), being_stored=being_stored, ahead=share.ahead)
+        return self._slots.room(share.client, share.url, now, being_stored=being_stored, ahead=share.ahead)
 
     def expect(self, share: Share, number: int) -> None:
         """So many grants are about to be claimed."""
@@ -116,13 +119,16 @@ class InFlight:
 
     def free(self, share: Share) -> None:
         """Give a slot back."""
-        self._slots.free(share.client, share.url, _now())
-        self._answer(asyncio.current_task())
-        self.hand_out()
+        now = _now()
+        self._slots.free(share.client, share.url, now)
+        self._answer(asyncio.current_task(), now)
+        self._give_slots(now)
 
     def hand_out(self) -> None:
         """Give free slots to those that wait; called also as time passes, because an endpoint may hang."""
-        now = _now()
+        self._give_slots(_now())
+
+    def _give_slots(self, now: float) -> None:
         while self._waiting:
             chosen = self._slots.next(self._waiting, now)
             if chosen is None:
@@ -143,11 +149,11 @@ class InFlight:
             sent_at: when it left, by the event loop's clock.
             outcome: of the request.
         """
-        pace = self._slots.pace(client.token_url)
+        pace, now = self._slots.pace(client.token_url), _now()
         if isinstance(outcome, Unknown | Unavailable):
-            pace.failed(sent_at, _now())
+            pace.failed(sent_at, now)
         else:
-            pace.answered(sent_at, _now())
+            pace.answered(sent_at, now)
 
     async def until_change(self, seconds: float) -> None:
         """Wait until there may be room again, at most so many seconds."""
@@ -164,16 +170,16 @@ class InFlight:
                 watcher.set_result(None)
         self._watchers.clear()
 
-    def _answer(self, task: asyncio.Task[None] | None) -> None:
+    def _answer(self, task: asyncio.Task[None] | None, now: float) -> None:
         share = self._unanswered.pop(task, None) if task is not None else None
         if share is not None:
-            self._slots.lease(share.client, share.url, -1, _now())
-            if self.room(share):
+            self._slots.lease(share.client, share.url, -1, now)
+            if self._room(share, now):
                 self.note_change()
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._at_work -= 1
-        self._answer(task)
+        self._answer(task, _now())
         if not self._at_work:
             self.note_change()
         error = None if task.cancelled() else task.exception()
