@@ -75,6 +75,10 @@ chaos: $(VENV)/.dev ## real processes, killed at random: GRANTS=2000 for SECONDS
 hanging: $(VENV)/.dev ## 100 grants of one-minute tokens beside 12, then 100 clients that hang, for SECONDS=300 each
 	@HANGING_SECONDS=$(call chosen,SECONDS,300) $(BIN)/python -m pytest -s -q tests/e2e/test_hanging.py
 
+.PHONY: rights
+rights: $(VENV)/.dev ## a fleet whose Redis user has exactly the documented rights, for SECONDS=300
+	@RIGHTS_SECONDS=$(call chosen,SECONDS,300) $(BIN)/python -m pytest -s -q tests/e2e/test_least_rights.py
+
 .PHONY: promises
 promises: $(VENV)/.dev ## 20 applications that use promised tokens of GRANTS=200 for SECONDS=300; workers and service are killed
 	@PROMISES_SECONDS=$(call chosen,SECONDS,300) PROMISES_GRANTS=$(GRANTS) PROMISES_APPLICATIONS=20 $(BIN)/python -m pytest -s -q tests/e2e/test_promised_tokens.py

@@ -28,12 +28,19 @@ def before_call(context, case, kwargs):  # noqa: ANN001, ANN201, ARG001 the name
     if query and isinstance(query.get("wait"), int | float):
         query["wait"] = min(query["wait"], 0.1)
     if isinstance(body, dict) and "client" in body and number % 2:
-        tokens = {
-            "access_token": f"access-{number}",
-            "refresh_token": f"refresh-{number}",
-            "expires_in": 3_600,
-        }
-        case.body = {"id": body.get("id"), "labels": body.get("labels") or {}, "client": "buddy", **tokens}
+        case.body = _connect(body, number) if case.operation.path == "/v1/connect" else _deposit(body, number)
+
+
+def _connect(body, number):  # noqa: ANN001, ANN202
+    """A sign-in at the one client that there is."""
+    scopes = {"scopes": (body.get("scopes") or [])[:3]} if number % 5 else {}
+    return {"grant": body.get("grant"), "labels": body.get("labels") or {}, "client": "buddy", **scopes}
+
+
+def _deposit(body, number):  # noqa: ANN001, ANN202
+    """A grant of that client, with tokens that it never had."""
+    tokens = {"access_token": f"access-{number}", "refresh_token": f"refresh-{number}", "expires_in": 3_600}
+    return {"id": body.get("id"), "labels": body.get("labels") or {}, "client": "buddy", **tokens}
 
 
 @schemathesis.deserializer("application/x-ndjson")

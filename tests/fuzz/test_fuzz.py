@@ -16,6 +16,7 @@ import pytest
 from tests.support.callables import Build
 from tests.support.command import EVERGRANT
 from tests.support.live import LiveDeployment
+from tests.support.servers import CALLBACK
 
 pytestmark = pytest.mark.fuzz
 
@@ -31,6 +32,9 @@ def test_every_answer_is_as_documented_and_none_is_a_fault_of_the_service(
 ) -> None:
     live = build(access_seconds=3_600)
     monkeypatch.setenv("EVERGRANT_CLIENTS__BUDDY__REVOKE_URL", live.sandbox.revoke_url)
+    monkeypatch.setenv("EVERGRANT_CLIENTS__BUDDY__AUTHORIZE_URL", live.sandbox.authorize_url)
+    monkeypatch.setenv("EVERGRANT_CLIENTS__BUDDY__SCOPES", "WORKSPACE,EXECUTION_RUN")
+    monkeypatch.setenv("EVERGRANT_PUBLIC_URL", CALLBACK.removesuffix("/integration-callback"))
     ids = tmp_path / "ids.json"
     ids.write_text(json.dumps([json.loads(line)["id"] for line in live.issue(GRANTS)]))
     service = live.start_web()

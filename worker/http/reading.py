@@ -50,6 +50,8 @@ def query_in(request: Request) -> dict[str, str]:
     Raises:
         Problem: one of them is given twice: only one of the two would count.
     """
+    if not request.scope["query_string"]:
+        return {}
     pairs = request.query_params.multi_items()
     if max(Counter(name for name, _ in pairs).values(), default=0) > 1:
         raise invalid("the query takes each parameter once")

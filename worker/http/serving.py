@@ -153,11 +153,11 @@ class _Protocol(H11Protocol):
         self._begin_head()
 
     def data_received(self, data: bytes) -> None:
-        if not self._is_in_request():
-            self._begin_head()
         super().data_received(data)
         if self._is_in_request():
             self._end_head()
+        else:
+            self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
