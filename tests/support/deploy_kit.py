@@ -67,6 +67,18 @@ def image_variables() -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
+def build_steps() -> list[str]:
+    """The shell commands of the Dockerfile's first stage."""
+    stages = [number for number, (name, _) in enumerate(dockerfile()) if name == "FROM"]
+    return [rest for name, rest in dockerfile()[: stages[1]] if name == "RUN"]
+
+
+def admitted_to_image() -> list[str]:
+    """The files and directories that `.dockerignore` lets in."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return [line.removeprefix("!").rstrip("/") for line in lines if line.startswith("!")]
+
+
 def image_command() -> tuple[str, ...]:
     """What a container does that is told nothing else."""
     return tuple(json.loads(dict(dockerfile())["CMD"]))
