@@ -179,8 +179,8 @@ def test_worker_beat_and_web_of_the_manifests_live_refresh_and_end_in_order(
             eventually(lambda: holds() or any(process.poll() is not None for process in processes.values()))
             assert holds(), log.read_text()
 
-        for each in started.values():
-            comes_about(lambda each=each: all(container.run(*probe).returncode == 0 for probe in each.probes))
+        probes = [probe for each in started.values() for probe in each.probes]
+        comes_about(lambda: all(container.run(*probe).returncode == 0 for probe in probes))
         comes_about(lambda: _is_ready(url))
         taken = container.run("evergrant", "grants", "import", "-", given="".join(sandbox.issue_lines(1)))
         assert taken.returncode == 0, taken.stderr
