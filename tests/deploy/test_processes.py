@@ -1,7 +1,7 @@
 """Every platform starts the same processes, each with its settings, its time to end and its probes."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,17 @@ def test_nobody_is_killed_before_it_has_stored_what_is_in_flight(started: Starte
 
     assert started.stop_seconds is not None
     assert started.stop_seconds > needed[started.role]
+
+
+@pytest.mark.parametrize("longest", [longest_run_seconds, longest_call_seconds])
+def test_with_a_longer_timeout_as_much_more_time_is_needed_as_the_page_says(
+    longest: Callable[[Settings], float],
+) -> None:
+    settings = Settings(data_dir=Path("/var/lib/evergrant"), http_timeout_seconds=10)
+    longer = settings.model_copy(update={"http_timeout_seconds": 20})
+
+    assert "add 6 s for each second more" in (ROOT / "docs" / "deploy.md").read_text()
+    assert longest(longer) - longest(settings) == 6 * 10
 
 
 @pytest.mark.parametrize("started", [each for each in STARTED if each.platform != "systemd"], ids=str)
