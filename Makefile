@@ -152,6 +152,18 @@ lint: $(VENV)/.dev lint-lua ## style, types, the direction of imports, and Lua
 lint-lua: $(VENV)/.run ## the Lua scripts, as Redis is given them
 	@$(BIN)/python .ci/lint_lua.py
 
+$(VENV)-deploy/.done: requirements-deploy.lock
+	@test -x $(VENV)-deploy/bin/python || $(PYTHON) -m venv $(VENV)-deploy
+	@$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-deploy.lock
+	@touch $@
+
+# A kustomization is kubectl's own form: `kubectl kustomize` reads it where there is one, in the tests.
+.PHONY: deploy-lint
+deploy-lint: $(VENV)-deploy/.done ## the Dockerfile, the compose file and the manifests against linters and schemas
+	@$(VENV)-deploy/bin/hadolint deploy/container/Dockerfile
+	@$(VENV)-deploy/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@$(VENV)-deploy/bin/kubernetes-validate --strict --quiet $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/*.yaml))
+
 .PHONY: format
 format: $(VENV)/.dev ## put the code into the house style
 	@$(BIN)/ruff format .
@@ -168,6 +180,7 @@ lock: $(VENV)/.dev ## resolve the newest versions into the lock files; UPGRADE= 
 	@$(LOCK) --group=bench --constraint=requirements-dev.lock --output-file=requirements-bench.lock pyproject.toml
 	@$(LOCK) --group=browser --constraint=requirements-dev.lock --output-file=requirements-browser.lock pyproject.toml
 	@$(LOCK) --group=foreign --output-file=requirements-foreign.lock
+	@$(LOCK) --group=deploy --output-file=requirements-deploy.lock
 	@$(LOCK) --group=fuzz --output-file=requirements-fuzz.lock
 	@npm $(if $(UPGRADE),update,install) --prefix $(SERVERS) --package-lock-only --no-audit --no-fund
 

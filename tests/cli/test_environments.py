@@ -18,10 +18,10 @@ NAME = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}\N{LATIN SMALL LETTER DOTLESS I
 TENANT = "A\N{LATIN SMALL LETTER G WITH BREVE}r\N{LATIN SMALL LETTER DOTLESS I}"
 
 
-def _as_stranger(directory: Path, **environment: str) -> Finished:
-    """`evergrant doctor` as a user without an entry in any list of users."""
+def _as_stranger(directory: Path, *words: str, **environment: str) -> Finished:
+    """`evergrant doctor`, or another command, as a user without an entry in any list of users."""
     done = subprocess.run(  # noqa: S603 our own command
-        [*AS_STRANGER, EVERGRANT, "doctor"],
+        [*AS_STRANGER, EVERGRANT, *(words or ["doctor"])],
         check=False,
         capture_output=True,
         cwd=directory,
@@ -66,6 +66,24 @@ def test_a_user_without_a_home_needs_nothing_but_a_data_directory(tmp_path: Path
 
     assert done.code == 0, done.err
     assert "answers are on disk before they are stored" in done.out
+
+
+@needs_stranger
+def test_a_probe_needs_no_home_where_the_data_directory_is_named(tmp_path: Path) -> None:
+    done = _as_stranger(tmp_path, "health", "web", EVERGRANT_DATA_DIR=str(tmp_path))
+
+    assert done.code == 1
+    assert done.complaint == (
+        f"evergrant: web: no process on this host has a heartbeat in {tmp_path}/heartbeats/evergrant"
+    )
+
+
+@needs_stranger
+def test_a_probe_that_cannot_know_where_to_look_says_so_in_one_line(tmp_path: Path) -> None:
+    done = _as_stranger(tmp_path, "health", "web")
+
+    assert done.code == 1
+    assert done.complaint == "evergrant: EVERGRANT_DATA_DIR is missing: this user has no home directory"
 
 
 @needs_stranger

@@ -13,30 +13,16 @@ import pytest
 from tests.support.command import EVERGRANT
 from tests.support.strangers import (
     AS_FIRST_PROCESS,
-    IN_OWN_MOUNTS,
+    SHARED_MEMORY,
     needs_first_process,
     needs_own_mounts,
+    on_read_only_files,
 )
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.slow
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 where the kernel keeps semaphores
 WORKER = (sys.executable, "-m", "celery", "-A", "worker", "worker", "--concurrency", "1")
-
-# Only what is named stays writable: Docker's and Kubernetes's read-only root file systems keep /dev/shm.
-READ_ONLY = """
-set -e
-mount --make-rprivate /
-for kept in "$@"; do mount --bind "$kept" "$kept"; done
-cd /
-mount -o remount,ro,bind /
-for each in /tmp /var/tmp /dev/shm; do
-  case " $* " in *" $each "*) continue;; esac
-  if mountpoint -q "$each"; then mount -o remount,ro,bind "$each"; fi
-done
-exec $COMMAND
-"""
 
 
 @pytest.fixture
@@ -81,23 +67,14 @@ def _started(
                 process.wait()
 
 
-def _read_only(
-    environment: Mapping[str, str], *kept: str, command: tuple[str, ...] = WORKER
-) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    return (
-        (*IN_OWN_MOUNTS, "sh", "-c", READ_ONLY, "sh", *kept),
-        {**environment, "COMMAND": " ".join(command)},
-    )
-
-
 @needs_own_mounts
 def test_a_worker_needs_to_write_only_its_data_directory(
     data: Path, tmp_path: Path, environment: Mapping[str, str]
 ) -> None:
     log = tmp_path / "log"
-    command, variables = _read_only(environment, str(data), SHARED_MEMORY)
+    command = on_read_only_files(WORKER, data, SHARED_MEMORY)
 
-    with _started(command, log, variables) as worker:
+    with _started(command, log, environment) as worker:
         eventually(lambda: " ready." in log.read_text() or worker.poll() is not None)
 
         assert worker.poll() is None, log.read_text()
@@ -117,10 +94,10 @@ def test_a_worker_that_can_write_too_little_says_so_in_one_line(
     """With a store and a key of its own: the embedded server and its key file are refused earlier."""
     key = "k1:" + "A" * 43 + "="
     environment = {**environment, "EVERGRANT_REDIS_URL": "redis://127.0.0.1:1/0", "EVERGRANT_KEYS": key}
-    command, variables = _read_only(environment, *(str(data) if each == "DATA" else each for each in kept))
+    command = on_read_only_files(WORKER, *(data if each == "DATA" else each for each in kept))
     log = tmp_path / "log"
 
-    with _started(command, log, variables) as worker:
+    with _started(command, log, environment) as worker:
         assert worker.wait(PATIENCE_SECONDS) == 2
 
     (line,) = log.read_text().splitlines()
@@ -151,9 +128,9 @@ def test_as_process_1_on_a_read_only_file_system_the_service_serves_and_ends_by_
     data: Path, tmp_path: Path, environment: Mapping[str, str]
 ) -> None:
     log = tmp_path / "log"
-    command, variables = _read_only(environment, str(data), command=(str(EVERGRANT), "serve"))
+    command = on_read_only_files((EVERGRANT, "serve"), data)
 
-    with _started((*AS_FIRST_PROCESS, *command), log, variables) as outside:
+    with _started((*AS_FIRST_PROCESS, *command), log, environment) as outside:
         eventually(lambda: "http.listening" in log.read_text() or outside.poll() is not None)
         os.kill(_only_child(outside.pid), signal.SIGTERM)
 

@@ -9,6 +9,7 @@ member.py           one process of ours, put together for a test
 gate.py             a gate between our processes and Redis, which can be shut
 command.py          `evergrant`, run as an operator runs it
 live.py             one real deployment: the Procfile's processes on the embedded server
+deploy_kit.py       the files of `deploy/`: which processes they start, and how
 attempts.py         what a refresher makes of an attempt
 in_memory_store.py  the store port without Redis, held to the contract in `tests/contract`
 virtual_time.py     a loop whose sleeps take no time

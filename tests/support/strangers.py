@@ -4,9 +4,11 @@ Both need root. Where they cannot be had, the tests that need them are skipped a
 """
 
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,27 @@ STRANGER = 54_321  # the id of a user and of a group without an entry
 _READS_ALL = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
 AS_STRANGER = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", *_READS_ALL)
 IN_OWN_MOUNTS = ("unshare", "--mount")
+# Only what is named stays writable: Docker's and Kubernetes's read-only root file systems keep /dev/shm.
+_READ_ONLY = """
+set -e
+mount --make-rprivate /
+for kept in "$@"; do mount --bind "$kept" "$kept"; done
+cd /
+mount -o remount,ro,bind /
+for each in /tmp /var/tmp /dev/shm; do
+  case " $* " in *" $each "*) continue;; esac
+  if mountpoint -q "$each"; then mount -o remount,ro,bind "$each"; fi
+done
+exec {command}
+"""
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 where the kernel keeps semaphores
 AS_FIRST_PROCESS = ("unshare", "--mount-proc", "--pid", "--fork", "--kill-child")
+
+
+def on_read_only_files(command: Sequence[str | Path], *kept: str | Path) -> tuple[str, ...]:
+    """A command that runs it, from the root directory, where only the kept directories can be written."""
+    script = _READ_ONLY.format(command=shlex.join(map(str, command)))
+    return (*IN_OWN_MOUNTS, "sh", "-c", script, "sh", *map(str, kept))
 
 
 @cache

@@ -8,8 +8,11 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from worker.runtime.liveness import directory_of, trouble_of
+
+NO_DIRECTORY: Final = "EVERGRANT_DATA_DIR is missing: this user has no home directory"
 
 
 class Role(StrEnum):
@@ -33,16 +36,25 @@ def health(role: Role) -> None:
 
 def probe(role: str) -> int:
     """Look at the heartbeats; returns the exit code."""
-    trouble = trouble_of(_directory(), role)
+    directory = _directory()
+    trouble = trouble_of(directory, role) if directory else NO_DIRECTORY
     if trouble:
         sys.stderr.write(f"evergrant: {trouble}\n")
     return int(bool(trouble))
 
 
-def _directory() -> Path:
-    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    data_dir = os.path.expanduser(_setting("EVERGRANT_DATA_DIR") or Path(data_home) / "evergrant")  # noqa: PTH111 as in settings.py
-    return directory_of(Path(data_dir), _setting("EVERGRANT_NAMESPACE") or "evergrant")
+def _directory() -> Path | None:
+    """Where the heartbeats are; `None` where no setting says it, and this user has no home."""
+    named = _setting("EVERGRANT_DATA_DIR")
+    try:
+        data_dir = Path(os.path.expanduser(named)) if named else _data_home() / "evergrant"  # noqa: PTH111 as in settings.py
+    except RuntimeError:
+        return None
+    return directory_of(data_dir, _setting("EVERGRANT_NAMESPACE") or "evergrant")
+
+
+def _data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
 
 
 def _setting(name: str) -> str | None:
