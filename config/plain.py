@@ -275,6 +275,7 @@ SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
     "AUDIT_KEPT": _number(1000, 10**9, int),
     "HTTP_HOST": forms.host,
     "HTTP_PORT": _number(0, 65_535, int),
+    "METRICS_PORT": _number(0, 65_535, int),
     "PUBLIC_URL": forms.public_url,
     "RETURN_URLS": forms.return_urls,
     "LOG_LEVEL": _one_of("debug", "info", "warning", "error"),

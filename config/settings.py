@@ -271,6 +271,7 @@ class Settings(BaseSettings):
 
     http_host: Host = "127.0.0.1"
     http_port: int = Field(default=8000, ge=0, le=65_535)
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
     public_url: PublicUrl | None = None
     return_urls: ReturnUrls = ()
 

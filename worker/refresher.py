@@ -30,6 +30,7 @@ from worker.core.outcomes import (
     AttemptOutcome,
     CannotUnseal,
     ClientRejected,
+    Counted,
     LeaseTooShort,
     Outcome,
     Refreshed,
@@ -37,6 +38,7 @@ from worker.core.outcomes import (
     Stopped,
     Unknown,
     Unread,
+    counted_as,
 )
 from worker.core.policy import RESEND_PAUSE_SECONDS, Action, Rules
 from worker.core.ports import (
@@ -363,7 +365,8 @@ class Refresher:
         outcome, in_doubt = failed.outcome, attempt.in_doubt
         if not failed.is_the_grants:
             grant = replace(lease.grant, in_doubt=lifecycle.still_in_doubt(outcome, in_doubt=in_doubt))
-            await self._put_back(lease, grant, self._next_try_at(outcome, now), client)
+            due_at = self._next_try_at(outcome, now)
+            await self._put_back(lease, grant, due_at, client, counted_as(outcome))
             return grant
         change = lifecycle.fail(
             lease.grant,
@@ -385,6 +388,7 @@ class Refresher:
             believed_at=(
                 None if rejected_at is None else policy.believed_at(change.grant, rejected_at, self._rules)
             ),
+            counted=counted_as(outcome),
         )
         return change.grant
 
@@ -400,8 +404,10 @@ class Refresher:
             case _:
                 return now + int(NO_ANSWER_PAUSE_MS * (0.5 + self._chance()))
 
-    async def _put_back(self, lease: Lease, grant: Grant, due_at: int | None, client: Client) -> None:
-        await self._record(lease, lifecycle.leave(grant, due_at, client, self._rules))
+    async def _put_back(
+        self, lease: Lease, grant: Grant, due_at: int | None, client: Client, counted: Counted | None = None
+    ) -> None:
+        await self._record(lease, lifecycle.leave(grant, due_at, client, self._rules), counted=counted)
 
     async def _record(
         self,
@@ -410,8 +416,14 @@ class Refresher:
         *,
         answered_at: int | None = None,
         believed_at: int | None = None,
+        counted: Counted | None = None,
     ) -> None:
         record = partial(
-            self._store.record_outcome, lease, change, answered_at=answered_at, believed_at=believed_at
+            self._store.record_outcome,
+            lease,
+            change,
+            answered_at=answered_at,
+            believed_at=believed_at,
+            counted=counted,
         )
         await until_stored(record, self._effort.store_patience_seconds)

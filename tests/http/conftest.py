@@ -151,6 +151,8 @@ def assert_as_documented(response: httpx.Response) -> None:
         return
     kind = response.headers["content-type"].partition(";")[0]
     assert kind in content, (response.status_code, kind)
+    if not kind.endswith("json"):
+        return
     schema = {**content[kind]["schema"], "components": DOCUMENT["components"]}
     documents = response.text.splitlines() if kind.endswith("ndjson") else [response.text]
     for text in documents:

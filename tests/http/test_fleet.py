@@ -100,7 +100,7 @@ async def test_nothing_that_a_probe_says_to_others_describes_a_trouble(
     await until(is_recovered)
     web.service.stopping.set()
     near = await client.get("/readyz")
-    monkeypatch.setattr("worker.http.probes._is_near", lambda _: False)
+    monkeypatch.setattr("worker.http.probes.is_near", lambda _: False)
     far = await client.get("/readyz")
 
     assert near.json() == {"status": "not_ready", "problems": ["this service is stopping"]}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from worker.core.events import Event
 from worker.core.grant import Grant, Status
 from worker.core.lifecycle import Change
-from worker.core.outcomes import THROTTLED
+from worker.core.outcomes import THROTTLED, Counted
 from worker.core.ports import (
     Claim,
     Commit,
@@ -259,6 +259,7 @@ class InMemoryStore:
         change: Change,
         answered_at: int | None = None,
         believed_at: int | None = None,  # noqa: ARG002 the port has it
+        counted: Counted | None = None,  # noqa: ARG002 nothing is counted here
     ) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours."""
         record = self.records.get(change.grant.id)

@@ -146,7 +146,7 @@ def test_a_life_of_nothing_is_over_and_not_remembered(clients: dict[str, Client]
     assert line.states_end
 
 
-def test_an_end_without_an_issue_says_little_of_a_token_s_life_if_it_is_near(
+def test_an_end_without_an_issue_says_little_of_a_token_s_life_if_itis_near(
     clients: dict[str, Client],
 ) -> None:
     assert _read(clients, expires_at=NOW // 1000 + 89).grant.stated_life_ms is None

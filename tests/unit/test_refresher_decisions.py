@@ -40,6 +40,7 @@ from worker.core.ports import (
     SignInStore,
     Verdict,
 )
+from worker.core.promises import Refusal as TokenRefusal
 from worker.core.providers import OAUTH2, Client
 from worker.refresher import Effort, Refresher
 from worker.refreshing.answers import Answers
@@ -162,6 +163,9 @@ class Witness:
         self.outcomes.append(report.outcome)
 
     def committed(self, commit: Commit, verdict: Verdict) -> None:
+        pass
+
+    def token_refused(self, client: str | None, refusal: TokenRefusal) -> None:
         pass
 
     def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:

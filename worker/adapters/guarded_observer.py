@@ -5,6 +5,7 @@ from types import TracebackType
 import structlog
 
 from worker.core.ports import Claim, Commit, Observer, RefreshReport, Verdict
+from worker.core.promises import Refusal
 from worker.core.providers import Client
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,11 @@ class GuardedObserver:
         """The store decided about an answer."""
         with _Guarded("committed"):
             self._observer.committed(commit, verdict)
+
+    def token_refused(self, client: str | None, refusal: Refusal) -> None:
+        """A caller got no token."""
+        with _Guarded("token_refused"):
+            self._observer.token_refused(client, refusal)
 
     def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
         """This process has given back what it knows."""

@@ -5,6 +5,7 @@ import structlog
 from worker.core import lifetimes
 from worker.core.outcomes import AnswerKnown, ClientRejected, NoLifetime, Refreshed, Stopped
 from worker.core.ports import Claim, Commit, RefreshReport, Verdict
+from worker.core.promises import Refusal
 from worker.core.providers import Client
 
 log = structlog.get_logger(__name__)
@@ -62,6 +63,10 @@ class LogObserver:
             log.debug("grant.refreshed", grant=grant.id, client=grant.client, version=grant.version)
         else:
             log.warning("grant.answer_not_used", grant=grant.id, client=grant.client, verdict=verdict.value)
+
+    def token_refused(self, client: str | None, refusal: Refusal) -> None:
+        """A caller got no token, and was told why."""
+        log.debug("token.refused", client=client, refusal=refusal.value)
 
     def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
         """This process has given back what it knows."""

@@ -20,6 +20,7 @@ from worker.cli import (
     grants,
     health,
     keys,
+    metrics,
     serve,
     status,
     tokens,
@@ -46,6 +47,7 @@ app.command("events")(events.events)
 app.command("audit")(audit.audit)
 app.add_typer(answers.app, name="answers")
 app.command("status")(status.status)
+app.command("metrics")(metrics.metrics)
 app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
 app.add_typer(keys.app, name="keys")

@@ -8,7 +8,8 @@ def serve() -> None:
     """Serve the HTTP API until Ctrl-C or SIGTERM; what is in flight is finished first.
 
     EVERGRANT_HTTP_HOST and EVERGRANT_HTTP_PORT say where: 127.0.0.1, port 8000. docs/http.md has the calls;
-    `evergrant api-keys new` makes a key. Several may run, beside workers or without.
+    `evergrant api-keys new` makes a key. Several may run, beside workers or without. Prometheus scrapes
+    /metrics on loopback, or at EVERGRANT_METRICS_PORT from elsewhere; docs/metrics.md has the metrics.
 
     Example: evergrant serve
     """
@@ -33,11 +34,15 @@ def serve() -> None:
     try:
         deployment = deploy(chosen, tell)
         listening = serving.listen(chosen.http_host, chosen.http_port)
-        with listening, embedded_server(chosen) or nullcontext():
+        for_metrics = None
+        if chosen.metrics_port is not None:
+            names = "EVERGRANT_HTTP_HOST and EVERGRANT_METRICS_PORT"
+            for_metrics = serving.listen(chosen.http_host, chosen.metrics_port, names)
+        with listening, for_metrics or nullcontext(), embedded_server(chosen) or nullcontext():
             warnings = check_store(deployment)
             for warning in [*deployment.warnings, *warnings, *serving.warnings_of(listening)]:
                 tell(warning)
-            serving.run(lambda: serving.serve(deployment, warnings, listening))
+            serving.run(lambda: serving.serve(deployment, warnings, listening, for_metrics))
     except SettingsError as problem:
         raise CommandError(str(problem), SETTINGS) from None
     except serving.ListenError as problem:

@@ -7,7 +7,8 @@ no part of a secret that was sent. Any other text could hold a secret.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
+from typing import Final
 
 # The reason of a client's incident that no single refusal names.
 EVERY_GRANT_REJECTED = "every_grant_rejected"
@@ -185,3 +186,35 @@ class AnswerKnown:
 
 
 AttemptOutcome = Outcome | ClientNotConfirmed | CannotUnseal | LeaseTooShort | Stopped | AnswerKnown
+
+
+class Counted(StrEnum):
+    """As what an attempt without tokens is counted."""
+
+    REJECTED = "rejected"
+    CLIENT_REJECTED = "client_rejected"
+    CLIENT_NOT_CONFIRMED = "client_not_confirmed"
+    UNAVAILABLE = "unavailable"
+    UNKNOWN = "unknown"
+    UNREAD = "unread"
+    CANNOT_UNSEAL = "cannot_unseal"
+    LEASE_TOO_SHORT = "lease_too_short"
+
+
+REFRESHED: Final = "refreshed"  # where the tokens of an attempt are stored
+
+_COUNTED: Final[Mapping[type[AttemptOutcome], Counted]] = {
+    Rejected: Counted.REJECTED,
+    ClientRejected: Counted.CLIENT_REJECTED,
+    ClientNotConfirmed: Counted.CLIENT_NOT_CONFIRMED,
+    Unavailable: Counted.UNAVAILABLE,
+    Unknown: Counted.UNKNOWN,
+    Unread: Counted.UNREAD,
+    CannotUnseal: Counted.CANNOT_UNSEAL,
+    LeaseTooShort: Counted.LEASE_TOO_SHORT,
+}
+
+
+def counted_as(outcome: AttemptOutcome) -> Counted | None:
+    """As what an attempt is counted; `None` for tokens, and where nothing was to be sent after all."""
+    return _COUNTED.get(type(outcome))

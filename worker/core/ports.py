@@ -26,7 +26,8 @@ from worker.core.failures import UnsealError as UnsealError  # noqa: PLC0414 fou
 from worker.core.failures import WritesRefusedError as WritesRefusedError  # noqa: PLC0414 found here by others
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
-from worker.core.outcomes import AttemptOutcome, Outcome, Reply
+from worker.core.outcomes import AttemptOutcome, Counted, Outcome, Reply
+from worker.core.promises import Refusal as TokenRefusal
 from worker.core.protocol import TokenRequest
 from worker.core.providers import Client
 from worker.core.revocation import Revocation
@@ -48,6 +49,7 @@ class Lease:
         client_probe: this grant tests whether its rejected client is accepted again.
         endpoint_probe: this grant is the half-open probe of its unavailable token endpoint.
         comparison: this grant is tried, due or not, to find out whom the refusals of others mean.
+        due_at: when it came due, Unix ms; `None` where it was not due.
     """
 
     grant: Grant
@@ -56,6 +58,7 @@ class Lease:
     client_probe: bool = False
     endpoint_probe: bool = False
     comparison: bool = False
+    due_at: int | None = None
 
     @property
     def out_of_turn(self) -> bool:
@@ -390,6 +393,9 @@ class Observer(Protocol):
     def committed(self, commit: Commit, verdict: Verdict) -> None:
         """The store decided about an answer."""
 
+    def token_refused(self, client: str | None, refusal: TokenRefusal) -> None:
+        """A caller got no token; `client` is `None` where nothing is known of the grant."""
+
     def recovered(self, epoch: int, *, offered: int, repaired: int) -> None:
         """This process has given back what it knows in an epoch, or a journal that it took over since.
 
@@ -660,12 +666,21 @@ class Store(Protocol):
         """
 
     async def record_outcome(
-        self, lease: Lease, change: Change, answered_at: int | None = None, believed_at: int | None = None
+        self,
+        lease: Lease,
+        change: Change,
+        answered_at: int | None = None,
+        believed_at: int | None = None,
+        counted: Counted | None = None,
     ) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours.
 
-        `answered_at` is when the request left that the endpoint answered readably; `None` where it did not.
-        `believed_at` is when a rejection is believed that is not believed yet.
+        Args:
+            lease: the attempt's.
+            change: what becomes of the grant.
+            answered_at: when the request left that the endpoint answered readably; `None` where it did not.
+            believed_at: when a rejection is believed that is not believed yet.
+            counted: as what the attempt counts; `None` where none was made.
         """
 
     async def record_refusal(

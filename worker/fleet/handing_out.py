@@ -16,15 +16,16 @@ Rules:
 import asyncio
 import math
 import secrets
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from worker.core import promises
 from worker.core.failures import UnsealError
 from worker.core.grant import Grant, Status, StoredGrant
 from worker.core.policy import Rules, is_refreshable
-from worker.core.ports import Clients, Sealer
+from worker.core.ports import Clients, Observer, Sealer
 from worker.core.promises import Answer, HandedOut, PromiseStore, Refusal, Request, Verdict
 from worker.core.providers import SECOND_MS
 from worker.core.registry import Registry
@@ -34,6 +35,8 @@ from worker.fleet.flights import Flights
 from worker.fleet.leasing import LOOK_AGAIN_SECONDS, longest_wait_seconds
 from worker.fleet.tokens import TokenError, TokenFailure, Tokens
 from worker.refreshing.promises_given import PromisesGiven
+
+T = TypeVar("T")
 
 WATCH_SECONDS: Final = 1.0  # after which a grant that another refreshes is asked for again
 
@@ -117,6 +120,7 @@ class HandingOut:
         sealer: opens tokens.
         rules: the deployment's.
         lease_ms: how long a lease lasts at most: a caller waits a little longer.
+        observer: is told of callers who get no token.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class HandingOut:
         sealer: Sealer,
         rules: Rules,
         lease_ms: int,
+        observer: Observer,
     ) -> None:
         self._promises = promises
         self._promises_given = promises_given
@@ -137,6 +142,7 @@ class HandingOut:
         self._tokens = tokens
         self._clients = clients
         self._rules = rules
+        self._observer = observer
         self._at_hand = AtHand(
             promises=promises,
             client_named=partial(configured_client, clients),
@@ -158,6 +164,27 @@ class HandingOut:
             HandOutError: there is no such token, and no refresh can be tried.
             StoreUnavailableError: the store is away.
         """
+        return await self._told(self._find_at_hand(request, request_id))
+
+    async def hand_out(self, request: Request) -> HandedOut:
+        """A token that works for as long as was asked, after a refresh if need be. Needs a heartbeat.
+
+        Raises:
+            HandOutError: there is none.
+            StoreUnavailableError: the store went away.
+        """
+        return await self._told(self._bring_about(request))
+
+    async def _told(self, work: Coroutine[None, None, T]) -> T:
+        """Do it; who gets no token is counted."""
+        try:
+            return await work
+        except HandOutError as error:
+            client = None if error.grant is None else error.grant.client
+            self._observer.token_refused(client, error.refusal)
+            raise
+
+    async def _find_at_hand(self, request: Request, request_id: str | None) -> HandedOut | None:
         answer = await self._ask(request, request_id)
         if answer.verdict in HANDED_OUT:
             return self._opened(answer)
@@ -171,13 +198,7 @@ class HandingOut:
                 no = _no_of(problem)
         return None if no is None else await self._without(request, answer, no)
 
-    async def hand_out(self, request: Request) -> HandedOut:
-        """A token that works for as long as was asked, after a refresh if need be. Needs a heartbeat.
-
-        Raises:
-            HandOutError: there is none.
-            StoreUnavailableError: the store went away.
-        """
+    async def _bring_about(self, request: Request) -> HandedOut:
         give_up_at = asyncio.get_running_loop().time() + self._wait_seconds
         refreshed: StoredGrant | None = None
         while True:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.fleet.connecting import CALLBACK_PATH, LINK_PATH
-from worker.http import openapi, probes, sign_in
+from worker.http import metrics, openapi, probes, sign_in
 from worker.http.answering import as_json
 from worker.http.authentication import Authentication
 from worker.http.calls import ID, Operation, Service, problem_of, serve_call
@@ -45,10 +45,20 @@ def app_of(service: Service) -> ASGIApp:
         *_routes(service, OPERATIONS),
         Route("/livez", partial(probes.livez, service)),
         Route("/readyz", partial(probes.readyz, service)),
+        Route(metrics.PATH, partial(metrics.metrics_nearby, service)),
         Route("/openapi.json", describe),
         Route(LINK_PATH + "{secret}", _page(service, sign_in.depart)),
         Route(CALLBACK_PATH, _page(service, sign_in.come_back)),
     ]
+    return _app_of(routes)
+
+
+def metrics_app_of(service: Service) -> ASGIApp:
+    """What is at the port for metrics: nothing else."""
+    return _app_of([Route(metrics.PATH, partial(metrics.metrics, service))])
+
+
+def _app_of(routes: list[Route]) -> ASGIApp:
     app = Starlette(routes=routes, exception_handlers={HTTPException: _not_routed, Exception: _mistake})
     app.router.redirect_slashes = False  # an id may end with a slash
     return _Every(app)

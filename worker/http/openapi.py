@@ -18,6 +18,7 @@ OF_EVERY_CALL: Final = (
     *(Code.UNAUTHORIZED, Code.FORBIDDEN, Code.INVALID_REQUEST, Code.TOO_MANY_REQUESTS),
     *(Code.INTERNAL_ERROR, Code.STORE_UNAVAILABLE),
 )
+METRICS_KINDS: Final = ("text/plain", "application/openmetrics-text")
 REFERENCE: Final = "#/components/schemas/{model}"
 DESCRIPTION: Final = (
     "Evergrant keeps OAuth 2.0 grants alive. Errors are RFC 9457 problems with a stable `code`. A grant's id"
@@ -33,6 +34,7 @@ def document_of(operations: Iterable[Operation]) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     for name, meaning in (("livez", "Is this process alive?"), ("readyz", "Can it do its work?")):
         paths["/" + name] = {"get": _probe(name, meaning)}
+    paths["/metrics"] = {"get": _metrics()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Evergrant", "version": version("evergrant"), "description": DESCRIPTION},
@@ -60,7 +62,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "operationId": operation.name,
         "summary": operation.summary,
         "parameters": _parameters(operation),
-        "responses": {**_success(operation), **_failures(operation.codes)},
+        "responses": {**_success(operation), **_failures((*OF_EVERY_CALL, *operation.codes))},
     }
     if operation.scope is not None:
         described["description"] = f"Takes a key with the scope `{operation.scope}`."
@@ -101,7 +103,7 @@ def _success(operation: Operation) -> dict[str, Any]:
 
 def _failures(codes: Iterable[Code]) -> dict[str, Any]:
     by_status: dict[HTTPStatus, list[Code]] = {}
-    for code in (*OF_EVERY_CALL, *codes):
+    for code in codes:
         known = by_status.setdefault(code.status, [])
         if code not in known:
             known.append(code)
@@ -126,6 +128,21 @@ def _probe(name: str, meaning: str) -> dict[str, Any]:
     if name == "readyz":
         responses["503"] = {"description": "No.", "content": content}
     return {"operationId": name, "summary": meaning, "security": [], "responses": responses}
+
+
+def _metrics() -> dict[str, Any]:
+    content = {kind: {"schema": {"type": "string"}} for kind in METRICS_KINDS}
+    return {
+        "operationId": "metrics",
+        "summary": "What is measured, for Prometheus: on loopback, or at EVERGRANT_METRICS_PORT.",
+        "security": [],
+        "responses": {
+            "200": {"description": "The metrics of docs/metrics.md.", "content": content},
+            **_failures(
+                (Code.FORBIDDEN, Code.TOO_MANY_REQUESTS, Code.INTERNAL_ERROR, Code.STORE_UNAVAILABLE)
+            ),
+        },
+    }
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:

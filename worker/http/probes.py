@@ -30,7 +30,7 @@ async def readyz(service: Service, request: Request) -> Response:
         problems.append(problem_of(error, "readyz").detail)
     if not problems:
         return as_json({"status": "ready"})
-    told = {"problems": problems} if _is_near(request) else {}
+    told = {"problems": problems} if is_near(request) else {}
     return as_json({"status": "not_ready", **told}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -53,7 +53,7 @@ def _pass_over(_: Exception) -> None:
     """A record that cannot be read says nothing of the keys."""
 
 
-def _is_near(request: Request) -> bool:
+def is_near(request: Request) -> bool:
     """Whether the caller is on this machine: to others no trouble is described."""
     try:
         return request.client is not None and ip_address(request.client.host).is_loopback

@@ -21,9 +21,10 @@ from typing import Any, Final
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from worker.http.app import app_of, service_of
+from worker.http.app import app_of, metrics_app_of, service_of
 from worker.http.calls import Service
 from worker.runtime.deployment import Deployment
 from worker.runtime.process import as_member, spare_the_collector
@@ -41,13 +42,18 @@ class ListenError(Exception):
     """The address cannot be listened at; the message is one line that names the settings."""
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, setting: str = "EVERGRANT_HTTP_HOST and _PORT") -> socket.socket:
     """A listening socket.
+
+    Args:
+        host: its address.
+        port: its port; 0 for any.
+        setting: what the address comes from.
 
     Raises:
         ListenError: somebody else has that address, or this machine has not.
     """
-    where = f"EVERGRANT_HTTP_HOST and _PORT: {host}:{port}"
+    where = f"{setting}: {host}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -75,19 +81,25 @@ def warnings_of(listening: socket.socket) -> list[str]:
     return [f"EVERGRANT_HTTP_HOST: {what}"]
 
 
-async def serve(deployment: Deployment, warned: Collection[str], listening: socket.socket) -> None:
+async def serve(
+    deployment: Deployment,
+    warned: Collection[str],
+    listening: socket.socket,
+    for_metrics: socket.socket | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight.
 
     Args:
         deployment: where things are.
         warned: the warnings about the store that were logged at start.
         listening: where calls come in; closed at the end.
+        for_metrics: where scrapes come in, at a port of their own; `None` for none.
     """
     _quiet_uvicorn()
     spare_the_collector()
     async with (
         as_member(deployment, warned, "web") as runtime,
-        running(service_of(runtime), listening) as stop,
+        running(service_of(runtime), listening, for_metrics) as stop,
     ):
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -95,6 +107,9 @@ async def serve(deployment: Deployment, warned: Collection[str], listening: sock
             loop.add_signal_handler(number, stopped.set)
         host, port = listening.getsockname()[:2]
         log.info("http.listening", host=host, port=port)
+        if for_metrics is not None:
+            host, port = for_metrics.getsockname()[:2]
+            log.info("http.listening_for_scrapes", host=host, port=port)
         await stopped.wait()
         log.info("http.stopping")
         stop()
@@ -102,14 +117,35 @@ async def serve(deployment: Deployment, warned: Collection[str], listening: sock
 
 
 @asynccontextmanager
-async def running(service: Service, listening: socket.socket) -> AsyncIterator[Callable[[], None]]:
+async def running(
+    service: Service, listening: socket.socket, for_metrics: socket.socket | None = None
+) -> AsyncIterator[Callable[[], None]]:
     """Serve calls for as long as the block lasts, and until those in flight are finished.
 
     Gives a function that ends it.
     """
     settings = service.runtime.deployment.settings
+    longest_seconds = longest_call_seconds(settings)
+    servers = [(_server_of(app_of(service), longest_seconds), listening)]
+    if for_metrics is not None:
+        servers.append((_server_of(metrics_app_of(service), longest_seconds), for_metrics))
+
+    def stop() -> None:
+        service.stopping.set()
+        for server, _ in servers:
+            server.should_exit = True
+
+    serving = [asyncio.create_task(server.serve(sockets=[each])) for server, each in servers]
+    try:
+        yield stop
+    finally:
+        stop()
+        await asyncio.gather(*serving)
+
+
+def _server_of(app: ASGIApp, longest_seconds: float) -> "_Server":
     config = uvicorn.Config(
-        app_of(service),
+        app,
         http=_Protocol,
         ws="none",
         lifespan="off",
@@ -119,20 +155,9 @@ async def running(service: Service, listening: socket.socket) -> AsyncIterator[C
         proxy_headers=False,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=int(longest_call_seconds(settings)),
+        timeout_graceful_shutdown=int(longest_seconds),
     )
-    server = _Server(config)
-
-    def stop() -> None:
-        service.stopping.set()
-        server.should_exit = True
-
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    try:
-        yield stop
-    finally:
-        stop()
-        await serving
+    return _Server(config)
 
 
 class _Server(uvicorn.Server):

@@ -20,16 +20,19 @@ from redis.asyncio import Redis
 from config import Settings
 from worker.adapters.clock import RedisClock
 from worker.adapters.endpoint_on_first_use import EndpointOnFirstUse
+from worker.adapters.exposition import expose
 from worker.adapters.guarded_observer import GuardedObserver
 from worker.adapters.journal.directory import JournalDirectory
 from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.log_observer import LogObserver
+from worker.adapters.measuring_observer import MeasuringObserver
 from worker.adapters.store.api_keys import RedisApiKeys
 from worker.adapters.store.audit_trail import RedisAuditTrail
 from worker.adapters.store.durability import DurabilityWatch
 from worker.adapters.store.event_stream import RedisEventStream
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.measures import RedisMeasures
 from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
@@ -37,6 +40,7 @@ from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.store.sign_ins import RedisSignIns
 from worker.core import ports
+from worker.core.measures import Gathered
 from worker.core.policy import Rules
 from worker.core.promises import PromiseStore
 from worker.core.registry import Registry, RunnerPlaces
@@ -48,6 +52,7 @@ from worker.fleet.discarding import Discarding
 from worker.fleet.handing_out import HandingOut
 from worker.fleet.kept_replies import KeptReplies
 from worker.fleet.listing import Listing
+from worker.fleet.metrics import Metrics
 from worker.fleet.resealing import Resealing
 from worker.fleet.revoking import Revoking
 from worker.fleet.sweeping import Sweeping
@@ -187,6 +192,7 @@ def assemble(given: Ports) -> Assembly:
         sealer=given.sealer,
         rules=given.rules,
         lease_ms=given.lease_ms,
+        observer=observer,
     )
     revoking = Revoking(
         registry=given.registry,
@@ -244,11 +250,12 @@ class Runtime:
     connecting: Connecting
     confirming: Confirming
     discarding: Discarding
+    metrics: Metrics
 
 
 @asynccontextmanager
 async def open_runtime(
-    deployment: Deployment, *, warned: Collection[str] | None = None
+    deployment: Deployment, *, warned: Collection[str] | None = None, is_worker: bool = False
 ) -> AsyncIterator[Runtime]:
     """Connect everything in the running event loop, and close it at the end.
 
@@ -256,6 +263,7 @@ async def open_runtime(
         deployment: where things are.
         warned: the warnings of `check_store` that were logged at start. A worker passes them and examines the
             store again in each epoch. A command passes `None` and does not: there is `evergrant doctor`.
+        is_worker: this process runs refresh tasks.
     """
     settings, prefix, write_concern = deployment.settings, deployment.prefix, deployment.write_concern
     owner = _process_name()
@@ -278,7 +286,10 @@ async def open_runtime(
         scripts, clock = Scripts(redis_for_groups, prefix, write_concern), RedisClock()
         source = f"evergrant/{settings.namespace}"
         limits = timing.store_limits(settings)
-        store = RedisStore(scripts, clock, limits, source=source, owner=owner)
+        gathered = Gathered()
+        store = RedisStore(
+            scripts, clock, limits, source=source, owner=owner, is_worker=is_worker, gathered=gathered
+        )
         sign_ins = RedisSignIns(
             redis,
             scripts,
@@ -307,7 +318,7 @@ async def open_runtime(
             clock=clock,
             rules=rules_of(settings),
             chance=random.random,
-            observer=LogObserver(),
+            observer=MeasuringObserver(LogObserver(), gathered, deployment.keys.key_of),
             effort=timing.effort(settings),
             lease_ms=lease_ms(settings),
             keep_running=None if server is None else server.keep_running,
@@ -390,6 +401,9 @@ async def open_runtime(
                 clients=clients,
                 sealer=given.sealer,
                 registry=registry,
+            ),
+            metrics=Metrics(
+                measures=RedisMeasures(redis, scripts, prefix), configured=clients.names, expose=expose
             ),
         )
 

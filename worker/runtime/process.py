@@ -134,7 +134,7 @@ async def as_member(deployment: Deployment, warned: Collection[str], role: str) 
         role: which heartbeat probes look at.
     """
     async with (
-        open_runtime(deployment, warned=warned) as runtime,
+        open_runtime(deployment, warned=warned, is_worker=role == "worker") as runtime,
         _shown_to_probes(deployment, role),
         runtime.membership.kept(),
     ):

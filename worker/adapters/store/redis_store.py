@@ -18,7 +18,8 @@ from worker.adapters.store.scripts import Scripts
 from worker.core.events import Event
 from worker.core.grant import Status
 from worker.core.lifecycle import Change
-from worker.core.outcomes import THROTTLED
+from worker.core.measures import Gathered
+from worker.core.outcomes import THROTTLED, Counted
 from worker.core.ports import (
     Claim,
     ClockJump,
@@ -100,16 +101,28 @@ class RedisStore:
         limits: how long things last.
         source: of the events that this process emits.
         owner: names this process in its leases.
+        is_worker: this process runs refresh tasks.
+        gathered: what this process has counted; it is added up in the store with the heartbeat.
     """
 
     def __init__(
-        self, scripts: Scripts, clock: RedisClock, limits: StoreLimits, *, source: str, owner: str
+        self,
+        scripts: Scripts,
+        clock: RedisClock,
+        limits: StoreLimits,
+        *,
+        source: str,
+        owner: str,
+        is_worker: bool = False,
+        gathered: Gathered | None = None,
     ) -> None:
         self._scripts = scripts
         self._clock = clock
         self._limits = limits
         self._source = source
         self._owner = owner
+        self._is_worker = is_worker
+        self._gathered = gathered or Gathered()
         self._recovered_epoch = 0  # where this process may claim
         self._claiming = Claiming(self._claim)
 
@@ -123,11 +136,13 @@ class RedisStore:
         now, answer = await self._claiming.claim(client, limit, runner)
         if answer is None:
             return Claim(now, [], drained=True, wait_ms=0, generation=0, recovering=True)
-        generation, drained, wait_ms, probe, found = answer
+        generation, drained, wait_ms, probe, found, dues = answer
         leases = []
-        for packed, in_doubt, grant_id in zip(found[::3], found[1::3], found[2::3], strict=True):
+        for packed, in_doubt, grant_id, due_at in zip(
+            found[::3], found[1::3], found[2::3], dues, strict=True
+        ):
             try:
-                lease = _lease(grant_id, packed, in_doubt=in_doubt, probe=probe)
+                lease = _lease(grant_id, packed, in_doubt=in_doubt, probe=probe, due_at=due_at or None)
                 leases.append(self._as_this_clock_counts(lease, asked_at))
             except UnreadableRecordError as problem:
                 await self._note_unreadable(problem)
@@ -248,12 +263,18 @@ class RedisStore:
                 is_probe=kept.endpoint_probe,
                 first_probe_ms=self._limits.first_endpoint_probe_ms,
                 longest_probe_ms=self._limits.longest_endpoint_probe_ms,
+                counted=Counted.UNREAD,
             )
         )
         return Verdict(verdict.decode())
 
     async def record_outcome(
-        self, lease: Lease, change: Change, answered_at: int | None = None, believed_at: int | None = None
+        self,
+        lease: Lease,
+        change: Change,
+        answered_at: int | None = None,
+        believed_at: int | None = None,
+        counted: Counted | None = None,
     ) -> Verdict:
         """Store an outcome without tokens, if the lease is still ours."""
         grant = change.grant
@@ -274,6 +295,7 @@ class RedisStore:
                 answered_at=answered_at,
                 rejected_at=grant.rejected_at,
                 believed_at=believed_at,
+                counted=counted,
             )
         )
         return Verdict(verdict.decode())
@@ -394,6 +416,7 @@ class RedisStore:
     async def heartbeat(self, trouble: str, untaken: Sequence[str] = ()) -> Epoch:
         """Say that this process lives, why it claims nothing, and whose answers the store fails at."""
         asked_at = self._clock.stopwatch()
+        batch = self._gathered.batch()
         now, number, recovering, began_at, ahead_ms, jumped_at, jumped_by = await self._scripts.run(
             signatures.Heartbeat(
                 owner=self._owner,
@@ -403,8 +426,12 @@ class RedisStore:
                 untaken=tuple(untaken[:MOST_NAMED]),
                 at_least=self._clock.at_least(),
                 leapt_ms=self._clock.take_leap(),
+                is_worker=self._is_worker,
+                batch=batch.number,
+                counts=batch.counts,
             )
         )
+        self._gathered.added(batch)
         self._clock.set(now, asked_at=asked_at)
         self._clock.ahead_ms = ahead_ms
         jump = ClockJump(jumped_at, jumped_by, ahead_ms) if jumped_at else None
@@ -448,7 +475,7 @@ class RedisStore:
         return to_json(event, self._source)
 
 
-def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, probe: int) -> Lease:
+def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, probe: int, due_at: int | None = None) -> Lease:
     grant, fence, until = record.unpack(grant_id.decode(), packed, in_doubt=bool(in_doubt))
     return Lease(
         grant,
@@ -457,4 +484,5 @@ def _lease(grant_id: bytes, packed: bytes, *, in_doubt: Any, probe: int) -> Leas
         client_probe=bool(probe & CLIENT_PROBE),
         endpoint_probe=bool(probe & ENDPOINT_PROBE),
         comparison=bool(probe & COMPARISON),
+        due_at=due_at,
     )

@@ -203,6 +203,7 @@ class RecordOutcome(NamedTuple):
         answered_at: when the request left that the endpoint answered readably; `None` where it did not.
         rejected_at: when the provider rejected the grant for the first time, where that awaits confirmation.
         believed_at: when that is believed, where every grant of the client is rejected; else `None`.
+        counted: as what the attempt counts (`outcomes.Counted`); `None` where it does not.
     """
 
     id: str
@@ -220,6 +221,7 @@ class RecordOutcome(NamedTuple):
     answered_at: int | None
     rejected_at: int | None
     believed_at: int | None
+    counted: str | None = None
 
 
 class KeepReply(NamedTuple):
@@ -238,6 +240,7 @@ class KeepReply(NamedTuple):
         is_probe: the grant was let through to probe the endpoint.
         first_probe_ms: until the first probe.
         longest_probe_ms: the longest wait between two probes.
+        counted: as in `RecordOutcome`.
     """
 
     id: str
@@ -269,6 +272,7 @@ class KeepReply(NamedTuple):
     is_probe: bool
     first_probe_ms: int
     longest_probe_ms: int
+    counted: str | None = None
 
 
 class DropReply(NamedTuple):
@@ -446,6 +450,9 @@ class Heartbeat(NamedTuple):
         at_least: what the store's clock has reached, as this process knows; `None` if it was never told.
         leapt_ms: by how much the process saw the clock leap since its last heartbeat; `None` if it did not.
         recovered_epoch: the epoch in which this process finished its recovery; 0 for none.
+        is_worker: it runs refresh tasks.
+        batch: the number of `counts`, which grows.
+        counts: what it has counted: a client or none, a counter, by how much.
     """
 
     owner: str
@@ -455,6 +462,9 @@ class Heartbeat(NamedTuple):
     at_least: int | None = None
     leapt_ms: int | None = None
     recovered_epoch: int = 0
+    is_worker: bool = False
+    batch: int = 0
+    counts: tuple[tuple[str, str, int], ...] = ()
 
 
 class FinishRecovery(NamedTuple):
@@ -769,6 +779,19 @@ class ForgetConsent(NamedTuple):
     kept_ms: int
 
 
+class Survey(NamedTuple):
+    """Read what a scrape tells of some clients.
+
+    Attributes:
+        now: the store's clock.
+        looked_at: how many grants of each client are read, those that are due first.
+    """
+
+    clients: tuple[str, ...]
+    now: int
+    looked_at: int
+
+
 class NoteUnreadable(NamedTuple):
     """Note that a grant's record could not be read."""
 
@@ -820,6 +843,7 @@ Call = (
     | ConfirmConsent
     | TakeRevocations
     | ForgetConsent
+    | Survey
 )
 
 

@@ -3,8 +3,8 @@
 -- that of any script.
 --
 -- Returns {now, recovering, answers}. For each ask, in their order, an answer is {generation, drained, wait ms, probe (the
--- sum of 1 of the client, 2 of the endpoint, 4 a grant to compare others with, due or not), {record, in doubt, id, ...}};
--- or a text, the error of a client whose state cannot be read.
+-- sum of 1 of the client, 2 of the endpoint, 4 a grant to compare others with, due or not), {record, in doubt, id, ...},
+-- {when each came due; 0 where it was not}}; or a text, the error of a client whose state cannot be read.
 -- Repeated with the same claim id (a reply was lost), it returns the same leases and takes none.
 
 local PROBE_CANDIDATES, PROBE_AMONG = 5, 50
@@ -26,10 +26,11 @@ local until_ms = now + lease_ms
 -- The ask that is being answered, and what is known of its client.
 local client, limit, rate, token_url, registration
 local state, known, is_unproven
+local due_since -- by grant: when those that are due came due
 
 local function begin(ask)
   client, limit, rate, token_url, registration = unpack(ask, 1, 5)
-  state, known = client_key(client), {}
+  state, known, due_since = client_key(client), {}, {}
   known.state, known.believed_at, known.throttled_until, known.wary_at, known.refreshed_at, known.refusals,
     known.single, known.single_until, known.proved, known.proved_at, known.unread, known.generation = unpack(
     redis.call('HMGET', state, 'state', 'believed_at', 'throttled_until', 'wary_at', 'refreshed_at', 'refusals',
@@ -39,7 +40,11 @@ end
 
 local function answer(drained, wait_ms, probe, leases, is_open)
   if drained then look_at(client, now, true, is_open) end
-  return {tonumber(known.generation or '0'), drained and 1 or 0, wait_ms, probe, leases}
+  local dues = {}
+  for place = 3, #leases, 3 do
+    dues[place / 3] = due_since[leases[place]] or 0
+  end
+  return {tonumber(known.generation or '0'), drained and 1 or 0, wait_ms, probe, leases, dues}
 end
 
 -- What an ask was answered before; `claimed` is nil where it got nothing: it may ask again.
@@ -47,6 +52,7 @@ local function repeated(claimed)
   if not claimed then return answer(false, 0, 0, {}) end
   local leases = {}
   for i, id in ipairs(claimed.ids) do
+    due_since[id] = claimed.dues and claimed.dues[i]
     local r = load_front(id)
     if r and r[FENCE] == claimed.fences[i] and is_leased(r, now) then
       leases[#leases + 1] = r.packed
@@ -85,7 +91,13 @@ local function spend(number)
 end
 
 local function first_due(number)
-  return redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', digits(now), 'LIMIT', 0, number)
+  local found, ids = redis.call('ZRANGEBYSCORE', schedule_key(client), '-inf', digits(now), 'WITHSCORES', 'LIMIT', 0,
+    number), {}
+  for place = 1, #found, 2 do
+    ids[#ids + 1] = found[place]
+    due_since[found[place]] = tonumber(found[place + 1])
+  end
+  return ids
 end
 
 -- The first grants by schedule whose tokens are not promised. Those that are due never are.
@@ -219,7 +231,7 @@ local function load_free(ids)
 end
 
 local function lease_all(ids)
-  local leases, claimed = {}, {ids = {}, fences = {}, doubts = {}}
+  local leases, claimed = {}, {ids = {}, fences = {}, doubts = {}, dues = {}}
   local free = load_free(ids)
   if #free > 0 then take_leases(free, owner, until_ms) end
   for place, r in ipairs(free) do
@@ -227,6 +239,7 @@ local function lease_all(ids)
     leases[#leases + 1] = r.in_doubt and 1 or 0
     leases[#leases + 1] = r.id
     claimed.ids[place], claimed.fences[place], claimed.doubts[place] = r.id, r[FENCE], r.in_doubt
+    claimed.dues[place] = due_since[r.id] or 0
   end
   return leases, claimed
 end

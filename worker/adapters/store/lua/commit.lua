@@ -39,7 +39,7 @@ end
 local now = now_ms()
 if r[CLIENT] ~= client then give_to(client, id, r) end
 local had_token = r[ACCESS_EXPIRES_AT] and r[ACCESS_EXPIRES_AT] > r[ISSUED_AT]
-count(r[CLIENT], 'refreshed', 1)
+count(r[CLIENT], 'refreshed', base_version + 1 - r[VERSION]) -- those that the store forgot are counted with it
 note_answer(r[CLIENT], issued_at, id)
 if had_token and now > r[ACCESS_EXPIRES_AT] then count(r[CLIENT], 'late', 1) end
 

@@ -41,6 +41,7 @@ local function note_handed_out(promised_until)
     from = origin, promised_until = promised_until}, audit_kept)
   redis.call('SET', handed_key(request_id),
     cmsgpack.pack({version = r[VERSION], promised_until = promised_until or 0}), 'PX', REPEATABLE_MS)
+  tally(r[CLIENT], 'served', promised_until and 'promised' or 'unpromised')
 end
 
 -- Nothing is promised while a refresh may be on its way: it would end the old token.

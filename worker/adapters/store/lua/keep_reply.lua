@@ -72,6 +72,8 @@ redis.call('HSET', P .. 'replies', digits(number), cmsgpack.pack({
 }))
 redis.call('HSET', client_key(r[CLIENT]), 'unread_registration', registration)
 
+tally(r[CLIENT], 'refreshes', counted)
+
 local status = UNREAD[r[STATUS]]
 local begins_bout = status ~= r[STATUS]
 set_status(r, status)

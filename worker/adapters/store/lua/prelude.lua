@@ -41,6 +41,9 @@
 --                          id).
 --                          Fields that count: refreshed, late (refreshed after its token had ended), grants:active,
 --                          grants:failing, grants:failed, grants:paused.
+-- counters:CLIENT  hash    How often, since the deployment began: refreshes:OUTCOME (attempts that brought no tokens, by what
+--                          they came to), served:OUTCOME (token calls). Written by record_outcome, keep_reply, hand_out
+--                          and heartbeat. Lives for ever.
 -- endpoint:URL     hash    What is known of a token endpoint. Lives for ever.
 --                          Fields of outages: state (available, unavailable), reason, since, recovered_at,
 --                          recovered_by (event id), suspect (the one grant whose failures opened the breaker),
@@ -98,6 +101,13 @@
 -- untaken          hash    For each process, the grants whose answers the store fails at, packed; its fields are the
 --                          processes. Written by heartbeat and leave. A field lives until its process says otherwise,
 --                          or leaves.
+-- workers          zset    The processes among them that run refresh tasks, by their last heartbeat. As `processes`.
+-- measures         hash    What belongs to no client: lateness:BOUND and duration:BOUND (how many refreshes took so long, by
+--                          the bound of their bucket), lateness:sum, duration:sum (ms), served:OUTCOME (calls for grants
+--                          of which nothing is known), unsealed:KEY (attempts for which that key was missing), swept_at.
+--                          Written by heartbeat and reserve_runners. Lives for ever.
+-- batch:OWNER      string  The number of the last batch of counts that a process has added. Written by heartbeat. Expires
+--                          a day after its last batch, or when the process leaves.
 -- apikeys          hash    API keys of the HTTP service, packed, each under the fingerprint of its name: name, digest
 --                          (SHA-256 of the key), scopes, labels, created_at. Never a key itself. Written by add_api_key
 --                          and remove_api_key. A field lives until its key is revoked.
@@ -151,6 +161,7 @@ local function deleted_key(id) return P .. 'deleted:' .. id end
 local function schedule_key(client) return P .. 'schedule:' .. client end
 local function ids_key(client) return P .. 'ids:' .. client end
 local function client_key(client) return P .. 'client:' .. client end
+local function counters_key(client) return P .. 'counters:' .. client end
 local function endpoint_key(url) return P .. 'endpoint:' .. url end
 local function claim_key(claim_id) return P .. 'claim:' .. claim_id end
 local function handed_key(request_id) return P .. 'handed:' .. request_id end
@@ -278,6 +289,11 @@ local function forget_unreadable(id) redis.call('SREM', P .. 'unreadable', id) e
 
 local function count(client, counter, by)
   redis.call('HINCRBY', client_key(client), counter, by)
+end
+
+-- Count what is not a number of grants; nil is not counted.
+local function tally(client, what, outcome)
+  if outcome then redis.call('HINCRBY', counters_key(client), what .. ':' .. outcome, 1) end
 end
 
 -- Delete a grant whose record cannot be read. Its status is unknown: it is counted as active, as most are.
@@ -695,7 +711,9 @@ local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recov
   -- A runner that goes on takes its place again with its next claim. Others gave up while the store was away, or the
   -- broker has lost them: a place that is kept for such a one would hold up everything that is due.
   redis.call('DEL', P .. 'recovered', P .. 'runners')
-  redis.call('ZREMRANGEBYSCORE', P .. 'processes', '-inf', digits(last_heartbeat_at - DAY_MS))
+  for _, known in ipairs({'processes', 'workers'}) do
+    redis.call('ZREMRANGEBYSCORE', P .. known, '-inf', digits(last_heartbeat_at - DAY_MS))
+  end
 end
 
 -- Note how Redis's clock was set, for `evergrant status`.

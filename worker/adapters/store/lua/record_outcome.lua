@@ -14,6 +14,7 @@ if r[FENCE] > fence or (r[FENCE] == fence and not r[LEASE_OWNER]) then return 's
 r[FENCE] = fence
 r[LAST] = fence
 release(r)
+tally(r[CLIENT], 'refreshes', counted)
 if r[LINEAGE] ~= lineage then
   r[INTENT] = false -- nobody has presented the stored refresh token
   save(id, r)

@@ -10,6 +10,7 @@ local CLIENTS_COUNTED = 1000 -- what a sweep may cost the store
 local LOOKED_AT_ANYWAY = 20 -- clients of any state, each sweep: whatever is wrong in the agenda ends so
 
 local now = now_ms()
+redis.call('HSET', P .. 'measures', 'swept_at', digits(now))
 if redis.call('ZCARD', P .. 'agenda') < redis.call('SCARD', P .. 'clients') then rebuild_agenda(now) end
 local unreadable = {}
 for _, client in ipairs(redis.call('SRANDMEMBER', P .. 'clients', LOOKED_AT_ANYWAY)) do

@@ -1,0 +1,123 @@
+"""Reads what is measured: a few keys of each client, many clients a call, however many grants they have."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import ResponseError
+
+from worker.adapters.store import signatures
+from worker.adapters.store.fleet_state import ALIVE_SECONDS
+from worker.adapters.store.reads import Reads
+from worker.adapters.store.store_clock import store_now
+from worker.core.grant import Status
+from worker.core.measures import ClientMeasures, FleetMeasures, Histogram, Spread
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from worker.adapters.store.scripts import Scripts
+
+LOOKED_AT: Final = 50  # grants of a client, among which the soonest expiry is sought
+LOOKED_AT_IN_ALL: Final = 5_000
+AT_ONCE: Final = 100  # clients in one call: the server does nothing else meanwhile
+
+STATUSES: Final = (Status.ACTIVE, Status.FAILING, Status.FAILED, Status.PAUSED)  # as survey.lua has them
+
+
+class RedisMeasures:
+    """What is measured, as `core.measures.Measures` asks for it.
+
+    Args:
+        redis: a client that does not decode replies.
+        scripts: the deployment's scripts.
+        prefix: what every key begins with.
+    """
+
+    def __init__(self, redis: "Redis", scripts: "Scripts", prefix: str) -> None:
+        self._redis: Any = Reads(redis)
+        self._scripts = scripts
+        self._prefix = prefix
+
+    async def read(self, configured: Collection[str]) -> FleetMeasures:
+        """All of it, of every client that is configured or ever had a grant."""
+        now = await store_now(self._redis, self._prefix)
+        members, known, workers, unreadable = await self._redis.together(
+            [
+                ("smembers", (self._prefix + "clients",), {}),
+                ("hgetall", (self._prefix + "measures",), {}),
+                ("zcount", (self._prefix + "workers", now - ALIVE_SECONDS * 1000, "+inf"), {}),
+                ("scard", (self._prefix + "unreadable",), {}),
+            ]
+        )
+        measures = _numbers(known)
+        names = sorted({*configured, *(name.decode() for name in members)})
+        found = await self._survey(names, now)
+        used, limit = await self._memory()
+        clients = [_client(name, each) for name, each in zip(names, found, strict=True) if each is not None]
+        return FleetMeasures(
+            clients=clients,
+            unread_clients=len(names) - len(clients),
+            served=_under(measures, "served"),
+            lateness=_histogram(measures, Spread.LATENESS),
+            duration=_histogram(measures, Spread.DURATION),
+            workers=workers,
+            swept_at=measures.get("swept_at"),
+            unreadable=unreadable,
+            unsealed=_under(measures, "unsealed"),
+            memory_used=used,
+            memory_limit=limit,
+        )
+
+    async def _survey(self, names: Sequence[str], now: int) -> list[Any]:
+        """One call after another, so that a refresh never waits for more than one."""
+        looked_at = max(min(LOOKED_AT, LOOKED_AT_IN_ALL // max(len(names), 1)), 1)
+        found: list[Any] = []
+        for begin in range(0, len(names), AT_ONCE):
+            some = tuple(names[begin : begin + AT_ONCE])
+            found += await self._scripts.run(signatures.Survey(some, now, looked_at))
+        return found
+
+    async def _memory(self) -> tuple[int | None, int | None]:
+        """How much memory the server uses, and its limit; managed servers may hide both."""
+        try:
+            info = await self._redis.info("memory")
+        except ResponseError:
+            return None, None
+        return info.get("used_memory"), info.get("maxmemory") or None
+
+
+def _client(name: str, found: Sequence[Any]) -> ClientMeasures:
+    state, endpoint, endpoint_state, refreshed, late, grants, counters, due, first_due, soonest = found
+    counted = _numbers(dict(zip(counters[::2], counters[1::2], strict=True)))
+    return ClientMeasures(
+        name=name,
+        is_accepted=state != b"rejected",
+        endpoint=endpoint.decode(),
+        is_available=endpoint_state != b"unavailable",
+        grants={status: int(number) for status, number in zip(STATUSES, grants, strict=True)},
+        due=due,
+        first_due_at=int(float(first_due)) or None,
+        soonest_expiry_at=int(soonest) or None,
+        refreshed=int(refreshed),
+        late=int(late),
+        refreshes=_under(counted, "refreshes"),
+        served=_under(counted, "served"),
+    )
+
+
+def _numbers(known: Mapping[bytes, bytes]) -> dict[str, int]:
+    """The counters of a hash; one that holds no number is passed over."""
+    return {name.decode(): int(value) for name, value in known.items() if value.isdigit()}
+
+
+def _under(counters: Mapping[str, int], kind: str) -> dict[str, int]:
+    return {
+        name.partition(":")[2]: number
+        for name, number in counters.items()
+        if name.partition(":")[0] == kind and number
+    }
+
+
+def _histogram(counters: Mapping[str, int], what: Spread) -> Histogram:
+    counts = _under(counters, what.value)
+    return Histogram(what, counts, counts.pop("sum", 0))

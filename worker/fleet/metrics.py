@@ -1,0 +1,58 @@
+"""What a scrape is told: read from the store, put into the words of Prometheus.
+
+Rules:
+- Everything is read at scrape time, so any process tells the same, and a restart loses nothing.
+- Scrapes at the same time share one reading.
+- Making the text of thousands of clients takes a while, and is done beside the event loop.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+
+from worker.core.measures import FleetMeasures, Measures
+from worker.fleet.flights import Flights
+
+Expose = Callable[[FleetMeasures, str], tuple[bytes, str]]
+Undelivered = Callable[[], Awaitable[Mapping[str, int]]]
+
+
+class Metrics:
+    """Tells scrapes.
+
+    Args:
+        measures: reads the store.
+        configured: names the clients that have settings.
+        expose: makes the text, of the kind that an `Accept` header asks for; returns it and what it is.
+        undelivered: when the oldest event was emitted that a webhook has not taken, by the webhook's id, in
+            Unix ms; `None` where there are no webhooks.
+    """
+
+    def __init__(
+        self,
+        *,
+        measures: Measures,
+        configured: Callable[[], Collection[str]],
+        expose: Expose,
+        undelivered: Undelivered | None = None,
+    ) -> None:
+        self._measures = measures
+        self._configured = configured
+        self._expose = expose
+        self._undelivered = undelivered
+        self._readings: Flights[FleetMeasures] = Flights()
+
+    async def text(self, accept: str = "") -> tuple[bytes, str]:
+        """What is measured now, and its media type.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        measures = await self._readings.join("reading", self._read)
+        return await asyncio.to_thread(self._expose, measures, accept)
+
+    async def _read(self) -> FleetMeasures:
+        measures = await self._measures.read(self._configured())
+        if self._undelivered is None:
+            return measures
+        return replace(measures, undelivered=await self._undelivered())
