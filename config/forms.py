@@ -70,6 +70,17 @@ def return_urls(value: Any) -> Any:
     return tuple(endpoint_url(part.strip()) for part in value.split(",") if part.strip())
 
 
+def page_template(url: str) -> str:
+    """A page's URL in whose path or query `{grant}` and `{client}` may stand."""
+    plain = url.replace("{grant}", "grant").replace("{client}", "client")
+    if "{" in plain or "}" in plain:
+        raise ValueError("takes {grant} and {client} as its only placeholders")
+    parts = urlsplit(endpoint_url(plain))
+    if not url.partition("://")[2].startswith(parts.netloc):
+        raise ValueError("takes {grant} and {client} after the host only")
+    return url
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine alone."""
     try:

@@ -277,6 +277,7 @@ SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
     "HTTP_PORT": _number(0, 65_535, int),
     "PUBLIC_URL": forms.public_url,
     "RETURN_URLS": forms.return_urls,
+    "RECONNECT_URL": forms.page_template,
     "LOG_LEVEL": _one_of("debug", "info", "warning", "error"),
     "LOG_FORMAT": _one_of("json", "console"),
 }

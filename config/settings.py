@@ -58,6 +58,7 @@ from config.forms import (
     endpoint_url,
     host,
     is_loopback,
+    page_template,
     printable,
     public_url,
     read_secret,
@@ -140,6 +141,7 @@ def _lifetime(value: Any) -> Any:
 
 EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
 PublicUrl = Annotated[str, AfterValidator(public_url)]
+PageTemplate = Annotated[str, AfterValidator(page_template)]
 ReturnUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(return_urls)]
 ServerUrl = Annotated[SecretStr, AfterValidator(_server_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
@@ -273,6 +275,7 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8000, ge=0, le=65_535)
     public_url: PublicUrl | None = None
     return_urls: ReturnUrls = ()
+    reconnect_url: PageTemplate | None = None
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

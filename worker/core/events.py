@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 from worker.core.grant import Grant
 from worker.core.providers import Client
@@ -78,6 +79,8 @@ def grant_event(
     }
     if event_type in FAILURES:
         data["access_token_expires_at"] = rfc3339(grant.access_expires_at)
+        if client.reconnect_url is not None:
+            data["reconnect_url"] = _page(client.reconnect_url, grant=grant.id, client=client.name)
     if detail is not None:
         data["detail"] = detail
     if narrowed:
@@ -138,5 +141,13 @@ def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
+def _page(template: str, **values: str) -> str:
+    """A template's URL: each `{name}` stands for that value, percent-encoded."""
+    for name, value in values.items():
+        template = template.replace("{" + name + "}", quote(value, safe=""))
+    return template
+
+
 def _event_id(event_type: EventType, attempt: int) -> str:
-    return f"{attempt}.{event_type.removeprefix('evergrant.')}"
+    """Without dots: `webhook-id` is signed with dots between it and what follows."""
+    return f"{attempt}-{event_type.removeprefix('evergrant.').replace('.', '-')}"
