@@ -278,6 +278,7 @@ SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
     "PUBLIC_URL": forms.public_url,
     "RETURN_URLS": forms.return_urls,
     "RECONNECT_URL": forms.page_template,
+    "WEBHOOK_PRIVATE_RANGES": forms.webhook_ranges,
     "LOG_LEVEL": _one_of("debug", "info", "warning", "error"),
     "LOG_FORMAT": _one_of("json", "console"),
 }

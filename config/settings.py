@@ -63,6 +63,7 @@ from config.forms import (
     public_url,
     read_secret,
     return_urls,
+    webhook_ranges,
 )
 from config.registration import Authentication
 from config.secret_files import SecretFilesError
@@ -143,6 +144,7 @@ EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
 PublicUrl = Annotated[str, AfterValidator(public_url)]
 PageTemplate = Annotated[str, AfterValidator(page_template)]
 ReturnUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(return_urls)]
+Ranges = Annotated[tuple[Any, ...], NoDecode, BeforeValidator(webhook_ranges)]
 ServerUrl = Annotated[SecretStr, AfterValidator(_server_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 Directory = Annotated[Path, BeforeValidator(_given_directory)]
@@ -276,6 +278,7 @@ class Settings(BaseSettings):
     public_url: PublicUrl | None = None
     return_urls: ReturnUrls = ()
     reconnect_url: PageTemplate | None = None
+    webhook_private_ranges: Ranges = ()
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

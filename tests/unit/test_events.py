@@ -44,6 +44,8 @@ def test_every_type_is_one_of_those_that_consumers_were_promised() -> None:
         "evergrant.client.recovered",
         "evergrant.provider.unavailable",
         "evergrant.provider.recovered",
+        "evergrant.webhook.disabled",
+        "evergrant.webhook.test",
     }
 
 

@@ -29,6 +29,8 @@ class EventType(StrEnum):
     CLIENT_RECOVERED = "evergrant.client.recovered"
     PROVIDER_UNAVAILABLE = "evergrant.provider.unavailable"
     PROVIDER_RECOVERED = "evergrant.provider.recovered"
+    WEBHOOK_DISABLED = "evergrant.webhook.disabled"
+    WEBHOOK_TEST = "evergrant.webhook.test"  # sent on request, and never in the stream
 
 
 FAILURES = frozenset({EventType.GRANT_FAILING, EventType.GRANT_FAILED, EventType.GRANT_EXPIRING})
@@ -36,7 +38,7 @@ FAILURES = frozenset({EventType.GRANT_FAILING, EventType.GRANT_FAILED, EventType
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One CloudEvent; `at` becomes its `time`; `subject`: a grant's id, a client's name or a token URL."""
+    """One CloudEvent; `at` becomes its `time`; `subject`: a grant's, client's or webhook's name, or a URL."""
 
     type: EventType
     id: str
@@ -126,6 +128,18 @@ def provider_event(
         "reason": reason,
     }
     return Event(event_type, _event_id(event_type, attempt), client.token_url, now, data)
+
+
+def webhook_event(
+    event_type: EventType, webhook_id: str, endpoint: str, *, now: int, reason: str | None = None
+) -> Event:
+    """The event of a webhook: it is sent no more, or is tested.
+
+    `endpoint` is its URL's scheme and host alone: a path may hold what only its receiver is to know.
+    """
+    status = "disabled" if event_type is EventType.WEBHOOK_DISABLED else "active"
+    data = {"webhook": webhook_id, "endpoint": endpoint, "status": status, "reason": reason}
+    return Event(event_type, f"{webhook_id}-{_event_id(event_type, now)}", webhook_id, now, data)
 
 
 def rfc3339(at: int | None) -> str | None:
