@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from config.settings import variable_of
 from evergrant_client import verify_webhook
 from tests.support.receiver import Receiver, receiving
 from tests.support.waiting import until
 from worker.adapters.cloud_events import to_json
 from worker.adapters.sealing import KeyRing
-from worker.adapters.store.scripts import Scripts
+from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.registry import RedisRegistry
+from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.webhooks import RedisWebhooks
 from worker.adapters.webhook_sender import HttpWebhookSender
 from worker.core import webhooks as core
@@ -24,6 +27,7 @@ from worker.core.delivery import Answer
 from worker.core.events import Event, EventType
 from worker.core.webhooks import Message
 from worker.fleet.delivering import AT_ONCE, Delivering
+from worker.fleet.report import report_on
 from worker.fleet.webhooks import NewWebhook, WebhookError, WebhookProblem, Webhooks
 
 BY = By("ann", "here")
@@ -36,10 +40,8 @@ MakeDue = Callable[[NewWebhook], Awaitable[None]]
 
 
 @pytest.fixture
-def store(redis: Any, scripts: Scripts, prefix: str) -> RedisWebhooks:
-    return RedisWebhooks(
-        redis, scripts, prefix, source="evergrant/test", events_kept=10_000, audit_kept=10_000
-    )
+def store(webhook_store: RedisWebhooks) -> RedisWebhooks:
+    return webhook_store
 
 
 @pytest.fixture
@@ -482,6 +484,67 @@ async def test_the_last_deliveries_of_a_grants_events_are_kept_for_its_page(
         (added.id, receiver.got[0].id, "http_500", 1),
     ]
     assert await store.deliveries_of("another") == []
+
+
+async def test_the_status_names_a_webhook_that_is_disabled_failing_or_was_not_told(
+    added: NewWebhook,
+    receiver: Receiver,
+    emit: Emit,
+    turn: Turn,
+    make_due: MakeDue,
+    store: RedisWebhooks,
+    webhooks: Webhooks,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
+    replies: RedisReplies,
+    redis: Any,
+    prefix: str,
+) -> None:
+    async def said() -> list[tuple[str, str, bool]]:
+        report = await report_on(registry, fleet_state, replies, [], variable_of, None, store)
+        return [(each.kind, each.subject, each.needs_a_person) for each in report.incidents]
+
+    healthy = await said()
+    receiver.answers = [500, 410]
+    await emit()
+    await turn()
+    failing = await said()
+    await make_due(added)
+    await turn()
+    disabled = await said()
+    await webhooks.enable(added.id)
+    await redis.hset(f"{prefix}webhook:{added.id}", "lost", "3")
+    await turn()
+    missed = await said()
+    await webhooks.enable(added.id)
+
+    assert (healthy, await said()) == ([], [])
+    assert failing == [("webhook_failing", added.id, False)]
+    assert disabled == [("webhook_disabled", added.id, True)]
+    assert missed == [("webhook_missed", added.id, False)]
+
+
+async def test_no_log_line_and_no_event_holds_a_secret_or_the_path_of_a_url(
+    webhooks: Webhooks,
+    receiver: Receiver,
+    emit: Emit,
+    turn: Turn,
+    store: RedisWebhooks,
+    redis: Any,
+    prefix: str,
+    capfd: Any,
+) -> None:
+    made = await webhooks.add(receiver.url + "?key=canary-path", [], {})
+    receiver.answers = [500, 410]
+    for _ in range(2):
+        await emit()
+        await turn()
+    answers = [await webhooks.test(made.id) for _ in range(1)]
+
+    written = "".join(capfd.readouterr()) + repr(answers) + repr(await store.all())
+    written += repr(await redis.xrange(f"{prefix}events")) + repr(await redis.xrange(f"{prefix}audit"))
+    assert made.id in written
+    assert [word for word in ("canary", made.secret, made.secret[6:]) if word in written] == []
 
 
 async def test_a_removed_webhook_leaves_nothing(

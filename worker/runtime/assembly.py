@@ -369,7 +369,8 @@ async def open_runtime(
             resealing=Resealing(
                 registry=registry,
                 replies=replies,
-                sealer=given.sealer,
+                webhooks=webhook_store,
+                sealer=deployment.keys,
                 patience_seconds=2 * given.lease_ms / 1000,
             ),
             api_keys=ApiKeys(api_keys, registry.now),
