@@ -6,7 +6,7 @@
 import base64
 import os
 import re
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
@@ -68,6 +68,27 @@ def return_urls(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return tuple(endpoint_url(part.strip()) for part in value.split(",") if part.strip())
+
+
+def page_template(url: str) -> str:
+    """A page's URL in whose path or query `{grant}` and `{client}` may stand."""
+    plain = url.replace("{grant}", "grant").replace("{client}", "client")
+    if "{" in plain or "}" in plain:
+        raise ValueError("takes {grant} and {client} as its only placeholders")
+    parts = urlsplit(endpoint_url(plain))
+    if not url.partition("://")[2].startswith(parts.netloc):
+        raise ValueError("takes {grant} and {client} after the host only")
+    return url
+
+
+def webhook_ranges(value: Any) -> Any:
+    """Several networks, divided by commas."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+    except ValueError:
+        raise ValueError("takes networks such as 10.0.0.0/8,fd00::/8, comma-separated") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -278,6 +278,8 @@ SETTINGS: Final[Mapping[str, Callable[[str], Any]]] = {
     "METRICS_PORT": _number(0, 65_535, int),
     "PUBLIC_URL": forms.public_url,
     "RETURN_URLS": forms.return_urls,
+    "RECONNECT_URL": forms.page_template,
+    "WEBHOOK_PRIVATE_RANGES": forms.webhook_ranges,
     "LOG_LEVEL": _one_of("debug", "info", "warning", "error"),
     "LOG_FORMAT": _one_of("json", "console"),
 }

@@ -58,10 +58,12 @@ from config.forms import (
     endpoint_url,
     host,
     is_loopback,
+    page_template,
     printable,
     public_url,
     read_secret,
     return_urls,
+    webhook_ranges,
 )
 from config.registration import Authentication
 from config.secret_files import SecretFilesError
@@ -140,7 +142,9 @@ def _lifetime(value: Any) -> Any:
 
 EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
 PublicUrl = Annotated[str, AfterValidator(public_url)]
+PageTemplate = Annotated[str, AfterValidator(page_template)]
 ReturnUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(return_urls)]
+Ranges = Annotated[tuple[Any, ...], NoDecode, BeforeValidator(webhook_ranges)]
 ServerUrl = Annotated[SecretStr, AfterValidator(_server_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 Directory = Annotated[Path, BeforeValidator(_given_directory)]
@@ -274,6 +278,8 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(default=None, ge=0, le=65_535)
     public_url: PublicUrl | None = None
     return_urls: ReturnUrls = ()
+    reconnect_url: PageTemplate | None = None
+    webhook_private_ranges: Ranges = ()
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

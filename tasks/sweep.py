@@ -1,11 +1,12 @@
 """`tasks.sweep`: count what is due and start as many `tasks.refresh` as it takes.
 
 It also lets the grants fail whose access tokens ended while their replies could not be read, and starts a
-`tasks.discard` where there is something to revoke.
+`tasks.discard` where there is something to revoke, and a `tasks.deliver` where a webhook is to be told.
 """
 
 import structlog
 
+from tasks import deliver
 from tasks.discard import discard
 from tasks.refresh import refresh
 from worker.celery import app
@@ -28,3 +29,5 @@ def sweep() -> None:
     except Exception as problem:  # noqa: BLE001 each broker has errors of its own
         log.warning("sweep.broker_away", problem=str(problem))
         this_process.run(lambda runtime: runtime.sweeping.give_back(unsent))
+        return
+    deliver.start()

@@ -23,7 +23,7 @@ class Application(Celery):
         return self.subclass_with_self(celery_logging.QuietBeat)
 
 
-app = Application("evergrant", include=["tasks.sweep", "tasks.refresh", "tasks.discard"])
+app = Application("evergrant", include=["tasks.sweep", "tasks.refresh", "tasks.discard", "tasks.deliver"])
 
 
 def _configuration() -> dict[str, Any]:

@@ -41,7 +41,7 @@ def _visit(**changes: Any) -> dict[str, Any]:
 def _event(kind: str, version: int, *, reason: str | None = None, number: int = 1) -> dict[str, Any]:
     at = int(REPLIED_AT * 1000) + 5
     data = {"version": version, "reason": reason, "expires_at": rfc3339(int((ROTATED_AT + 100) * 1000))}
-    event_id = f"{number}.grant.{kind}"
+    event_id = f"{number}-grant-{kind}"
     return {
         "type": f"evergrant.grant.{kind}",
         "id": event_id,

@@ -21,7 +21,7 @@ from worker.adapters.cloud_events import to_json
 from worker.adapters.credentials import ClientSecretPost
 from worker.adapters.embedded import EmbeddedServer
 from worker.core import reasons
-from worker.core.events import Event, EventType, client_event, grant_event, provider_event
+from worker.core.events import Event, EventType, client_event, grant_event, provider_event, webhook_event
 from worker.core.grant import Grant, Status
 from worker.core.providers import BUDDY, Client
 from worker.core.reasons import Reason
@@ -59,6 +59,8 @@ def _event(event_type: EventType) -> Event:
         return client_event(event_type, CLIENT, attempt=7, now=1_795_000_000_000, reason="invalid_client")
     if event_type.startswith("evergrant.provider"):
         return provider_event(event_type, CLIENT, attempt=7, now=1_795_000_000_000, reason="http_502")
+    if event_type.startswith("evergrant.webhook"):
+        return webhook_event(event_type, "wh_0", "https://app.example", now=1_795_000_000_000, reason="gone")
     return grant_event(
         event_type,
         _grant(),

@@ -67,6 +67,7 @@ from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.store.sign_ins import RedisSignIns
+from worker.adapters.store.webhooks import RedisWebhooks
 from worker.adapters.token_endpoint import HttpTokenEndpoint
 from worker.core import lifecycle
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
@@ -122,6 +123,13 @@ def fleet_state(redis: Redis, prefix: str) -> RedisFleetState:
 @pytest.fixture
 def replies(redis: Redis, scripts: Scripts, prefix: str) -> RedisReplies:
     return RedisReplies(redis, scripts, prefix, source="evergrant/test", events_kept=10_000)
+
+
+@pytest.fixture
+def webhook_store(redis: Redis, scripts: Scripts, prefix: str) -> RedisWebhooks:
+    return RedisWebhooks(
+        redis, scripts, prefix, source="evergrant/test", events_kept=10_000, audit_kept=10_000
+    )
 
 
 @pytest.fixture

@@ -14,11 +14,13 @@ from worker.adapters.sealing import KeyRing
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
+from worker.adapters.store.webhooks import RedisWebhooks
 from worker.core.grant import TokenPair
 from worker.core.outcomes import Reply
 from worker.core.ports import Lease, Verdict
 from worker.core.providers import Client
 from worker.core.registry import ResealResult, UnreadableRecordError, refuse_unreadable
+from worker.core.webhooks import SigningSecret, Webhook
 from worker.fleet import resealing
 from worker.fleet.resealing import KeyUse, Resealing, Tally, key_use
 
@@ -33,10 +35,16 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def reseal(registry: RedisRegistry, replies: RedisReplies) -> Any:
+def reseal(registry: RedisRegistry, replies: RedisReplies, webhook_store: RedisWebhooks) -> Any:
     async def run(*, ring: KeyRing = RING, patience_seconds: float = 0, unreadable: Any = None) -> Tally:
         tally = Tally()
-        work = Resealing(registry=registry, replies=replies, sealer=ring, patience_seconds=patience_seconds)
+        work = Resealing(
+            registry=registry,
+            replies=replies,
+            webhooks=webhook_store,
+            sealer=ring,
+            patience_seconds=patience_seconds,
+        )
         await work.reseal(tally, unreadable or refuse_unreadable, lambda _: None)
         return tally
 
@@ -165,6 +173,7 @@ async def test_it_is_known_what_still_needs_which_key(
     seed_sealed: SeedSealed,
     open_member: OpenMember,
     sealed_answer: SealedAnswer,
+    webhook_store: RedisWebhooks,
     journals: Path,
     reseal: Any,
 ) -> None:
@@ -176,9 +185,26 @@ async def test_it_is_known_what_still_needs_which_key(
     await member.answers.keep(sealed_answer(await _leased(member.store), "r1", by=member))
     await reseal()
 
-    use = await key_use(registry, replies, RING, JournalsOnDisk(journals).entries(), refuse_unreadable)
+    entries = JournalsOnDisk(journals).entries()
+    use = await key_use(registry, replies, webhook_store, RING, entries, refuse_unreadable)
 
     assert use == KeyUse({"k2": 2}, {}, {"k1": 1})
     assert use.of("k1") == "1 answers in this machine's journals"
     assert (use.of("k2"), use.of("k3")) == ("2 grants", "")
     assert use.ids() == ["k1", "k2"]
+
+
+async def test_a_webhooks_secrets_are_sealed_anew_and_counted(
+    registry: RedisRegistry, replies: RedisReplies, webhook_store: RedisWebhooks, reseal: Any
+) -> None:
+    secrets = tuple(SigningSecret(KeyRing(OLD).seal_secret("wh_1", bytes(32)), until) for until in (None, 7))
+    await webhook_store.add(Webhook("wh_1", "https://app.example/", frozenset(), {}, 1, secrets))
+    before = await key_use(registry, replies, webhook_store, RING, [], refuse_unreadable)
+    tally = await reseal()
+    after = await key_use(registry, replies, webhook_store, RING, [], refuse_unreadable)
+
+    stored = await webhook_store.find("wh_1")
+    assert stored is not None
+    assert [NEW.open_secret("wh_1", each.sealed) for each in stored.secrets] == [bytes(32)] * 2
+    assert [each.until for each in stored.secrets] == [None, 7]
+    assert (tally.resealed, before.of("k1"), after.of("k1")) == (1, "2 webhooks' secrets", "")

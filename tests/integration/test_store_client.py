@@ -79,7 +79,7 @@ async def test_the_first_rejection_pauses_the_client_and_tells(
     assert before <= state.rejected_at <= await registry.now()
     assert state.probe_at == state.rejected_at + FIRST_PROBE_MS
     assert [(event["type"], event["id"]) for event in await told()] == [
-        ("evergrant.client.rejected", "1.client.rejected")
+        ("evergrant.client.rejected", "1-client-rejected")
     ]
 
 

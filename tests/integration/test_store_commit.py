@@ -54,7 +54,7 @@ async def test_tokens_due_time_status_release_and_event_are_stored_in_one_step(
     assert await due_of("one") == successor.due_at
     (event,) = await told()
     assert event["type"] == "evergrant.grant.refreshed"
-    assert event["id"] == f"{lease.fence}.grant.refreshed"
+    assert event["id"] == f"{lease.fence}-grant-refreshed"
     assert (event["subject"], event["data"]["version"]) == ("one", 1)
 
 

@@ -146,7 +146,7 @@ async def test_the_fifth_failure_in_a_row_makes_the_endpoint_unavailable_and_tel
     assert before <= int(record["since"]) <= await registry.now()
     assert int(record["probe_at"]) == int(record["since"]) + FIRST_MS
     (event,) = await told()
-    assert (event["type"], event["id"]) == ("evergrant.provider.unavailable", "5.provider.unavailable")
+    assert (event["type"], event["id"]) == ("evergrant.provider.unavailable", "5-provider-unavailable")
     assert event["subject"] == client.token_url
     assert event["data"] == {
         "client": "acme",
@@ -458,7 +458,7 @@ async def test_a_probe_that_was_answered_makes_the_endpoint_available_and_tells_
     assert before <= int(once["recovered_at"]) <= await registry.now()
     event = (await told())[1]
     assert len(await told()) == 2
-    assert (event["type"], event["id"]) == ("evergrant.provider.recovered", "50.provider.recovered")
+    assert (event["type"], event["id"]) == ("evergrant.provider.recovered", "50-provider-recovered")
     assert (event["subject"], event["data"]["status"]) == (client.token_url, "available")
 
 

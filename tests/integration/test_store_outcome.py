@@ -42,7 +42,7 @@ async def test_status_reason_streak_due_time_release_and_event_are_stored_in_one
         (await registry.find("one"), lease.grant.access_expires_at)
     ]
     (event,) = await told()
-    assert (event["type"], event["id"]) == ("evergrant.grant.failing", f"{lease.fence}.grant.failing")
+    assert (event["type"], event["id"]) == ("evergrant.grant.failing", f"{lease.fence}-grant-failing")
 
 
 async def test_a_failed_grant_leaves_the_schedule_and_is_counted(

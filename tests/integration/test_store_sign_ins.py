@@ -129,7 +129,7 @@ async def come_back(sign_ins: RedisSignIns) -> Returned:
 def confirmed(consent: Consent, fence: int, *, base: Grant | None = None, revokes: bool = True) -> Confirmed:
     version = 0 if base is None else base.version + 1
     grant = replace(consent.change.grant, version=version)
-    event = Event(EventType.GRANT_RECOVERED, f"{fence}.grant.recovered", grant.id, 1, {})
+    event = Event(EventType.GRANT_RECOVERED, f"{fence}-grant-recovered", grant.id, 1, {})
     return Confirmed(
         fence=fence,
         sign_in=consent.sign_in,

@@ -44,6 +44,8 @@ def test_every_type_is_one_of_those_that_consumers_were_promised() -> None:
         "evergrant.client.recovered",
         "evergrant.provider.unavailable",
         "evergrant.provider.recovered",
+        "evergrant.webhook.disabled",
+        "evergrant.webhook.test",
     }
 
 
@@ -71,6 +73,17 @@ def test_only_an_event_of_a_failure_says_until_when_the_old_token_still_works(
 
 
 @pytest.mark.parametrize("kind", GRANT_TYPES)
+def test_an_event_of_a_failure_names_the_page_on_which_its_person_connects_again(
+    grant: Grant, buddy: Client, now: int, kind: EventType
+) -> None:
+    there = replace(buddy, reconnect_url="https://app.example/{client}?grant={grant}&again={grant}")
+    event = grant_event(kind, replace(grant, id="a/{client}&é"), there, attempt=1, now=now, expires_at=None)
+    named = "a%2F%7Bclient%7D%26%C3%A9"
+    url = f"https://app.example/buddy?grant={named}&again={named}"
+    assert event.data.get("reconnect_url") == (url if kind in FAILURES else None)
+
+
+@pytest.mark.parametrize("kind", GRANT_TYPES)
 def test_no_event_of_a_grant_holds_what_was_sealed_or_its_lineage(
     grant: Grant, buddy: Client, now: int, kind: EventType
 ) -> None:
@@ -88,7 +101,8 @@ def test_an_event_s_id_is_made_from_its_attempt_and_type_so_a_repeat_can_be_drop
         for attempt in (7, 8)
         for kind in GRANT_TYPES
     ]
-    assert ids[0] == "7.grant.refreshed"
+    assert ids[0] == "7-grant-refreshed"
+    assert "." not in "".join(ids)
     assert len(set(ids)) == len(ids)
 
 
@@ -122,7 +136,7 @@ def test_a_provider_s_event_is_about_a_token_endpoint_and_names_the_client_that_
     buddy: Client, now: int, kind: EventType, status: str
 ) -> None:
     event = provider_event(kind, buddy, attempt=9, now=now, reason="http_502")
-    assert (event.type, event.id) == (kind, f"9.provider.{kind.rpartition('.')[2]}")
+    assert (event.type, event.id) == (kind, f"9-provider-{kind.rpartition('.')[2]}")
     assert event.subject == buddy.token_url
     assert event.at == now
     assert event.data == {
@@ -160,7 +174,7 @@ def test_an_event_is_written_as_a_cloud_event_in_structured_mode(failed: Event) 
         "specversion": "1.0",
         "type": "evergrant.grant.failed",
         "source": "evergrant/acme",
-        "id": "7.grant.failed",
+        "id": "7-grant-failed",
         "subject": "user-42/buddy",
         "datacontenttype": "application/json",
     }
@@ -169,6 +183,6 @@ def test_an_event_is_written_as_a_cloud_event_in_structured_mode(failed: Event) 
 def test_an_event_is_one_that_the_cloud_events_library_reads(failed: Event) -> None:
     read = JSONFormat().read(CloudEvent, to_json(failed, "evergrant/acme"))
 
-    assert read.get_id() == "7.grant.failed"
+    assert read.get_id() == "7-grant-failed"
     assert read.get_time() == datetime(2023, 11, 14, 22, 13, 20, 123_000, UTC)
     assert read.get_data() == failed.data

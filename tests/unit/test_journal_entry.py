@@ -39,7 +39,7 @@ GRANT = Grant(
     narrowed="write",
     token_type="DPoP",
 )
-EVENT = Event(EventType.GRANT_REFRESHED, "2.grant.refreshed", "grant-1", 20, {"client": "acme"})
+EVENT = Event(EventType.GRANT_REFRESHED, "2-grant-refreshed", "grant-1", 20, {"client": "acme"})
 COMMIT = Commit(2, b"base", 3, Status.ACTIVE, Change(GRANT, due_at=4, attention_at=5, event=EVENT))
 
 GRANT_VALUES = [
@@ -49,10 +49,10 @@ GRANT_VALUES = [
 LATER: dict[str, Any] = dict.fromkeys(
     ("rejected_at", "stated_life_ms", "kept_reply", "narrowed", "token_type")
 )
-EVENT_VALUES = ["evergrant.grant.refreshed", "2.grant.refreshed", "grant-1", 20, {"client": "acme"}]
+EVENT_VALUES = ["evergrant.grant.refreshed", "2-grant-refreshed", "grant-1", 20, {"client": "acme"}]
 VERSION_1 = [1, 2, b"base", 3, "active", 4, 5, GRANT_VALUES, EVENT_VALUES]
 
-OUTAGE = Event(EventType.PROVIDER_UNAVAILABLE, "2.provider.unavailable", "https://id/token", 20, {"a": 1})
+OUTAGE = Event(EventType.PROVIDER_UNAVAILABLE, "2-provider-unavailable", "https://id/token", 20, {"a": 1})
 KEPT = KeptReply(
     fence=2,
     change=Change(GRANT, due_at=None, attention_at=5, event=EVENT),
@@ -67,7 +67,7 @@ KEPT = KeptReply(
 )
 OUTAGE_VALUES = [
     "evergrant.provider.unavailable",
-    *("2.provider.unavailable", "https://id/token", 20, {"a": 1}),
+    *("2-provider-unavailable", "https://id/token", 20, {"a": 1}),
 ]
 REPLY_1 = [
     *("reply", 1, 2, None, 5, GRANT_VALUES, EVENT_VALUES),

@@ -229,7 +229,7 @@ def test_a_reply_that_could_not_be_read_makes_its_grant_failing_never_due_and_in
     assert change.grant.in_doubt
     assert (change.due_at, change.attention_at) == (None, grant.access_expires_at)
     assert change.event is not None
-    assert (change.event.type, change.event.id) == (FAILING, "7.grant.failing")
+    assert (change.event.type, change.event.id) == (FAILING, "7-grant-failing")
     assert (change.event.data["reason"], change.event.data["detail"]) == ("reply_unread", "http_200_not_json")
 
 
@@ -414,7 +414,7 @@ def test_a_failure_s_event_says_what_the_server_said_and_until_when_the_old_toke
 ) -> None:
     event = fail(grant, REJECTED).event
     assert event is not None
-    assert event.id == "7.grant.failing"
+    assert event.id == "7-grant-failing"
     assert event.data["detail"] == "invalid_grant"
     assert event.data["reason"] == "rejected"
     assert event.data["access_token_expires_at"] == "2023-11-14T23:13:20.000Z"

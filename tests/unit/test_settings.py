@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from config import SettingsError, load_settings
 from config.forms import decode_key
 from worker.core.outcomes import NoLifetime
-from worker.runtime.clients import client_of
+from worker.runtime.clients import ConfiguredClients, client_of
 
 KEY = base64.b64encode(b"k" * 32).decode()
 ACME = {
@@ -541,3 +541,26 @@ def test_a_misspelt_name_is_refused_however_it_is_capitalised_as_a_right_one_is_
     assert load_settings().namespace == "staging"
     monkeypatch.setenv(name, "redis://h")
     assert place.problem().startswith("EVERGRANT_REDIS_ULR is no setting")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://app.example/{person}", "takes {grant} and {client} as its only placeholders"),
+        ("https://app.example/{grant", "takes {grant} and {client} as its only placeholders"),
+        ("https://{client}.example/client.example", "takes {grant} and {client} after the host only"),
+        ("http://app.example/{grant}", HTTPS_ONLY),
+        ("/reconnect?grant={grant}", "takes an https:// URL"),
+    ],
+)
+def test_a_page_to_reconnect_on_that_is_none_is_refused(place: Place, url: str, said: str) -> None:
+    assert place.problem(RECONNECT_URL=url) == f"EVERGRANT_RECONNECT_URL {said}"
+
+
+def test_a_page_to_reconnect_on_is_a_clients_too(place: Place) -> None:
+    url = "https://app.example/reconnect?grant={grant}&client={client}"
+    place.environment(**ACME, RECONNECT_URL=url)
+
+    (client,) = ConfiguredClients(load_settings())
+
+    assert client.reconnect_url == url

@@ -1,4 +1,4 @@
-"""Token pairs and kept replies sealed with AES-256-GCM, bound to their client, their grant and its version.
+"""Token pairs, kept replies and webhooks' secrets sealed with AES-256-GCM, bound to what they belong to.
 
 Rules:
 - The first key of the ring seals and every key opens: to retire a key, put another in front of it.
@@ -27,6 +27,7 @@ FORMAT: Final = 2
 NONCE_BYTES: Final = 12  # 96 bits, NIST SP 800-38D section 5.2.1.1
 PAIR: Final = "pair"
 REPLY: Final = "reply"
+SECRET: Final = "webhook secret"
 
 
 class KeyRing:
@@ -90,6 +91,19 @@ class KeyRing:
         """
         status, headers, body = self._open(sealed, REPLY, client, grant_id, version)
         return Reply(status, dict(headers), body)
+
+    def seal_secret(self, webhook_id: str, secret: bytes) -> bytes:
+        """Seal a webhook's signing secret with the first key of the ring; it opens as nothing else."""
+        return self._seal(msgpack.packb(secret), SECRET, "", webhook_id, 0)
+
+    def open_secret(self, webhook_id: str, sealed: bytes) -> bytes:
+        """Open a webhook's signing secret with the key that sealed it.
+
+        Raises:
+            UnsealError: the key is not in the ring, a newer release sealed the secret, or it is another's.
+        """
+        secret: bytes = self._open(sealed, SECRET, "", webhook_id, 0)
+        return secret
 
     def _seal_pair(self, pair: TokenPair, grant: Grant, version: int) -> bytes:
         plain = msgpack.packb([pair.access_token, pair.refresh_token])

@@ -25,6 +25,7 @@ from worker.cli import (
     status,
     tokens,
     up,
+    webhooks,
 )
 from worker.cli.ending import complain
 from worker.cli.session import CommandError
@@ -52,6 +53,7 @@ app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
 app.add_typer(keys.app, name="keys")
 app.add_typer(api_keys.app, name="api-keys")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def run() -> int:

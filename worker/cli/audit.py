@@ -84,7 +84,7 @@ def _write(stream_id: str, entry: "Mapping[str, Any]", *, as_json: bool) -> None
         (stream_id, 16),
         (document["at"][:19] + "Z", 20),
         (entry["what"], 15),
-        (entry.get("grant") or entry.get("key") or "-", 24),
+        (entry.get("grant") or entry.get("key") or entry.get("webhook") or "-", 24),
         (f"{entry['actor']} from {entry['from']}", 28),
         (", ".join(facts), 0),
     ]

@@ -84,7 +84,14 @@ async def use_of_keys(runtime: "Runtime") -> "KeyUse":
         """Whatever sealed it, no key reads it."""
 
     journaled = journaled_entries(runtime)
-    return await key_use(runtime.registry, runtime.replies, runtime.deployment.keys, journaled, leave_out)
+    return await key_use(
+        runtime.registry,
+        runtime.replies,
+        runtime.webhook_store,
+        runtime.deployment.keys,
+        journaled,
+        leave_out,
+    )
 
 
 def known_keys(runtime: "Runtime", use: "KeyUse") -> list[str]:

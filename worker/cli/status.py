@@ -49,6 +49,7 @@ async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
         set(settings.clients),
         settings.name_of,
         losses,
+        runtime.webhook_store,
     )
     if as_json:
         for document in report.documents():

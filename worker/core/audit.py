@@ -32,6 +32,11 @@ class What(StrEnum):
     KEY_MADE = "key_made"
     KEY_REVOKED = "key_revoked"
     SIGN_IN = "sign_in"  # an API key was used for the first time
+    WEBHOOK_ADDED = "webhook_added"
+    WEBHOOK_REMOVED = "webhook_removed"
+    WEBHOOK_ENABLED = "webhook_enabled"
+    WEBHOOK_REPLAYED = "webhook_replayed"
+    WEBHOOK_SECRET = "webhook_secret"  # replaced
     SIGN_IN_REFUSED = "sign_in_refused"  # a wrong or missing key
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 from worker.core.grant import Grant
 from worker.core.providers import Client
@@ -28,6 +29,8 @@ class EventType(StrEnum):
     CLIENT_RECOVERED = "evergrant.client.recovered"
     PROVIDER_UNAVAILABLE = "evergrant.provider.unavailable"
     PROVIDER_RECOVERED = "evergrant.provider.recovered"
+    WEBHOOK_DISABLED = "evergrant.webhook.disabled"
+    WEBHOOK_TEST = "evergrant.webhook.test"  # sent on request, and never in the stream
 
 
 FAILURES = frozenset({EventType.GRANT_FAILING, EventType.GRANT_FAILED, EventType.GRANT_EXPIRING})
@@ -35,7 +38,7 @@ FAILURES = frozenset({EventType.GRANT_FAILING, EventType.GRANT_FAILED, EventType
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One CloudEvent; `at` becomes its `time`; `subject`: a grant's id, a client's name or a token URL."""
+    """One CloudEvent; `at` becomes its `time`; `subject`: a grant's, client's or webhook's name, or a URL."""
 
     type: EventType
     id: str
@@ -78,6 +81,8 @@ def grant_event(
     }
     if event_type in FAILURES:
         data["access_token_expires_at"] = rfc3339(grant.access_expires_at)
+        if client.reconnect_url is not None:
+            data["reconnect_url"] = _page(client.reconnect_url, grant=grant.id, client=client.name)
     if detail is not None:
         data["detail"] = detail
     if narrowed:
@@ -125,6 +130,18 @@ def provider_event(
     return Event(event_type, _event_id(event_type, attempt), client.token_url, now, data)
 
 
+def webhook_event(
+    event_type: EventType, webhook_id: str, endpoint: str, *, now: int, reason: str | None = None
+) -> Event:
+    """The event of a webhook: it is sent no more, or is tested.
+
+    `endpoint` is its URL's scheme and host alone: a path may hold what only its receiver is to know.
+    """
+    status = "disabled" if event_type is EventType.WEBHOOK_DISABLED else "active"
+    data = {"webhook": webhook_id, "endpoint": endpoint, "status": status, "reason": reason}
+    return Event(event_type, f"{webhook_id}-{_event_id(event_type, now)}", webhook_id, now, data)
+
+
 def rfc3339(at: int | None) -> str | None:
     """Unix milliseconds as RFC 3339 in UTC; `None`, which means never, stays `None`."""
     if at is None:
@@ -138,5 +155,13 @@ def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
+def _page(template: str, **values: str) -> str:
+    """A template's URL: each `{name}` stands for that value, percent-encoded."""
+    for name, value in values.items():
+        template = template.replace("{" + name + "}", quote(value, safe=""))
+    return template
+
+
 def _event_id(event_type: EventType, attempt: int) -> str:
-    return f"{attempt}.{event_type.removeprefix('evergrant.')}"
+    """Without dots: `webhook-id` is signed with dots between it and what follows."""
+    return f"{attempt}-{event_type.removeprefix('evergrant.').replace('.', '-')}"

@@ -209,6 +209,8 @@ class Client:
             deployment's.
         user_agent: what its requests call themselves.
         refresh_kills_access_token: a refresh ends the old access token; else that lives on to its own end.
+        reconnect_url: the application's page on which a person connects again, with `{grant}` and `{client}`
+            in place of their names; `None` where nobody says it.
     """
 
     name: str
@@ -231,6 +233,7 @@ class Client:
     min_margin_ms: int | None = None
     user_agent: str = "evergrant"
     refresh_kills_access_token: bool = True
+    reconnect_url: str | None = None
 
     def asked_for(self, parameter: str) -> tuple[str, ...]:
         """The values of one of its parameters."""

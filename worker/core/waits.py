@@ -36,6 +36,11 @@ def asked_wait_ms(headers: Mapping[str, str], document: Document, now: int) -> i
     return next(_read((*texts, *_in_body(document)), now), None)
 
 
+def retry_after_ms(headers: Mapping[str, str], now: int) -> int | None:
+    """What `Retry-After` asks for; `None` where it asks for nothing."""
+    return next(_read(((headers.get("retry-after"), SECOND_MS),), now), None)
+
+
 def limit_wait_ms(headers: Mapping[str, str], names: tuple[str, ...], now: int) -> int | None:
     """Until a rate limit ends. Only for a 408 or 429: other replies have these headers too.
 

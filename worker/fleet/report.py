@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from worker.core.delivery import FAILING_MS, DisabledFor
+from worker.core.destinations import origin_of
 from worker.core.events import rfc3339
 from worker.core.grant import Status
 from worker.core.outcomes import EVERY_GRANT_REJECTED
@@ -20,6 +22,7 @@ from worker.core.registry import (
     UnreadableRecordError,
     Workers,
 )
+from worker.core.webhooks import WebhookState, WebhookStore
 from worker.fleet.idleness import OVERDUE_MS, Idleness, why_idle
 from worker.fleet.losses import Losses
 
@@ -114,6 +117,7 @@ async def report_on(
     configured: Collection[str],
     called: Called,
     losses: Losses | None = None,
+    webhooks: WebhookStore | None = None,
 ) -> Report:
     """Look at every client that is configured or has grants.
 
@@ -124,6 +128,7 @@ async def report_on(
         configured: the names of the clients that have settings.
         called: what a person calls a client's setting, by the client's name and the setting's.
         losses: what the store lacks of this machine's journals; `None` where it lacks nothing.
+        webhooks: how they are getting on; `None` where that is not asked.
     """
     now = await registry.now()
     names = sorted({*configured, *await fleet_state.client_names()})
@@ -145,6 +150,8 @@ async def report_on(
     incidents += [_of_unreadable(met[grant_id]) for grant_id in sorted(met)[:MOST_NAMED]]
     incidents += [_of_untaken(grant_id) for grant_id in workers.untaken[:MOST_NAMED]]
     incidents += [_of_worker(owner, trouble) for owner, trouble in workers.troubles.items()]
+    for state in await webhooks.states() if webhooks is not None else ():
+        incidents += _of_webhook(state)
     failed = sum(client.grants[Status.FAILED] for client in clients)
     named = sum(stored.grant.status is Status.FAILED for stored, _ in troubled)
     return Report(now, clients, incidents, max(failed - named, 0))
@@ -329,6 +336,43 @@ def _of_store(refusal: str) -> Incident:
         "Nothing is claimed, and answers wait on the workers' disks. Mend that; they go on by themselves.",
         needs_a_person=True,
     )
+
+
+def _of_webhook(state: WebhookState) -> Iterator[Incident]:
+    name, enable = state.webhook.id, f"`evergrant webhooks enable {state.webhook.id}`"
+    where = origin_of(state.webhook.url)
+    if state.disabled_at is not None:
+        why = "answered 410" if state.disabled_for == DisabledFor.GONE else "took nothing for five days"
+        yield Incident(
+            "webhook_disabled",
+            name,
+            f"{where} {why}, and is told nothing since {rfc3339(state.disabled_at)};"
+            f" waiting: {state.waiting}",
+            None,
+            f"Mend the receiver, then {enable}; or remove it.",
+            needs_a_person=True,
+        )
+    elif state.failing_since is not None:
+        yield Incident(
+            "webhook_failing",
+            name,
+            f"{where} has taken nothing since {rfc3339(state.failing_since)} ({state.failed_with});"
+            f" waiting: {state.waiting}",
+            state.failing_since + FAILING_MS,
+            f"Nothing to do if it comes back. `evergrant webhooks test {name}` says what it answers now.",
+            needs_a_person=False,
+        )
+    if state.lost or state.given_up:
+        yield Incident(
+            "webhook_missed",
+            name,
+            f"{where} was not told of {state.lost + state.given_up} events: {state.given_up} were given up,"
+            f" and {state.lost} had left the stream before they could be sent",
+            None,
+            "Compare `evergrant grants list --status failed` with what it knows, and replay what the stream"
+            f" still has. Then {enable}, which says that you have seen it.",
+            needs_a_person=False,
+        )
 
 
 def _of_untaken(grant_id: str) -> Incident:

@@ -24,7 +24,13 @@ async def status(call: Call) -> Response:
     losses = await find_losses(runtime.registry, runtime.fleet_state, runtime.journals.entries, always=False)
     names = list(runtime.clients.names())
     report = await report_on(
-        runtime.registry, runtime.fleet_state, runtime.replies, names, settings.name_of, losses
+        runtime.registry,
+        runtime.fleet_state,
+        runtime.replies,
+        names,
+        settings.name_of,
+        losses,
+        runtime.webhook_store,
     )
     documents = list(report.documents())
     return as_json(

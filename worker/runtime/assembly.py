@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from config import Settings
 from worker.adapters.clock import RedisClock
+from worker.adapters.cloud_events import to_json
 from worker.adapters.endpoint_on_first_use import EndpointOnFirstUse
 from worker.adapters.exposition import expose
 from worker.adapters.guarded_observer import GuardedObserver
@@ -27,6 +28,7 @@ from worker.adapters.journal.journal import Journal
 from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.log_observer import LogObserver
 from worker.adapters.measuring_observer import MeasuringObserver
+from worker.adapters.sender_on_first_use import SenderOnFirstUse
 from worker.adapters.store.api_keys import RedisApiKeys
 from worker.adapters.store.audit_trail import RedisAuditTrail
 from worker.adapters.store.durability import DurabilityWatch
@@ -39,7 +41,8 @@ from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.store.sign_ins import RedisSignIns
-from worker.core import ports
+from worker.adapters.store.webhooks import RedisWebhooks
+from worker.core import delivery, ports
 from worker.core.measures import Gathered
 from worker.core.policy import Rules
 from worker.core.promises import PromiseStore
@@ -47,6 +50,7 @@ from worker.core.registry import Registry, RunnerPlaces
 from worker.fleet.api_keys import ApiKeys
 from worker.fleet.confirming import Confirming
 from worker.fleet.connecting import Connecting, Places
+from worker.fleet.delivering import Delivering
 from worker.fleet.depositing import Depositing
 from worker.fleet.discarding import Discarding
 from worker.fleet.handing_out import HandingOut
@@ -57,6 +61,7 @@ from worker.fleet.resealing import Resealing
 from worker.fleet.revoking import Revoking
 from worker.fleet.sweeping import Sweeping
 from worker.fleet.tokens import Tokens
+from worker.fleet.webhooks import Webhooks
 from worker.recovery.disk_watch import DiskWatch
 from worker.recovery.heartbeat import Heartbeat, KeepRunning
 from worker.recovery.membership import Membership
@@ -251,6 +256,9 @@ class Runtime:
     confirming: Confirming
     discarding: Discarding
     metrics: Metrics
+    webhook_store: RedisWebhooks
+    webhooks: Webhooks
+    delivering: Delivering
 
 
 @asynccontextmanager
@@ -300,6 +308,16 @@ async def open_runtime(
             events_kept=limits.events_kept,
             audit_kept=settings.audit_kept,
         )
+        webhook_store = RedisWebhooks(
+            redis,
+            scripts,
+            prefix,
+            source=source,
+            events_kept=limits.events_kept,
+            audit_kept=settings.audit_kept,
+        )
+        sender = SenderOnFirstUse(allowed=settings.webhook_private_ranges, ca_file=settings.ca_file)
+        opened.push_async_callback(sender.close)
         watch = None if warned is None else DurabilityWatch(redis, write_concern, warned)
         given = Ports(
             owner=owner,
@@ -362,7 +380,8 @@ async def open_runtime(
             resealing=Resealing(
                 registry=registry,
                 replies=replies,
-                sealer=given.sealer,
+                webhooks=webhook_store,
+                sealer=deployment.keys,
                 patience_seconds=2 * given.lease_ms / 1000,
             ),
             api_keys=ApiKeys(api_keys, registry.now),
@@ -404,6 +423,21 @@ async def open_runtime(
             ),
             metrics=Metrics(
                 measures=RedisMeasures(redis, scripts, prefix), configured=clients.names, expose=expose
+            ),
+            webhook_store=webhook_store,
+            webhooks=Webhooks(
+                store=webhook_store,
+                sender=sender,
+                sealer=deployment.keys,
+                allowed=settings.webhook_private_ranges,
+                to_json=lambda event: to_json(event, source),
+            ),
+            delivering=Delivering(
+                queue=webhook_store,
+                sender=sender,
+                sealer=deployment.keys,
+                chance=given.chance,
+                schedule=delivery.SCHEDULE_MS,
             ),
         )
 

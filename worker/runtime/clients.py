@@ -223,7 +223,12 @@ class ConfiguredClients:
             try:
                 metadata = self._metadata(client)
                 made[name] = client_of(
-                    name, client, ca_file=settings.ca_file, metadata=metadata, called=called
+                    name,
+                    client,
+                    ca_file=settings.ca_file,
+                    metadata=metadata,
+                    called=called,
+                    reconnect_url=settings.reconnect_url,
                 )
             except NotDiscoveredError as problem:
                 held_up[name] = str(problem)
@@ -279,6 +284,7 @@ def client_of(
     ca_file: Path | None = None,
     metadata: IssuerMetadata | None = None,
     called: Called | None = None,
+    reconnect_url: str | None = None,
 ) -> Client:
     """A client as the core knows it.
 
@@ -288,6 +294,7 @@ def client_of(
         ca_file: private certificate authorities, beside the system's.
         metadata: its issuer's; `None` where it has no issuer or is not known.
         called: what its fields are called in an error; `None` for the names of variables.
+        reconnect_url: the deployment's template of the page on which a person connects again.
 
     Raises:
         SettingsError: its key, secret or certificate cannot be used.
@@ -321,6 +328,7 @@ def client_of(
         refresh_at=settings.refresh_at,
         min_margin_ms=None if margin_seconds is None else int(margin_seconds * 1000),
         refresh_kills_access_token=settings.refresh_kills_access_token,
+        reconnect_url=reconnect_url,
     )
 
 

@@ -37,14 +37,14 @@ def answer(fence: int, grant_id: str | None = None, *, size: int = 0) -> Commit:
         authorized_at=None,
         labels={"team": "blue"},
     )
-    event = Event(EventType.GRANT_REFRESHED, f"{fence}.grant.refreshed", grant_id, 1, {"client": "acme"})
+    event = Event(EventType.GRANT_REFRESHED, f"{fence}-grant-refreshed", grant_id, 1, {"client": "acme"})
     return Commit(fence, b"b" * 16, fence - 1, Status.ACTIVE, Change(grant, 2, None, event))
 
 
 def reply(fence: int, grant_id: str) -> KeptReply:
     """A reply to a grant that nobody could read."""
     base = answer(fence, grant_id)
-    outage = Event(EventType.PROVIDER_UNAVAILABLE, f"{fence}.provider.unavailable", "http://id/token", 1, {})
+    outage = Event(EventType.PROVIDER_UNAVAILABLE, f"{fence}-provider-unavailable", "http://id/token", 1, {})
     return KeptReply(fence, base.change, SEALED, 1, "http_200_not_json", 1, 2, "f00", False, outage)  # noqa: FBT003
 
 

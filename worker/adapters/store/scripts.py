@@ -43,9 +43,13 @@ from worker.adapters.store.signatures import (
     Heartbeat,
     Lease,
     Leave,
+    LeaveWebhook,
     NoteUnreadable,
+    ReleaseDeliverer,
     ReleaseRunner,
+    ReserveDeliverer,
     ReserveRunners,
+    ServeWebhook,
     name_of,
     pack,
 )
@@ -62,6 +66,7 @@ TAKE_LEASES: Final = frozenset[type[Call]]({Claim, Lease})
 # These writes are repeated soon, or come right by themselves. Every other script's writes must be kept.
 NEED_NO_REPLICA: Final = frozenset[type[Call]](
     {FinishRecovery, Heartbeat, Leave, NoteUnreadable, ReleaseRunner, ReserveRunners}
+    | {LeaveWebhook, ReleaseDeliverer, ReserveDeliverer, ServeWebhook}
 )
 BESIDE: Final = TAKE_LEASES | NEED_NO_REPLICA
 BARRIER: Final = "barrier"  # no script: a write to be waited for

@@ -792,6 +792,157 @@ class Survey(NamedTuple):
     looked_at: int
 
 
+class AddWebhook(NamedTuple):
+    """Store a webhook under a new id; `most` is how many there may be."""
+
+    id: str
+    packed: bytes
+    most: int
+    by: By | None
+    audit_kept: int
+
+
+class ReplaceWebhook(NamedTuple):
+    """Replace a webhook's secrets; `base` is what was stored. Without `by` they are the same, resealed."""
+
+    id: str
+    base: bytes
+    packed: bytes
+    by: By | None
+    audit_kept: int
+
+
+class RemoveWebhook(NamedTuple):
+    """Forget a webhook."""
+
+    id: str
+    by: By | None
+    audit_kept: int
+
+
+class EnableWebhook(NamedTuple):
+    """Let a webhook be sent to again."""
+
+    id: str
+    by: By | None
+    audit_kept: int
+
+
+class RewindWebhook(NamedTuple):
+    """Move a webhook's place back.
+
+    Attributes:
+        since: the stream id after which events are sent once more.
+        place_before: where it stands, as the caller read it.
+        number: events between the two.
+    """
+
+    id: str
+    since: str
+    place_before: str
+    number: int
+    by: By | None
+    audit_kept: int
+
+
+class ServeWebhook(NamedTuple):
+    """Serve a webhook.
+
+    Attributes:
+        owner: who serves it.
+        most: due events to read.
+        page_size: events of the stream to read.
+        most_waiting: how long its queue may be.
+    """
+
+    id: str
+    owner: str
+    lease_ms: int
+    most: int
+    page_size: int
+    most_waiting: int
+
+
+class EnqueueDeliveries(NamedTuple):
+    """Put events into a webhook's queue.
+
+    Attributes:
+        from_place: where the caller found its place.
+        to_place: of the last event that was looked at.
+        number: events that were looked at.
+        events: those that it wants: stream id and event.
+    """
+
+    id: str
+    owner: str
+    from_place: str
+    to_place: str
+    number: int
+    events: tuple[tuple[str, bytes], ...]
+
+
+class RecordDelivery(NamedTuple):
+    """Record a try of an event.
+
+    Attributes:
+        place: of the event in the stream.
+        tries: how often it had been tried before.
+        outcome: `delivered`, `retry` or `given_up`.
+        in_ms: until the next try.
+        hold_ms: for how long nothing is sent to the webhook; 0 for no time.
+        detail: what came of it.
+        disables: why the webhook is sent no more; `None` where it goes on.
+        event: of a webhook that is disabled.
+        grant: on whose page it is shown; `None` for none.
+        most_shown: of one grant.
+        shown_ms: for how long.
+    """
+
+    id: str
+    place: str
+    tries: int
+    outcome: str
+    in_ms: int
+    hold_ms: int
+    detail: str
+    disables: str | None
+    event: bytes | None
+    events_kept: int
+    grant: str | None
+    event_id: str
+    most_shown: int
+    shown_ms: int
+
+
+class LeaveWebhook(NamedTuple):
+    """Serve a webhook no longer."""
+
+    id: str
+    owner: str
+
+
+class ReserveDeliverer(NamedTuple):
+    """Reserve the place for a task that delivers.
+
+    Attributes:
+        task: its id.
+        place_ms: how long the place is kept.
+        most_waiting: how long the queue of a webhook may be.
+        is_at_work: the task has begun.
+    """
+
+    task: str
+    place_ms: int
+    most_waiting: int
+    is_at_work: bool
+
+
+class ReleaseDeliverer(NamedTuple):
+    """Give that place back."""
+
+    task: str
+
+
 class NoteUnreadable(NamedTuple):
     """Note that a grant's record could not be read."""
 
@@ -844,6 +995,17 @@ Call = (
     | TakeRevocations
     | ForgetConsent
     | Survey
+    | AddWebhook
+    | ReplaceWebhook
+    | RemoveWebhook
+    | EnableWebhook
+    | RewindWebhook
+    | ServeWebhook
+    | EnqueueDeliveries
+    | RecordDelivery
+    | LeaveWebhook
+    | ReserveDeliverer
+    | ReleaseDeliverer
 )
 
 

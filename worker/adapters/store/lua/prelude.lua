@@ -123,6 +123,22 @@
 -- consents         zset    Sign-ins that have a consent or a pair to be revoked, by when it is to be. Written by
 --                          keep_consent, confirm_consent, take_revocations and forget_consent. A member lives until its
 --                          pair is revoked, or is a grant's.
+-- webhooks         hash    Webhooks, packed, each under its id: url, types, labels, created_at, secrets (sealed, and until when
+--                          each signs). Written by add_webhook, replace_webhook and remove_webhook. A field lives until
+--                          its webhook is removed.
+-- webhook:ID       hash    How a webhook is getting on. Written by add_webhook and those that follow; lives as long as it.
+--                          Fields: place (up to where it has the stream), counted (how many events had been written up to
+--                          there), owner and lease_until (of who serves it), hold_until (nothing is sent before),
+--                          failing_since (nothing but failures since), failed_with (the last one), disabled_at,
+--                          disabled_for, delivered, given_up and lost (how many events).
+-- undelivered:ID   hash    The queue of a webhook: events by stream id, packed: how often each was tried, the event. Written
+--                          by enqueue_deliveries and record_delivery. A field lives until its event is delivered or
+--                          given up, or its webhook removed.
+-- retries:ID       zset    The same events, by when each is tried next. Written with them.
+-- deliveries:GRANT string  The last deliveries of a grant's events, packed, newest first: webhook, event id, when, outcome,
+--                          tries. Written by record_delivery. Expires a week after the last one.
+-- deliverer        string  The task that has the place for delivering. Written by reserve_deliverer and release_deliverer.
+--                          Expires by itself.
 -- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py, and by fleet_state.py to
 --                          find out whether the store takes writes. Lives for ever.
 
@@ -344,10 +360,50 @@ end
 
 -- Write down who made a change; `by` is {actor, origin}, or nil where nobody asked for it. `r` is the grant that it
 -- concerns, nil where it concerns none or its record cannot be read.
-local function audit_change(what, by, audit_kept, id, r, key)
+local function audit_change(what, by, audit_kept, id, r, key, webhook)
   if not by then return end
-  audit({what = what, grant = id, version = r and r[VERSION], labels = r and labels_of(r), key = key, at = now_ms(),
-    actor = by[1], from = by[2]}, audit_kept)
+  audit({what = what, grant = id, version = r and r[VERSION], labels = r and labels_of(r), key = key, webhook = webhook,
+    at = now_ms(), actor = by[1], from = by[2]}, audit_kept)
+end
+
+-- What scripts of webhooks share. One local: a function of Lua has room for 200, and this file is part of every script.
+local webhooks = {}
+
+function webhooks.key(id) return P .. 'webhook:' .. id end
+function webhooks.undelivered_key(id) return P .. 'undelivered:' .. id end
+function webhooks.retries_key(id) return P .. 'retries:' .. id end
+function webhooks.deliveries_key(grant) return P .. 'deliveries:' .. grant end
+
+-- The stream id of the last event; 0-0 where there is none.
+function webhooks.last_event()
+  local last = redis.call('XREVRANGE', P .. 'events', '+', '-', 'COUNT', 1)[1]
+  return last and last[1] or '0-0'
+end
+
+-- How many events were ever written, and how many of them the stream holds no longer. A server before Redis 7 does not
+-- count them: nil.
+function webhooks.events_written()
+  if redis.call('EXISTS', P .. 'events') == 0 then return 0, 0 end
+  local told, facts = redis.call('XINFO', 'STREAM', P .. 'events'), {}
+  for place = 1, #told, 2 do facts[told[place]] = told[place + 1] end
+  local written = facts['entries-added']
+  return written, written and written - facts.length
+end
+
+-- Count the events that the stream lost before a webhook had them; at a server that does not count them, one for all.
+function webhooks.note_lost(id)
+  local key = webhooks.key(id)
+  local known = redis.call('HMGET', key, 'counted', 'place')
+  local counted, written, gone = tonumber(known[1]), webhooks.events_written()
+  if not written then
+    local begins_later = #redis.call('XRANGE', P .. 'events', '-', known[2], 'COUNT', 1) == 0
+    if known[2] ~= '0-0' and begins_later then redis.call('HSET', key, 'lost', 1) end
+  elseif counted > written then -- another stream has taken its place
+    redis.call('HSET', key, 'counted', digits(gone))
+  elseif gone > counted then
+    redis.call('HINCRBY', key, 'lost', digits(gone - counted))
+    redis.call('HSET', key, 'counted', digits(gone))
+  end
 end
 
 -- The grant of this id, if it has the refresh token of record `r` or one that descends from it; else false. A pair without
