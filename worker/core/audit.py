@@ -33,6 +33,7 @@ class What(StrEnum):
     KEY_REVOKED = "key_revoked"
     SIGN_IN = "sign_in"  # an API key was used for the first time
     SIGN_IN_REFUSED = "sign_in_refused"  # a wrong or missing key
+    CONSOLE_SIGN_IN = "console_sign_in"  # a person signed in to the console with a key
 
 
 BROWSER: Final = "browser"  # the actor where a person signs in: nobody knows whose browser it is

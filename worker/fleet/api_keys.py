@@ -93,6 +93,17 @@ class ApiKeys:
         await self._note_use(stored, origin)
         return stored
 
+    async def stored(self, key_id: str, origin: str = "") -> ApiKey | None:
+        """The stored key of this id, used now by whoever proved before that it is theirs; `None` if revoked.
+
+        Raises:
+            StoreUnavailableError: the store went away.
+        """
+        key = await self._store.find(key_id)
+        if key is not None:
+            await self._note_use(key, origin)
+        return key
+
     async def _note_use(self, key: ApiKey, origin: str) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._noted.get(key.id, -inf) < USE_NOTED_MS / 1000:
