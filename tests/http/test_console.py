@@ -229,7 +229,7 @@ async def test_a_revoked_key_ends_its_sessions_at_once_and_so_does_one_of_the_sa
     assert [after.status_code, anew.status_code] == [303, 303]
 
 
-async def test_who_signs_out_is_out_also_with_a_copy_of_the_cookie(web: Web, admin: Person) -> None:
+async def test_who_signs_out_is_out_also_with_a_copy_of_the_cookie(admin: Person) -> None:
     cookie = admin.http.cookies["evergrant-session"]
     page = await admin.sees("/grants")
     left = await admin.sends("/sign-out", {"form_token": token_in(page)})
