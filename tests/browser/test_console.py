@@ -246,7 +246,7 @@ def test_pictures_for_the_documentation(
     picture = PICTURES / f"console-{'grant' if name == 'failed' else name}-{scheme}.png"
     PICTURES.mkdir(exist_ok=True)
 
-    page.screenshot(path=picture)
+    page.screenshot(path=picture, full_page=True)
 
     assert picture.stat().st_size < MOST_PICTURE_BYTES
 

@@ -216,6 +216,18 @@ def test_every_view_that_is_seen_can_be_come_back_to(view: View) -> None:
 # Sessions
 
 
+async def test_who_comes_from_another_site_goes_on_by_a_link_of_our_own(admin: Person) -> None:
+    """The browser gives another site no cookie, and a link of ours one."""
+    cookie = admin.http.cookies["evergrant-session"]
+    admin.http.cookies.clear()
+    asked = await admin.sees("/grants/a%2Fb", Sec_Fetch_Site="cross-site")
+    form = await admin.sees(asked.headers["location"], Sec_Fetch_Site="cross-site")
+    signed_in = await admin.sees(asked.headers["location"], Cookie=f"evergrant-session={cookie}")
+
+    assert '<a href="/grants/a%2Fb">go on</a>' in form.text
+    assert (signed_in.status_code, signed_in.headers["location"]) == (303, "/grants/a%2Fb")
+
+
 async def test_a_revoked_key_ends_its_sessions_at_once_and_so_does_one_of_the_same_name(
     web: Web, admin: Person
 ) -> None:

@@ -11,7 +11,9 @@ from starlette.responses import Response
 from worker.core import policy
 from worker.core.grant import Grant, Status
 from worker.core.interchange import MAX_LABELS
+from worker.core.policy import Rules
 from worker.core.providers import Client
+from worker.core.reasons import Reason
 from worker.core.registry import UnreadableRecordError
 from worker.fleet.forecast import reason_of_due
 from worker.fleet.history import history_of
@@ -100,7 +102,7 @@ async def show_grant(visit: "Visit") -> Response:
         stored=found,
         grant=found.grant,
         why=_why(found.grant),
-        due_reason=None if reason is None else reason.meaning,
+        due_reason=None if reason is None else _why_due(reason, client, runtime.rules),
         endings=_endings(found.grant, client),
         actions=actions.offered(visit, found, client),
         history=None if visit.is_for_news else await _history(visit, None),
@@ -152,6 +154,12 @@ def _why(grant: Grant) -> list[str]:
     if grant.kept_reply is not None:
         said.append(f"`evergrant answers show {grant.kept_reply}` shows the reply that is kept for it.")
     return [line for line in said if line]
+
+
+def _why_due(reason: Reason, client: Client | None, rules: Rules) -> str:
+    """A reason's meaning, with the share that `this share` is."""
+    at = (rules if client is None else policy.rules_for(client, rules)).refresh_at
+    return reason.meaning.replace("this share", f"about {at:.0%}")
 
 
 def _endings(grant: Grant, client: Client | None) -> list[Ending]:

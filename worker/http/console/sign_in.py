@@ -19,6 +19,7 @@ from starlette.responses import Response
 from worker.core.audit import By, What
 from worker.core.ports import StoreUnavailableError
 from worker.core.sessions import ID_BYTES, form_token
+from worker.fleet.sessions import Visitor
 from worker.http.authentication import address_of
 from worker.http.calls import Service, limited, problem_of
 from worker.http.console import cookies
@@ -48,7 +49,9 @@ def _served(handler: Handler) -> Handler:
 
 @_served
 async def ask(service: Service, request: Request) -> Response:
-    """`GET /sign-in`: the form for a key."""
+    """`GET /sign-in`: the form for a key, to whoever is not signed in."""
+    if await visitor_of(service, request) is not None:
+        return see(cookies.safe_next(request.query_params.get("next")))
     return form_page(service, request, cookies.safe_next(request.query_params.get("next")))
 
 
@@ -87,6 +90,12 @@ async def leave(visit: "Visit") -> Response:
     return response
 
 
+async def visitor_of(service: Service, request: Request) -> Visitor | None:
+    """Who is signed in with this browser; `None` for nobody."""
+    sealed = cookies.shown(service, request, cookies.SESSION)
+    return await service.runtime.sessions.visitor(sealed, address_of(request)) if sealed else None
+
+
 def form_page(service: Service, request: Request, wanted: str, problem: Problem | None = None) -> Response:
     """The form for a key, and why the last one was not taken."""
     secret = cookies.shown(service, request, cookies.FORM)
@@ -98,6 +107,7 @@ def form_page(service: Service, request: Request, wanted: str, problem: Problem 
         status,
         token=form_token(fresh),
         wanted=wanted,
+        is_from_elsewhere=cookies.is_from_elsewhere(request),
         problem="" if problem is None else problem.detail,
     )
     if problem is not None and problem.retry_after is not None:

@@ -24,12 +24,11 @@ from starlette.responses import Response
 from worker.core.api_keys import ApiKey, Scope
 from worker.fleet.sessions import Visitor
 from worker.http import models, reading
-from worker.http.authentication import address_of
 from worker.http.calls import ID, Call, Service, limited, problem_of
 from worker.http.console import cookies
 from worker.http.console.forms import own_form
 from worker.http.console.rendering import HEADERS, path_of, problem_page, render, see
-from worker.http.console.sign_in import form_page
+from worker.http.console.sign_in import form_page, visitor_of
 from worker.http.problems import Code, Problem
 
 log = structlog.get_logger(__name__)
@@ -100,12 +99,6 @@ async def serve_visit(view: View, service: Service, request: Request) -> Respons
     tell = log.warning if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR else log.debug
     tell("http.view", view=view.name, status=int(response.status_code), ms=took_ms)
     return response
-
-
-async def visitor_of(service: Service, request: Request) -> Visitor | None:
-    """Who is signed in with this browser; `None` for nobody."""
-    sealed = cookies.shown(service, request, cookies.SESSION)
-    return await service.runtime.sessions.visitor(sealed, address_of(request)) if sealed else None
 
 
 def is_for_news(request: Request) -> bool:
