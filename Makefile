@@ -124,8 +124,13 @@ $(VENV)/.browser: requirements-browser.lock $(VENV)/.dev
 	@touch $@
 
 # The browser comes with the system, not from the lock file: Debian's package is `chromium`.
+BROWSER = tests/browser
+$(BROWSER)/node_modules/.done: $(BROWSER)/package-lock.json
+	@npm ci --prefix $(BROWSER) --no-audit --no-fund --loglevel=error
+	@touch $@
+
 .PHONY: browser
-browser: $(VENV)/.browser $(SERVERS)/node_modules/.done ## people sign in with Chromium, at the sandbox and at oidc-provider; needs Node. CHROMIUM= names the program
+browser: $(VENV)/.browser $(SERVERS)/node_modules/.done $(BROWSER)/node_modules/.done ## people sign in with Chromium, at the sandbox and at oidc-provider, and use the console; needs Node. CHROMIUM= names the program
 	@CHROMIUM=$(CHROMIUM) $(BIN)/python -m pytest -q -m browser tests/browser
 
 .PHONY: simulate
@@ -183,7 +188,8 @@ lock: $(VENV)/.dev ## resolve the newest versions into the lock files; UPGRADE= 
 	@$(LOCK) --group=deploy --output-file=requirements-deploy.lock
 	@$(LOCK) --group=fuzz --output-file=requirements-fuzz.lock
 	@npm $(if $(UPGRADE),update,install) --prefix $(SERVERS) --package-lock-only --no-audit --no-fund
+	@npm $(if $(UPGRADE),update,install) --prefix $(BROWSER) --package-lock-only --no-audit --no-fund
 
 .PHONY: clean
 clean: ## remove the environments and what tools left behind
-	@rm -rf $(VENV) .venv-* $(SERVERS)/node_modules dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-* $(SERVERS)/node_modules $(BROWSER)/node_modules dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

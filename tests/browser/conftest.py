@@ -236,7 +236,8 @@ def assert_nothing_leaked(
         secrets: tokens and client secrets.
         others: the origins beside the service and the application that have a part in the sign-in.
     """
-    referrers = [(each.url, each.all_headers().get("referer")) for each in person.requests]
+    # Of a script's request without a referrer, Chromium says an empty one.
+    referrers = [(each.url, each.all_headers().get("referer") or None) for each in person.requests]
     written = [each.url for each in person.requests] + person.history() + person.texts
     written += [referrer for _, referrer in referrers if referrer is not None]
     hidden = [*secrets, deployment.key, KEY.partition(":")[2]]

@@ -56,6 +56,13 @@ class Person:
         """Press a button that leads to another page."""
         self._clicks("button", button)
 
+    def follows(self, link: str) -> None:
+        """Follow a link of the page."""
+        self._clicks("link", link)
+
+    def loses_cookies(self) -> None:
+        self._context.clear_cookies()
+
     def reloads(self) -> None:
         self.page.reload()
         self._look()
@@ -88,7 +95,7 @@ class Person:
 
     def _clicks(self, role: Literal["button", "link"], name: str) -> None:
         with self.page.expect_navigation():
-            self.page.get_by_role(role, name=name).click()
+            self.page.get_by_role(role, name=name, exact=True).click()
         self._look()
 
     def _look(self) -> None:

@@ -107,3 +107,26 @@ async def test_a_record_that_cannot_be_read_is_named_and_costs_no_other_its_plac
     assert [stored.grant.id for stored in page.grants] == ["a", "c"]
     assert [each.grant_id for each in met] == ["b"]
     await redis.set(f"{prefix}grant:b", kept)
+
+
+async def test_with_a_prefix_only_ids_that_begin_with_it_are_listed_and_looked_at(
+    pages: Listing, seed: Seed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(listing, "MOST_LOOKED_AT", 4)
+    ids = ["user-1", "user-1/a", "user-1/b", "user-1/\U0001f511", "user-2", "user", "usher"]
+    for grant_id in ids:
+        await seed(grant_id)
+        await seed(f"{grant_id}+", client="zeta")
+
+    found: list[str] = []
+    after: Place | None = Place("acme", "a")  # a place before the prefix shows nothing that lacks it
+    while after is not None:
+        page = await pages.page(
+            ALL, lambda _: True, after=after, limit=3, unreadable=_refuse, prefix="user-1"
+        )
+        found += [stored.grant.id for stored in page.grants]
+        after = page.next
+
+    wanted = sorted(ids[:4])
+    assert found == [*wanted, *sorted(f"{each}+" for each in ids[:4])]

@@ -7,6 +7,7 @@ import pytest
 from worker.adapters.sealing import KeyRing
 from worker.core.grant import Grant, TokenPair
 from worker.core.ports import UnsealError
+from worker.core.sessions import Session
 
 OLD, NEW = b"o" * 32, b"n" * 32
 
@@ -141,3 +142,34 @@ def test_an_error_of_unsealing_is_one_line_that_names_the_grant(sealed: Grant) -
 
 def test_the_repr_of_a_key_ring_names_its_keys_and_shows_none() -> None:
     assert repr(KeyRing({"k2": NEW, "k1": OLD})) == "KeyRing(k2, k1)"
+
+
+SESSION = Session(b"i" * 16, "0123456789ab", b"d" * 32, began_at=1_795_322_840_527, used_at=1_795_322_850_000)
+
+
+def test_a_sealed_session_opens_as_it_was_with_any_key_of_the_ring(ring: KeyRing) -> None:
+    assert KeyRing({"k2": NEW, "k1": OLD}).open_session(ring.seal_session(SESSION)) == SESSION
+
+
+def test_nothing_else_opens_as_a_session_and_a_session_as_nothing_else(
+    ring: KeyRing, sealed: Grant, grant: Grant
+) -> None:
+    session = ring.seal_session(SESSION)
+    nameless = replace(grant, id="", client="", version=0)
+    of_another_ring = KeyRing({"k1": NEW}).seal_session(SESSION)
+    nothing = [b"", b"x", sealed.sealed, ring.seal(nameless, TokenPair("a", "r")), of_another_ring]
+    changed = [b"\x01" + session[1:], session[:-1], session + b"x", session[:20]]
+
+    for each in (*nothing, *changed):
+        with pytest.raises(UnsealError):
+            ring.open_session(each)
+    with pytest.raises(UnsealError):
+        ring.open(replace(nameless, sealed=session))
+    with pytest.raises(UnsealError):
+        ring.open_reply("", "", 0, session)
+
+
+def test_a_session_says_neither_its_id_nor_its_digest() -> None:
+    assert "iiii" not in repr(SESSION)
+    assert "dddd" not in repr(SESSION)
+    assert "iiii" not in SESSION.form_token

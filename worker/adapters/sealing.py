@@ -4,7 +4,7 @@ Rules:
 - The first key of the ring seals and every key opens: to retire a key, put another in front of it.
 - What a value belongs to is associated data: a sealed pair opens for no other client, no other grant and no
   other version of its grant. So are its kind and its format: a reply passes for no pair, and no pair for a
-  reply.
+  reply. A session of the console belongs to no grant.
 - What is sealed is one byte of format, one byte of key id length, the key id, 12 bytes of nonce, and the
   ciphertext with its tag.
 - Format 1, of earlier releases, does not bind the client. It is still opened, and never written. A value of
@@ -22,12 +22,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from worker.core.failures import UnsealError
 from worker.core.grant import Grant, TokenPair
 from worker.core.outcomes import Reply
+from worker.core.sessions import Session
 
 FORMAT: Final = 2
 NONCE_BYTES: Final = 12  # 96 bits, NIST SP 800-38D section 5.2.1.1
 PAIR: Final = "pair"
 REPLY: Final = "reply"
 SECRET: Final = "webhook secret"
+SESSION: Final = "session"
 
 
 class KeyRing:
@@ -104,6 +106,24 @@ class KeyRing:
         """
         secret: bytes = self._open(sealed, SECRET, "", webhook_id, 0)
         return secret
+
+    def seal_session(self, session: Session) -> bytes:
+        """Seal a session of the console with the first key of the ring."""
+        plain = msgpack.packb(
+            [session.id, session.key_id, session.digest, session.began_at, session.used_at], use_bin_type=True
+        )
+        return self._seal(plain, SESSION, "", "", 0)
+
+    def open_session(self, sealed: bytes) -> Session:
+        """Open a session of the console.
+
+        Raises:
+            UnsealError: it is none of this deployment's.
+        """
+        if sealed[:1] != bytes([FORMAT]):  # what a browser shows may be anything; format 1 never had sessions
+            raise UnsealError("no session")
+        session_id, key_id, digest, began_at, used_at = self._open(sealed, SESSION, "", "", 0)
+        return Session(session_id, key_id, digest, began_at, used_at)
 
     def _seal_pair(self, pair: TokenPair, grant: Grant, version: int) -> bytes:
         plain = msgpack.packb([pair.access_token, pair.refresh_token])

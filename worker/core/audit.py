@@ -38,6 +38,7 @@ class What(StrEnum):
     WEBHOOK_REPLAYED = "webhook_replayed"
     WEBHOOK_SECRET = "webhook_secret"  # replaced
     SIGN_IN_REFUSED = "sign_in_refused"  # a wrong or missing key
+    CONSOLE_SIGN_IN = "console_sign_in"  # a person signed in to the console with a key
 
 
 BROWSER: Final = "browser"  # the actor where a person signs in: nobody knows whose browser it is

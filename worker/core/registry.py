@@ -273,9 +273,17 @@ class Registry(Protocol):
         """Every grant, or every grant of a client, in no particular order."""
 
     async def page(
-        self, client: str, after: str, most: int, *, unreadable: OnUnreadable = refuse_unreadable
+        self,
+        client: str,
+        after: str,
+        most: int,
+        *,
+        prefix: str = "",
+        unreadable: OnUnreadable = refuse_unreadable,
     ) -> GrantPage:
         """The grants of a client that follow the id `after`, in the order of their ids; `""` begins.
+
+        With a prefix only those whose ids begin with it; others cost nothing.
 
         The order of a client's grants changes with no refresh: whoever pages through them meets each grant
         that is there all the while, once.

@@ -96,6 +96,17 @@ class ApiKeys:
         await self._note_use(stored, origin)
         return stored
 
+    async def stored(self, key_id: str, origin: str = "") -> ApiKey | None:
+        """The stored key of this id, used now by whoever proved before that it is theirs; `None` if revoked.
+
+        Raises:
+            StoreUnavailableError: the store went away.
+        """
+        key = await self._look_up(key_id)
+        if key is not None:
+            await self._note_use(key, origin)
+        return key
+
     async def _look_up(self, key_id: str) -> ApiKey | None:
         return await self._look_ups.join(key_id, lambda: self._store.find(key_id))
 

@@ -54,6 +54,7 @@ class Listing:
         after: Place | None,
         limit: int,
         unreadable: OnUnreadable,
+        prefix: str = "",
     ) -> Listed:
         """The grants of a selection that follow a place.
 
@@ -63,13 +64,16 @@ class Listing:
             after: where the page before stopped; `None` begins.
             limit: the most grants.
             unreadable: called for each record that cannot be read.
+            prefix: what the ids begin with.
         """
         listed: list[StoredGrant] = []
         looked_at = 0
         for client in await self._clients(selection, after):
             last = after.id if after is not None and after.client == client else ""
             while True:
-                page = await self._registry.page(client, last, READ_AT_ONCE, unreadable=unreadable)
+                page = await self._registry.page(
+                    client, last, READ_AT_ONCE, prefix=prefix, unreadable=unreadable
+                )
                 for stored in page.grants:
                     if selection.has(stored.grant) and sees(stored.grant):
                         listed.append(stored)

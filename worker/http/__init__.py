@@ -9,6 +9,7 @@ reading.py         what a request holds
 tokens.py          the call that gives a token away
 grants.py          calls about grants
 fleet.py           calls about the fleet
+console/           what a person sees at `/`
 probes.py          livez, readyz
 answering.py       JSON, JSON Lines, cursors
 models.py          what goes in and comes out, as pydantic models

@@ -19,12 +19,15 @@ from worker.http import metrics, openapi, probes, sign_in
 from worker.http.answering import as_json
 from worker.http.authentication import Authentication
 from worker.http.calls import ID, Operation, Service, problem_of, serve_call
+from worker.http.console import views as console
 from worker.http.operations import OPERATIONS
 from worker.http.problems import Code, Problem
 from worker.runtime.assembly import Runtime
 
-# Nothing that this service says is to be kept by anybody on the way, or taken for a page.
-HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+# Nothing that this service says is to be taken for what it is not. Nobody on the way may keep it, either, but
+# for a file that says so.
+NO_STORE: Final = (b"cache-control", b"no-store")
+NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,7 @@ def app_of(service: Service) -> ASGIApp:
         Route("/openapi.json", describe),
         Route(LINK_PATH + "{secret}", _page(service, sign_in.depart)),
         Route(CALLBACK_PATH, _page(service, sign_in.come_back)),
+        *console.routes_of(service),
     ]
     return _app_of(routes)
 
@@ -119,7 +123,10 @@ class _Every:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                headers = list(message.get("headers", ()))
+                if NO_STORE[0] not in {name for name, _ in headers}:
+                    headers.append(NO_STORE)
+                message["headers"] = [*headers, NO_SNIFF]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

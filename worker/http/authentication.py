@@ -81,9 +81,24 @@ class Authentication:
             Problem: it shows none that opens anything.
             StoreUnavailableError: the store went away.
         """
-        text = _bearer(request)
-        address = address_of(request)
-        key = None if text is None else await self._keys.holder(text, address)
+        return await self.holder(
+            _bearer(request), address_of(request), missing="takes Authorization: Bearer KEY"
+        )
+
+    async def holder(self, text: str | None, address: str, *, missing: str) -> ApiKey:
+        """The key that a text is.
+
+        Args:
+            text: what somebody shows; `None` for nothing.
+            address: where they are.
+            missing: what is said to whoever shows nothing.
+
+        Raises:
+            Problem: it opens nothing.
+            StoreUnavailableError: the store went away.
+        """
+        is_one = text is not None and len(text) <= MOST_KEY_CHARS
+        key = await self._keys.holder(text, address) if text is not None and is_one else None
         if key is not None:
             return key
         seconds = self._failures.note(address, asyncio.get_running_loop().time())
@@ -93,8 +108,7 @@ class Authentication:
         log.info("http.not_let_in", address=address, shows_a_key=text is not None)
         with suppress(StoreUnavailableError):
             await self._audit_trail.note(What.SIGN_IN_REFUSED, By(_named_in(text), address))
-        detail = "the key is wrong or revoked" if text else "takes Authorization: Bearer KEY"
-        raise Problem(Code.UNAUTHORIZED, detail)
+        raise Problem(Code.UNAUTHORIZED, "the key is wrong or revoked" if text else missing)
 
 
 def address_of(request: Request) -> str:
@@ -126,6 +140,6 @@ def _bearer(request: Request) -> str | None:
     if len(headers) != 1:
         return None
     scheme, _, text = headers[0].partition(" ")
-    if scheme.lower() != "bearer" or not text.strip() or len(text) > MOST_KEY_CHARS:
+    if scheme.lower() != "bearer" or not text.strip():
         return None
     return text.strip()

@@ -99,6 +99,12 @@ class Service:
         self.refreshing = Refreshing(self.runtime.deployment.settings.in_flight)
         self.longest_seconds = timing.longest_call_seconds(self.runtime.deployment.settings)
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether browsers reach this service by https, as the settings say."""
+        url = self.runtime.deployment.settings.browser_url
+        return url is not None and url.startswith("https:")
+
 
 @dataclass(frozen=True)
 class Call:

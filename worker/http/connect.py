@@ -14,6 +14,7 @@ from worker.core.events import rfc3339
 from worker.core.ports import UnsealError
 from worker.core.registry import UnreadableRecordError
 from worker.fleet.confirming import CodeError, OutdatedConsentError
+from worker.fleet.connecting import Link
 from worker.http import grants, models, reading
 from worker.http.answering import as_json
 from worker.http.calls import Call
@@ -22,7 +23,16 @@ from worker.http.problems import Code, Problem
 
 async def connect(call: Call) -> Response:
     """A link for one person."""
-    asked = await _validated(call, models.ConnectRequest)
+    link = await link_for(call, await _validated(call, models.ConnectRequest))
+    return as_json({"url": link.url, "expires_at": rfc3339(link.expires_at)}, HTTPStatus.CREATED)
+
+
+async def link_for(call: Call, asked: models.ConnectRequest) -> Link:
+    """What is asked for, as a link.
+
+    Raises:
+        Problem: the key may not ask for it, or nobody can sign in for it.
+    """
     if not asked.grant.isprintable():
         raise reading.invalid("grant takes printable characters")
     labels = {**call.key.labels, **(asked.labels or {})}
@@ -30,10 +40,9 @@ async def connect(call: Call) -> Response:
         raise Problem(Code.FORBIDDEN, "the grant is another's, or has another label than the key takes")
     wanted = Wanted(asked.grant, asked.client, tuple(asked.scopes or ()), labels, asked.return_to, by=call.by)
     try:
-        link = await call.runtime.connecting.begin(wanted)
+        return await call.runtime.connecting.begin(wanted)
     except CannotConnectError as problem:
         raise reading.invalid(str(problem)) from None
-    return as_json({"url": link.url, "expires_at": rfc3339(link.expires_at)}, HTTPStatus.CREATED)
 
 
 async def confirm(call: Call) -> Response:

@@ -8,10 +8,11 @@ from starlette.responses import Response
 
 from worker.core.registry import StreamEntry
 from worker.fleet.losses import find_losses
-from worker.fleet.report import report_on
+from worker.fleet.report import Report, report_on
 from worker.http import models
 from worker.http.answering import as_json
 from worker.http.calls import Call, room_in
+from worker.runtime.assembly import Runtime
 
 LOOK_SECONDS: Final = 1.0  # between two looks whether this process was told to stop
 
@@ -19,19 +20,7 @@ LOOK_SECONDS: Final = 1.0  # between two looks whether this process was told to 
 async def status(call: Call) -> Response:
     """The fleet at a glance."""
     call.refuse_bound()
-    runtime = call.runtime
-    settings = runtime.deployment.settings
-    losses = await find_losses(runtime.registry, runtime.fleet_state, runtime.journals.entries, always=False)
-    names = list(runtime.clients.names())
-    report = await report_on(
-        runtime.registry,
-        runtime.fleet_state,
-        runtime.replies,
-        names,
-        settings.name_of,
-        losses,
-        runtime.webhook_store,
-    )
+    report = await report_of(call.runtime)
     documents = list(report.documents())
     return as_json(
         {
@@ -39,6 +28,22 @@ async def status(call: Call) -> Response:
             "clients": [each for each in documents if each["kind"] == "client"],
             "incidents": [each for each in documents if each["kind"] == "incident"],
         }
+    )
+
+
+async def report_of(runtime: Runtime) -> Report:
+    """What there is to say of the fleet now."""
+    settings = runtime.deployment.settings
+    losses = await find_losses(runtime.registry, runtime.fleet_state, runtime.journals.entries, always=False)
+    names = list(runtime.clients.names())
+    return await report_on(
+        runtime.registry,
+        runtime.fleet_state,
+        runtime.replies,
+        names,
+        settings.name_of,
+        losses,
+        runtime.webhook_store,
     )
 
 

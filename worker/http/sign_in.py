@@ -52,7 +52,7 @@ async def depart(service: Service, request: Request) -> Response:
         _cookie_name(service, departure.sign_in),
         departure.browser,
         max_age=COOKIE_SECONDS,
-        secure=_is_secure(service),
+        secure=service.is_secure,
         httponly=True,
         samesite="lax",  # the way back begins at another site
     )
@@ -78,7 +78,7 @@ async def come_back(service: Service, request: Request) -> Response:
         else:
             response = _redirect(return_url(return_to, code=back.code))
     if name and response.status_code != HTTPStatus.FORBIDDEN:  # another browser's cookie is not ours to take
-        response.delete_cookie(name, secure=_is_secure(service), httponly=True, samesite="lax")
+        response.delete_cookie(name, secure=service.is_secure, httponly=True, samesite="lax")
     return response
 
 
@@ -110,11 +110,6 @@ def _redirect(url: str) -> Response:
     return RedirectResponse(url, HTTPStatus.SEE_OTHER, NO_REFERRER)
 
 
-def _is_secure(service: Service) -> bool:
-    url = service.runtime.deployment.settings.browser_url
-    return url is not None and url.startswith("https:")
-
-
 def _cookie_name(service: Service, sign_in: str) -> str:
     # A name with this prefix is taken by browsers from this very host alone (RFC 6265bis section 4.1.3.2).
-    return f"{'__Host-' if _is_secure(service) else ''}{COOKIE}{sign_in}"
+    return f"{'__Host-' if service.is_secure else ''}{COOKIE}{sign_in}"

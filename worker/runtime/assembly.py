@@ -40,6 +40,7 @@ from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
+from worker.adapters.store.sessions import RedisSessions
 from worker.adapters.store.sign_ins import RedisSignIns
 from worker.adapters.store.webhooks import RedisWebhooks
 from worker.core import delivery, ports
@@ -59,6 +60,7 @@ from worker.fleet.listing import Listing
 from worker.fleet.metrics import Metrics
 from worker.fleet.resealing import Resealing
 from worker.fleet.revoking import Revoking
+from worker.fleet.sessions import Sessions
 from worker.fleet.sweeping import Sweeping
 from worker.fleet.tokens import Tokens
 from worker.fleet.webhooks import Webhooks
@@ -250,6 +252,7 @@ class Runtime:
     kept_replies: KeptReplies
     resealing: Resealing
     api_keys: ApiKeys
+    sessions: Sessions
     listing: Listing
     depositing: Depositing
     connecting: Connecting
@@ -344,7 +347,7 @@ async def open_runtime(
         )
         process = assemble(given)
         fleet_state = RedisFleetState(redis, prefix)
-        api_keys = RedisApiKeys(redis, scripts, prefix, audit_kept=settings.audit_kept)
+        api_keys = ApiKeys(RedisApiKeys(redis, scripts, prefix, audit_kept=settings.audit_kept), registry.now)
         replies = RedisReplies(redis, scripts, prefix, source=source, events_kept=limits.events_kept)
         yield Runtime(
             deployment=deployment,
@@ -384,7 +387,8 @@ async def open_runtime(
                 sealer=deployment.keys,
                 patience_seconds=2 * given.lease_ms / 1000,
             ),
-            api_keys=ApiKeys(api_keys, registry.now),
+            api_keys=api_keys,
+            sessions=Sessions(RedisSessions(redis, scripts, prefix), deployment.keys, api_keys, registry.now),
             listing=Listing(registry, fleet_state),
             depositing=Depositing(
                 registry=registry,

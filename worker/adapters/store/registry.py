@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from worker.adapters.store.scripts import Scripts
 
 PAGE: Final = 500
+LAST_BYTE: Final = b"\xff"  # behind whatever follows in UTF-8
 AUDIT_KEPT: Final = 100_000  # as the setting's default
 OPERATIONS: Final[
     dict[Operation, Callable[[str, str | None, signatures.By | None, int], signatures.Call]]
@@ -155,14 +156,25 @@ class RedisRegistry:
                     break
 
     async def page(
-        self, client: str, after: str, most: int, *, unreadable: OnUnreadable = refuse_unreadable
+        self,
+        client: str,
+        after: str,
+        most: int,
+        *,
+        prefix: str = "",
+        unreadable: OnUnreadable = refuse_unreadable,
     ) -> GrantPage:
         """The grants of a client that follow the id `after`, in the order of their ids; `""` begins."""
         if not after:
             await self._complete_index(client)
         index, schedule = self._key("ids:" + client), self._key("schedule:" + client)
-        begin = "(" + after if after else "-"
-        ids = await self._redis.zrange(index, begin, "+", bylex=True, offset=0, num=most)
+        begin = "-"
+        if after and after >= prefix:
+            begin = "(" + after
+        elif prefix:
+            begin = "[" + prefix
+        end = b"(" + prefix.encode() + LAST_BYTE if prefix else "+"
+        ids = await self._redis.zrange(index, begin, end, bylex=True, offset=0, num=most)
         if not ids:
             return GrantPage([], None)
         scores = await self._redis.together([("zscore", (schedule, each), {}) for each in ids])

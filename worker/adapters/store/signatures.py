@@ -627,6 +627,18 @@ class NoteKeyUse(NamedTuple):
     audit_kept: int = 0
 
 
+class EndSession(NamedTuple):
+    """End a session of the console.
+
+    Attributes:
+        session: names it.
+        kept_ms: how long that is remembered.
+    """
+
+    session: str
+    kept_ms: int
+
+
 class NoteAudit(NamedTuple):
     """Write an audit entry that belongs to no change in the store.
 
@@ -984,6 +996,7 @@ Call = (
     | AddApiKey
     | RemoveApiKey
     | NoteKeyUse
+    | EndSession
     | NoteAudit
     | OpenSignIn
     | StartSignIn

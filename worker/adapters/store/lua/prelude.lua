@@ -113,6 +113,8 @@
 --                          and remove_api_key. A field lives until its key is revoked.
 -- keyuses          hash    When each API key was last used, to the minute. Written by note_key_use and remove_api_key.
 --                          A field lives as long as its key.
+-- ended:ID         string  Nothing: the session of the console that this names was ended by its holder. Written by
+--                          end_session. Expires when no cookie of the session could be shown any more.
 -- signin:ID        hash    A sign-in: phase (open, returned, consented, confirmed, revoked, failed), wanted (what it is
 --                          for, packed by sign_ins.py), link (SHA-256, as are the next three), state:DIGEST (of
 --                          each departure: the browser's), code, until_at (the end of its link, then of its consent),
