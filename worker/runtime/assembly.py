@@ -37,6 +37,7 @@ from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
+from worker.adapters.store.schedules import RedisSchedules
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.store.sign_ins import RedisSignIns
 from worker.core import ports
@@ -49,6 +50,7 @@ from worker.fleet.confirming import Confirming
 from worker.fleet.connecting import Connecting, Places
 from worker.fleet.depositing import Depositing
 from worker.fleet.discarding import Discarding
+from worker.fleet.forecasting import Forecasting
 from worker.fleet.handing_out import HandingOut
 from worker.fleet.kept_replies import KeptReplies
 from worker.fleet.listing import Listing
@@ -246,6 +248,7 @@ class Runtime:
     resealing: Resealing
     api_keys: ApiKeys
     listing: Listing
+    forecasting: Forecasting
     depositing: Depositing
     connecting: Connecting
     confirming: Confirming
@@ -367,6 +370,12 @@ async def open_runtime(
             ),
             api_keys=ApiKeys(api_keys, registry.now),
             listing=Listing(registry, fleet_state),
+            forecasting=Forecasting(
+                schedules=RedisSchedules(redis, prefix),
+                fleet_state=fleet_state,
+                clients=clients,
+                rules=given.rules,
+            ),
             depositing=Depositing(
                 registry=registry,
                 sealer=given.sealer,
