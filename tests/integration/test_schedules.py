@@ -51,7 +51,7 @@ class OneClient:
 def forecasting(schedules: RedisSchedules, fleet_state: RedisFleetState, client: Client) -> Forecasting:
     limited = replace(client, rate_per_second=1.0)
     return Forecasting(
-        schedules=schedules, fleet_state=fleet_state, clients=OneClient(limited), rules=Rules()
+        schedules=schedules, fleet_state=fleet_state, clients=OneClient(limited), rules=Rules(), lag_ms=0
     )
 
 
@@ -163,6 +163,7 @@ async def test_a_sample_of_a_large_fleet_says_about_what_all_of_it_says(
             fleet_state=fleet_state,
             clients=OneClient(client),
             rules=Rules(),
+            lag_ms=0,
             most_sampled=most,
         )
 

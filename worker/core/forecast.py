@@ -117,6 +117,7 @@ def foresee(
     hours: int,
     rate_per_second: float | None,
     opens_at: int,
+    lag_ms: int = 0,
 ) -> Course:
     """Let time pass for a client's grants.
 
@@ -127,6 +128,7 @@ def foresee(
         hours: how far ahead.
         rate_per_second: the client's budget; `None` where nobody limits it.
         opens_at: when the first refresh may leave; `start` where nothing holds the client back.
+        lag_ms: how long after it is due a grant is refreshed for which nothing else has to wait.
     """
     budget = None if rate_per_second is None else rate_per_second * HOUR_MS / 1000
     tally = _Tally(start, hours, each_is, budget)
@@ -138,7 +140,7 @@ def foresee(
     has_backlog = bool(waiting) and waiting[0][0] <= start
     while waiting and waiting[0][0] < tally.end:
         due_at, place, token_ends_at = waiting[0]
-        rhythm, sent_at = rhythms[place], max(float(due_at), free_at)
+        rhythm, sent_at = rhythms[place], max(float(due_at + lag_ms), free_at)
         if has_backlog and through_at is None and due_at > free_at:
             through_at = int(free_at)
         if sent_at >= tally.end:

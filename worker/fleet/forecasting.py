@@ -212,6 +212,7 @@ class Forecasting:
         fleet_state: the state of the clients.
         clients: the configured ones.
         rules: the deployment's.
+        lag_ms: how long a grant is due before a sweep finds it, on average.
         most_sampled: the most grants that are read, but for one of each client.
     """
 
@@ -222,12 +223,14 @@ class Forecasting:
         fleet_state: FleetState,
         clients: Clients,
         rules: Rules,
+        lag_ms: int,
         most_sampled: int = MOST_SAMPLED,
     ) -> None:
         self._schedules = schedules
         self._fleet_state = fleet_state
         self._clients = clients
         self._rules = rules
+        self._lag_ms = lag_ms
         self._most_sampled = most_sampled
 
     async def forecast(self, *, hours: int, only: str | None = None) -> Forecast:
@@ -294,6 +297,7 @@ class Forecasting:
                 hours=hours,
                 rate_per_second=rate,
                 opens_at=opens_at,
+                lag_ms=self._lag_ms,
             ),
         )
 

@@ -375,6 +375,7 @@ async def open_runtime(
                 fleet_state=fleet_state,
                 clients=clients,
                 rules=given.rules,
+                lag_ms=int(settings.sweep_seconds * 1000 / 2),
             ),
             depositing=Depositing(
                 registry=registry,
