@@ -137,6 +137,10 @@ browser: $(VENV)/.browser $(SERVERS)/node_modules/.done $(BROWSER)/node_modules/
 simulate: $(VENV)/.dev ## SEEDS=10000 random runs and every small interleaving; SEED= replays one
 	@SEED=$(SEED) SEEDS=$(SEEDS) $(BIN)/python -m tests.simulation
 
+.PHONY: weeks
+weeks: $(VENV)/.dev ## what a forecast plans beside what then comes, hour by hour: FLEET=3000 grants, DAYS=7
+	@FLEET=$(FLEET) DAYS=$(DAYS) $(BIN)/python -m tests.simulation.weeks
+
 $(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@

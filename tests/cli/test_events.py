@@ -63,6 +63,38 @@ def test_events_are_readable_or_cloud_events_with_their_stream_id_and_can_be_rea
     assert "its access token works until" in readable[1]
 
 
+def test_a_grant_and_types_narrow_it(cli: Cli, enroll: Issue, sandbox: Sandbox) -> None:
+    first, second = enroll(), enroll()
+    cli.take_in(first, second)
+    for grant in (first, second):
+        cli("grants", "refresh", grant["id"])
+    sandbox.revoke(second["id"])
+    cli("grants", "refresh", second["id"])
+
+    def told(*arguments: str) -> list[tuple[str, str]]:
+        return [
+            (event["subject"], event["type"].rpartition(".")[2])
+            for event in cli("events", "--json", *arguments).documents
+        ]
+
+    whole = cli("events", "--json").documents
+    of_second = [(second["id"], "refreshed"), (second["id"], "failing")]
+    assert told("--grant", second["id"]) == of_second
+    assert told("--type", "grant.failing") == told("--type", "evergrant.grant.failing") == of_second[1:]
+    assert len(told("--type", "grant.failing", "--type", "grant.refreshed")) == 3
+    assert told("--type", "client.rejected") == told("--grant", "nobody") == []
+    since = whole[0]["streamid"]
+    assert told("--since", since, "--type", "grant.refreshed", "--grant", second["id"]) == of_second[:1]
+    assert second["id"] not in cli("events", "--grant", first["id"]).out
+
+
+def test_a_type_that_there_is_not_is_a_usage_error_that_names_those_there_are(cli: Cli) -> None:
+    done = cli("events", "--type", "grant.lost")
+
+    assert (done.code, done.out) == (2, "")
+    assert done.complaint.startswith("evergrant: --type takes one of grant.refreshed, grant.failing, ")
+
+
 @pytest.mark.parametrize("since", ["yesterday", "", "-1", "1-2-3", "$"])
 def test_a_since_that_is_no_stream_id_is_a_usage_error(cli: Cli, since: str) -> None:
     done = cli("events", f"--since={since}")
@@ -86,6 +118,17 @@ def test_following_shows_what_happens_next_and_ends_on_ctrl_c(cli: Cli, enroll: 
 
         assert process.wait(60) == 130
         assert process.stdout.read() + process.stderr.read() == b""
+
+
+def test_following_one_grant_passes_over_the_others(cli: Cli, enroll: Issue) -> None:
+    other, own = enroll(), enroll()
+    cli.take_in(other, own)
+
+    with cli.running("events", "--follow", "--json", "--since", "0-0", "--grant", own["id"]) as process:
+        assert process.stdout
+        for grant in (other, own):
+            cli("grants", "refresh", grant["id"])
+        assert json.loads(process.stdout.readline())["subject"] == own["id"]
 
 
 def test_ctrl_c_ends_the_following_at_whatever_moment_it_comes(cli: Cli, enroll: Issue) -> None:

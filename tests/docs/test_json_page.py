@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
-from worker.core.grant import Status
+from worker.core.forecast import Course, Hour
+from worker.core.grant import Grant, Status
 from worker.core.registry import ClientState
 from worker.fleet import report as fleet_report
+from worker.fleet.forecasting import ClientForecast, Ending, Ends, Forecast
 from worker.fleet.report import Incident, Report
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
@@ -32,6 +34,20 @@ def test_every_field_of_the_status_is_on_the_page() -> None:
 
     assert {name for document in documents for name in document} - {"kind"} <= NAMES
     assert [f'"kind": "{document["kind"]}"' in PAGE for document in documents] == [True, True]
+
+
+def test_every_field_of_a_forecast_is_on_the_page() -> None:
+    hour = Hour(0, 0, 0, None, 0, 0, 0, 0)
+    client = ClientForecast("buddy", None, None, 0, 0, 0, Course([hour], None))
+    grant = Grant("one", "buddy", Status.ACTIVE, 0, b"", b"", 0, None, 0, None, None)
+    foreseen = Forecast(0, [client], [hour], Ends(0, [0], [Ending(grant, 0)]))
+
+    documents = list(foreseen.documents())
+
+    assert {name for document in documents for name in document} - {"kind"} <= NAMES
+    assert {f'"kind": "{document["kind"]}"' in PAGE for document in documents} == {True}
+    whole = foreseen.document()
+    assert {*whole, *whole["ends"], *whole["clients"][0]} <= NAMES
 
 
 def test_every_incident_is_on_the_page() -> None:

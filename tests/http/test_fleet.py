@@ -28,12 +28,33 @@ async def test_the_status_is_what_the_command_prints(web: Web, client: httpx.Asy
     assert (status["needs_a_person"], status["incidents"]) == (False, [])
 
 
-async def test_a_key_that_is_bound_to_labels_does_not_see_the_whole_fleet(web: Web) -> None:
+@pytest.mark.parametrize("path", ["/v1/status", "/v1/forecast"])
+async def test_a_key_that_is_bound_to_labels_does_not_see_the_whole_fleet(web: Web, path: str) -> None:
     client = await web.caller(Scope.FLEET, labels={"tenant": "acme"})
 
-    answer = await client.get("/v1/status")
+    answer = await client.get(path)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+async def test_the_forecast_says_what_will_be_refreshed(web: Web, client: httpx.AsyncClient) -> None:
+    await web.put(*web.enroll(2))
+
+    answer = (await client.get("/v1/forecast?hours=6")).json()
+    other = (await client.get("/v1/forecast?hours=6&client=another")).json()
+
+    (buddy,) = answer["clients"]
+    assert (buddy["client"], buddy["held_back"], buddy["scheduled"]) == ("buddy", None, 2)
+    assert len(buddy["hours"]) == 6
+    assert buddy["hours"] == answer["total"]
+    assert sum(hour["refreshes"] for hour in answer["total"]) in range(16, 21)  # tokens of an hour
+    assert len(answer["ends"]["days"]) == 30
+    assert other["clients"] == []
+
+
+@pytest.mark.parametrize("query", ["hours=0", "hours=745", "hours=x", "client="])
+async def test_a_forecast_of_a_bad_length_is_refused(client: httpx.AsyncClient, query: str) -> None:
+    assert (await client.get(f"/v1/forecast?{query}")).status_code == 422
 
 
 async def test_events_are_read_from_where_a_caller_stopped(web: Web, client: httpx.AsyncClient) -> None:

@@ -17,6 +17,7 @@ from worker.cli import (
     demo,
     doctor,
     events,
+    forecast,
     grants,
     health,
     keys,
@@ -49,6 +50,7 @@ app.command("audit")(audit.audit)
 app.add_typer(answers.app, name="answers")
 app.command("status")(status.status)
 app.command("metrics")(metrics.metrics)
+app.command("forecast")(forecast.forecast)
 app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
 app.add_typer(keys.app, name="keys")

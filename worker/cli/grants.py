@@ -255,7 +255,7 @@ async def _find(runtime: "Runtime", grant_id: str) -> "StoredGrant":
 async def _show(runtime: "Runtime", grant_id: str, *, as_json: bool) -> None:
     from worker.core.policy import rules_for
     from worker.fleet.describing import describe
-    from worker.fleet.forecast import reason_of_due
+    from worker.fleet.due_reason import reason_of_due
 
     stored, now = await _find(runtime, grant_id), await runtime.registry.now()
     client = _client_of(runtime, stored)

@@ -15,7 +15,7 @@ from worker.core.audit import By
 from worker.core.events import Event
 from worker.core.failures import NewerRecordError as NewerRecordError  # noqa: PLC0414 found here by others
 from worker.core.failures import UnreadableRecordError as UnreadableRecordError  # noqa: PLC0414 found here by others
-from worker.core.grant import Status
+from worker.core.grant import Grant, Status
 from worker.core.grant import StoredGrant as StoredGrant  # noqa: PLC0414 found here by others
 from worker.core.lifecycle import Change
 from worker.core.ports import ClockJump, Lease
@@ -320,6 +320,53 @@ class FleetState(Protocol):
 
     async def workers(self) -> Workers:
         """The processes that live, and what keeps them from claiming."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedEnds:
+    """Grants on the list of those that may need a person, which end in a span of days.
+
+    Attributes:
+        days: how many end on each day.
+        soonest: some of them, those that end first, each with its end.
+    """
+
+    days: Sequence[int]
+    soonest: Sequence[tuple[Grant, int]]
+
+
+class Schedules(Protocol):
+    """When the grants of each client are due, and which of them end."""
+
+    async def now(self) -> int:
+        """The store's clock, Unix ms."""
+
+    async def due_before(self, clients: Sequence[str], before: int) -> Sequence[int]:
+        """How many grants of each client are due before an instant."""
+
+    async def sample(
+        self, client: str, before: int, most: int, *, unreadable: OnUnreadable = refuse_unreadable
+    ) -> Sequence[StoredGrant]:
+        """The grants of a client that are due before an instant; of more than `most` an even sample."""
+
+    async def ending(
+        self,
+        start: int,
+        until: int,
+        most: int,
+        *,
+        only: str | None = None,
+        unreadable: OnUnreadable = refuse_unreadable,
+    ) -> ListedEnds:
+        """Listed grants that end after `start` and until `until`.
+
+        Args:
+            start: Unix ms.
+            until: Unix ms, whole days later.
+            most: the most grants that are read.
+            only: the client whose grants to count, among those that are read; `None` for all.
+            unreadable: called for each record that cannot be read.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from worker.core.interchange import write_line
 from worker.core.policy import Rules
 from worker.core.providers import Client
 from worker.core.registry import StoredGrant
-from worker.fleet.forecast import reason_of_due
+from worker.fleet.due_reason import reason_of_due
 
 
 def describe(stored: StoredGrant, client: Client | None, rules: Rules, now: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Calls about the whole fleet: its status, and its events."""
+"""Calls about the whole fleet: its status, what is ahead of it, and its events."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,6 +45,14 @@ async def report_of(runtime: Runtime) -> Report:
         losses,
         runtime.webhook_store,
     )
+
+
+async def forecast(call: Call) -> Response:
+    """What is ahead of the fleet."""
+    call.refuse_bound()
+    query = cast("models.ForecastQuery", call.query)
+    foreseen = await call.runtime.forecasting.forecast(hours=query.hours, only=query.client)
+    return as_json(foreseen.document())
 
 
 async def events(call: Call) -> Response:

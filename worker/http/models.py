@@ -11,6 +11,7 @@ from worker.core.connecting import MOST_SCOPES
 from worker.core.grant import Status
 from worker.core.interchange import MAX_ID_CHARS, MAX_LABEL_CHARS, MAX_LABELS
 from worker.core.registry import is_stream_id
+from worker.fleet.forecasting import MOST_HOURS
 from worker.http.problems import Code
 
 MOST_IN_A_PAGE = 1_000
@@ -69,6 +70,13 @@ class EventsQuery(_Strict):
         default=0, ge=0, le=MOST_WAIT_SECONDS, description="Seconds to wait for an event, if there is none."
     )
     limit: int = Field(default=MOST_EVENTS, ge=1, le=MOST_EVENTS)
+
+
+class ForecastQuery(_Strict):
+    """How far to look."""
+
+    hours: int = Field(default=24, ge=1, le=MOST_HOURS)
+    client: Name | None = Field(default=None, description="This client alone. Left out: all.")
 
 
 class HistoryQuery(_Strict):
@@ -259,6 +267,71 @@ class FleetStatus(BaseModel):
     needs_a_person: bool
     clients: list[Client]
     incidents: list[Incident]
+
+
+class Hour(BaseModel):
+    """One hour of a forecast, in whole grants and seconds."""
+
+    start: Instant = Field(alias="from")
+    due: int = Field(description="Come up in it; in the first hour those too that are due now.")
+    refreshes: int
+    budget: int | None = Field(description="How many the client may send; `null` where nobody limits them.")
+    waiting: int = Field(description="Due at its end, and not refreshed yet.")
+    longest_wait_seconds: int
+    late: int = Field(description="Access tokens that end in it before their refresh.")
+    longest_late_seconds: int
+
+
+class ClientForecast(BaseModel):
+    """What is ahead of one client."""
+
+    client: str
+    held_back: Literal["not_configured", "rejected", "unavailable", "throttled"] | None
+    rate_per_second: float | None
+    scheduled: int
+    sampled: int = Field(description="How many of these were read; each stands for as many others.")
+    due: int
+    backlog_through_at: Instant | None = Field(
+        description="When nothing waits any more of what is due now; `null` where that is nothing, or comes"
+        " after the last hour."
+    )
+    hours: list[Hour]
+
+
+class Day(BaseModel):
+    """How many grants end on a day."""
+
+    start: Instant = Field(alias="from")
+    grants: int
+
+
+class Ending(BaseModel):
+    """A grant that ends unless a person acts."""
+
+    grant: str
+    client: str
+    status: Status
+    reason: str | None
+    ends_at: Instant
+
+
+class Ends(BaseModel):
+    """What ends unless a person acts: of many grants only those are named that end first."""
+
+    until: Instant
+    grants: int
+    days: list[Day]
+    soonest: list[Ending]
+
+
+class Forecast(BaseModel):
+    """What is ahead of the fleet, if every refresh succeeds."""
+
+    at: Instant
+    until: Instant
+    clients: list[ClientForecast]
+    total: list[Hour]
+    ends: Ends
 
 
 class Events(BaseModel):

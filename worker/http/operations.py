@@ -170,6 +170,16 @@ OPERATIONS: Final = (
     ),
     Operation(
         method="GET",
+        path="/v1/forecast",
+        name="forecast",
+        summary="Refreshes by the hour against each client's budget, what will be late, and what ends.",
+        scope=Scope.FLEET,
+        handler=fleet.forecast,
+        query=models.ForecastQuery,
+        answer=models.Forecast,
+    ),
+    Operation(
+        method="GET",
         path="/v1/events",
         name="events",
         summary="The events after a place in the stream, oldest first; `wait` waits for one.",

@@ -39,6 +39,7 @@ from worker.adapters.store.promises import RedisPromises
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
+from worker.adapters.store.schedules import RedisSchedules
 from worker.adapters.store.scripts import Scripts
 from worker.adapters.store.sessions import RedisSessions
 from worker.adapters.store.sign_ins import RedisSignIns
@@ -54,6 +55,7 @@ from worker.fleet.connecting import Connecting, Places
 from worker.fleet.delivering import Delivering
 from worker.fleet.depositing import Depositing
 from worker.fleet.discarding import Discarding
+from worker.fleet.forecasting import Forecasting
 from worker.fleet.handing_out import HandingOut
 from worker.fleet.kept_replies import KeptReplies
 from worker.fleet.listing import Listing
@@ -254,6 +256,7 @@ class Runtime:
     api_keys: ApiKeys
     sessions: Sessions
     listing: Listing
+    forecasting: Forecasting
     depositing: Depositing
     connecting: Connecting
     confirming: Confirming
@@ -390,6 +393,13 @@ async def open_runtime(
             api_keys=api_keys,
             sessions=Sessions(RedisSessions(redis, scripts, prefix), deployment.keys, api_keys, registry.now),
             listing=Listing(registry, fleet_state),
+            forecasting=Forecasting(
+                schedules=RedisSchedules(redis, prefix),
+                fleet_state=fleet_state,
+                clients=clients,
+                rules=given.rules,
+                lag_ms=int(settings.sweep_seconds * 1000 / 2),
+            ),
             depositing=Depositing(
                 registry=registry,
                 sealer=given.sealer,
