@@ -15,7 +15,7 @@ from worker.core.policy import Rules
 from worker.core.providers import Client
 from worker.core.reasons import Reason
 from worker.core.registry import UnreadableRecordError
-from worker.fleet.forecast import reason_of_due
+from worker.fleet.due_reason import reason_of_due
 from worker.fleet.history import history_of
 from worker.fleet.selecting import Selection
 from worker.http.answering import cursor_of, place_of
