@@ -126,6 +126,7 @@ def test_redis_keeps_every_write_and_evicts_nothing() -> None:
     """A server takes these very options."""
     program, *words = SERVICES["redis"]["command"]
     given = dict(zip([word.removeprefix("--") for word in words[::2]], words[1::2], strict=True))
+    directory = given.pop("dir")
     with directory_for_sockets() as home:
         server = start_valkey(home, **given)
         try:
@@ -135,18 +136,19 @@ def test_redis_keeps_every_write_and_evicts_nothing() -> None:
             server.kill()
 
     assert program == "valkey-server"
+    assert SERVICES["redis"]["volumes"] == [f"redis:{directory}"]
     assert kept == {
         "appendonly": "yes",
         "appendfsync": "always",
         "maxmemory-policy": "noeviction",
         "save": "",
+        "protected-mode": "no",
     }
 
 
 def test_everything_that_must_outlive_a_container_is_on_a_named_volume() -> None:
     assert set(compose()["volumes"]) == {"journals", "redis"}
     assert {each.mounts["data"] for each in of_compose().values()} == {DATA}
-    assert SERVICES["redis"]["volumes"] == ["redis:/data"]
 
 
 def test_the_examples_are_files_that_the_compose_file_names() -> None:
