@@ -79,6 +79,16 @@ def test_a_unit_reads_its_secrets_as_credentials(path: Path) -> None:
     assert any("EVERGRANT_SECRETS_DIR=%d" in value for name, value in said if name == "Environment")
 
 
+def test_commands_are_given_what_the_units_are() -> None:
+    script = (DIRECTORY / "evergrant").read_text()
+    said = dict(unit(UNITS[0]))
+
+    for name in ("User", "StateDirectory", "StateDirectoryMode", "EnvironmentFile", "LoadCredential"):
+        assert f"--property={name}={said[name]}" in script
+    assert f"--setenv=EVERGRANT_DATA_DIR=/var/lib/{said['StateDirectory']}" in script
+    assert subprocess.run(["/bin/sh", "-n", DIRECTORY / "evergrant"], check=False).returncode == 0  # noqa: S603 it only reads
+
+
 def test_the_user_of_the_units_is_made_beside_them() -> None:
     users = {dict(unit(path))["User"] for path in UNITS}
     made = [line.split()[:2] for line in (DIRECTORY / "evergrant.sysusers").read_text().splitlines()]
