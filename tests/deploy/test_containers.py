@@ -107,9 +107,9 @@ def test_what_holds_secrets_on_the_host_is_never_committed() -> None:
 
 def test_the_ports_are_the_services_own_and_reachable_from_this_machine_alone() -> None:
     port = Settings(data_dir=Path(DATA)).http_port
-    (published,) = SERVICES["web"]["ports"]
+    metrics = of_compose()["web"].variables["EVERGRANT_METRICS_PORT"]
 
-    assert published == f"127.0.0.1:{port}:{port}"
+    assert SERVICES["web"]["ports"] == [f"127.0.0.1:{each}:{each}" for each in (port, metrics)]
     assert _last("EXPOSE") == str(port)
     assert [name for name in SERVICES if "ports" in SERVICES[name]] == ["web"]
 

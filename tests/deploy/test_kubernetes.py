@@ -126,15 +126,16 @@ def test_every_process_has_the_data_directory_of_the_image() -> None:
 
 
 def test_ports_and_probes_lead_to_what_the_service_answers_without_a_key() -> None:
-    (port,) = _container("web")["ports"]
+    http, metrics = _container("web")["ports"]
     (service,) = [each for each in objects("Service") if each["metadata"]["name"] == "evergrant-web"]
     probes = {kind: _container("web")[f"{kind}Probe"].get("httpGet") for kind in ("liveness", "readiness")}
 
-    assert port["containerPort"] == Settings(data_dir=DIRECTORY).http_port
-    assert [each["targetPort"] for each in service["spec"]["ports"]] == [port["name"]]
+    assert http["containerPort"] == Settings(data_dir=DIRECTORY).http_port
+    assert str(metrics["containerPort"]) == of_kubernetes()["web"].variables["EVERGRANT_METRICS_PORT"]
+    assert [each["targetPort"] for each in service["spec"]["ports"]] == [http["name"], metrics["name"]]
     assert probes == {
-        "liveness": {"path": "/livez", "port": port["name"]},
-        "readiness": {"path": "/readyz", "port": port["name"]},
+        "liveness": {"path": "/livez", "port": http["name"]},
+        "readiness": {"path": "/readyz", "port": http["name"]},
     }
     assert {probe["path"] for probe in probes.values()} <= set(document_of([])["paths"])
 
