@@ -25,7 +25,18 @@ from typing import Any, Final
 
 import psutil
 
-from bench import claims, command, footprint, lateness, many_clients, parts, plots, throughput, token_calls
+from bench import (
+    claims,
+    command,
+    footprint,
+    lateness,
+    many_clients,
+    parts,
+    plots,
+    scrape,
+    throughput,
+    token_calls,
+)
 from bench.bed import ROOT
 from bench.contenders.bare import KINDS
 from bench.throughput import IDIOM, OURS
@@ -133,6 +144,13 @@ def _tokens(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
+def _scrape(*, quick: bool, repeats: int) -> list[dict[str, float]]:
+    del repeats  # each cost is the median of many scrapes already
+    return scrape.measure(
+        [(1_000, 1), (1_000, 100)] if quick else [(1_000_000, 1), (100_000, 1), (100_000, 5_000)]
+    )
+
+
 def _command(*, quick: bool, repeats: int) -> dict[str, float]:
     del repeats  # the least and the median of many runs
     return command.measure(3 if quick else 20)
@@ -148,6 +166,7 @@ MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
     "footprint": _footprint,
     "lateness": _lateness,
     "scaling": _scaling,
+    "scrape": _scrape,
     "tokens": _tokens,
 }
 

@@ -66,7 +66,7 @@ def measure(stored: Sequence[int]) -> list[dict[str, float]]:
 
 async def _measure(stored: Sequence[int]) -> list[dict[str, float]]:
     async with AsyncExitStack() as opened:
-        stores = [await _open(opened, number) for number in stored]
+        stores = [await open_store(opened, number) for number in stored]
         taken: list[defaultdict[str, list[Taken]]] = [defaultdict(list) for _ in stores]
         for turn in range(WARM_UPS + REPEATS):
             for store, of_store in zip(stores, taken, strict=True):
@@ -80,18 +80,19 @@ async def _measure(stored: Sequence[int]) -> list[dict[str, float]]:
     ]
 
 
-async def _open(opened: AsyncExitStack, number: int) -> Store:
+async def open_store(opened: AsyncExitStack, number: int, clients: int = 1) -> Store:
+    """A store of so many grants, of so many clients, at rest."""
     bed = opened.enter_context(made_up())
     with patch.dict(os.environ, bed.environment):
         runtime = await opened.enter_async_context(open_runtime(deploy(load_settings(), print)))
-    await _fill(runtime, number)
+    await _fill(runtime, number, clients)
     bed.prove_client()
     bed.wait_until(lambda: _is_at_rest(bed))
     return Store(number, bed, runtime)
 
 
-async def _fill(runtime: Runtime, number: int) -> None:
-    """Import so many grants; none is due for hours."""
+async def _fill(runtime: Runtime, number: int, clients: int) -> None:
+    """Import so many grants; none is due for hours. Only the first client is configured."""
     now, client = await runtime.registry.now(), _client(runtime)
     line = read_line(json.dumps(line_of(0, datetime.now(UTC))), {CLIENT: client}, now)
     sealed = runtime.deployment.keys.seal(line.grant, line.pair)
@@ -99,7 +100,10 @@ async def _fill(runtime: Runtime, number: int) -> None:
     for start in range(0, number, IMPORTED_TOGETHER):
         places = range(start, min(start + IMPORTED_TOGETHER, number))
         await asyncio.gather(
-            *(_import_grant(runtime, replace(model, id=_id(place)), now) for place in places)
+            *(
+                _import_grant(runtime, replace(model, id=_id(place), client=_name(place % clients)), now)
+                for place in places
+            )
         )
 
 
@@ -164,6 +168,10 @@ def _medians(taken: Mapping[str, Sequence[Taken]]) -> dict[str, float]:
 
 def _client(runtime: Runtime) -> Client:
     return runtime.clients.get(CLIENT, 0)
+
+
+def _name(number: int) -> str:
+    return f"{CLIENT}_{number}" if number else CLIENT
 
 
 def _id(number: int) -> str:

@@ -11,6 +11,7 @@ from tests.http.conftest import KEYS, Web
 from tests.http.test_every_call import problem_in
 from tests.support.scrape import told
 from tests.support.servers import SECRET
+from worker.core.events import EventType
 from worker.http import metrics
 from worker.http.app import app_of
 from worker.http.serving import listen, running
@@ -140,3 +141,25 @@ async def test_no_token_no_key_no_secret_and_no_grant_is_in_a_scrape(web: Web) -
     canaries = {each[name] for each, name in places} | {key, SECRET, KEYS.partition(":")[2]}
     assert told(text)["evergrant_tokens_served_total", "", "no_such_grant"] == 3
     assert [each for each in canaries if each in text] == []
+
+
+async def test_it_tells_since_when_a_webhook_has_not_taken_an_event(web: Web) -> None:
+    idle = await web.runtime.webhooks.add("http://127.0.0.1:9/idle", [EventType.CLIENT_REJECTED], {})
+    (grant,) = web.enroll()
+    await web.put(grant)
+    caller = await web.caller()
+    taken = await caller.get("/metrics")
+    behind = await web.runtime.webhooks.add("http://127.0.0.1:9/behind", [], {})
+    web.sandbox.revoke(grant["id"])
+    await caller.post(f"/v1/refresh/{grant['id']}")
+    (event,) = await web.runtime.event_stream.read("0-0")
+
+    scrape = await caller.get("/metrics")
+
+    name, emitted_at = (
+        "evergrant_webhook_oldest_undelivered_timestamp_seconds",
+        int(event.id.split("-")[0]) / 1000,
+    )
+    assert (name, idle.id) not in told(taken.text)
+    assert told(scrape.text)[name, behind.id] == emitted_at
+    assert behind.secret not in scrape.text

@@ -132,6 +132,11 @@ class LiveDeployment:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """End a process in order."""
+        process.terminate()
+        process.wait(DEADLINE_SECONDS)
+
     def stop(self) -> None:
         """End what was started here, in order."""
         for process in self._processes:

@@ -1,5 +1,6 @@
 """What a scrape tells, read by the parser that Prometheus's own library has."""
 
+import json
 from collections.abc import Sequence
 
 from prometheus_client import Metric
@@ -10,6 +11,7 @@ from worker.core.grant import Status
 from worker.core.measures import ClientMeasures, FleetMeasures, Histogram, Spread
 
 Samples = dict[tuple[str, ...], float]
+Series = dict[str, float]
 
 
 def told(text: str) -> Samples:
@@ -53,3 +55,13 @@ def everything() -> Sequence[Metric]:
     )
     text, _ = expose(measures)
     return list(text_string_to_metric_families(text.decode()))
+
+
+def series_in(text: str) -> Series:
+    """Every sample, by its name and labels as PromQL has them."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for each in family.samples:
+            labels = ",".join(f"{name}={json.dumps(value)}" for name, value in each.labels.items())
+            found[each.name + (f"{{{labels}}}" if labels else "")] = each.value
+    return found

@@ -14,7 +14,7 @@ from worker.core.measures import FleetMeasures, Measures
 from worker.fleet.flights import Flights
 
 Expose = Callable[[FleetMeasures, str], tuple[bytes, str]]
-Undelivered = Callable[[], Awaitable[Mapping[str, int]]]
+Undelivered = Callable[[], Awaitable[Mapping[str, int | None]]]
 
 
 class Metrics:
@@ -25,7 +25,7 @@ class Metrics:
         configured: names the clients that have settings.
         expose: makes the text, of the kind that an `Accept` header asks for; returns it and what it is.
         undelivered: when the oldest event was emitted that a webhook has not taken, by the webhook's id, in
-            Unix ms; `None` where there are no webhooks.
+            Unix ms; `None` where it has taken all.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Metrics:
         measures: Measures,
         configured: Callable[[], Collection[str]],
         expose: Expose,
-        undelivered: Undelivered | None = None,
+        undelivered: Undelivered,
     ) -> None:
         self._measures = measures
         self._configured = configured
@@ -48,11 +48,11 @@ class Metrics:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        measures = await self._readings.join("reading", self._read)
+        measures = await self._readings.join("reading", self.read)
         return await asyncio.to_thread(self._expose, measures, accept)
 
-    async def _read(self) -> FleetMeasures:
+    async def read(self) -> FleetMeasures:
+        """What is measured now."""
         measures = await self._measures.read(self._configured())
-        if self._undelivered is None:
-            return measures
-        return replace(measures, undelivered=await self._undelivered())
+        oldest = await self._undelivered()
+        return replace(measures, undelivered={each: at for each, at in oldest.items() if at is not None})
