@@ -25,7 +25,7 @@ class Metrics:
         configured: names the clients that have settings.
         expose: makes the text, of the kind that an `Accept` header asks for; returns it and what it is.
         undelivered: when the oldest event was emitted that a webhook has not taken, by the webhook's id, in
-            Unix ms; `None` where there are no webhooks.
+            Unix ms; `None` where webhooks are not asked about.
     """
 
     def __init__(

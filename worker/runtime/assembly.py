@@ -436,7 +436,10 @@ async def open_runtime(
                 registry=registry,
             ),
             metrics=Metrics(
-                measures=RedisMeasures(redis, scripts, prefix), configured=clients.names, expose=expose
+                measures=RedisMeasures(redis, scripts, prefix),
+                configured=clients.names,
+                expose=expose,
+                undelivered=webhook_store.oldest_undelivered,
             ),
             webhook_store=webhook_store,
             webhooks=Webhooks(
