@@ -83,6 +83,10 @@ rights: $(VENV)/.dev ## a fleet whose Redis user has exactly the documented righ
 promises: $(VENV)/.dev ## 20 applications that use promised tokens of GRANTS=200 for SECONDS=300; workers and service are killed
 	@PROMISES_SECONDS=$(call chosen,SECONDS,300) PROMISES_GRANTS=$(GRANTS) PROMISES_APPLICATIONS=20 $(BIN)/python -m pytest -s -q tests/e2e/test_promised_tokens.py
 
+.PHONY: webhooks
+webhooks: $(VENV)/.dev ## EVENTS=100000 to three receivers, one down, one erring, a fourth hanging; workers and Redis are killed KILLS=20 times
+	@WEBHOOK_EVENTS=$(or $(EVENTS),100000) WEBHOOK_KILLS=$(or $(KILLS),20) $(BIN)/python -m pytest -s -q tests/e2e/test_webhooks.py
+
 .PHONY: failovers
 failovers: $(VENV)/.dev ## the primary killed FAILOVERS=10 times under the load of GRANTS=1000: Sentinels, then by hand
 	@FAILOVERS=$(or $(FAILOVERS),10) FAILOVER_GRANTS=$(call chosen,GRANTS,1000) $(BIN)/python -m pytest -s -q -m trial tests/failovers/test_failovers.py

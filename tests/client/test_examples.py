@@ -1,9 +1,12 @@
 """The applications of docs/examples: the same one in FastAPI and in Node, run as a reader would run them."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +17,14 @@ import pytest
 from tests.http.browser import Browser
 from tests.http.conftest import LOCAL_APP, Web
 from tests.support.waiting import PATIENCE_SECONDS, until
+from worker.adapters.webhook_sender import signature
 from worker.core.api_keys import Scope
+from worker.core.webhooks import Message
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 GRANT = "user-42/buddy"  # whom both applications know
+WEBHOOK_SECRET = "whsec_" + b64encode(bytes(range(32))).decode()
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 EVERY = ["fastapi_app.py", pytest.param("node_app.mjs", marks=needs_node)]
@@ -44,6 +50,7 @@ async def running(name: str, evergrant: str, key: str, api: str) -> AsyncIterato
         "APP_URL": url,
         "PORT": port,
         "SESSION_SECRET": "a-secret-of-the-application",
+        "WEBHOOK_SECRET": WEBHOOK_SECRET,
     }
     command = command_of(name, port)
     with subprocess.Popen(command, env=environment) as process:  # noqa: ASYNC220, S603 our own example
@@ -114,3 +121,36 @@ async def test_an_example_confirms_nobody_whom_it_did_not_send(web: Web, name: s
 
     assert of_a_stranger.status_code == 400
     assert await web.runtime.registry.find(GRANT) is None
+
+
+@pytest.mark.parametrize("name", EVERY)
+async def test_an_example_believes_signed_webhooks_alone_and_each_event_once(name: str) -> None:
+    def event(kind: str, number: int) -> tuple[bytes, dict[str, str]]:
+        event_id, data = f"{number}-grant-{kind}", {"access_token_expires_at": "2026-11-22T07:26:10.070Z"}
+        document = {"id": event_id, "type": f"evergrant.grant.{kind}", "subject": GRANT, "data": data}
+        body = json.dumps(document).encode()
+        secrets = [bytes(32), bytes(range(32))]  # one is being replaced
+        return body, signature(Message("", event_id, body, int(time.time() * 1000), secrets))
+
+    failed, headers = event("failed", 1)
+    of_another = signature(Message("", "1-grant-failed", failed, int(time.time() * 1000), [bytes(32)]))
+    old = signature(Message("", "1-grant-failed", failed, int(time.time() - 600) * 1000, [bytes(range(32))]))
+    recovered, recovered_headers = event("recovered", 2)
+    async with running(name, "http://127.0.0.1:9", "", "http://127.0.0.1:9") as app:
+
+        async def told() -> object:
+            return (await app.get("/to-connect-again")).json()
+
+        refused = [
+            (await app.post("/hooks", content=body, headers=each)).status_code
+            for body, each in ((failed + b" ", headers), (failed, of_another), (failed, old), (failed, {}))
+        ]
+        nobody = await told()
+        taken = (await app.post("/hooks", content=failed, headers=headers)).status_code
+        somebody = await told()
+        await app.post("/hooks", content=recovered, headers=recovered_headers)
+        await app.post("/hooks", content=failed, headers=headers)
+
+        assert (refused, nobody, taken) == ([400] * 4, {}, 204)
+        assert somebody == {GRANT: "2026-11-22T07:26:10.070Z"}
+        assert await told() == {}

@@ -9,6 +9,7 @@ import pytest
 
 from tests.http.conftest import Web
 from tests.http.console import Person, path_of, text_of, token_in
+from tests.support.receiver import receiving
 from worker.core.api_keys import Scope
 from worker.core.ports import WritesRefusedError
 from worker.core.sessions import IDLE_MS, LONGEST_MS
@@ -474,6 +475,26 @@ async def test_what_an_action_changes_is_seen_on_the_grants_page(web: Web, admin
         True
     ] * 4
     assert "by key:ops from 127.0.0.1" in text_of(active)
+
+
+async def test_a_grants_page_shows_what_its_webhooks_answered_but_to_no_tenant(
+    web: Web, admin: Person
+) -> None:
+    (grant,) = web.enroll()
+    await web.put({**grant, "labels": {"tenant": "acme"}})
+    web.sandbox.revoke(grant["id"])
+    async with receiving() as receiver, Person(web) as tenant:
+        await web.runtime.webhooks.add(receiver.url, [], {})
+        await admin.does("refresh", grant["id"])
+        task = await web.runtime.delivering.reserve()
+        assert task is not None
+        await web.runtime.delivering.run_turn(task, lambda: False)
+        (failing,) = receiver.got
+        await tenant.signs_in(await web.key(Scope.GRANTS, labels={"tenant": "acme"}))
+        seen = [await each.sees(path_of("grants", grant["id"])) for each in (admin, tenant)]
+
+    assert [f"<code>{failing.id}</code>" in page.text for page in seen] == [True, False]
+    assert "delivered (try 1)" in text_of(seen[0])
 
 
 async def test_an_action_that_fails_says_why_and_leads_back(web: Web, admin: Person) -> None:

@@ -57,6 +57,22 @@ async def test_it_tells_of_grants_refreshes_and_token_calls(web: Web) -> None:
     assert samples["evergrant_build_info", version("evergrant")] == 1
 
 
+async def test_it_tells_what_a_webhook_has_not_been_sent(web: Web) -> None:
+    (grant,) = web.enroll()
+    await web.put(grant)
+    made = await web.runtime.webhooks.add("https://app.example/hooks", [], {})
+    name = "evergrant_webhook_oldest_undelivered_timestamp_seconds"
+    caller = await web.caller()
+
+    before = told((await caller.get("/metrics")).text)
+    await caller.post(f"/v1/refresh/{grant['id']}")
+    after = told((await caller.get("/metrics")).text)
+
+    (refreshed,) = await web.runtime.event_stream.read("0-0")
+    assert (name, made.id) not in before
+    assert after[name, made.id] == int(refreshed.id.partition("-")[0]) / 1000
+
+
 async def test_the_text_is_openmetrics_where_that_is_asked_for(web: Web) -> None:
     caller = await web.with_key(None)
 

@@ -207,10 +207,10 @@ class WebhookStore(Protocol):
     async def states(self) -> Sequence[WebhookState]:
         """How every webhook is getting on, the oldest first."""
 
-    async def oldest_undelivered(self) -> Mapping[str, int | None]:
-        """When the oldest event was written that each webhook has not been sent, Unix ms; `None` for none.
+    async def oldest_undelivered(self) -> Mapping[str, int]:
+        """When the oldest event was written that a webhook has not been sent, Unix ms, by the webhook's id.
 
-        Events that were not looked at yet count.
+        Events that were not looked at yet count. Webhooks that were sent everything are not in it.
         """
 
     async def deliveries_of(self, grant_id: str) -> Sequence[Delivered]:

@@ -6,12 +6,14 @@ Rules:
 - A webhook has a lease while it is served, and no more than some requests in flight. One that is slow or dead
   holds up itself alone.
 - A turn ends when nothing is due, or its time is up. Then other tasks get the process: refreshes among them.
+  While it has to wait for requests that hang, it goes on for the other webhooks.
 """
 
 import asyncio
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -31,8 +33,43 @@ from worker.core.webhooks import (
 
 AT_ONCE: Final = 10  # requests to one webhook
 TURN_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 0.5  # between two looks at a webhook with nothing due, while others are at work
 
 log = structlog.get_logger(__name__)
+
+
+class _Progress:
+    """How far a turn has come.
+
+    Args:
+        seconds: how long it goes on by itself.
+        stop: says when to take up nothing more.
+
+    Attributes:
+        at_work: the webhooks that had something due when they were last looked at.
+    """
+
+    def __init__(self, seconds: float, stop: Callable[[], bool]) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._end = self._now() + seconds
+        self._stop = stop
+        self._waited_for = 0
+        self.at_work: set[str] = set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be taken up."""
+        return self._stop() or (self._now() > self._end and not self._waited_for)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """A request; the turn waits for those that begin within its time."""
+        counted = int(self._now() <= self._end)
+        self._waited_for += counted
+        try:
+            yield
+        finally:
+            self._waited_for -= counted
 
 
 class Delivering:
@@ -87,41 +124,52 @@ class Delivering:
             task: whose place was reserved.
             stop: says when to take up nothing more.
         """
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._turn_seconds
+        progress = _Progress(self._turn_seconds, stop)
         try:
             if not await self._queue.reserve(task, is_at_work=True):
                 return
             ids = await self._queue.ids()
-            await asyncio.gather(
-                *(self._serve(each, task, lambda: stop() or loop.time() > end) for each in ids)
-            )
+            await asyncio.gather(*(self._serve(each, task, progress) for each in ids))
         except StoreUnavailableError as problem:
             log.warning("deliver.store_away", problem=str(problem))
         finally:
             await self.give_back(task)
 
-    async def _serve(self, webhook_id: str, task: str, is_over: Callable[[], bool]) -> None:
+    async def _serve(self, webhook_id: str, task: str, progress: _Progress) -> None:
         """Serve one webhook; what goes wrong with it is the business of no other."""
         try:
-            while not is_over():
-                turn = await self._queue.serve(webhook_id, task, AT_ONCE)
-                if turn is None or not (turn.due or turn.page):
-                    break
-                if turn.page:
-                    await self._queue.enqueue(turn, task)
-                await asyncio.gather(*(self._deliver(turn, event) for event in turn.due))
+            await self._serve_while_due(webhook_id, task, progress)
             await self._queue.leave(webhook_id, task)
         except StoreUnavailableError as problem:
             log.warning("deliver.store_away", webhook=webhook_id, problem=str(problem))
         except Exception as problem:  # noqa: BLE001 whatever one webhook's data do to us, the others go on
             # Its text may hold what came over the wire, or a URL.
             log.error("deliver.failed", webhook=webhook_id, problem=type(problem).__name__)  # noqa: TRY400
+        finally:
+            progress.at_work.discard(webhook_id)
 
-    async def _deliver(self, turn: Turn, event: Waiting) -> None:
+    async def _serve_while_due(self, webhook_id: str, task: str, progress: _Progress) -> None:
+        progress.at_work.add(webhook_id)
+        while not progress.is_over:
+            turn = await self._queue.serve(webhook_id, task, AT_ONCE)
+            if turn is None:
+                return
+            if turn.due or turn.page:
+                progress.at_work.add(webhook_id)
+                if turn.page:
+                    await self._queue.enqueue(turn, task)
+                await asyncio.gather(*(self._deliver(turn, event, progress) for event in turn.due))
+                continue
+            progress.at_work.discard(webhook_id)
+            if not progress.at_work:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _deliver(self, turn: Turn, event: Waiting, progress: _Progress) -> None:
         begun = asyncio.get_running_loop().time()
         event_id = json.loads(event.body)["id"]
-        answer = await self._ask(turn, event, event_id)
+        with progress.request():
+            answer = await self._ask(turn, event, event_id)
         now = turn.now + int((asyncio.get_running_loop().time() - begun) * 1000)
         decision = decide(
             answer,

@@ -14,7 +14,7 @@ from worker.core.measures import FleetMeasures, Measures
 from worker.fleet.flights import Flights
 
 Expose = Callable[[FleetMeasures, str], tuple[bytes, str]]
-Undelivered = Callable[[], Awaitable[Mapping[str, int | None]]]
+Undelivered = Callable[[], Awaitable[Mapping[str, int]]]
 
 
 class Metrics:
@@ -25,7 +25,7 @@ class Metrics:
         configured: names the clients that have settings.
         expose: makes the text, of the kind that an `Accept` header asks for; returns it and what it is.
         undelivered: when the oldest event was emitted that a webhook has not taken, by the webhook's id, in
-            Unix ms; `None` where it has taken all.
+            Unix ms; those that have taken all are left out.
     """
 
     def __init__(
@@ -54,5 +54,4 @@ class Metrics:
     async def read(self) -> FleetMeasures:
         """What is measured now."""
         measures = await self._measures.read(self._configured())
-        oldest = await self._undelivered()
-        return replace(measures, undelivered={each: at for each, at in oldest.items() if at is not None})
+        return replace(measures, undelivered=await self._undelivered())

@@ -15,6 +15,8 @@ NAMES: Final = tuple(SIGNATURES)
 def source(name: str, instance: str | None = None) -> str:
     """One script: its errors read, field positions, the server's name, prelude, transitions, arguments, body.
 
+    What only some scripts share is not in the prelude: a function of Lua has room for 200 locals.
+
     Args:
         name: the script's.
         instance: the name of the server's present life, where its run id may not be read (instance.py).
@@ -34,5 +36,6 @@ def sha_of(name: str, instance: str | None = None) -> str:
 def _parts(name: str) -> tuple[str, str]:
     lua = Path(__file__).with_name("lua")
     errors, prelude, body = ((lua / f"{each}.lua").read_text() for each in ("errors", "prelude", name))
-    script = prelude + lua_transitions(body) + lua_arguments(name) + body
+    shared = (lua / "webhooks.lua").read_text() if "webhooks." in body else ""
+    script = prelude + shared + lua_transitions(body) + lua_arguments(name) + body
     return f"{errors}return answered(function()\n{lua_positions()}", f"{script}end)\n"

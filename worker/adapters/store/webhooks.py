@@ -113,8 +113,8 @@ class RedisWebhooks:
             for webhook, fields, waiting in zip(webhooks, known, counts, strict=True)
         ]
 
-    async def oldest_undelivered(self) -> dict[str, int | None]:
-        """When the oldest event was written that each webhook has not been sent, Unix ms; `None` for none."""
+    async def oldest_undelivered(self) -> dict[str, int]:
+        """When the oldest event was written that a webhook has not been sent, Unix ms, by its id."""
         ids = await self.ids()
         waiting = await self._redis.together(
             [("zrange", (self._key("retries", each), 0, -1), {}) for each in ids]
@@ -129,8 +129,9 @@ class RedisWebhooks:
             ]
         )
         return {
-            webhook_id: min(map(_written_at, [*queue, *(entry_id for entry_id, _ in unread)]), default=None)
+            webhook_id: min(map(_written_at, undelivered))
             for webhook_id, queue, unread in zip(ids, waiting, following, strict=True)
+            if (undelivered := [*queue, *(entry_id for entry_id, _ in unread)])
         }
 
     async def deliveries_of(self, grant_id: str) -> list[Delivered]:

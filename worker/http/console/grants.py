@@ -106,7 +106,8 @@ async def show_grant(visit: "Visit") -> Response:
         endings=_endings(found.grant, client),
         actions=actions.offered(visit, found, client),
         history=None if visit.is_for_news else await _history(visit, None),
-        deliveries=None,
+        # Webhooks are the deployment's: a key of one tenant sees none.
+        deliveries=[] if visit.key.is_bound else await runtime.webhook_store.deliveries_of(found.grant.id),
         done=None if query.done is None else actions.BY_WORD[query.done].done,
     )
 
