@@ -1,5 +1,7 @@
 """Why nothing is tried: the report says what is so, and asks for a worker only where none is seen."""
 
+import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -8,7 +10,8 @@ import msgpack
 import pytest
 
 from config.settings import variable_of
-from tests.support.callables import OpenStore, Seed
+from tests.support.callables import Configure, Enroll, OpenMember, OpenStore, Seed
+from tests.support.waiting import until
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.registry import RedisRegistry
@@ -18,6 +21,7 @@ from worker.adapters.store.signatures import NoteBeat
 from worker.core.grant import Status, TokenPair
 from worker.core.lifecycle import Change
 from worker.fleet.report import Incident, Report, report_on
+from worker.sandbox.client import Sandbox
 
 MINUTE_MS = 60_000
 URL = "https://as.test/token"
@@ -162,6 +166,39 @@ async def test_a_provider_that_leaves_refreshes_unanswered_is_told_of_before_it_
     await redis.zadd(f"{prefix}answered", {URL: sent_at + 1})
     with pytest.raises(ValueError, match="unpack"):
         await told()
+
+
+async def test_a_provider_that_hangs_is_told_of_after_two_timeouts(
+    open_member: OpenMember,
+    configure: Configure,
+    enroll: Enroll,
+    sandbox: Sandbox,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
+    replies: RedisReplies,
+    keys: KeyRing,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        clients = configure(f"http://127.0.0.1:{silent.getsockname()[1]}/token")
+        await enroll(sandbox, clients)
+        member = await open_member(clients, timeout_seconds=0.2)
+        await member.membership.recover()
+        stop = asyncio.Event()
+        draining = asyncio.create_task(member.refresher.drain("", stop.is_set))
+
+        async def told_of() -> list[Incident]:
+            report = await report_on(
+                registry, fleet_state, replies, clients.names(), variable_of, key_of=keys.key_of
+            )
+            return list(report.incidents)
+
+        await until(told_of)
+        (incident,) = await told_of()
+        stop.set()
+        await draining
+
+    assert incident.kind == "provider_failing"
+    assert "refreshes that it left unanswered: 1" in incident.problem
 
 
 @pytest.fixture
