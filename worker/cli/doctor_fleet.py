@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from worker.runtime.assembly import Runtime
     from worker.runtime.store_checks import Finding
 
+MOST_NAMED = 5  # processes, in one sentence
 TOLD_ELSEWHERE = {"store_refuses_writes", "store_lost", "store_behind", "clock_set"}  # by other checks
 OF_ONE_GRANT = {"grant_failed", "grant_failing", "grant_expiring", "reply_unread"}  # `evergrant status` names
 
@@ -50,7 +51,8 @@ def _process_findings(report: "Report") -> "Iterator[Finding]":
     for role in ("worker", "beat"):
         alive = [process.name for process in report.processes if process.role == role and process.is_alive]
         if alive:
-            yield Finding(Level.OK, f"{role}s alive: {len(alive)}, of them {alive[0]}")
+            more = f" and {len(alive) - MOST_NAMED} more" if len(alive) > MOST_NAMED else ""
+            yield Finding(Level.OK, f"{role}s alive: {', '.join(alive[:MOST_NAMED])}{more}")
         elif has_grants:
             yield Finding(Level.WARNING, f"no {role} is alive: nothing is refreshed until one is")
         else:
