@@ -497,6 +497,7 @@ async def test_the_status_names_a_webhook_that_is_disabled_failing_or_was_not_to
     registry: RedisRegistry,
     fleet_state: RedisFleetState,
     replies: RedisReplies,
+    keys: KeyRing,
     redis: Any,
     prefix: str,
 ) -> None:
