@@ -1,6 +1,10 @@
 """`evergrant doctor` and `evergrant keys new`."""
 
+import time
 from base64 import b64decode
+from pathlib import Path
+
+import redis
 
 from tests.support.callables import Line, StartValkey
 from tests.support.command import Cli
@@ -14,6 +18,68 @@ def test_the_embedded_server_with_a_reachable_provider_is_in_order(embedded: Cli
     levels = [row.split()[0] for row in done.out.splitlines()]
     assert set(levels) == {"ok"}
     assert f"client buddy: {sandbox.token_url} answers as a token endpoint does" in done.out
+
+
+def test_a_store_that_takes_no_writes_is_named_as_that(cli: Cli, start_valkey: StartValkey) -> None:
+    full = cli.having(REDIS_URL=f"unix://{start_valkey(maxmemory='1', maxmemory_policy='noeviction')}")
+
+    doctor, status = full("doctor"), full("status")
+
+    assert (doctor.code, status.code) == (1, 1)
+    (row,) = [row for row in doctor.out.splitlines() if "writes" in row]
+    assert row.startswith("bad      Redis refuses writes: OOM")
+    assert "! the store: Redis refuses writes: OOM" in status.out
+    assert "ok       Redis takes writes" in cli("doctor").out
+
+
+def test_it_looks_at_workers_and_beat_where_there_are_grants(
+    cli: Cli, line: Line, connection: redis.Redis
+) -> None:
+    assert "ok       no worker is alive, and there are no grants yet" in cli("doctor").out
+    cli.take_in(line("one"))
+    alone = cli("doctor").out
+    prefix = f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:"
+    connection.zadd(f"{prefix}workers", {"host-1:17:ab12cd": time.time() * 1000})
+
+    together = cli("doctor")
+
+    assert "warning  no worker is alive: nothing is refreshed until one is" in alone
+    assert "warning  no beat is alive: nothing is refreshed until one is" in alone
+    assert "ok       workers alive: host-1:17:ab12cd" in together.out
+    assert together.code == 0
+
+
+def test_a_rejected_client_and_a_record_that_cannot_be_read_are_bad(
+    cli: Cli, line: Line, connection: redis.Redis
+) -> None:
+    cli.take_in(line("one"))
+    prefix = f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:"
+    connection.hset(f"{prefix}client:buddy", mapping={"state": "rejected", "reason": "invalid_client"})
+    connection.set(f"{prefix}grant:one", b"\x00")
+
+    done = cli("doctor")
+
+    bad = [row for row in done.out.splitlines() if row.startswith("bad")]
+    assert done.code == 1
+    assert any("buddy: the provider rejects this client's credentials" in row for row in bad)
+    assert any("one: its record cannot be read" in row for row in bad)
+
+
+def test_files_with_secrets_that_others_can_read_are_named(cli: Cli, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    own = cli.having(DATA_DIR=str(data_dir))
+    env = cli.home / ".env"
+    env.write_text("EVERGRANT_LOG_LEVEL=error\n")
+    env.chmod(0o600)
+    assert "ok       no other user of this machine can read .env or the keys" in own("doctor").out
+
+    env.chmod(0o644)
+    data_dir.chmod(0o777)
+    done = own("doctor")
+
+    assert f"warning  others on this machine can read {env}: chmod o-rwx {env}" in done.out
+    assert f"others on this machine can put files into {data_dir}" in done.out
+    assert done.code == 0
 
 
 def test_findings_as_json_are_one_object_a_line_and_the_exit_code_is_the_same(cli: Cli) -> None:

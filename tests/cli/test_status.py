@@ -87,9 +87,22 @@ def test_a_rejected_client_is_one_incident_that_names_its_setting(cli: Cli, enro
     assert cli("status").out.splitlines()[1].split()[:2] == ["buddy", "accepted"]
 
 
-def test_grants_that_nobody_refreshes_are_an_incident(cli: Cli, line: Line) -> None:
+def test_old_lines_that_were_just_imported_are_due_and_nobody_is_late_with_them(cli: Cli, line: Line) -> None:
     issued_at = (datetime.now(UTC) - timedelta(hours=7)).isoformat()
     cli.take_in(*(line(f"g{number}", issued_at=issued_at) for number in range(3)))
+
+    done = cli("status")
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[1].split()[6] == "3"
+    assert done.out.endswith("Nothing needs a person.\n")
+
+
+def test_grants_that_nobody_refreshes_are_an_incident(cli: Cli, line: Line, make_due: MakeDue) -> None:
+    issued_at = (datetime.now(UTC) - timedelta(hours=7)).isoformat()
+    cli.take_in(*(line(f"g{number}", issued_at=issued_at) for number in range(3)))
+    for number in range(3):
+        make_due(cli, f"g{number}")
 
     done = cli("status")
 
@@ -98,6 +111,47 @@ def test_grants_that_nobody_refreshes_are_an_incident(cli: Cli, line: Line) -> N
     why = "nobody refreshes its grants (no worker is alive), overdue: 3"
     assert re.match(rf"! buddy: {re.escape(why)}\. Time left: (1h\.|59m )", told)
     assert told.endswith("Are a worker and beat running, and can they reach Redis?")
+
+
+def test_a_store_that_is_away_is_one_incident_as_json_too(cli: Cli, tmp_path: Path) -> None:
+    away = cli.having(REDIS_URL=f"unix://{tmp_path / 'nobody'}")
+
+    done, documents = away("status"), away("status", "--json")
+
+    assert (done.code, done.out, documents.code) == (3, "", 3)
+    (incident,) = documents.documents
+    assert (incident["kind"], incident["incident"]) == ("incident", "store_unreachable")
+    assert (incident["subject"], incident["needs_a_person"]) == ("Redis", True)
+    assert f"evergrant: {incident['problem']}" == done.complaint == documents.complaint
+
+
+def test_an_empty_answer_where_there_is_no_env_file_says_so(cli: Cli) -> None:
+    bare = cli.having(**dict.fromkeys(BUDDY))
+
+    assert f"There is no .env in {cli.home}" in bare("status").out
+    (cli.home / ".env").write_text("EVERGRANT_LOG_LEVEL=error\n")
+    assert "There is no .env" not in bare("status").out
+    assert "There is no .env" not in cli("status").out
+
+
+def test_workers_and_beats_are_listed_with_their_last_heartbeat(cli: Cli, connection: redis.Redis) -> None:
+    prefix, now = f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:", time.time() * 1000
+    connection.zadd(f"{prefix}workers", {"host-1:17:ab12cd": now, "host-2:5:ff00aa": now - 90_000})
+    connection.zadd(f"{prefix}beats", {"host-1:18": now - 600_000})
+
+    done, documents = cli("status"), cli("status", "--json").documents
+
+    listed = [row for row in done.out.splitlines() if row.startswith(("worker", "beat"))]
+    assert re.fullmatch(r"worker  host-1:17:ab12cd  heard of \ds ago", listed[0])
+    assert re.fullmatch(r"worker  host-2:5:ff00aa  heard of 1m 3\ds ago: dead, frozen, or cut off", listed[1])
+    assert re.fullmatch(r"beat    host-1:18  heard of 10m( \ds)? ago: dead, frozen, or cut off", listed[2])
+    processes = [each for each in documents if each["kind"] in {"worker", "beat"}]
+    assert [(each["host"], each["alive"]) for each in processes] == [
+        ("host-1", True),
+        ("host-2", False),
+        ("host-1", False),
+    ]
+    assert done.code == 0  # nothing is to be refreshed
 
 
 def test_what_has_ended_already_is_said_to_have_ended(cli: Cli, line: Line) -> None:

@@ -76,7 +76,14 @@ def _refusing(live: LiveDeployment, server: RedisServer, words: str, seconds: fl
 
 def _status_names(live: LiveDeployment, words: str) -> bool:
     async def report(runtime: Runtime) -> Report:
-        return await report_on(runtime.registry, runtime.fleet_state, runtime.replies, ["buddy"], variable_of)
+        return await report_on(
+            runtime.registry,
+            runtime.fleet_state,
+            runtime.replies,
+            ["buddy"],
+            variable_of,
+            key_of=runtime.deployment.keys.key_of,
+        )
 
     problems = [incident.problem for incident in live.run(report).incidents]
     return any(problem.startswith(f"Redis refuses writes: {words}") for problem in problems)

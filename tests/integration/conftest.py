@@ -155,7 +155,7 @@ def open_store(scripts: Scripts, clock: RedisClock) -> OpenStore:
             first_endpoint_probe_ms=10_000,
             longest_endpoint_probe_ms=35_000,
         )
-        store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
+        store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner, is_worker=True)
         await store.finish_recovery(await store.heartbeat(""))
         return store
 
@@ -462,7 +462,7 @@ async def open_member(redis: Redis, prefix: str, keys: KeyRing, journals: Path) 
             owner = uuid.uuid4().hex
             endpoint = HttpTokenEndpoint(timeout_seconds=timeout_seconds)
             sealer = keys if ring is None else ring
-            store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner)
+            store = RedisStore(scripts, clock, limits, source="evergrant/test", owner=owner, is_worker=True)
             journal = Journal(root, owner, keep_seconds, now)
             opened.push_async_callback(journal.close)
             directory = JournalDirectory(root, keep_seconds, now)

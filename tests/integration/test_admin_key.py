@@ -12,9 +12,9 @@ import pytest
 
 from config import load_settings
 from worker.core.api_keys import ApiKey, Scope
-from worker.runtime.admin_key import FILE_NAME, have_admin_key
+from worker.runtime.admin_key import have_admin_key
 from worker.runtime.assembly import Runtime, open_runtime
-from worker.runtime.deployment import Deployment, deploy
+from worker.runtime.deployment import ADMIN_KEY, Deployment, deploy
 
 Said = list[str]
 
@@ -65,7 +65,7 @@ def revoke(deployment: Deployment, name: str) -> None:
 
 
 def test_it_is_made_once_and_may_do_everything(deployment: Deployment, have: Callable[[], str]) -> None:
-    path = deployment.settings.data_dir / FILE_NAME
+    path = deployment.settings.data_dir / ADMIN_KEY
 
     first = have()
     text = path.read_text()
@@ -85,7 +85,7 @@ def test_it_is_made_once_and_may_do_everything(deployment: Deployment, have: Cal
 def test_one_that_was_revoked_does_not_come_back_before_its_file_is_removed(
     deployment: Deployment, have: Callable[[], str]
 ) -> None:
-    path = deployment.settings.data_dir / FILE_NAME
+    path = deployment.settings.data_dir / ADMIN_KEY
     have()
     text = path.read_text().strip()
     revoke(deployment, "admin")
@@ -102,7 +102,7 @@ def test_where_another_machine_has_one_that_one_goes_on_working(
     deployment: Deployment, have: Callable[[], str], tmp_path: Path
 ) -> None:
     have()
-    text = (deployment.settings.data_dir / FILE_NAME).read_text().strip()
+    text = (deployment.settings.data_dir / ADMIN_KEY).read_text().strip()
     elsewhere = replace(
         deployment, settings=deployment.settings.model_copy(update={"data_dir": tmp_path / "elsewhere"})
     )
@@ -121,4 +121,4 @@ def test_a_store_that_is_away_leaves_no_file_of_a_key_that_opens_nothing(deploym
     have_admin_key(replace(deployment, redis_url="redis://127.0.0.1:1"), said.append)
 
     assert said[0].startswith("there is no admin API key: ")
-    assert not (deployment.settings.data_dir / FILE_NAME).exists()
+    assert not (deployment.settings.data_dir / ADMIN_KEY).exists()

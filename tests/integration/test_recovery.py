@@ -285,10 +285,13 @@ async def test_what_a_disk_refused_is_put_there_once_it_takes_it(
         broken.setattr(os, "fdatasync", _fails)
         await one.answers.keep(sealed_answer(lease, "r1", by=one))
         assert [commit.fence for commit in one.answers.off_disk] == [lease.fence]
+        await one.membership.recover()
+        assert "its reserve is used up, and answers are on no disk" in one.membership.trouble
 
     await _recover(one)
 
     assert one.answers.off_disk == []
+    assert one.membership.trouble == ""
     await one.die()
     await go_back()
     await _recover(other)

@@ -1,16 +1,27 @@
 """Why nothing is tried: the report says what is so, and asks for a worker only where none is seen."""
 
+import asyncio
+import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
+import msgpack
 import pytest
 
 from config.settings import variable_of
-from tests.support.callables import OpenStore, Seed
+from tests.support.callables import Configure, Enroll, OpenMember, OpenStore, Seed
+from tests.support.waiting import until
+from worker.adapters.sealing import KeyRing
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
-from worker.fleet.report import Incident, report_on
+from worker.adapters.store.scripts import Scripts
+from worker.adapters.store.signatures import NoteBeat
+from worker.core.grant import Status, TokenPair
+from worker.core.lifecycle import Change
+from worker.fleet.report import Incident, Report, report_on
+from worker.sandbox.client import Sandbox
 
 MINUTE_MS = 60_000
 URL = "https://as.test/token"
@@ -18,6 +29,7 @@ ASKS_WHETHER_THEY_RUN = "Are a worker and beat running"
 
 Let = Callable[..., Awaitable[None]]
 Told = Callable[[], Awaitable[Incident]]
+Whole = Callable[[], Awaitable[Report]]
 
 
 @pytest.fixture
@@ -35,7 +47,9 @@ def told(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisRe
     """The one incident about the client."""
 
     async def read() -> Incident:
-        report = await report_on(registry, fleet_state, replies, {"acme"}, variable_of)
+        report = await report_on(
+            registry, fleet_state, replies, {"acme"}, variable_of, key_of=KeyRing({"k1": bytes(32)}).key_of
+        )
         (incident,) = [each for each in report.incidents if each.subject == "acme"]
         return incident
 
@@ -51,6 +65,140 @@ async def overdue(seed: Seed) -> None:
 async def living(open_store: OpenStore) -> Any:
     """A worker's heartbeat."""
     return await open_store(owner="worker")
+
+
+@pytest.fixture
+async def beating(scripts: Scripts) -> None:
+    """A beat's heartbeat."""
+    await scripts.run(NoteBeat("host-1:17", is_gone=False))
+
+
+@pytest.fixture
+def whole(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisReplies) -> Whole:
+    """All that the report says."""
+
+    async def read() -> Report:
+        keys = KeyRing({"k1": bytes(32)})
+        return await report_on(registry, fleet_state, replies, {"acme"}, variable_of, key_of=keys.key_of)
+
+    return read
+
+
+@pytest.mark.usefixtures("living", "beating")
+async def test_each_worker_and_beat_is_listed_with_its_last_heartbeat(
+    whole: Whole, redis: Any, prefix: str
+) -> None:
+    await redis.zadd(f"{prefix}workers", {"host-2:5:abc": await redis.zscore(f"{prefix}beats", "host-1:17")})
+    await redis.zincrby(f"{prefix}workers", -20_000, "host-2:5:abc")
+
+    report = await whole()
+
+    assert [(each.role, each.name, each.host, each.is_alive) for each in report.processes] == [
+        ("worker", "worker", "worker", True),
+        ("worker", "host-2:5:abc", "host-2", False),
+        ("beat", "host-1:17", "host-1", True),
+    ]
+    assert report.incidents == []  # others of each are alive
+
+
+@pytest.mark.usefixtures("living", "beating")
+@pytest.mark.parametrize(("kind", "name"), [("worker", "worker"), ("beat", "host-1:17")])
+async def test_workers_that_were_killed_are_an_incident_and_so_is_beat(
+    whole: Whole, seed: Seed, redis: Any, prefix: str, kind: str, name: str
+) -> None:
+    await seed("one", due_in_ms=MINUTE_MS)
+    await redis.zincrby(f"{prefix}{kind}s", -MINUTE_MS, name)
+
+    (incident,) = (await whole()).incidents
+
+    assert (incident.kind, incident.subject, incident.needs_a_person) == (f"{kind}_dead", name, True)
+    assert incident.problem.startswith(f"no {kind} is alive: nothing was heard of this one since 20")
+
+
+async def test_those_that_were_stopped_are_none(
+    whole: Whole, seed: Seed, scripts: Scripts, open_store: OpenStore
+) -> None:
+    await seed("one", due_in_ms=MINUTE_MS)
+    await (await open_store(owner="worker")).leave()
+    for is_gone in (False, True):
+        await scripts.run(NoteBeat("host-1:17", is_gone=is_gone))
+
+    report = await whole()
+
+    assert (report.incidents, report.processes) == ([], [])
+
+
+async def test_a_lost_key_is_one_incident_however_many_grants_it_sealed(
+    whole: Whole, seed: Seed, registry: RedisRegistry
+) -> None:
+    one = await seed("first")
+    sealed = KeyRing({"k-old": bytes(32)}).seal(one, TokenPair("a", "r"))
+    for number in range(30):
+        grant = replace(one, id=f"g{number:02}", sealed=sealed, status=Status.FAILING, reason="cannot_unseal")
+        ends_at = grant.access_expires_at
+        change = Change(grant, None, attention_at=ends_at, event=None)
+        await registry.import_grant(change, replaces=None)
+
+    (incident,) = [each for each in (await whole()).incidents if each.kind != "not_refreshing"]
+
+    assert (incident.kind, incident.subject) == ("key_missing", "k-old")
+    assert (
+        "the tokens of 30 grants cannot be read: the key k-old that sealed them is not in" in incident.problem
+    )
+    assert (incident.ends_at, incident.needs_a_person) == (one.access_expires_at, True)
+
+
+async def test_a_provider_that_leaves_refreshes_unanswered_is_told_of_before_it_is_unavailable(
+    told: Told, seed: Seed, registry: RedisRegistry, let_it_say: Let, redis: Any, prefix: str
+) -> None:
+    await seed("one", due_in_ms=MINUTE_MS)
+    sent_at = await registry.now() - 20_000
+    await let_it_say("client:acme", endpoint=URL)
+    failures = msgpack.packb([["event-1", "one", sent_at - 60_000], ["event-2", "one", sent_at]])
+    await let_it_say(f"endpoint:{URL}", failures=failures)
+    await redis.zadd(f"{prefix}answered", {URL: sent_at - 30_000})
+
+    incident = await told()
+
+    assert (incident.kind, incident.needs_a_person) == ("provider_failing", False)
+    assert incident.problem.endswith("refreshes that it left unanswered: 1")
+
+    await redis.zadd(f"{prefix}answered", {URL: sent_at + 1})
+    with pytest.raises(ValueError, match="unpack"):
+        await told()
+
+
+async def test_a_provider_that_hangs_is_told_of_after_two_timeouts(
+    open_member: OpenMember,
+    configure: Configure,
+    enroll: Enroll,
+    sandbox: Sandbox,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
+    replies: RedisReplies,
+    keys: KeyRing,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        clients = configure(f"http://127.0.0.1:{silent.getsockname()[1]}/token")
+        await enroll(sandbox, clients)
+        member = await open_member(clients, timeout_seconds=0.2)
+        await member.membership.recover()
+        stop = asyncio.Event()
+        draining = asyncio.create_task(member.refresher.drain("", stop.is_set))
+
+        async def told_of() -> list[Incident]:
+            report = await report_on(
+                registry, fleet_state, replies, clients.names(), variable_of, key_of=keys.key_of
+            )
+            return list(report.incidents)
+
+        await until(told_of)
+        (incident,) = await told_of()
+        stop.set()
+        await draining
+
+    assert incident.kind == "provider_failing"
+    assert "refreshes that it left unanswered: 1" in incident.problem
 
 
 @pytest.fixture
@@ -93,12 +241,35 @@ async def test_a_worker_whose_last_heartbeat_is_old_does_not_live(
     told: Told, living: Any, redis: Any, prefix: str
 ) -> None:
     assert living
-    await redis.zincrby(f"{prefix}processes", -11_000, "worker")
+    await redis.zincrby(f"{prefix}workers", -11_000, "worker")
 
-    assert "(no worker is alive)" in (await told()).problem
+    assert "(no worker is alive: worker was heard of last, at 20" in (await told()).problem
+
+
+@pytest.mark.usefixtures("overdue", "beating")
+async def test_a_beat_that_lives_is_told_from_workers_that_do_not(told: Told) -> None:
+    incident = await told()
+
+    assert "(no worker is alive)" in incident.problem
+    assert incident.advice.startswith("Beat is alive. Start a worker")
 
 
 @pytest.mark.usefixtures("overdue", "living")
+async def test_a_beat_that_is_dead_is_told_from_workers_that_live(
+    told: Told, redis: Any, prefix: str, scripts: Scripts, registry: RedisRegistry, let_it_say: Let
+) -> None:
+    await let_it_say("client:acme", claimed_at=await registry.now() - 2 * MINUTE_MS)
+    await scripts.run(NoteBeat("host-7:4711", is_gone=False))
+    await redis.zincrby(f"{prefix}beats", -5 * MINUTE_MS, "host-7:4711")
+
+    incident = await told()
+
+    assert incident.kind == "not_refreshing"
+    assert "(no beat is alive: host-7:4711 was heard of last, at 20" in incident.problem
+    assert incident.advice == "Start beat. Workers are alive: 1."
+
+
+@pytest.mark.usefixtures("overdue", "living", "beating")
 async def test_workers_that_live_and_ask_for_nothing_are_told_from_workers_that_are_dead(
     told: Told, registry: RedisRegistry, let_it_say: Let
 ) -> None:
@@ -109,7 +280,7 @@ async def test_workers_that_live_and_ask_for_nothing_are_told_from_workers_that_
     assert (incident.kind, incident.needs_a_person) == ("not_refreshing", True)
     assert "no worker has asked for its grants since 20" in incident.problem
     assert "and 1 are alive)" in incident.problem
-    assert "Is beat running" in incident.advice
+    assert "Beat is alive: has it the workers' broker?" in incident.advice
     assert ASKS_WHETHER_THEY_RUN not in incident.advice
 
 

@@ -1,5 +1,6 @@
 """When grants are due, read without reading every grant, and what a forecast makes of it."""
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -175,3 +176,17 @@ async def test_a_sample_of_a_large_fleet_says_about_what_all_of_it_says(
     for one, other in zip(exact.total, sampled.total, strict=True):
         assert one.refreshes == pytest.approx(120, abs=1)
         assert other.refreshes == pytest.approx(one.refreshes, rel=0.1)
+
+
+async def test_those_who_ask_for_the_same_at_once_get_the_same_forecast(
+    forecasting: Forecasting, seed: Seed
+) -> None:
+    await seed("one")
+
+    first, second, other = await asyncio.gather(
+        forecasting.forecast(hours=2), forecasting.forecast(hours=2), forecasting.forecast(hours=3)
+    )
+
+    assert first is second
+    assert (len(first.total), len(other.total)) == (2, 3)
+    assert await forecasting.forecast(hours=2) is not first

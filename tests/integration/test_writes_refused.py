@@ -23,6 +23,7 @@ from tests.support.redis_server import (
     trouble,
 )
 from tests.support.waiting import PATIENCE_SECONDS, until
+from worker.adapters.sealing import KeyRing
 from worker.adapters.store.errors import described
 from worker.adapters.store.fleet_state import RedisFleetState
 from worker.adapters.store.redis_store import RedisStore
@@ -55,7 +56,9 @@ def report(
     registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisReplies
 ) -> Callable[[], Awaitable[Report]]:
     """What `evergrant status` says now."""
-    return lambda: report_on(registry, fleet_state, replies, ["acme"], variable_of)
+    return lambda: report_on(
+        registry, fleet_state, replies, ["acme"], variable_of, key_of=KeyRing({"k1": bytes(32)}).key_of
+    )
 
 
 async def until_equal(look: Callable[[], Any], expected: object) -> None:

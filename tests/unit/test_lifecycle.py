@@ -756,3 +756,12 @@ def test_a_rotation_that_moves_the_refresh_token_s_end_makes_it_young_again(
     moved = Refreshed("access-2", "refresh-2", 3_600_000, 30 * DAY_MS, None)
 
     assert succeed(moved, base=base).grant.refresh_issued_at == now + 3_600_000
+
+
+def test_what_was_due_before_it_came_is_due_when_it_comes(
+    grant: Grant, oauth2: Client, rules: Rules, now: int
+) -> None:
+    later = now + 59 * 60_000
+
+    assert lifecycle.admit(grant, oauth2, rules, later).due_at == later
+    assert lifecycle.admit(grant, oauth2, rules, now).due_at == policy.next_due(grant, oauth2, rules).at

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worker.cli.doctor_fleet import file_findings, fleet_findings
 from worker.cli.endpoints import client_findings
 from worker.cli.output import write_json, write_line
 from worker.cli.session import BAD_STATE, journaled_entries, run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from worker.runtime.assembly import Runtime
     from worker.runtime.store_checks import Finding
@@ -20,7 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check settings, keys, the journal, Redis durability, the clock and each client's token endpoint.
+    """Check settings, keys, the journal, Redis, workers and beat, file modes, the clock, token endpoints.
 
     Each token endpoint is sent one request that it can only refuse, without a token or a secret. Exits 1 when
     something must be mended.
@@ -58,17 +59,29 @@ async def _findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
         yield finding
     for finding in await inspect_servers(runtime.deployment, runtime.redis):
         yield finding
+    async for finding in fleet_findings(runtime):
+        yield finding
+    for finding in file_findings(runtime):
+        yield finding
     async for finding in _clock_findings(runtime):
         yield finding
+    for finding in _setting_findings(runtime):
+        yield finding
+    async for finding in client_findings(runtime):
+        yield finding
+
+
+def _setting_findings(runtime: "Runtime") -> "Iterator[Finding]":
+    """What is odd about the clients' settings, before anybody is asked."""
+    from worker.runtime.store_checks import Finding, Level
+
     if runtime.deployment.clients_file_warning:
         yield Finding(Level.WARNING, runtime.deployment.clients_file_warning)
-    if not settings.clients:
+    if not runtime.deployment.settings.clients:
         line = "no client is configured; set EVERGRANT_CLIENTS_FILE or EVERGRANT_CLIENTS__<NAME>__PROVIDER"
         yield Finding(Level.WARNING, line)
     for name, unknown_because in runtime.clients.not_discovered.items():
         yield Finding(Level.REFUSED, f"client {name}: {unknown_because}")
-    async for finding in client_findings(runtime):
-        yield finding
 
 
 async def _key_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":

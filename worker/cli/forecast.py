@@ -121,7 +121,7 @@ def _through(client: "ClientForecast", now: int) -> str:
     at = client.course.backlog_through_at
     if at is not None:
         return until(at, now)
-    return "not in time" if client.due else "-"
+    return "later" if client.due else "-"
 
 
 def _write_ends(ends: "Ends", now: int) -> None:

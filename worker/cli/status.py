@@ -1,11 +1,12 @@
 """`evergrant status`: what is wrong, whom it concerns, until when there is time, what to do."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.cli.output import columns, until, write_json, write_line
-from worker.cli.session import BAD_STATE, journaled_entries, run
+from worker.cli.session import BAD_STATE, UNREACHABLE, CommandError, journaled_entries, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MOST_CLIENTS = 40  # of more, only those of which there is something to say
 MOST_INCIDENTS = 60
+MOST_PROCESSES = 10  # of each role
 NO_CLIENT = (
     "No client is configured: set EVERGRANT_CLIENTS_FILE, or EVERGRANT_CLIENTS__<NAME>__PROVIDER and the rest"
     " (.env.example lists them)."
@@ -30,8 +32,22 @@ def status(as_json: AsJson = False) -> None:
 
     Example: evergrant status
     """
-    if run(lambda runtime: _status(runtime, as_json=as_json)):
+    try:
+        needs_a_person = run(lambda runtime: _status(runtime, as_json=as_json))
+    except CommandError as problem:
+        if as_json and problem.exit_code == UNREACHABLE:
+            write_json(_of_unreachable(str(problem)))
+        raise
+    if needs_a_person:
         raise typer.Exit(BAD_STATE)
+
+
+def _of_unreachable(problem: str) -> "dict[str, Any]":
+    """The one incident that can be told of without a store."""
+    from worker.fleet.report import Incident
+
+    advice = "No grant is lost meanwhile. `evergrant doctor` looks at what stands between."
+    return Incident("store_unreachable", "Redis", problem, None, advice, needs_a_person=True).document()
 
 
 async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
@@ -50,6 +66,7 @@ async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
         settings.name_of,
         losses,
         runtime.webhook_store,
+        key_of=runtime.deployment.keys.key_of,
     )
     if as_json:
         for document in report.documents():
@@ -92,14 +109,36 @@ def _write_report(report: "Report") -> None:
     if len(shown) < len(report.clients):
         write_line(_folded(report, shown))
     write_line()
+    _write_processes(report)
     for incident in report.most_urgent[:MOST_INCIDENTS]:
         write_line(_incident_line(incident, now))
     if folded := report.incidents[MOST_INCIDENTS:]:
         write_line(f"... and {len(folded)} more of these: `evergrant status --json`")
     if not report.incidents:
-        write_line("Nothing needs a person." if report.clients else NO_CLIENT)
+        write_line("Nothing needs a person." if report.clients else _no_client())
     elif report.more:
         write_line(f"... and {report.more} more: `evergrant grants list --status failed`")
+
+
+def _write_processes(report: "Report") -> None:
+    """When each worker and beat was last heard of; of many those that were heard of last."""
+    for role in ("worker", "beat"):
+        of_role = [process for process in report.processes if process.role == role]
+        for process in of_role[:MOST_PROCESSES]:
+            heard = f"heard of {until(report.now, process.last_heartbeat_at)} ago"
+            said = heard if process.is_alive else f"{heard}: dead, frozen, or cut off"
+            write_line(columns([(role, 6), (process.name, 0), (said, 0)]))
+        if len(of_role) > MOST_PROCESSES:
+            write_line(f"... and {len(of_role) - MOST_PROCESSES} more: `evergrant status --json`")
+    if report.processes:
+        write_line()
+
+
+def _no_client() -> str:
+    """Why there may be no client: the settings are read from where a command is run."""
+    if Path(".env").exists():
+        return NO_CLIENT
+    return f"{NO_CLIENT} There is no .env in {Path.cwd()}: is this where the workers' settings are?"
 
 
 def _folded(report: "Report", shown: "Sequence[ClientState]") -> str:

@@ -22,6 +22,7 @@ def up() -> None:
     from config import SettingsError
     from worker.cli.children import BEAT, WEB, WORKER, Children, SettingsRefusedError
     from worker.core.ports import StoreUnavailableError
+    from worker.http import serving
     from worker.runtime.admin_key import have_admin_key
     from worker.runtime.deployment import EmbeddedServerError, deploy, embedded_server
     from worker.runtime.store_checks import reach_store
@@ -35,6 +36,7 @@ def up() -> None:
     children = Children(stop_seconds=2 * in_flight_seconds(chosen), tell=_tell)
     try:
         deployment = deploy(chosen, _tell)
+        serving.listen(chosen.http_host, chosen.http_port).close()  # else web would be started for ever
         with embedded_server(chosen) or nullcontext() as server:
             reach_store(deployment)
             have_admin_key(deployment, _tell)
@@ -60,7 +62,7 @@ def up() -> None:
         raise CommandError(str(problem), UNREACHABLE) from None
     except StoreUnavailableError as problem:
         raise CommandError(f"EVERGRANT_REDIS_URL cannot be reached: {problem}", UNREACHABLE) from None
-    except SettingsRefusedError as problem:
+    except (SettingsRefusedError, serving.ListenError) as problem:
         raise CommandError(str(problem), SETTINGS) from None
     note("evergrant: stopped")
 

@@ -468,9 +468,12 @@ def give_back(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
 
 
 def admit(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
-    """Take in a grant from outside, without an event; a failing grant is due at once."""
-    is_failing = grant.status is Status.FAILING
-    return leave(grant, now if is_failing else policy.next_due(grant, client, rules).at, client, rules)
+    """Take in a grant from outside, without an event; a failing grant is due at once.
+
+    What was due before it came is due now: nobody has been late with it here.
+    """
+    due_at = now if grant.status is Status.FAILING else policy.next_due(grant, client, rules).at
+    return leave(grant, None if due_at is None else max(due_at, now), client, rules)
 
 
 def attention_at(grant: Grant, client: Client, rules: Rules) -> int | None:

@@ -7,7 +7,7 @@ each method raises `StoreUnavailableError`.
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -22,6 +22,8 @@ from worker.core.ports import ClockJump, Lease
 from worker.core.providers import Client
 
 MOST_OF_A_STREAM_ID = 2**63
+WORKER_ALIVE_MS = 10_000  # a worker's child sends a heartbeat every second
+BEAT_ALIVE_MS = 20_000  # a beat sends one every two seconds
 
 
 OnUnreadable = Callable[[UnreadableRecordError], object]
@@ -112,6 +114,8 @@ class ClientState:
         soonest_expiry_at: of the access tokens of the grants that are due first.
         refreshed: rotations since the deployment began.
         late: rotations that came after the old access token's end.
+        unanswered: refreshes in a row to which its available token endpoint gave no usable answer.
+        unanswered_since: when the first of those left.
     """
 
     name: str
@@ -131,15 +135,19 @@ class ClientState:
     soonest_expiry_at: int | None
     refreshed: int
     late: int
+    unanswered: int = 0
+    unanswered_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The processes that may refresh: workers' children, and for a moment a command that refreshes.
+    """The processes that refresh what is due: workers' children; and the beats that tell them to look.
 
     Attributes:
         alive: how many sent a heartbeat in the last seconds.
         able: how many of those have no trouble.
+        heard: when each sent its last heartbeat, by process; those that ended in order are not there.
+        beats: the same of beats.
         troubles: why some of them claim nothing, by process.
         recovering_until: when the store's recovery is over at the latest; `None` where it is not recovering.
         refusal: why the store takes no writes, with the server's code; empty where it takes them.
@@ -154,6 +162,12 @@ class Workers:
     refusal: str = ""
     untaken: Sequence[str] = ()
     clock_jump: ClockJump | None = None
+    heard: Mapping[str, int] = field(default_factory=dict)
+    beats: Mapping[str, int] = field(default_factory=dict)
+
+    def lives_a_beat(self, now: int) -> bool:
+        """Whether a beat sent a heartbeat in the last seconds."""
+        return any(now - at <= BEAT_ALIVE_MS for at in self.beats.values())
 
 
 @dataclass(frozen=True, slots=True)

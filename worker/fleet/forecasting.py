@@ -3,6 +3,8 @@
 Rules:
 - Its cost is bounded, whatever the fleet's size. Of a large fleet it reads a sample: each grant of it stands
   for as many others that are due at about the same time.
+- Those who ask for the same at once get the same forecast, and one is made at a time: each takes a second
+  or two of a processor.
 - It supposes that every refresh succeeds, and that a client that is held back goes on at its next try.
 - Without a budget nothing queues: how fast the workers are is not known here.
 - What ends unless a person acts is, for 30 days, what the store lists of such grants, and what the sample
@@ -22,6 +24,7 @@ from worker.core.policy import Rules
 from worker.core.ports import Clients
 from worker.core.providers import DAY_MS, Client
 from worker.core.registry import ClientState, FleetState, Schedules, StoredGrant, UnreadableRecordError
+from worker.fleet.flights import Flights
 
 MOST_HOURS: Final = 31 * 24
 MOST_SAMPLED: Final = 20_000  # grants that one forecast reads
@@ -232,6 +235,8 @@ class Forecasting:
         self._rules = rules
         self._lag_ms = lag_ms
         self._most_sampled = most_sampled
+        self._under_way: Flights[Forecast] = Flights()
+        self._turn = asyncio.Lock()
 
     async def forecast(self, *, hours: int, only: str | None = None) -> Forecast:
         """Look ahead.
@@ -243,6 +248,13 @@ class Forecasting:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
+        return await self._under_way.join(f"{hours} {only or ''}", lambda: self._make(hours, only))
+
+    async def _make(self, hours: int, only: str | None) -> Forecast:
+        async with self._turn:
+            return await self._look_ahead(hours, only)
+
+    async def _look_ahead(self, hours: int, only: str | None) -> Forecast:
         start = await self._schedules.now()
         until, ends_until = start + hours * HOUR_MS, start + DAYS_OF_ENDS * DAY_MS
         samples = await self._samples(only, max(until, ends_until))

@@ -1,9 +1,9 @@
 """Why nothing is tried for a client: the first thing that holds its grants back, and what to do about it.
 
-'Are a worker and beat running' is asked only where none is seen.
+'Are a worker and beat running' is asked only where no worker is seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,7 @@ from worker.core.registry import ClientState, Workers
 
 OVERDUE_MS: Final = 60_000  # what has been due for longer is late
 ARE_THEY_RUNNING: Final = "Are a worker and beat running, and can they reach Redis?"
+START_A_WORKER: Final = "Beat is alive. Start a worker; if one runs, look why it does not reach Redis."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ def _causes(client: ClientState, workers: Workers, now: int) -> Iterator[Idlenes
         )
         return
     if workers.alive == 0:
-        yield Idleness("no worker is alive", ARE_THEY_RUNNING, needs_a_person=True)
+        why = f"no worker is alive{_last_heard(workers.heard)}"
+        advice = START_A_WORKER if workers.lives_a_beat(now) else ARE_THEY_RUNNING
+        yield Idleness(why, advice, needs_a_person=True)
         return
     if workers.able == 0:
         trouble = next(iter(workers.troubles.values()), "")
@@ -72,8 +75,23 @@ def _causes(client: ClientState, workers: Workers, now: int) -> Iterator[Idlenes
         )
     if client.claimed_at is None or now - client.claimed_at > OVERDUE_MS:
         since = "" if client.claimed_at is None else f" since {rfc3339(client.claimed_at)}"
+        if not workers.lives_a_beat(now):
+            yield Idleness(
+                f"no beat is alive{_last_heard(workers.beats)}, and so no worker is told to look{since}",
+                f"Start beat. Workers are alive: {workers.alive}.",
+                needs_a_person=True,
+            )
+            return
         yield Idleness(
             f"no worker has asked for its grants{since}, and {workers.alive} are alive",
-            "Is beat running, with the workers' broker? Do the workers have this client's settings?",
+            "Beat is alive: has it the workers' broker? Do the workers have this client's settings?",
             needs_a_person=True,
         )
+
+
+def _last_heard(heard: Mapping[str, int]) -> str:
+    """The last one of some processes, where there is one; those that ended in order left none."""
+    if not heard:
+        return ""
+    name = max(heard, key=heard.__getitem__)
+    return f": {name} was heard of last, at {rfc3339(heard[name])}"

@@ -7,12 +7,14 @@ from typing import Any, Final
 from worker.core.delivery import FAILING_MS, DisabledFor
 from worker.core.destinations import origin_of
 from worker.core.events import rfc3339
-from worker.core.grant import Status
+from worker.core.grant import NO_END, Status
 from worker.core.outcomes import EVERY_GRANT_REJECTED
 from worker.core.ports import CLOCK_ADVICE, ClockJump
 from worker.core.protocol import REDIRECT
 from worker.core.reasons import FAILED, Reason
 from worker.core.registry import (
+    BEAT_ALIVE_MS,
+    WORKER_ALIVE_MS,
     ClientState,
     FleetState,
     Registry,
@@ -27,8 +29,10 @@ from worker.fleet.idleness import OVERDUE_MS, Idleness, why_idle
 from worker.fleet.losses import Losses
 
 Called = Callable[[str, str], str]
+KeyOf = Callable[[bytes], str]
 
 MOST_NAMED: Final = 20
+MOST_COUNTED: Final = 1_000  # grants whose key is missing
 JUMP_TOLD_MS: Final = 86_400_000
 AHEAD_TOLD_MS: Final = 5_000  # as much as `evergrant doctor` lets pass between two machines
 CLOSE_MS: Final = 1_800_000  # an outage this near to an expiry is worth waking a person
@@ -50,6 +54,53 @@ class Incident:
     advice: str
     needs_a_person: bool
 
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "kind": "incident",
+            "incident": self.kind,
+            "subject": self.subject,
+            "problem": self.problem,
+            "ends_at": rfc3339(self.ends_at),
+            "advice": self.advice,
+            "needs_a_person": self.needs_a_person,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A worker's child or a beat, as it was last heard of.
+
+    Attributes:
+        role: `worker` or `beat`.
+        name: its host, process id, and for a worker what tells it from a former process of that id.
+        last_heartbeat_at: Unix ms.
+        is_alive: it was heard of in the last seconds.
+        trouble: why it claims nothing; `None` where it claims.
+    """
+
+    role: str
+    name: str
+    last_heartbeat_at: int
+    is_alive: bool
+    trouble: str | None
+
+    @property
+    def host(self) -> str:
+        """The machine, or container, where it runs."""
+        return self.name.partition(":")[0]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "kind": self.role,
+            "name": self.name,
+            "host": self.host,
+            "alive": self.is_alive,
+            "last_heartbeat_at": rfc3339(self.last_heartbeat_at),
+            "trouble": self.trouble,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -59,6 +110,7 @@ class Report:
     clients: Sequence[ClientState]
     incidents: Sequence[Incident]
     more: int
+    processes: Sequence[Process] = ()
 
     @property
     def needs_a_person(self) -> bool:
@@ -80,7 +132,7 @@ class Report:
         return sorted(self.incidents, key=lambda incident: not incident.needs_a_person)
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """The report as JSON lines: each client, then each incident."""
+        """The report as JSON lines: each client, each worker and beat, then each incident."""
         for client in self.clients:
             yield {
                 "kind": "client",
@@ -98,16 +150,10 @@ class Report:
                 "refreshed": client.refreshed,
                 "late": client.late,
             }
+        for process in self.processes:
+            yield process.document()
         for incident in self.incidents:
-            yield {
-                "kind": "incident",
-                "incident": incident.kind,
-                "subject": incident.subject,
-                "problem": incident.problem,
-                "ends_at": rfc3339(incident.ends_at),
-                "advice": incident.advice,
-                "needs_a_person": incident.needs_a_person,
-            }
+            yield incident.document()
 
 
 async def report_on(
@@ -118,6 +164,8 @@ async def report_on(
     called: Called,
     losses: Losses | None = None,
     webhooks: WebhookStore | None = None,
+    *,
+    key_of: KeyOf,
 ) -> Report:
     """Look at every client that is configured or has grants.
 
@@ -129,6 +177,7 @@ async def report_on(
         called: what a person calls a client's setting, by the client's name and the setting's.
         losses: what the store lacks of this machine's journals; `None` where it lacks nothing.
         webhooks: how they are getting on; `None` where that is not asked.
+        key_of: which key sealed a pair.
     """
     now = await registry.now()
     names = sorted({*configured, *await fleet_state.client_names()})
@@ -136,13 +185,19 @@ async def report_on(
     clients = await fleet_state.of_clients(names, unreadable=unreadable.append)
     troubled = await registry.needing_attention(MOST_NAMED, unreadable=unreadable.append)
     workers = await fleet_state.workers()
-    incidents = [_of_store(workers.refusal)] if workers.refusal else []
+    incidents = [of_store(workers.refusal)] if workers.refusal else []
     incidents += [] if losses is None else of_losses(losses)
     incidents += of_clock(workers.clock_jump, now)
+    incidents += _of_dead_processes(workers, clients, now)
     incidents += [
         incident for client in clients for incident in _of_client(client, configured, called, workers, now)
     ]
+    if any(_lacks_its_key(stored) for stored, _ in troubled):
+        listed = await registry.needing_attention(MOST_COUNTED, unreadable=unreadable.append)
+        incidents += _of_missing_keys(listed, key_of)
     for stored, ends_at in troubled:
+        if _lacks_its_key(stored):
+            continue
         number = stored.grant.kept_reply
         reply = None if number is None else await replies.find(number)
         incidents.append(_of_grant(stored, ends_at) if reply is None else _of_reply(stored, reply, ends_at))
@@ -154,7 +209,37 @@ async def report_on(
         incidents += _of_webhook(state)
     failed = sum(client.grants[Status.FAILED] for client in clients)
     named = sum(stored.grant.status is Status.FAILED for stored, _ in troubled)
-    return Report(now, clients, incidents, max(failed - named, 0))
+    return Report(now, clients, incidents, max(failed - named, 0), processes_of(workers, now))
+
+
+def processes_of(workers: Workers, now: int) -> list[Process]:
+    """Every worker and beat that was heard of lately, the latest first."""
+    known = [("worker", *each, WORKER_ALIVE_MS) for each in workers.heard.items()]
+    known += [("beat", *each, BEAT_ALIVE_MS) for each in workers.beats.items()]
+    return [
+        Process(role, name, at, now - at <= alive_ms, workers.troubles.get(name))
+        for role, name, at, alive_ms in known
+    ]
+
+
+def _of_dead_processes(workers: Workers, clients: Sequence[ClientState], now: int) -> Iterator[Incident]:
+    """Workers or beats that were there, and all went without a word. Those that were stopped left one."""
+    processes = processes_of(workers, now)
+    is_needed = any(client.next_due_at is not None for client in clients)
+    for role, begin in (("worker", "Start one."), ("beat", "Start it: it tells the workers to look.")):
+        of_role = [process for process in processes if process.role == role]
+        if of_role and is_needed and not any(process.is_alive for process in of_role):
+            others = f", and of {len(of_role) - 1} more" if len(of_role) > 1 else ""
+            soonest = min((client.soonest_expiry_at or NO_END for client in clients), default=NO_END)
+            yield Incident(
+                f"{role}_dead",
+                of_role[0].name,
+                f"no {role} is alive: nothing was heard of this one since"
+                f" {rfc3339(of_role[0].last_heartbeat_at)}{others}",
+                None if soonest == NO_END else soonest,
+                f"It was killed, is frozen, or cannot reach Redis. {begin}",
+                needs_a_person=True,
+            )
 
 
 def _has_trouble(client: ClientState) -> bool:
@@ -226,6 +311,8 @@ def _of_client(
             f" {called(client.name, 'rate_per_second')} to what the provider allows.",
             needs_a_person=False,
         )
+    elif client.unanswered:
+        yield _unanswered(client)
     elif client.next_due_at is not None and now - client.next_due_at > OVERDUE_MS:
         yield _overdue(client, workers, now)
 
@@ -286,6 +373,18 @@ def _provider_unavailable(client: ClientState, workers: Workers, now: int, *, ha
     )
 
 
+def _unanswered(client: ClientState) -> Incident:
+    return Incident(
+        "provider_failing",
+        client.name,
+        f"its token endpoint has given no usable answer since {rfc3339(client.unanswered_since)},"
+        f" refreshes that it left unanswered: {client.unanswered}",
+        client.soonest_expiry_at,
+        "They are tried again. After five in a row it counts as unavailable, and is only probed.",
+        needs_a_person=False,
+    )
+
+
 def _overdue(client: ClientState, workers: Workers, now: int) -> Incident:
     idleness = why_idle(client, workers, now)
     if idleness is None:
@@ -327,7 +426,8 @@ def _in(at: int | None, now: int) -> str:
     return "is due" if at is None or at <= now else f"in {(at - now) // 1000} s"
 
 
-def _of_store(refusal: str) -> Incident:
+def of_store(refusal: str) -> Incident:
+    """The store takes no writes."""
     return Incident(
         "store_refuses_writes",
         "the store",
@@ -372,6 +472,29 @@ def _of_webhook(state: WebhookState) -> Iterator[Incident]:
             "Compare `evergrant grants list --status failed` with what it knows, and replay what the stream"
             f" still has. Then {enable}, which says that you have seen it.",
             needs_a_person=False,
+        )
+
+
+def _lacks_its_key(stored: StoredGrant) -> bool:
+    return stored.grant.status is Status.FAILING and stored.grant.reason == Reason.CANNOT_UNSEAL
+
+
+def _of_missing_keys(listed: Sequence[tuple[StoredGrant, int | None]], key_of: KeyOf) -> Iterator[Incident]:
+    """One incident for each key, however many grants it sealed."""
+    by_key: dict[str, list[int | None]] = {}
+    for stored, ends_at in listed:
+        if _lacks_its_key(stored):
+            by_key.setdefault(key_of(stored.grant.sealed), []).append(ends_at)
+    more = " or more" if len(listed) == MOST_COUNTED else ""
+    for key_id, ends in sorted(by_key.items()):
+        yield Incident(
+            "key_missing",
+            key_id,
+            f"the tokens of {len(ends)}{more} grants cannot be read: the key {key_id} that sealed them is not"
+            " in EVERGRANT_KEYS",
+            min((at for at in ends if at is not None), default=None),
+            Reason.CANNOT_UNSEAL.advice,
+            needs_a_person=True,
         )
 
 
@@ -421,10 +544,6 @@ def _of_grant(stored: StoredGrant, ends_at: int | None) -> Incident:
         return Incident(
             "grant_failed", grant.id, _said("failed", grant.reason), ends_at, advice, needs_a_person=True
         )
-    if grant.status is Status.FAILING and grant.reason == Reason.CANNOT_UNSEAL:
-        problem = "its tokens cannot be read: the key that sealed them is not in EVERGRANT_KEYS"
-        advice = Reason.CANNOT_UNSEAL.advice
-        return Incident("key_missing", grant.id, problem, ends_at, advice, needs_a_person=True)
     if grant.status is Status.FAILING:
         problem = _said("failing", grant.reason, f"tries: {grant.streak}")
         advice = "It is being tried again; nothing to do yet."

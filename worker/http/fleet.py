@@ -26,6 +26,7 @@ async def status(call: Call) -> Response:
         {
             "needs_a_person": report.needs_a_person,
             "clients": [each for each in documents if each["kind"] == "client"],
+            "processes": [process.document() for process in report.processes],
             "incidents": [each for each in documents if each["kind"] == "incident"],
         }
     )
@@ -44,6 +45,7 @@ async def report_of(runtime: Runtime) -> Report:
         settings.name_of,
         losses,
         runtime.webhook_store,
+        key_of=runtime.deployment.keys.key_of,
     )
 
 

@@ -249,6 +249,17 @@ class Client(BaseModel):
     late: int
 
 
+class Process(BaseModel):
+    """A worker's child or a beat, as it was last heard of."""
+
+    kind: Literal["worker", "beat"]
+    name: str
+    host: str
+    alive: bool
+    last_heartbeat_at: Instant
+    trouble: str | None = Field(description="Why it claims nothing.")
+
+
 class Incident(BaseModel):
     """One thing that is wrong."""
 
@@ -266,6 +277,7 @@ class FleetStatus(BaseModel):
 
     needs_a_person: bool
     clients: list[Client]
+    processes: list[Process]
     incidents: list[Incident]
 
 

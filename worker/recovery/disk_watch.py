@@ -7,11 +7,16 @@ Rules:
 """
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 
 from worker.core.ports import Journal, JournalError, Lease
 from worker.refreshing.answers import Answers
+
+USED_UP: Final = (
+    "; its reserve is used up, and answers are on no disk: they must not be lost with this process"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +50,7 @@ class DiskWatch:
             await self._answers.put_on_disk()
             await self._journal.reserve(len(self._held()) + 1)
         except JournalError as problem:
-            trouble = str(problem)
+            trouble = str(problem) + (USED_UP if self._answers.off_disk else "")
         if trouble and trouble != self.trouble:
             log.error("claims.stopped", problem=trouble)
         elif self.trouble and not trouble:

@@ -22,16 +22,15 @@ from worker.core import api_keys
 from worker.core.api_keys import ApiKey, Scope
 from worker.core.ports import StoreUnavailableError
 from worker.runtime.connections import connect
-from worker.runtime.deployment import Deployment
+from worker.runtime.deployment import ADMIN_KEY, Deployment
 
-FILE_NAME: Final = "admin-key"
 NAME: Final = "admin"
 SUFFIX_BYTES: Final = 3
 
 
 def have_admin_key(deployment: Deployment, tell: Callable[[str], None]) -> None:
     """Make sure that the data directory has an admin key, and say what became of it."""
-    path = deployment.settings.data_dir / FILE_NAME
+    path = deployment.settings.data_dir / ADMIN_KEY
     try:
         text = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else None
         said = asyncio.run(_looked_at(deployment, path, text))

@@ -22,6 +22,7 @@ from celery.utils.nodenames import node_format
 from config import SettingsError, load_settings
 from worker.adapters.embedded import EmbeddedServer, EmbeddedServerError
 from worker.runtime import celery_logging, deployment
+from worker.runtime.beat_presence import BeatPresence
 from worker.runtime.celery_config import settings
 from worker.runtime.celery_pools import refusal_of_options
 from worker.runtime.deployment import Deployment
@@ -59,7 +60,7 @@ def _deploy_in_child() -> Deployment:
 
 
 _warnings: list[str] = []  # about the store, at start
-_heartbeats: list[Heartbeat] = []  # one, once this process has started and can write it
+_heartbeats: list[Heartbeat | BeatPresence] = []  # of this process, once it has started
 this_process = Process(_deploy_in_child, _warnings)
 
 
@@ -87,7 +88,10 @@ def _prepare_worker(sender: str, instance: Any, options: dict[str, Any], **_: An
 
 
 def _prepare_beat(**_: Any) -> None:
-    _prepare("beat")
+    presence = BeatPresence(_prepare("beat"))
+    presence.begin()
+    atexit.register(presence.end)
+    _heartbeats.append(presence)
 
 
 def _refuse(line: str) -> None:
@@ -95,7 +99,7 @@ def _refuse(line: str) -> None:
     raise SystemExit(2)
 
 
-def _prepare(role: str) -> None:
+def _prepare(role: str) -> Deployment:
     try:
         there = _deploy()
         _have_temporary_files(there.settings.data_dir)
@@ -111,6 +115,7 @@ def _prepare(role: str) -> None:
     for warning in _warnings:
         tell(warning)
     _begin_heartbeat(Heartbeat(there.heartbeats, role))
+    return there
 
 
 def _begin_heartbeat(heartbeat: Heartbeat) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from config import Settings, SettingsError
 from config.forms import decode_key
@@ -13,6 +14,8 @@ from worker.adapters.store.write_concern import WriteConcern
 from worker.runtime import liveness
 from worker.runtime.clients import check_clients, scope_warnings
 from worker.runtime.derived import prefix_of
+
+ADMIN_KEY: Final = "admin-key"  # the file of the key that `evergrant up` makes
 
 __all__ = ["Deployment", "EmbeddedServerError", "deploy", "embedded_server"]
 
@@ -44,6 +47,13 @@ class Deployment:
     def issuers(self) -> Path:
         """The directory in which issuers' documents are kept, for every namespace: they are public."""
         return self.settings.data_dir / "issuers"
+
+    @property
+    def secret_files(self) -> list[Path]:
+        """The files with secrets that nobody else on this machine needs, whether they exist or not."""
+        private_keys = {client.private_key_file for client in self.settings.clients.values()}
+        ours = (Path(".env"), *(self.settings.data_dir / name for name in (key_file.FILE_NAME, ADMIN_KEY)))
+        return [*ours, *sorted(path for path in private_keys if path is not None)]
 
     @property
     def clients_file_warning(self) -> str:

@@ -1,6 +1,7 @@
 """Reads the state of clients, token endpoints and processes, which the scripts keep."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -13,14 +14,22 @@ from worker.adapters.store.scripts import BARRIER
 from worker.adapters.store.store_clock import read_clocks, store_now
 from worker.core.grant import Status
 from worker.core.ports import ClockJump
-from worker.core.registry import ClientState, OnUnreadable, StoreLife, Workers, refuse_unreadable
+from worker.core.registry import (
+    WORKER_ALIVE_MS,
+    ClientState,
+    OnUnreadable,
+    StoreLife,
+    Workers,
+    refuse_unreadable,
+)
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 SOONEST: Final = 50  # grants due first, among which the soonest expiry is sought
 AT_ONCE: Final = 500  # clients that are read together
-ALIVE_SECONDS: Final = 10  # a process sends a heartbeat every second
+MOST_LISTED: Final = 1_000  # processes
+ALIVE_SECONDS: Final = WORKER_ALIVE_MS // 1000
 SEEN_LATELY_SECONDS: Final = 60  # of a process with a trouble: it may stand still because of that
 
 EMPTY: Final = msgpack.packb([])
@@ -70,6 +79,7 @@ class RedisFleetState:
         endpoints = await self._texts_of(
             [self._key("endpoint:" + text.get("endpoint", "")) for text in texts], ENDPOINT_FIELDS
         )
+        unanswered = await self._unanswered([text.get("endpoint", "") for text in texts])
         due = await self._redis.together([("zcount", (key, "-inf", now), {}) for key in schedules])
         first = await self._redis.together(
             [("zrange", (key, 0, SOONEST - 1), {"withscores": True}) for key in schedules]
@@ -81,8 +91,25 @@ class RedisFleetState:
             if stored.due_at is not None and at is not None:
                 expiries[stored.grant.client] = min(at, expiries.get(stored.grant.client, at))
         return [
-            _state(name, text, endpoint, number, members, expiries.get(name))
-            for name, text, endpoint, number, members in zip(names, texts, endpoints, due, first, strict=True)
+            replace(
+                _state(name, text, endpoint, number, members, expiries.get(name)),
+                unanswered=len(failures),
+                unanswered_since=min(failures, default=None),
+            )
+            for name, text, endpoint, number, members, failures in zip(
+                names, texts, endpoints, due, first, unanswered, strict=True
+            )
+        ]
+
+    async def _unanswered(self, urls: Sequence[str]) -> list[list[int]]:
+        """When the requests left that each endpoint has not answered usably since it last did."""
+        failures = await self._redis.together(
+            [("hget", (self._key("endpoint:" + url), "failures"), {}) for url in urls]
+        )
+        answered = await self._redis.together([("zscore", (self._key("answered"), url), {}) for url in urls])
+        return [
+            [int(sent_at) for _, _, sent_at in msgpack.unpackb(packed or EMPTY) if sent_at > (last or 0)]
+            for packed, last in zip(failures, answered, strict=True)
         ]
 
     async def life(self) -> StoreLife:
@@ -99,7 +126,8 @@ class RedisFleetState:
     async def workers(self) -> Workers:
         """The processes that live, and what keeps some of them from claiming."""
         (now, ahead_ms), processes = await read_clocks(self._redis, self._prefix), self._key("processes")
-        alive = await self._redis.zrangebyscore(processes, now - ALIVE_SECONDS * 1000, "+inf")
+        heard, beats = await self._last_heard("workers"), await self._last_heard("beats")
+        alive = [owner for owner, at in heard.items() if now - at <= WORKER_ALIVE_MS]
         seen = await self._redis.zrangebyscore(processes, now - SEEN_LATELY_SECONDS * 1000, "+inf")
         troubles = await self._redis.hgetall(self._key("troubles"))
         untaken = await self._redis.hgetall(self._key("untaken"))
@@ -108,13 +136,20 @@ class RedisFleetState:
         )
         return Workers(
             alive=len(alive),
-            able=sum(owner not in troubles for owner in alive),
+            able=sum(owner.encode() not in troubles for owner in alive),
             troubles={owner.decode(): text.decode() for owner, text in troubles.items() if owner in seen},
             recovering_until=int(ends_at) if ends_at is not None and int(ends_at) > now else None,
             refusal=await self._refusal(),
             clock_jump=ClockJump(int(jumped_at), int(jumped_by), ahead_ms) if jumped_at else None,
             untaken=sorted({name for owner in seen for name in msgpack.unpackb(untaken.get(owner, EMPTY))}),
+            heard=heard,
+            beats=beats,
         )
+
+    async def _last_heard(self, kind: str) -> dict[str, int]:
+        """When processes of a kind sent their last heartbeats, the latest first."""
+        found = await self._redis.zrevrange(self._key(kind), 0, MOST_LISTED - 1, withscores=True)
+        return {name.decode(): int(score) for name, score in found}
 
     async def _refusal(self) -> str:
         """Why the store takes no writes, found out by a write: no read fails for want of memory."""

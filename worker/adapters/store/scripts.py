@@ -44,6 +44,7 @@ from worker.adapters.store.signatures import (
     Lease,
     Leave,
     LeaveWebhook,
+    NoteBeat,
     NoteUnreadable,
     ReleaseDeliverer,
     ReleaseRunner,
@@ -65,7 +66,7 @@ T = TypeVar("T")
 TAKE_LEASES: Final = frozenset[type[Call]]({Claim, Lease})
 # These writes are repeated soon, or come right by themselves. Every other script's writes must be kept.
 NEED_NO_REPLICA: Final = frozenset[type[Call]](
-    {FinishRecovery, Heartbeat, Leave, NoteUnreadable, ReleaseRunner, ReserveRunners}
+    {FinishRecovery, Heartbeat, Leave, NoteBeat, NoteUnreadable, ReleaseRunner, ReserveRunners}
     | {LeaveWebhook, ReleaseDeliverer, ReserveDeliverer, ServeWebhook}
 )
 BESIDE: Final = TAKE_LEASES | NEED_NO_REPLICA

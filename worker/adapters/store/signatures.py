@@ -955,6 +955,13 @@ class ReleaseDeliverer(NamedTuple):
     task: str
 
 
+class NoteBeat(NamedTuple):
+    """Say that a beat lives, or that it has ended."""
+
+    name: str
+    is_gone: bool
+
+
 class NoteUnreadable(NamedTuple):
     """Note that a grant's record could not be read."""
 
@@ -1019,6 +1026,7 @@ Call = (
     | LeaveWebhook
     | ReserveDeliverer
     | ReleaseDeliverer
+    | NoteBeat
 )
 
 

@@ -102,6 +102,8 @@
 --                          processes. Written by heartbeat and leave. A field lives until its process says otherwise,
 --                          or leaves.
 -- workers          zset    The processes among them that run refresh tasks, by their last heartbeat. As `processes`.
+-- beats            zset    Beats, by their last heartbeat. Written by note_beat. A member lives until its beat ends, or for a
+--                          day.
 -- measures         hash    What belongs to no client: lateness:BOUND and duration:BOUND (how many refreshes took so long, by
 --                          the bound of their bucket), lateness:sum, duration:sum (ms), served:OUTCOME (calls for grants
 --                          of which nothing is known), unsealed:KEY (attempts for which that key was missing), swept_at.
