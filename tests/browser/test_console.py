@@ -25,6 +25,8 @@ WIDE: Final = {"width": 1200, "height": 800}
 VIEWS: Final = {
     "fleet": "/",
     "grants": "/grants",
+    "forecast": "/forecast",
+    "forecast of a week": "/forecast?hours=168&client=pagerduty",
     "nothing found": "/grants?id=nobody",
     "at work": path_of("grants", fleet.AT_WORK),
     "failed": path_of("grants", fleet.FAILED),
@@ -238,7 +240,7 @@ def test_every_view_fits_and_everybody_can_use_it(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["fleet", "failed"])
+@pytest.mark.parametrize("name", ["fleet", "failed", "forecast"])
 def test_pictures_for_the_documentation(
     console: Deployment, comes: Callable[..., Person], name: str, scheme: str
 ) -> None:

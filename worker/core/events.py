@@ -81,8 +81,9 @@ def grant_event(
     }
     if event_type in FAILURES:
         data["access_token_expires_at"] = rfc3339(grant.access_expires_at)
-        if client.reconnect_url is not None:
-            data["reconnect_url"] = _page(client.reconnect_url, grant=grant.id, client=client.name)
+        page = reconnect_page(client, grant.id)
+        if page is not None:
+            data["reconnect_url"] = page
     if detail is not None:
         data["detail"] = detail
     if narrowed:
@@ -153,6 +154,13 @@ def rfc3339(at: int | None) -> str | None:
 @lru_cache(maxsize=64)  # grants that are refreshed together end together
 def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
+
+
+def reconnect_page(client: Client, grant_id: str) -> str | None:
+    """The application's page on which a grant's person connects again; `None` where nobody says it."""
+    if client.reconnect_url is None:
+        return None
+    return _page(client.reconnect_url, grant=grant_id, client=client.name)
 
 
 def _page(template: str, **values: str) -> str:

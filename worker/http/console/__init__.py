@@ -7,6 +7,8 @@ forms.py       what a form holds
 cookies.py     the two cookies, and where a person may be sent on to
 queries.py     what a view's address may say
 fleet.py       the fleet at a glance
+forecast.py    what is ahead of the fleet
+plot.py        bars over time, as the shapes of an SVG
 grants.py      grants listed, one grant, its history
 timeline.py    events and audit entries in words
 actions.py     what can be done to a grant, each after a confirmation

@@ -9,12 +9,14 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from worker.core import policy
+from worker.core.events import reconnect_page
 from worker.core.grant import Grant, Status
 from worker.core.interchange import MAX_LABELS
 from worker.core.policy import Rules
 from worker.core.providers import Client
 from worker.core.reasons import Reason
 from worker.core.registry import UnreadableRecordError
+from worker.core.webhooks import Delivered
 from worker.fleet.due_reason import reason_of_due
 from worker.fleet.history import history_of
 from worker.fleet.selecting import Selection
@@ -106,8 +108,8 @@ async def show_grant(visit: "Visit") -> Response:
         endings=_endings(found.grant, client),
         actions=actions.offered(visit, found, client),
         history=None if visit.is_for_news else await _history(visit, None),
-        # Webhooks are the deployment's: a key of one tenant sees none.
-        deliveries=[] if visit.key.is_bound else await runtime.webhook_store.deliveries_of(found.grant.id),
+        reconnect_page=None if client is None else reconnect_page(client, found.grant.id),
+        deliveries=await _deliveries(visit),
         done=None if query.done is None else actions.BY_WORD[query.done].done,
     )
 
@@ -142,6 +144,13 @@ async def _history(visit: "Visit", before: str | None) -> _History:
     )
     older = None if found.before is None else f"{path_of('history', call.grant_id)}?before={found.before}"
     return _History([happening(entry) for entry in found.entries], older)
+
+
+async def _deliveries(visit: "Visit") -> Sequence[Delivered]:
+    """What became of the last events of a grant. Webhooks are the deployment's: no tenant's key sees them."""
+    if visit.key.is_bound:
+        return []
+    return await visit.call.runtime.webhook_store.deliveries_of(visit.call.grant_id)
 
 
 def _why(grant: Grant) -> list[str]:

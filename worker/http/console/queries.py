@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from worker.core.grant import Status
+from worker.fleet.forecasting import MOST_HOURS
 from worker.http.models import Name, StreamId
 
 Done = Literal["pause", "resume", "refresh", "revoke", "delete"]
@@ -52,3 +53,10 @@ class HistoryQuery(Query):
     """Which entries."""
 
     before: StreamId | None = None
+
+
+class ForecastQuery(Query):
+    """How far to look, and at whom."""
+
+    hours: int = Field(default=24, ge=1, le=MOST_HOURS)
+    client: Name | None = None

@@ -119,6 +119,8 @@ def menu_of(key: ApiKey) -> list[Entry]:
         entries.append(Entry("/", "Fleet"))
     if key.may(Scope.GRANTS):
         entries.append(Entry("/grants", "Grants"))
+    if sees_fleet(key):
+        entries.append(Entry("/forecast", "Forecast"))
     return entries
 
 

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from worker.core.api_keys import Scope
 from worker.http.calls import ID, Service
-from worker.http.console import actions, fleet, grants, queries, sign_in
+from worker.http.console import actions, fleet, forecast, grants, queries, sign_in
 from worker.http.console.rendering import asset_routes
 from worker.http.console.visits import View, serve_visit
 
@@ -24,6 +24,7 @@ def _views_of(action: actions.Action) -> tuple[View, View]:
     )
 
 
+OF_FLEET: Final = (Scope.FLEET,)
 OF_GRANTS: Final = (Scope.GRANTS,)
 OF_CONNECT: Final = (Scope.GRANTS, Scope.CONNECT)
 VIEWS: Final = (
@@ -31,6 +32,7 @@ VIEWS: Final = (
     View("GET", "/grants", "grants", grants.list_grants, OF_GRANTS, queries.GrantsQuery),
     View("GET", "/grants/{id}", "grant", grants.show_grant, OF_GRANTS, queries.GrantQuery),
     View("GET", "/history/{id}", "history", grants.show_history, OF_GRANTS, queries.HistoryQuery),
+    View("GET", "/forecast", "forecast", forecast.show_forecast, OF_FLEET, queries.ForecastQuery),
     *(view for action in actions.ACTIONS for view in _views_of(action)),
     View("GET", "/reconnect/{id}", "ask_reconnect", actions.ask_to_connect, OF_CONNECT),
     View("POST", "/reconnect/{id}", "reconnect", actions.make_link, OF_CONNECT),

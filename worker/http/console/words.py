@@ -32,6 +32,21 @@ def instant(at: int) -> str:
     return f"{_utc(at):%-d %b %Y, %H:%M:%S} UTC"
 
 
+def of_day(at: int) -> str:
+    """An instant of today or tomorrow: `16:12`."""
+    return f"{_utc(at):%H:%M}"
+
+
+def of_week(at: int) -> str:
+    """An instant of these days: `Mon 16:12`."""
+    return f"{_utc(at):%a %H:%M}"
+
+
+def of_month(at: int) -> str:
+    """A day: `29 Nov`."""
+    return f"{_utc(at):%-d %b}"
+
+
 def machine(at: int) -> str:
     """An instant for programs, RFC 3339 to the second."""
     return f"{_utc(at):%Y-%m-%dT%H:%M:%SZ}"
