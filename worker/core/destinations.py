@@ -28,6 +28,9 @@ SPECIAL: Final[tuple[Network, ...]] = tuple(
 )
 TRANSLATED: Final = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
 
+_LOOPBACK_4: Final = ipaddress.ip_network("127.0.0.0/8")
+_LOOPBACK_6: Final = ipaddress.ip_address("::1")
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -45,7 +48,7 @@ class Destination:
     def is_loopback(self) -> bool:
         """Whether the URL itself names this machine."""
         address = address_in(self.host)
-        return self.host == "localhost" or (address is not None and address.is_loopback)
+        return self.host == "localhost" or (address is not None and _is_loopback(address))
 
 
 def read_url(url: str, allowed: Sequence[Network]) -> Destination:
@@ -91,11 +94,16 @@ def address_in(host: str) -> Address | None:
 
 
 def _may_be(there: Destination, address: Address, allowed: Sequence[Network]) -> bool:
-    if there.is_loopback and address.is_loopback:
+    if there.is_loopback and _is_loopback(address):
         return True
     if any(address in network for network in allowed):
         return True
     return not there.is_plain and _is_public(address)
+
+
+def _is_loopback(address: Address) -> bool:
+    """Not an IPv4 address in the dress of an IPv6 one, which Python 3.13 calls loopback too."""
+    return address in _LOOPBACK_4 if isinstance(address, ipaddress.IPv4Address) else address == _LOOPBACK_6
 
 
 def _is_public(address: Address) -> bool:
