@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from functools import partial
 
 import httpx
 import pytest
@@ -32,7 +33,7 @@ def test_its_counters_are_the_providers_own_after_workers_were_killed(build: Bui
     with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as caller:
         answers = [caller.post("/v1/token/nobody").status_code]
         for kill in range(1, KILLS + 1):
-            live.wait_until(lambda kill=kill: _refreshes(live) >= kill * GRANTS / 3, "some rotations")
+            live.wait_until(partial(_has_refreshed, live, kill * GRANTS // 3), "some rotations")
             live.kill(worker)
             worker = live.start_worker()
             answers += [caller.post(f"/v1/token/{person}").status_code for person in people[:10]]
@@ -50,7 +51,12 @@ def test_its_counters_are_the_providers_own_after_workers_were_killed(build: Bui
 
 
 def _refreshes(live: LiveDeployment) -> int:
+    """As the provider counts them."""
     return live.sandbox.totals()["refreshes"]
+
+
+def _has_refreshed(live: LiveDeployment, number: int) -> bool:
+    return _refreshes(live) >= number
 
 
 def _served(samples: Samples, *outcomes: str) -> float:
