@@ -53,4 +53,4 @@ async def _scrape(store: Store) -> dict[str, float]:
 def _server_us(store: Store) -> float:
     """How long the server has spent in what grows with clients; a script's own commands are within it."""
     stats: dict[str, Any] = store.bed.redis.info("commandstats")
-    return sum(float(stats[f"cmdstat_{name}"]["usec"]) for name in ("evalsha", "smembers"))
+    return sum(float(stats.get(f"cmdstat_{name}", {"usec": 0})["usec"]) for name in ("evalsha", "smembers"))

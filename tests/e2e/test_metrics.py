@@ -51,6 +51,7 @@ def test_its_counters_are_the_providers_own_after_workers_were_killed(build: Bui
 
 
 def _refreshes(live: LiveDeployment) -> int:
+    """As the provider counts them."""
     return live.sandbox.totals()["refreshes"]
 
 

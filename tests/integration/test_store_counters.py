@@ -32,7 +32,7 @@ def measures(redis: Any, scripts: Scripts, prefix: str) -> RedisMeasures:
 
 
 async def of_acme(measures: RedisMeasures) -> ClientMeasures:
-    (client,) = (await measures.read(())).clients
+    (client,) = (await measures.read({})).clients
     return client
 
 
@@ -171,7 +171,7 @@ async def test_a_batch_is_added_once_however_often_its_heartbeat_is_sent(
     batch = gathered.batch()
     await scripts.run(Heartbeat("this", MINUTE_MS, None, batch=batch.number, counts=batch.counts))
 
-    read = await measures.read(())
+    read = await measures.read({})
     assert (read.duration.counts, read.duration.sum_ms) == ({"0.05": 2}, 80)
     assert read.clients[0].served == {"grant_paused": 1}
 
@@ -217,7 +217,7 @@ async def test_a_counter_that_holds_no_number_breaks_no_heartbeat_and_no_scrape(
 
     await scripts.run(Heartbeat("this", MINUTE_MS, None, batch=batch.number, counts=batch.counts))
 
-    read = await measures.read(())
+    read = await measures.read({})
     assert (read.duration.counts, read.duration.sum_ms) == ({"0.05": 1}, 0)
 
 
@@ -248,10 +248,11 @@ async def test_a_client_that_cannot_be_read_hides_no_other(
     await redis.sadd(f"{prefix}clients", "broken")
     await redis.set(f"{prefix}schedule:broken", "no sorted set")
 
-    read = await measures.read(["configured"])
+    read = await measures.read({"configured": "https://configured.example/token"})
     await redis.delete(f"{prefix}schedule:broken")
 
     assert [client.name for client in read.clients] == ["acme", "configured"]
+    assert read.clients[1].endpoint == "https://configured.example/token"
     assert read.unread_clients == 1
 
 
@@ -260,8 +261,8 @@ async def test_only_processes_that_refresh_are_workers_and_only_while_they_live(
 ) -> None:
     await scripts.run(Heartbeat("web", MINUTE_MS, None))
     await scripts.run(Heartbeat("worker", MINUTE_MS, None, is_worker=True))
-    assert (await measures.read(())).workers == 1
+    assert (await measures.read({})).workers == 1
 
     await scripts.run(Leave("worker"))
 
-    assert (await measures.read(())).workers == 0
+    assert (await measures.read({})).workers == 0

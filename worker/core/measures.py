@@ -11,7 +11,7 @@ Rules:
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
@@ -125,7 +125,7 @@ class ClientMeasures:
     """What is measured of one client.
 
     Attributes:
-        endpoint: the token endpoint that it was last claimed for; empty where it never was.
+        endpoint: the token endpoint that it was last claimed for, or is configured with; empty for none.
         grants: how many, by status.
         due: how many wait to be refreshed.
         first_due_at: when the first one in the schedule is or was due, Unix ms; `None` where none ever is.
@@ -182,8 +182,11 @@ class FleetMeasures:
 class Measures(Protocol):
     """Reads what is measured."""
 
-    async def read(self, configured: Collection[str]) -> FleetMeasures:
+    async def read(self, configured: Mapping[str, str]) -> FleetMeasures:
         """All of it, of every client that is configured or ever had a grant.
+
+        Args:
+            configured: the token URLs of the configured clients by their names; empty where nobody knows.
 
         Raises:
             StoreUnavailableError: the store does not answer.

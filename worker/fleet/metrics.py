@@ -7,7 +7,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from worker.core.measures import FleetMeasures, Measures
@@ -22,7 +22,7 @@ class Metrics:
 
     Args:
         measures: reads the store.
-        configured: names the clients that have settings.
+        configured: the token URLs of the clients that have settings, by their names.
         expose: makes the text, of the kind that an `Accept` header asks for; returns it and what it is.
         undelivered: when the oldest event was emitted that a webhook has not taken, by the webhook's id, in
             Unix ms; those that have taken all are left out.
@@ -32,7 +32,7 @@ class Metrics:
         self,
         *,
         measures: Measures,
-        configured: Callable[[], Collection[str]],
+        configured: Callable[[], Mapping[str, str]],
         expose: Expose,
         undelivered: Undelivered,
     ) -> None:

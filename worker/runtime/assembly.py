@@ -437,7 +437,7 @@ async def open_runtime(
             ),
             metrics=Metrics(
                 measures=RedisMeasures(redis, scripts, prefix),
-                configured=clients.names,
+                configured=lambda: {client.name: client.token_url for client in clients},
                 expose=expose,
                 undelivered=webhook_store.oldest_undelivered,
             ),

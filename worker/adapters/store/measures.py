@@ -1,6 +1,6 @@
 """Reads what is measured: a few keys of each client, many clients a call, however many grants they have."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
@@ -38,7 +38,7 @@ class RedisMeasures:
         self._scripts = scripts
         self._prefix = prefix
 
-    async def read(self, configured: Collection[str]) -> FleetMeasures:
+    async def read(self, configured: Mapping[str, str]) -> FleetMeasures:
         """All of it, of every client that is configured or ever had a grant."""
         now = await store_now(self._redis, self._prefix)
         members, known, workers, unreadable = await self._redis.together(
@@ -51,7 +51,7 @@ class RedisMeasures:
         )
         measures = _numbers(known)
         names = sorted({*configured, *(name.decode() for name in members)})
-        found = await self._survey(names, now)
+        found = await self._survey([(name, configured.get(name, "")) for name in names], now)
         used, limit = await self._memory()
         clients = [_client(name, each) for name, each in zip(names, found, strict=True) if each is not None]
         return FleetMeasures(
@@ -68,12 +68,12 @@ class RedisMeasures:
             memory_limit=limit,
         )
 
-    async def _survey(self, names: Sequence[str], now: int) -> list[Any]:
+    async def _survey(self, clients: Sequence[tuple[str, str]], now: int) -> list[Any]:
         """One call after another, so that a refresh never waits for more than one."""
-        looked_at = max(min(LOOKED_AT, LOOKED_AT_IN_ALL // max(len(names), 1)), 1)
+        looked_at = max(min(LOOKED_AT, LOOKED_AT_IN_ALL // max(len(clients), 1)), 1)
         found: list[Any] = []
-        for begin in range(0, len(names), AT_ONCE):
-            some = tuple(names[begin : begin + AT_ONCE])
+        for begin in range(0, len(clients), AT_ONCE):
+            some = tuple(clients[begin : begin + AT_ONCE])
             found += await self._scripts.run(signatures.Survey(some, now, looked_at))
         return found
 

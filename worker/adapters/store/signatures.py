@@ -795,11 +795,12 @@ class Survey(NamedTuple):
     """Read what a scrape tells of some clients.
 
     Attributes:
+        clients: each with the token URL that it is configured with; empty where nobody knows.
         now: the store's clock.
         looked_at: how many grants of each client are read, those that are due first.
     """
 
-    clients: tuple[str, ...]
+    clients: tuple[tuple[str, str], ...]
     now: int
     looked_at: int
 

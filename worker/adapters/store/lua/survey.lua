@@ -20,11 +20,11 @@ local function soonest_end(first)
   return soonest
 end
 
-local function survey(client)
+local function survey(client, token_url)
   local known = redis.call('HMGET', client_key(client), unpack(FIELDS))
   local first = redis.call('ZRANGE', schedule_key(client), 0, looked_at - 1, 'WITHSCORES')
   local is_due_ever = first[2] and first[2] ~= 'inf'
-  local endpoint = known[2] or ''
+  local endpoint = known[2] or token_url -- nothing was claimed yet
   return {known[1] or 'accepted', endpoint,
     endpoint ~= '' and redis.call('HGET', endpoint_key(endpoint), 'state') or 'available',
     known[3] or 0, known[4] or 0, {known[5] or 0, known[6] or 0, known[7] or 0, known[8] or 0},
@@ -34,8 +34,8 @@ local function survey(client)
 end
 
 local surveyed = {}
-for place, client in ipairs(clients) do
-  local reads, found = pcall(survey, client)
+for place, each in ipairs(clients) do
+  local reads, found = pcall(survey, each[1], each[2])
   if not reads and not own_error(found) then error(found, 0) end
   surveyed[place] = reads and found
 end
