@@ -25,7 +25,18 @@ from typing import Any, Final
 
 import psutil
 
-from bench import claims, command, footprint, lateness, many_clients, parts, plots, throughput, token_calls
+from bench import (
+    claims,
+    command,
+    footprint,
+    lateness,
+    many_clients,
+    page,
+    parts,
+    plots,
+    throughput,
+    token_calls,
+)
 from bench.bed import ROOT
 from bench.contenders.bare import KINDS
 from bench.throughput import IDIOM, OURS
@@ -133,6 +144,11 @@ def _tokens(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
+def _page(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
+    del repeats  # each figure is of many runs
+    return page.measure(*((1_000, 5) if quick else (1_000_000, 100)))
+
+
 def _command(*, quick: bool, repeats: int) -> dict[str, float]:
     del repeats  # the least and the median of many runs
     return command.measure(3 if quick else 20)
@@ -147,6 +163,7 @@ MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
     "command": _command,
     "footprint": _footprint,
     "lateness": _lateness,
+    "page": _page,
     "scaling": _scaling,
     "tokens": _tokens,
 }

@@ -30,7 +30,7 @@ def test_bars_are_as_high_as_their_values_and_inside_the_frame() -> None:
         ("good", whole // 2),
         ("bad", round(whole / 4)),
     ]
-    assert all(LEFT <= bar.x and bar.x + bar.width <= WIDTH - RIGHT for bar in plot.bars)
+    assert all(bar.x >= LEFT and bar.x + bar.width <= WIDTH - RIGHT for bar in plot.bars)
     assert all(round(bar.y + bar.height) == HEIGHT - BOTTOM for bar in plot.bars)
 
 
