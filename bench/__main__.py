@@ -31,6 +31,7 @@ from bench import (
     footprint,
     lateness,
     many_clients,
+    page,
     parts,
     plots,
     scrape,
@@ -151,6 +152,11 @@ def _scrape(*, quick: bool, repeats: int) -> list[dict[str, float]]:
     )
 
 
+def _page(*, quick: bool, repeats: int) -> list[dict[str, Any]]:
+    del repeats  # each figure is of many runs
+    return page.measure(*((1_000, 5) if quick else (1_000_000, 100)))
+
+
 def _command(*, quick: bool, repeats: int) -> dict[str, float]:
     del repeats  # the least and the median of many runs
     return command.measure(3 if quick else 20)
@@ -165,6 +171,7 @@ MEASUREMENTS: Final[dict[str, Callable[..., Any]]] = {
     "command": _command,
     "footprint": _footprint,
     "lateness": _lateness,
+    "page": _page,
     "scaling": _scaling,
     "scrape": _scrape,
     "tokens": _tokens,

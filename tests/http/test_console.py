@@ -21,9 +21,8 @@ from worker.http.console.timeline import TITLES
 from worker.http.console.views import VIEWS
 from worker.http.console.visits import View
 
-EVERY = [pytest.param(each, id=each.name) for each in VIEWS]
 SEEN = [pytest.param(each, id=each.name) for each in VIEWS if each.method == "GET"]
-SENT = [pytest.param(each, id=each.name) for each in VIEWS if each.method == "POST"]
+SENT = [each for each in VIEWS if each.method == "POST"]
 OF_ONE = [pytest.param(each, id=each.name) for each in VIEWS if each.has_id]
 
 
@@ -65,23 +64,20 @@ async def test_at_the_root_a_person_without_a_session_is_asked_for_a_key(person:
     assert 'type="password"' in page.text
 
 
-@pytest.mark.parametrize("view", EVERY)
-async def test_without_a_session_no_view_shows_or_does_anything(web: Web, person: Person, view: View) -> None:
+async def test_without_a_session_no_view_shows_or_does_anything(web: Web, person: Person) -> None:
     await web.put({"id": "a/b", "client": "buddy", "access_token": "a", "refresh_token": "r"})
-    path = view.path.replace(ID, "a%2Fb")
     before = await web.runtime.registry.find("a/b")
 
-    answers = []
-    for cookie in (None, "x", "AgJrMQ", "A" * 5_000):
-        headers = {} if cookie is None else {"Cookie": f"evergrant-session={cookie}"}
-        answers.append(await person.http.request(view.method, path, headers=headers))
-
-    for answer in answers:
-        if path == "/":
-            assert 'action="/sign-in"' in answer.text
-        else:
-            assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/sign-in")
-        assert "buddy" not in answer.text
+    for view in VIEWS:
+        path = view.path.replace(ID, "a%2Fb")
+        for cookie in (None, "x", "AgJrMQ", "A" * 5_000):
+            headers = {} if cookie is None else {"Cookie": f"evergrant-session={cookie}"}
+            answer = await person.http.request(view.method, path, headers=headers)
+            if path == "/":
+                assert 'action="/sign-in"' in answer.text
+            else:
+                assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/sign-in")
+            assert "buddy" not in answer.text
     assert await web.runtime.registry.find("a/b") == before
 
 
@@ -194,8 +190,12 @@ async def test_only_the_form_that_this_browser_was_shown_signs_it_in(web: Web, p
         "/grants//\u200b",
     ],
 )
-async def test_nobody_is_sent_on_to_another_place(web: Web, person: Person, address: str) -> None:
-    answer = await person.signs_in(await web.key(Scope.ADMIN), address)
+def test_nobody_is_sent_on_to_another_place(address: str) -> None:
+    assert safe_next(address) == "/"
+
+
+async def test_a_form_that_names_another_place_leads_to_the_first_view(web: Web, person: Person) -> None:
+    answer = await person.signs_in(await web.key(Scope.ADMIN), "//evil.example")
 
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
 
@@ -318,12 +318,9 @@ async def test_no_session_lasts_longer_than_half_a_day(
 # What a key may see
 
 
-@pytest.mark.parametrize("view", EVERY)
-async def test_a_key_without_a_scope_is_refused_as_the_api_refuses_it(
-    web: Web, person: Person, view: View
-) -> None:
+async def test_a_key_without_a_scope_is_refused_as_the_api_refuses_it(web: Web, person: Person) -> None:
     await web.put({"id": "a/b", "client": "buddy", "access_token": "a", "refresh_token": "r"})
-    for missing in view.scopes:
+    for view, missing in [(each, scope) for each in VIEWS for scope in each.scopes]:
         others = [scope for scope in Scope if scope not in {missing, Scope.ADMIN}]
         await person.signs_in(await web.key(*others))
         page = await person.sees("/")
@@ -333,7 +330,7 @@ async def test_a_key_without_a_scope_is_refused_as_the_api_refuses_it(
         answer = await person.http.request(view.method, path, data={"form_token": token})
 
         assert answer.status_code == 403
-        assert f"takes a key with the scope {missing}" in text_of(answer).replace("Takes", "takes")
+        assert f"Takes a key with the scope {missing}" in text_of(answer)
     assert (await web.runtime.registry.find("a/b")) is not None
 
 
@@ -389,40 +386,37 @@ async def test_no_view_tells_a_key_of_one_tenant_of_anothers_grants(
 # Forms
 
 
-@pytest.mark.parametrize("view", SENT)
-async def test_a_form_is_taken_from_this_sessions_own_page_alone(web: Web, admin: Person, view: View) -> None:
+async def test_a_form_is_taken_from_this_sessions_own_page_alone(web: Web, admin: Person) -> None:
     (grant,) = web.enroll()
     await web.put(grant)
     token = token_in(await admin.sees("/grants"))
     async with Person(web) as other:
         await other.signs_in(await web.key(Scope.ADMIN))
         theirs = token_in(await other.sees("/grants"))
-    path = view.path.replace(ID, path_of("", grant["id"])[2:])
     before = await web.runtime.registry.find(grant["id"])
 
-    answers = [
-        await admin.sends(path, {"form_token": ""}),
-        await admin.sends(path, {"form_token": theirs}),
-        await admin.sends(path, {"form_token": token}, {"Sec-Fetch-Site": "cross-site"}),
-        await admin.sends(path, {"form_token": token}, {"Sec-Fetch-Site": "same-site"}),
-        await admin.http.post(f"{path}?form_token={token}", headers={"Content-Type": "text/plain"}),
-    ]
-
-    assert [answer.status_code for answer in answers] == [403, 403, 403, 403, 422]
+    for view in SENT:
+        path = view.path.replace(ID, path_of("", grant["id"])[2:])
+        answers = [
+            await admin.sends(path, {"form_token": ""}),
+            await admin.sends(path, {"form_token": theirs}),
+            await admin.sends(path, {"form_token": token}, {"Sec-Fetch-Site": "cross-site"}),
+            await admin.sends(path, {"form_token": token}, {"Sec-Fetch-Site": "same-site"}),
+            await admin.http.post(f"{path}?form_token={token}", headers={"Content-Type": "text/plain"}),
+        ]
+        assert [answer.status_code for answer in answers] == [403, 403, 403, 403, 422]
     assert await web.runtime.registry.find(grant["id"]) == before
     assert (await admin.sees("/grants")).status_code == 200
     assert list(web.sandbox.log(grant["id"])) == []
 
 
-@pytest.mark.parametrize(
-    "view", [each for each in VIEWS if each.method == "POST"], ids=lambda each: each.name
-)
-async def test_what_a_form_does_no_address_does(web: Web, admin: Person, view: View) -> None:
+async def test_what_a_form_does_no_address_does(web: Web, admin: Person) -> None:
     (grant,) = web.enroll()
     await web.put(grant)
     before = await web.runtime.registry.find(grant["id"])
 
-    await admin.sees(view.path.replace(ID, path_of("", grant["id"])[2:]))
+    for view in SENT:
+        await admin.sees(view.path.replace(ID, path_of("", grant["id"])[2:]))
 
     assert await web.runtime.registry.find(grant["id"]) == before
     assert (await admin.sees("/grants")).status_code == 200

@@ -67,19 +67,17 @@ class Listing:
             prefix: what the ids begin with.
         """
         listed: list[StoredGrant] = []
-        looked_at = 0
+        looked_at, number = 0, min(limit, READ_AT_ONCE)  # most selections have most of what is read
         for client in await self._clients(selection, after):
             last = after.id if after is not None and after.client == client else ""
             while True:
-                page = await self._registry.page(
-                    client, last, READ_AT_ONCE, prefix=prefix, unreadable=unreadable
-                )
+                page = await self._registry.page(client, last, number, prefix=prefix, unreadable=unreadable)
                 for stored in page.grants:
                     if selection.has(stored.grant) and sees(stored.grant):
                         listed.append(stored)
                     if len(listed) == limit:
                         return Listed(listed, Place(client, stored.grant.id))
-                looked_at += READ_AT_ONCE
+                looked_at, number = looked_at + number, READ_AT_ONCE
                 if page.last is None:
                     break
                 last = page.last
