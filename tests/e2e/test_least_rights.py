@@ -30,6 +30,7 @@ IN_OTHER_CASES = {"xread", "xrevrange", "exists", "rpush", "unwatch", "watch"}
 LEFT_TO_CHOICE = {"config|get"}
 COMMANDS = (
     ("status",),
+    ("forecast",),
     ("events", "--json"),
     ("grants", "list"),
     ("grants", "refresh", "grant-1"),
