@@ -48,7 +48,12 @@ def told(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisRe
 
     async def read() -> Incident:
         report = await report_on(
-            registry, fleet_state, replies, {"acme"}, variable_of, key_of=KeyRing({"k1": bytes(32)}).key_of
+            registry,
+            fleet_state,
+            replies,
+            {"acme"},
+            variable_of,
+            missing_key=KeyRing({"k1": bytes(32)}).missing_key,
         )
         (incident,) = [each for each in report.incidents if each.subject == "acme"]
         return incident
@@ -79,7 +84,9 @@ def whole(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisR
 
     async def read() -> Report:
         keys = KeyRing({"k1": bytes(32)})
-        return await report_on(registry, fleet_state, replies, {"acme"}, variable_of, key_of=keys.key_of)
+        return await report_on(
+            registry, fleet_state, replies, {"acme"}, variable_of, missing_key=keys.missing_key
+        )
 
     return read
 
@@ -148,6 +155,21 @@ async def test_a_lost_key_is_one_incident_however_many_grants_it_sealed(
     assert (incident.ends_at, incident.needs_a_person) == (one.access_expires_at, True)
 
 
+async def test_a_grant_whose_key_is_there_is_not_told_to_lack_one(
+    whole: Whole, seed: Seed, registry: RedisRegistry
+) -> None:
+    one = await seed("first")
+    sealed = KeyRing({"k1": bytes(32)}).seal(one, TokenPair("a", "r"))
+    grant = replace(one, id="second", sealed=sealed, status=Status.FAILING, reason="cannot_unseal")
+    change = Change(grant, None, attention_at=grant.access_expires_at, event=None)
+    await registry.import_grant(change, replaces=None)
+
+    (incident,) = [each for each in (await whole()).incidents if each.kind != "not_refreshing"]
+
+    assert (incident.kind, incident.subject) == ("grant_failing", "second")
+    assert incident.advice.startswith("Its key is here.")
+
+
 async def test_a_provider_that_leaves_refreshes_unanswered_is_told_of_before_it_is_unavailable(
     told: Told, seed: Seed, registry: RedisRegistry, let_it_say: Let, redis: Any, prefix: str
 ) -> None:
@@ -188,7 +210,7 @@ async def test_a_provider_that_hangs_is_told_of_after_two_timeouts(
 
         async def told_of() -> list[Incident]:
             report = await report_on(
-                registry, fleet_state, replies, clients.names(), variable_of, key_of=keys.key_of
+                registry, fleet_state, replies, clients.names(), variable_of, missing_key=keys.missing_key
             )
             return list(report.incidents)
 

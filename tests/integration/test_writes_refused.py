@@ -57,7 +57,12 @@ def report(
 ) -> Callable[[], Awaitable[Report]]:
     """What `evergrant status` says now."""
     return lambda: report_on(
-        registry, fleet_state, replies, ["acme"], variable_of, key_of=KeyRing({"k1": bytes(32)}).key_of
+        registry,
+        fleet_state,
+        replies,
+        ["acme"],
+        variable_of,
+        missing_key=KeyRing({"k1": bytes(32)}).missing_key,
     )
 
 

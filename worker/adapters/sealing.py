@@ -59,6 +59,11 @@ class KeyRing:
         """The id of the key that sealed a value; empty where it says none."""
         return sealed[2 : 2 + sealed[1]].decode(errors="replace") if len(sealed) >= 2 else ""  # noqa: PLR2004
 
+    def missing_key(self, sealed: bytes) -> str | None:
+        """The id of the key that sealed a value, where the ring lacks it; else `None`."""
+        key_id = self.key_of(sealed)
+        return None if key_id in self.ids() else key_id
+
     def seal(self, grant: Grant, pair: TokenPair) -> bytes:
         """Seal with the first key of the ring, for the record that `grant` will be."""
         return self._seal_pair(pair, grant, grant.version)

@@ -27,7 +27,7 @@ async def fleet_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
         runtime.replies,
         set(runtime.deployment.settings.clients),
         runtime.deployment.settings.name_of,
-        key_of=runtime.deployment.keys.key_of,
+        missing_key=runtime.deployment.keys.missing_key,
     )
     refusal = (await runtime.fleet_state.workers()).refusal
     if refusal:

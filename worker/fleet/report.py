@@ -29,7 +29,7 @@ from worker.fleet.idleness import OVERDUE_MS, Idleness, why_idle
 from worker.fleet.losses import Losses
 
 Called = Callable[[str, str], str]
-KeyOf = Callable[[bytes], str]
+MissingKey = Callable[[bytes], str | None]
 
 MOST_NAMED: Final = 20
 MOST_COUNTED: Final = 1_000  # grants whose key is missing
@@ -165,7 +165,7 @@ async def report_on(
     losses: Losses | None = None,
     webhooks: WebhookStore | None = None,
     *,
-    key_of: KeyOf,
+    missing_key: MissingKey,
 ) -> Report:
     """Look at every client that is configured or has grants.
 
@@ -177,7 +177,7 @@ async def report_on(
         called: what a person calls a client's setting, by the client's name and the setting's.
         losses: what the store lacks of this machine's journals; `None` where it lacks nothing.
         webhooks: how they are getting on; `None` where that is not asked.
-        key_of: which key sealed a pair.
+        missing_key: the key that sealed a pair, where this process lacks it; else `None`.
     """
     now = await registry.now()
     names = sorted({*configured, *await fleet_state.client_names()})
@@ -192,11 +192,12 @@ async def report_on(
     incidents += [
         incident for client in clients for incident in _of_client(client, configured, called, workers, now)
     ]
-    if any(_lacks_its_key(stored) for stored, _ in troubled):
+    lacking = {stored.grant.id for stored, _ in troubled if _missing_key_of(stored, missing_key) is not None}
+    if lacking:
         listed = await registry.needing_attention(MOST_COUNTED, unreadable=unreadable.append)
-        incidents += _of_missing_keys(listed, key_of)
+        incidents += _of_missing_keys(listed, missing_key)
     for stored, ends_at in troubled:
-        if _lacks_its_key(stored):
+        if stored.grant.id in lacking:
             continue
         number = stored.grant.kept_reply
         reply = None if number is None else await replies.find(number)
@@ -475,16 +476,22 @@ def _of_webhook(state: WebhookState) -> Iterator[Incident]:
         )
 
 
-def _lacks_its_key(stored: StoredGrant) -> bool:
-    return stored.grant.status is Status.FAILING and stored.grant.reason == Reason.CANNOT_UNSEAL
+def _missing_key_of(stored: StoredGrant, missing_key: MissingKey) -> str | None:
+    """The key for want of which a grant is failing."""
+    grant = stored.grant
+    is_sealed_up = grant.status is Status.FAILING and grant.reason == Reason.CANNOT_UNSEAL
+    return missing_key(grant.sealed) if is_sealed_up else None
 
 
-def _of_missing_keys(listed: Sequence[tuple[StoredGrant, int | None]], key_of: KeyOf) -> Iterator[Incident]:
+def _of_missing_keys(
+    listed: Sequence[tuple[StoredGrant, int | None]], missing_key: MissingKey
+) -> Iterator[Incident]:
     """One incident for each key, however many grants it sealed."""
     by_key: dict[str, list[int | None]] = {}
     for stored, ends_at in listed:
-        if _lacks_its_key(stored):
-            by_key.setdefault(key_of(stored.grant.sealed), []).append(ends_at)
+        key_id = _missing_key_of(stored, missing_key)
+        if key_id is not None:
+            by_key.setdefault(key_id, []).append(ends_at)
     more = " or more" if len(listed) == MOST_COUNTED else ""
     for key_id, ends in sorted(by_key.items()):
         yield Incident(
@@ -547,6 +554,8 @@ def _of_grant(stored: StoredGrant, ends_at: int | None) -> Incident:
     if grant.status is Status.FAILING:
         problem = _said("failing", grant.reason, f"tries: {grant.streak}")
         advice = "It is being tried again; nothing to do yet."
+        if grant.reason == Reason.CANNOT_UNSEAL:
+            advice = "Its key is here. If this stays, its stored tokens were changed: import it anew."
         return Incident("grant_failing", grant.id, problem, ends_at, advice, needs_a_person=False)
     return Incident(
         "grant_expiring",

@@ -148,8 +148,8 @@ class RedisFleetState:
 
     async def _last_heard(self, kind: str) -> dict[str, int]:
         """When processes of a kind sent their last heartbeats, the latest first."""
-        found = await self._redis.zrevrange(self._key(kind), 0, MOST_LISTED - 1, withscores=True)
-        return {name.decode(): int(score) for name, score in found}
+        found = await self._redis.zrange(self._key(kind), -MOST_LISTED, -1, withscores=True)
+        return {name.decode(): int(score) for name, score in reversed(found)}
 
     async def _refusal(self) -> str:
         """Why the store takes no writes, found out by a write: no read fails for want of memory."""
