@@ -43,7 +43,7 @@ def test_a_webhook_is_given_a_new_secret_enabled_replayed_and_removed(cli: Cli) 
     assert rotated.out != made.out
     assert listed["old_secret_signs_until"]
     assert (enabled.out, removed.out) == (f"enabled {webhook}\n", f"removed {webhook}\n")
-    assert replayed.out == "nothing lies after that place\n"
+    assert replayed.out == "it has not come further than that\n"
     assert (again.code, again.complaint) == (1, f"evergrant: no webhook has the id '{webhook}'")
     assert [(entry["what"], entry["webhook"]) for entry in entries] == [
         (what, webhook) for what in ("webhook_added", "webhook_secret", "webhook_enabled", "webhook_removed")

@@ -39,6 +39,8 @@ COMMANDS = (
     ("answers", "list"),
     ("api-keys", "list"),
     ("audit", "--json"),
+    ("webhooks", "add", "http://127.0.0.1:9/hooks"),
+    ("webhooks", "list"),
     ("grants", "delete", "grant-3", "--yes"),
 )
 
@@ -61,7 +63,7 @@ def granted_in(rule: list[str]) -> set[str]:
 
 
 def in_scripts() -> set[str]:
-    """Every command that a Lua script may call."""
+    """Every command that a Lua script may call, with its subcommand where it has one."""
     lua = (ROOT / "worker" / "adapters" / "store" / "lua").iterdir()
     text = "\n".join(path.read_text() for path in lua)
     called = re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '(STREAM)')?", text)

@@ -103,7 +103,7 @@ def replay(
     number = run(
         lambda runtime: _explained(webhook_id, runtime.webhooks.replay(webhook_id, since, this_user()))
     )
-    write_line(f"looking at {number} events once more" if number else "nothing lies after that place")
+    write_line(f"looking at {number} events once more" if number else "it has not come further than that")
 
 
 @app.command("rotate-secret")

@@ -208,7 +208,7 @@ class RedisWebhooks:
 
     async def enqueue(self, turn: Turn, server: str) -> None:
         """Put what the webhook wants of a turn's page into its queue, and move its place on."""
-        wanted = tuple((at, body) for at, body in turn.page if turn.webhook.wants(json.loads(body)))
+        wanted = tuple((at, body) for at, body in turn.page if _is_wanted(turn.webhook, body))
         await self._scripts.run(
             signatures.EnqueueDeliveries(
                 id=turn.webhook.id,
@@ -298,6 +298,14 @@ def _state(
         given_up=number(b"given_up") or 0,
         lost=number(b"lost") or 0,
     )
+
+
+def _is_wanted(webhook: Webhook, body: bytes) -> bool:
+    """Whether a webhook is told of an entry; of one that somebody else wrote into the stream nobody is."""
+    try:
+        return webhook.wants(json.loads(body))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _written_at(stream_id: bytes) -> int:
