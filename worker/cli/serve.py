@@ -5,11 +5,12 @@ from worker.cli.session import SETTINGS, UNREACHABLE, CommandError, settings
 
 
 def serve() -> None:
-    """Serve the HTTP API until Ctrl-C or SIGTERM; what is in flight is finished first.
+    """Serve the HTTP API and the console until Ctrl-C or SIGTERM; what is in flight is finished first.
 
-    EVERGRANT_HTTP_HOST and EVERGRANT_HTTP_PORT say where: 127.0.0.1, port 8000. docs/http.md has the calls;
-    `evergrant api-keys new` makes a key. Several may run, beside workers or without. Prometheus scrapes
-    /metrics on loopback, or at EVERGRANT_METRICS_PORT from elsewhere; docs/metrics.md has the metrics.
+    EVERGRANT_HTTP_HOST and EVERGRANT_HTTP_PORT say where: 127.0.0.1, port 8000. docs/http.md has the calls,
+    docs/console.md what a person sees at /; `evergrant api-keys new` makes a key. Several may run, beside
+    workers or without. Prometheus scrapes /metrics on loopback, or at EVERGRANT_METRICS_PORT from elsewhere;
+    docs/metrics.md has the metrics.
 
     Example: evergrant serve
     """
