@@ -447,11 +447,12 @@ async def test_a_full_queue_stops_the_place_and_nothing_is_lost(
 async def test_an_entry_that_somebody_else_wrote_into_the_stream_is_passed_over(
     receiver: Receiver, emit: Emit, turn: Turn, redis: Any, prefix: str, entry: bytes
 ) -> None:
-    await redis.xadd(f"{prefix}events", {"event": entry})
+    foreign = await redis.xadd(f"{prefix}events", {"event": entry})
     await emit()
     await turn()
 
     assert len(receiver.got) == 1
+    await redis.xdel(f"{prefix}events", foreign)  # what is ours is checked when the test is over
 
 
 async def test_a_replay_sends_what_follows_a_place_once_more(
