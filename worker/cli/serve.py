@@ -1,7 +1,7 @@
 """`evergrant serve`: the HTTP service."""
 
 from worker.cli.first_process import go_on_in_second_process
-from worker.cli.session import SETTINGS, UNREACHABLE, CommandError, settings
+from worker.cli.session import BAD_STATE, SETTINGS, UNREACHABLE, CommandError, settings
 
 
 def serve() -> None:
@@ -47,6 +47,6 @@ def serve() -> None:
     except SettingsError as problem:
         raise CommandError(str(problem), SETTINGS) from None
     except serving.ListenError as problem:
-        raise CommandError(str(problem), SETTINGS) from None
+        raise CommandError(str(problem), BAD_STATE) from None
     except EmbeddedServerError as problem:
         raise CommandError(str(problem), UNREACHABLE) from None

@@ -67,8 +67,10 @@ class Sweeping:
             log.info("sweep", due=found.due, clients=found.clients, starting=found.starting)
         return candidates[: found.starting]
 
-    async def run_refresher(self, runner: str, stop: Callable[[], bool]) -> None:
+    async def run_refresher(self, runner: str, stop: Callable[[], bool]) -> bool:
         """Refresh what is due for a while, and give the place back, also after an error.
+
+        Returns whether its time was up, and so something may be left that is due.
 
         Args:
             runner: the place that was reserved.
@@ -84,10 +86,11 @@ class Sweeping:
             )
         except StoreUnavailableError as problem:
             log.warning("refresh.store_away", problem=str(problem))
-            return
+            return False
         finally:
             await self.give_back([runner])
         log.info("refresh.done", attempted=attempted)
+        return time.monotonic() > end
 
     async def give_back(self, runners: Sequence[str]) -> None:
         """Free places, without a long wait for the store: this task may be about to be killed.
