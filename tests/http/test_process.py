@@ -138,7 +138,7 @@ def test_an_address_that_is_taken_is_one_line_that_names_the_settings(cli: Cli) 
         taken.listen()
         done = cli.having(HTTP_PORT=str(taken.getsockname()[1]))("serve")
 
-    assert done.code == 2
+    assert done.code == 1
     assert done.complaint.startswith("evergrant: EVERGRANT_HTTP_HOST and _PORT: 127.0.0.1:")
 
 
