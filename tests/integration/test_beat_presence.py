@@ -2,12 +2,15 @@
 
 import os
 import socket
+import subprocess
+import sys
 import uuid
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from config import load_settings
@@ -16,6 +19,24 @@ from worker.adapters.store.fleet_state import RedisFleetState
 from worker.runtime import beat_presence
 from worker.runtime.beat_presence import BeatPresence
 from worker.runtime.deployment import Deployment, deploy
+
+# A process that is a beat until it is seen at the store, and then ends.
+AS_BEAT = """
+import atexit, time
+from redis import Redis
+from config import load_settings
+from worker.runtime.beat_presence import BeatPresence
+from worker.runtime.deployment import deploy
+
+deployment = deploy(load_settings(), print)
+presence = BeatPresence(deployment)
+presence.begin()
+atexit.register(presence.end)
+with Redis.from_url(deployment.redis_url) as redis:
+    while not redis.zcard(deployment.prefix + "beats"):
+        time.sleep(0.01)
+    print(redis.zcard(deployment.prefix + "beats"))
+"""
 
 
 @pytest.fixture
@@ -69,3 +90,14 @@ async def test_a_beat_whose_store_is_away_ends_all_the_same(
     presence.begin()
     presence.beat()
     presence.end()
+
+
+def test_a_beat_whose_interpreter_ends_says_that_it_is_gone(
+    deployment: Deployment, valkey_socket: Path
+) -> None:
+    beat = subprocess.run([sys.executable, "-c", AS_BEAT], check=False, capture_output=True)  # noqa: S603 our own
+
+    assert (beat.returncode, beat.stderr) == (0, b"")
+    with SyncRedis(unix_socket_path=str(valkey_socket)) as redis:
+        assert beat.stdout.split() == [b"1"]
+        assert redis.zcard(deployment.prefix + "beats") == 0

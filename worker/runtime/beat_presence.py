@@ -36,7 +36,8 @@ class BeatPresence:
         self._deployment = deployment
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._turned_at = time.monotonic()
-        self._ended = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="beat presence", daemon=True)
 
     def begin(self) -> None:
@@ -49,11 +50,13 @@ class BeatPresence:
 
     def end(self) -> None:
         """Be gone: nobody is to look for this beat."""
-        self._ended.set()
+        with suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(END_SECONDS)
 
     def _run(self) -> None:
-        asyncio.run(self._stay())
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._stay())
 
     async def _stay(self) -> None:
         async with connect(self._deployment.redis_url, self._deployment.prefix) as redis:
@@ -61,7 +64,10 @@ class BeatPresence:
             while not self._ended.is_set():
                 if time.monotonic() - self._turned_at < SILENT_SECONDS:
                     await self._say(scripts, is_gone=False)
-                await asyncio.to_thread(self._ended.wait, EVERY_SECONDS)
+                # Not in a thread: an interpreter that ends gives none out any more.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(EVERY_SECONDS):
+                        await self._ended.wait()
             await self._say(scripts, is_gone=True)
 
     async def _say(self, scripts: Scripts, *, is_gone: bool) -> None:
