@@ -39,15 +39,19 @@ def test_its_counters_are_the_providers_own_after_workers_were_killed(build: Bui
             answers += [caller.post(f"/v1/token/{person}").status_code for person in people[:10]]
         assert restless(live, REST_SECONDS) == []
         live.end(worker)
+        live.wait_until(lambda: _scraped(caller)["evergrant_workers",] == 0, "the killed to be missed", 120)
         refreshes = _refreshes(live)
-        told_by = told(caller.get("/metrics").text)
+        told_by = _scraped(caller)
 
     assert set(answers) <= {200, 404, 409, 503}
     assert told_by["evergrant_refreshes_total", "buddy", "refreshed"] == refreshes
     assert told_by["evergrant_grants", "buddy", "active"] == GRANTS
     assert _served(told_by, "promised", "unpromised") == answers.count(200)
     assert told_by["evergrant_tokens_served_total", "", "no_such_grant"] == 1
-    assert told_by["evergrant_workers",] == 0
+
+
+def _scraped(caller: httpx.Client) -> Samples:
+    return told(caller.get("/metrics").text)
 
 
 def _refreshes(live: LiveDeployment) -> int:

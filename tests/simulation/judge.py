@@ -79,6 +79,7 @@ MEMORY_US = 305_000_000  # so long the store remembers failures, and some more f
 BACK_US = 2_500_000  # who is back in reach offers what it holds within this, and knows what its disk shows
 SILENCE_US = 3_000_000  # without a word from any process: the next one begins an epoch
 PATIENCE_MS = 900_000  # the longest that the holder of an ended lease is waited for
+LAG_US = 20_000  # so far is a process's clock behind the store's: as long as the reply that set it took (seeds.DELAYS_US)
 CLOCK_US = 100_000  # where the clock was set: it is slower than the true one by a hundredth, then
 SPEAKS = {
     "heartbeat",
@@ -778,13 +779,16 @@ class Judge(Witness):
             self.fail(6, f"{grant_id} is failed, and the server never refused its token")
 
     def _check_comparison(self, grant_id: str) -> None:
-        """A grant is blamed for an answer that did not come: another was answered since it first had none."""
+        """A grant is blamed for an answer that did not come: another was answered since it first had none.
+
+        When the two were sent is compared by their processes' clocks.
+        """
         its_own = [each for each in self.books.presentations if each.grant_id == grant_id]
         refreshed = [each.at_us for each in its_own if isinstance(each.heard, Refreshed)]
         recent = max(self.world.now_us - MEMORY_US, *refreshed, 0)
         without = [each.at_us for each in its_own if not _is_readable(each.heard) and each.at_us > recent]
         if not any(
-            each.at_us >= min(without, default=recent)
+            each.at_us + LAG_US >= min(without, default=recent)
             for each in self.books.presentations
             if each.grant_id != grant_id and _is_readable(each.heard)
         ):

@@ -51,7 +51,8 @@ local function failures_so_far()
 end
 
 -- Whether others were answered since this grant's first failure. Counting from its last request alone would miss a
--- grant that fails faster than others are answered. Failures before its last refresh do not count.
+-- grant that fails faster than others are answered. Failures before its last refresh do not count. Both instants are by
+-- their processes' clocks, each behind this one by as long as a reply took.
 local function is_about_grant(failures)
   if redis.call('HGET', endpoint, 'suspect') == grant then return true end
   local r = try(load, grant)
