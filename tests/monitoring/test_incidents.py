@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.monitoring.conftest import Fleet
 from tests.support.servers import SECRET
+
+pytestmark = pytest.mark.slow
 
 GRANTS = 100
 REFRESHED = 'evergrant_refreshes_total{client="buddy",outcome="refreshed"}'

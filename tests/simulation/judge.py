@@ -79,7 +79,7 @@ MEMORY_US = 305_000_000  # so long the store remembers failures, and some more f
 BACK_US = 2_500_000  # who is back in reach offers what it holds within this, and knows what its disk shows
 SILENCE_US = 3_000_000  # without a word from any process: the next one begins an epoch
 PATIENCE_MS = 900_000  # the longest that the holder of an ended lease is waited for
-LAG_US = 20_000  # so far is a process's clock behind the store's: as long as the reply that set it took (seeds.DELAYS_US)
+LAG_US = 20_000  # a process's clock is behind the store's by as long as the reply that set it took (seeds.py)
 CLOCK_US = 100_000  # where the clock was set: it is slower than the true one by a hundredth, then
 SPEAKS = {
     "heartbeat",
