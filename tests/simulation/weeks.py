@@ -9,7 +9,7 @@ import os
 import sys
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +20,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from tests.simulation.deployment import clients_of
+from tests.simulation.deployment import SimulatedClients, clients_of
 from tests.simulation.redis import sha_of as named
 from tests.simulation.redis import simulated_source
 from tests.simulation.world import dice
@@ -112,26 +112,6 @@ class TimedRedis(Redis):
         return await super().script_load(_timed(_NAME_OF[named(script)]))
 
 
-class KnownClients:
-    """The clients of a fleet."""
-
-    def __init__(self, clients: Sequence[Client]) -> None:
-        self._clients = {client.name: client for client in clients}
-
-    def __iter__(self) -> Iterator[Client]:
-        return iter(self._clients.values())
-
-    def names(self) -> Collection[str]:
-        return self._clients.keys()
-
-    def get(self, name: str, generation: int) -> Client:
-        del generation
-        return self._clients[name]
-
-    def reread(self, name: str) -> Client:
-        return self._clients[name]
-
-
 @dataclass
 class Fleet:
     """A fleet and its calendar.
@@ -147,7 +127,7 @@ class Fleet:
     prefix: str
     registry: RedisRegistry
     store: RedisStore
-    clients: KnownClients
+    clients: SimulatedClients
     rules: Rules
     done: Counter[tuple[str, int]] = field(default_factory=Counter)
     late: Counter[str] = field(default_factory=Counter)
@@ -169,7 +149,7 @@ class Fleet:
                 proof: dict[Any, Any] = {"proved": client.registration, "proved_at": BEGINS_MS - HOUR_MS}
                 await redis.hset(f"{prefix}client:{client.name}", mapping=proof)
             registry = RedisRegistry(redis, scripts, prefix)
-            yield cls(calendar, redis, prefix, registry, store, KnownClients(clients), rules)
+            yield cls(calendar, redis, prefix, registry, store, SimulatedClients(clients), rules)
 
     async def enroll(self, client: str, number: int, *, life_ms: int) -> None:
         """Put grants in, whose tokens were issued within the last two thirds of their life."""
