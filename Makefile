@@ -99,6 +99,16 @@ refusals: $(VENV)/.dev ## a Redis that refuses writes for 1, 10 and 60 s under t
 connections: $(VENV)/.dev ## a server that is away, silent, full or impatient for SECONDS=60 under the load of GRANTS=1000
 	@CONNECTION_SECONDS=$(SECONDS) CONNECTION_GRANTS=$(call chosen,GRANTS,1000) $(BIN)/python -m pytest -s -q -m trial tests/failovers/test_connections.py
 
+# Incidents mostly wait, so three are provoked at once, each on a fleet of its own. What is said wrong fails, and
+# stands in the table all the same.
+ROWS = $(abspath $(VENV))/.incidents
+.PHONY: incidents
+incidents: $(VENV)/.dev ## what each face says of each incident, into docs/incidents.md; then a healthy fleet for SECONDS=300, with LINES=10000 imported
+	@rm -rf $(ROWS) && mkdir $(ROWS)
+	@INCIDENT_ROWS=$(ROWS) $(BIN)/python -m pytest -q -m trial -n 3 tests/incidents/test_incidents.py; said=$$?; \
+	  $(BIN)/python -m tests.incidents.page $(ROWS) && exit $$said
+	@HEALTHY_SECONDS=$(call chosen,SECONDS,300) HEALTHY_LINES=$(or $(LINES),10000) $(BIN)/python -m pytest -s -q -m trial tests/incidents/test_healthy.py
+
 # Python's servers have an environment of their own; npm's is beside its script.
 SERVERS = tests/foreign/servers
 $(VENV)-foreign/.done: requirements-foreign.lock

@@ -4,6 +4,7 @@ import re
 from base64 import b64decode
 
 import pytest
+import redis
 
 from tests.support.command import Cli
 
@@ -98,3 +99,20 @@ def test_a_private_range_is_allowed_by_a_setting_and_a_wrong_one_is_refused(cli:
     assert wrong.complaint.startswith(
         "evergrant: EVERGRANT_WEBHOOK_PRIVATE_RANGES takes networks such as 10.0.0.0/8,fd00::/8"
     )
+
+
+def test_a_webhook_that_takes_nothing_is_named_by_doctor(cli: Cli, connection: redis.Redis) -> None:
+    webhook = cli("webhooks", "add", URL).err.strip()
+    prefix = f"{{{cli.environment['EVERGRANT_NAMESPACE']}}}:"
+    well = cli("doctor").out
+    connection.hset(f"{prefix}webhook:{webhook}", "failing_since", "1795322840527")
+
+    failing = cli("doctor").out
+    connection.hset(
+        f"{prefix}webhook:{webhook}", mapping={"disabled_at": "1795322840527", "disabled_for": "gone"}
+    )
+    disabled = cli("doctor").out
+
+    assert webhook not in well
+    assert f"warning  {webhook}: https://app.example has taken nothing since 2026-11-22" in failing
+    assert f"bad      {webhook}: https://app.example answered 410, and is told nothing" in disabled

@@ -17,7 +17,7 @@ OF_ONE_GRANT = {"grant_failed", "grant_failing", "grant_expiring", "reply_unread
 
 
 async def fleet_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
-    """Whether Redis takes writes, workers and beat live, and nothing keeps a whole client from work."""
+    """Whether Redis takes writes, workers and beat live, and no client or webhook is kept from work."""
     from worker.fleet.report import of_store, report_on
     from worker.runtime.store_checks import Finding, Level
 
@@ -27,6 +27,7 @@ async def fleet_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
         runtime.replies,
         set(runtime.deployment.settings.clients),
         runtime.deployment.settings.name_of,
+        webhooks=runtime.webhook_store,
         missing_key=runtime.deployment.keys.missing_key,
     )
     refusal = (await runtime.fleet_state.workers()).refusal

@@ -1,0 +1,108 @@
+"""Which alerts fire, and when: promtool's answer on what was scraped, continued as if the trouble lasted.
+
+What was scraped stands there in real time. After its end gauges stay as they were, and counters and instants
+go on as fast as they did in the last part of the recording.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.monitoring.conftest import RULES
+from tests.support.scrape import Series
+
+STEP_SECONDS = 5
+LASTS_SECONDS = 3 * 3600
+SETTLED = 3  # scrapes after its begin, a trouble has shown how fast counters go on
+INSTANT = "_timestamp_seconds"
+COUNTED = ("_total", "_bucket", "_count", "_sum")
+FIRING = 'ALERTS{alertstate="firing"}'
+FIRED = re.compile(r'\{alertname="(\w+)"[^}]*\} ([\d.E+]+)')
+Scrapes = Sequence[tuple[float, Series]]  # when, in Unix seconds, and what was told; nothing by a failed one
+
+
+def alerts_on(
+    scrapes: Scrapes, began_at: float, promtool: str, directory: Path, lasts_seconds: int = LASTS_SECONDS
+) -> dict[str, float]:
+    """When each alert fires first, in seconds after the trouble began.
+
+    Args:
+        scrapes: at least one before the trouble.
+        began_at: in Unix seconds.
+        lasts_seconds: for so long the state of the last scrape goes on.
+    """
+    first, offset = scrapes[0][0], scrapes[0][0] - began_at
+    steps = _in_steps(scrapes)
+    since = next((number for number, (at, _) in enumerate(steps) if at >= began_at), 0)
+    names = sorted({name for _, series in steps for name in series})
+    path = directory / "recorded.yml"
+    path.write_text(json.dumps(_as_test(steps, names, first, since + SETTLED, lasts_seconds)))  # JSON is YAML
+    done = subprocess.run(  # noqa: S603 found on the path
+        [promtool, "test", "rules", str(path)], check=False, capture_output=True, text=True
+    )
+    fired: dict[str, float] = {}
+    for alert, at in FIRED.findall(done.stdout + done.stderr):
+        fired[alert] = min(fired.get(alert, float("inf")), float(at) + offset)
+    assert fired or done.returncode == 0, done.stdout + done.stderr
+    return fired
+
+
+def _in_steps(scrapes: Scrapes) -> list[tuple[float, Series]]:
+    """The last scrape of each step."""
+    first, steps = scrapes[0][0], []
+    for number in range(int((scrapes[-1][0] - first) / STEP_SECONDS) + 1):
+        end = first + number * STEP_SECONDS
+        steps.append((end, [series for at, series in scrapes if at <= end][-1]))
+    return steps
+
+
+def _as_test(
+    steps: Scrapes, names: Sequence[str], first: float, settled: int, lasts_seconds: int
+) -> dict[str, object]:
+    more = lasts_seconds // STEP_SECONDS
+    return {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": f"{STEP_SECONDS}s",
+        "tests": [
+            {
+                "interval": f"{STEP_SECONDS}s",
+                "input_series": [
+                    {"series": name, "values": " ".join(_values(name, steps, first, settled, more))}
+                    for name in names
+                ],
+                "promql_expr_test": [
+                    {
+                        # Nothing is expected, so that promtool says what it found.
+                        "expr": f"min_over_time(timestamp({FIRING})[1d:{STEP_SECONDS}s])",
+                        "eval_time": f"{(len(steps) + more) * STEP_SECONDS}s",
+                        "exp_samples": [],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def _values(name: str, steps: Scrapes, first: float, settled: int, more: int) -> Iterator[str]:
+    family = name.partition("{")[0]
+    told = [series.get(name) for _, series in steps]
+    if family.endswith(INSTANT):
+        told = [None if value is None else value - first for value in told]
+    for value in told:
+        yield "_" if value is None else f"{value:.3f}"
+    last, since = told[-1], min(settled, len(told) - 1)
+    if not more or last is None:
+        return
+    moves = _moves(told, max(since, 2 * len(told) // 3) if family.endswith(INSTANT) else since)
+    per_step = moves if family.endswith((INSTANT, *COUNTED)) else 0.0
+    yield f"{last + per_step:.3f}+{per_step:.4f}x{more}"
+
+
+def _moves(told: Sequence[float | None], since: int) -> float:
+    """How fast a series goes on, for each step."""
+    begin, last = told[since], told[-1]
+    if begin is None or last is None:
+        return 0.0
+    return max(last - begin, 0.0) / max(len(told) - 1 - since, 1)

@@ -1,0 +1,82 @@
+"""docs/incidents.md, from what the tests wrote down: `python -m tests.incidents.page ROWS`."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.incidents.incidents import CASES, Case
+
+PAGE = Path(__file__).parents[2] / "docs" / "incidents.md"
+HEAD = """<!-- Made by `make incidents`. Change tests/incidents/incidents.py, not this page. -->
+# Incidents
+
+What each face of Evergrant says of an incident, and after how long. Every row was provoked on a small real
+fleet: Redis, a worker with two children, beat, the HTTP service, a receiver of webhooks and a sandbox as
+Buddy, with the default settings, 600 grants and tokens of eight hours.
+[operations.md](operations.md#at-3-am) says what to do about each.
+
+- `-`: this face rightly says nothing. `!` in `status`: a person must act, and `status` exits 1 (3 where Redis
+  is away). What no row names was not said either: the tests fail if it is.
+- Times count from the provocation, on a busy machine. Commands, console and metrics were looked at about
+  once a second, `doctor` as often as it answers.
+- The console is its fleet page: it has the same line as `status`.
+- An alert's time is when it fires if the incident lasts: promtool evaluated what was scraped, continued for
+  three hours.
+
+"""
+COLUMNS = ("incident", "`status`", "`doctor`", "console", "metrics", "alerts", "webhook")
+
+
+def main(rows: Path) -> None:
+    """Write the page."""
+    found = {path.stem: json.loads(path.read_text()) for path in rows.glob("*.json")}
+    missing = [case.name for case in CASES if case.name not in found]
+    if missing:
+        sys.exit(f"no row of {', '.join(missing)}: run them all")
+    lines = [_line(COLUMNS), "|---" * len(COLUMNS) + "|"]
+    lines += [_line(_cells(case, found[case.name])) for case in CASES]
+    PAGE.write_text(HEAD + "\n".join(lines) + "\n")
+
+
+def _cells(case: Case, row: dict[str, Any]) -> Iterator[str]:
+    yield case.what
+    mark = "! " if case.needs_a_person else "- "
+    yield _after(row["status"], f"`{mark}{case.says}`")
+    yield _after(row["doctor"], f"`{case.doctor}`")
+    yield _after(row["console"], "the same")
+    yield "<br>".join(_after(told, _metric(told)) for told in row["metrics"]) or "-"
+    alerts = sorted(row["alerts"].items(), key=lambda each: each[1])
+    yield "<br>".join(f"{name.removeprefix('Evergrant')}: {_span(at)}" for name, at in alerts) or "-"
+    yield "<br>".join(f"`{name}`: {_span(at)}" for name, at in row["events"].items()) or "-"
+
+
+def _after(told: list[Any] | None, text: str) -> str:
+    return "-" if told is None else f"{text}: {_span(told[0])}"
+
+
+def _metric(told: list[Any] | None) -> str:
+    """A sample as it was told; an instant as how long ago it was, and an endpoint without its address."""
+    if told is None or not str(told[1]).startswith("evergrant_"):
+        return "" if told is None else str(told[1])
+    name, value = re.sub(r'endpoint="[^"]*"', "endpoint", str(told[1])).rsplit(" ", 1)
+    if "_timestamp_" in name:
+        return f"`{name}` {_span(-float(value))} ago"
+    return f"`{name} {float(value):g}`"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,148 @@
+"""Each incident, provoked: every face says what it must, none says anything else.
+
+`make incidents` writes what was said, and after how long, into docs/incidents.md.
+"""
+
+import json
+import operator
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.incidents.alerts import alerts_on
+from tests.incidents.faces import Looking, Said, events_of
+from tests.incidents.fleet import SmallFleet
+from tests.incidents.incidents import CASES, Case
+from tests.support.scrape import Series
+
+pytestmark = pytest.mark.trial
+
+ROWS = os.environ.get("INCIDENT_ROWS", "")  # a directory
+BEFORE_SECONDS = 8.0
+LEAST_SECONDS = 60.0  # a trouble lasts so long: enough to see how fast counters go on
+MOST_SECONDS = 150.0
+HOW = {"<": operator.lt, ">": operator.gt, "==": operator.eq}
+
+Told = tuple[float, str] | None  # after how many seconds, and what
+
+
+@dataclass
+class Row:
+    """What each face said of an incident; `None` where it said nothing."""
+
+    name: str
+    status: Told = None
+    exit_code: int = 0
+    doctor: Told = None
+    console: Told = None
+    metrics: list[Told] = field(default_factory=list)
+    alerts: dict[str, float] = field(default_factory=dict)
+    events: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_every_face_says_what_it_must_of_an_incident_and_nothing_else(
+    fleet: SmallFleet, case: Case, promtool: str, tmp_path: Path
+) -> None:
+    for name, value in case.settings:
+        fleet.monkeypatch.setenv(name, value)
+    fleet.start(case.store())
+
+    with Looking(fleet) as said:
+        fleet.live.wait_until(lambda: bool(said.scrapes), "the first scrape")
+        time.sleep(BEFORE_SECONDS)
+        before = dict(said.incidents)
+        began, began_at = time.monotonic(), time.time()
+        with case.provoke(fleet):
+            while time.monotonic() - began < MOST_SECONDS and not (
+                time.monotonic() - began > LEAST_SECONDS
+                and _is_complete(_row(fleet, case, said, began, began_at))
+            ):
+                time.sleep(1)
+            row = _row(fleet, case, said, began, began_at)
+            row.seconds = time.monotonic() - began
+    row.alerts = alerts_on(said.scrapes, began_at, promtool, tmp_path)
+    row.wrong = [*(f"said before: {kind}" for kind in before), *_wrong(case, row, said)]
+    if ROWS:
+        (Path(ROWS) / f"{case.name}.json").write_text(json.dumps(asdict(row)))
+
+    assert row.wrong == []
+
+
+def _row(fleet: SmallFleet, case: Case, said: Said, began: float, began_at: float) -> Row:
+    row = Row(case.name)
+    found = said.incidents.get(case.kind)
+    if found is not None and case.says in found.problem:
+        row.exit_code = said.exit_codes.get(case.kind, 0)
+        row.status = _first(said.status, case.says, began)
+    row.doctor = _first(said.doctor, case.doctor, began) if case.doctor else None
+    row.console = _first(said.console, case.says[1:], began) if case.says else None  # it begins a sentence
+    row.metrics = [_became(each, said, began_at) for each in case.metrics]
+    for at, event in events_of(fleet):
+        kind = event["type"].removeprefix("evergrant.")
+        if at > began:
+            row.events.setdefault(kind, at - began)
+    return row
+
+
+def _is_complete(row: Row) -> bool:
+    """Whether every face that is to say something has said it."""
+    case = next(case for case in CASES if case.name == row.name)
+    return not list(_missing(case, row))
+
+
+def _missing(case: Case, row: Row) -> Iterator[str]:
+    if case.kind and row.status is None:
+        yield f"status does not say {case.kind}: {case.says}"
+    if case.kind and row.console is None:
+        yield f"the console does not say {case.says}"
+    if case.doctor and row.doctor is None:
+        yield f"doctor does not say {case.doctor}"
+    for metric, told in zip(case.metrics, row.metrics, strict=True):
+        if told is None:
+            yield f"no metric {metric}"
+    for event in sorted(set(case.events) - row.events.keys()):
+        yield f"no event {event}"
+
+
+def _wrong(case: Case, row: Row, said: Said) -> Iterator[str]:
+    yield from _missing(case, row)
+    for kind in said.incidents.keys() - {case.kind, *case.passing}:
+        yield f"status says {kind}: {said.incidents[kind].problem}"
+    if case.kind in said.incidents and said.incidents[case.kind].needs_a_person != case.needs_a_person:
+        yield f"whether a person is needed is said wrong: {said.incidents[case.kind].needs_a_person}"
+    for event in sorted(row.events.keys() - set(case.events)):
+        yield f"an event {event}"
+    for alert in sorted(row.alerts.keys() ^ set(case.alerts)):
+        yield f"alert {alert}: {'fires' if alert in row.alerts else 'does not fire'}"
+    if row.doctor is None and not case.doctor:
+        yield from (f"doctor says {line}" for _, line in said.doctor if line.startswith("bad"))
+
+
+def _first(said: list[tuple[float, str]], words: str, began: float) -> Told:
+    return next(((at - began, line) for at, line in list(said) if at > began and words in line), None)
+
+
+def _became(metric: str, said: Said, began_at: float) -> Told:
+    """When a metric came to be what the list says."""
+    for at, series in list(said.scrapes):
+        if at > began_at and (value := _met(metric, at, series)):
+            return at - began_at, value
+    return None
+
+
+def _met(metric: str, at: float, series: Series) -> str:
+    if metric == "absent":
+        return "" if series else "no answer, or 503"
+    name, sign, number = metric.split()
+    for each, told in series.items():
+        value = told - at if "_timestamp_" in each else told
+        if each.startswith(name) and HOW[sign](value, float(number)):
+            return f"{each} {value:g}"
+    return ""
