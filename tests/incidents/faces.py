@@ -1,4 +1,8 @@
-"""What each face of a fleet says, and when: commands, console and metrics, looked at again and again."""
+"""What each face of a fleet says, and when: commands, console and metrics, looked at again and again.
+
+`status` is looked at every second from within, as starting a command so often would be a load of its own.
+Once there is something new to say, the command itself is run, and what it says is kept.
+"""
 
 import json
 import os
@@ -13,11 +17,18 @@ from html import unescape
 from typing import Any
 
 import httpx
+from redis.exceptions import RedisError
 
 from tests.incidents.fleet import SmallFleet
 from tests.support.scrape import Series, series_in
+from worker.cli.session import journaled_entries
+from worker.core.ports import StoreUnavailableError
+from worker.fleet.losses import find_losses
+from worker.fleet.report import Report, report_on
+from worker.runtime.assembly import Runtime
 
 LOOK_SECONDS = 1.0
+DOCTOR_SECONDS = 20.0  # between two looks of which the second has no cause
 _TOKEN = re.compile(r'name="form_token" value="([^"]*)"')
 _ITEM = re.compile(r'<li class="(urgent|calm)">(.*?)</li>', re.DOTALL)
 _MAIN = re.compile(r"<main.*?</main>", re.DOTALL)
@@ -31,6 +42,7 @@ class Incident:
     kind: str
     problem: str
     needs_a_person: bool
+    exit_code: int
 
 
 @dataclass
@@ -43,10 +55,10 @@ class Said:
         doctor: lines of `doctor` that are not in order, each once.
         console: what the fleet's page says is wrong, each once.
         scrapes: when, in Unix seconds, and what was told.
+        urgent: every line that was marked, as often as it was met.
     """
 
     incidents: dict[str, Incident] = field(default_factory=dict)
-    exit_codes: dict[str, int] = field(default_factory=dict)
     status: list[tuple[float, str]] = field(default_factory=list)
     doctor: list[tuple[float, str]] = field(default_factory=list)
     console: list[tuple[float, str]] = field(default_factory=list)
@@ -60,6 +72,7 @@ class Looking:
     def __init__(self, fleet: SmallFleet, *, doctor: bool = True) -> None:
         self._fleet = fleet
         self._over = threading.Event()
+        self._news = threading.Event()
         loops = [self._ask_status, self._scrape, self._open_console, *([self._ask_doctor] if doctor else [])]
         self._threads = [threading.Thread(target=self._again, args=(each,)) for each in loops]
         self._http = httpx.Client(trust_env=False, timeout=15)
@@ -73,6 +86,7 @@ class Looking:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._news.set()
         for thread in self._threads:
             thread.join()
         self._http.close()
@@ -88,26 +102,23 @@ class Looking:
                 return
 
     def _ask_status(self) -> None:
-        _, out, _ = _run("status", "--json")
         at = time.monotonic()
-        told = [line for line in map(json.loads, out.splitlines()) if line["kind"] == "incident"]
-        for each in told:
-            found = Incident(at, each["incident"], each["problem"], each["needs_a_person"])
-            known = self.said.incidents.get(found.kind)
-            if known is None or (found.needs_a_person and not known.needs_a_person):
-                self._note_incident(found, is_new=known is None)
-
-    def _note_incident(self, found: Incident, *, is_new: bool) -> None:
-        if found.needs_a_person:
-            self.said.urgent.append(f"{found.kind}: {found.problem}")
-        if is_new:
-            self.said.incidents[found.kind] = found
-            code, out, err = _run("status")
-            self.said.exit_codes[found.kind] = code
-            lines = [line for line in (out + err).splitlines() if line]
-            self.said.status += [(found.at, line) for line in lines]
+        told = _incidents_of(self._fleet)
+        self.said.urgent += [f"{kind}: {problem}" for kind, problem, needs_a_person in told if needs_a_person]
+        if {kind for kind, _, _ in told} <= self.said.incidents.keys():
+            return
+        self._news.set()
+        _, out, _ = _run("status", "--json")
+        code, text, err = _run("status")
+        for line in (json.loads(line) for line in out.splitlines()):
+            if line["kind"] == "incident" and line["incident"] not in self.said.incidents:
+                found = Incident(at, line["incident"], line["problem"], line["needs_a_person"], code)
+                self.said.incidents[found.kind] = found
+        self.said.status += [(at, line) for line in (text + err).splitlines() if line]
 
     def _ask_doctor(self) -> None:
+        self._news.wait(DOCTOR_SECONDS)
+        self._news.clear()
         _, out, err = _run("doctor", "--json")
         found = [json.loads(line) for line in out.splitlines()]
         lines = [f"{each['level']}: {each['text']}" for each in found if each["level"] != "ok"]
@@ -124,8 +135,8 @@ class Looking:
     def _open_console(self) -> None:
         try:
             page = self._http.get(self._fleet.url + "/")
-            if page.status_code == httpx.codes.SEE_OTHER:
-                self._sign_in()
+            if _TOKEN.search(page.text) and 'name="key"' in page.text:
+                self._sign_in(page)
                 return
         except httpx.TransportError:
             return
@@ -134,11 +145,37 @@ class Looking:
             items = [f"{page.status_code} {_text(''.join(_MAIN.findall(page.text)))}"]
         _note(self.said.console, items)
 
-    def _sign_in(self) -> None:
-        form = self._http.get(self._fleet.url + "/sign-in")
-        for token in _TOKEN.findall(form.text)[-1:]:
-            fields = {"form_token": unescape(token), "next": "/", "key": self._fleet.key}
-            self._http.post(self._fleet.url + "/sign-in", data=fields)
+    def _sign_in(self, form: httpx.Response) -> None:
+        token = unescape(_TOKEN.findall(form.text)[-1])
+        fields = {"form_token": token, "next": "/", "key": self._fleet.key}
+        self._http.post(self._fleet.url + "/sign-in", data=fields)
+
+
+def _incidents_of(fleet: SmallFleet) -> list[tuple[str, str, bool]]:
+    """The kind and the problem of each incident, and whether it needs a person."""
+    try:
+        report = fleet.live.run(_report)
+    except (RedisError, StoreUnavailableError) as error:
+        return [("store_unreachable", str(error), True)]
+    return [(each.kind, each.problem, each.needs_a_person) for each in report.incidents]
+
+
+async def _report(runtime: Runtime) -> Report:
+    """As `evergrant status` makes it."""
+    losses = await find_losses(
+        runtime.registry, runtime.fleet_state, lambda: journaled_entries(runtime), always=False
+    )
+    settings = runtime.deployment.settings
+    return await report_on(
+        runtime.registry,
+        runtime.fleet_state,
+        runtime.replies,
+        set(settings.clients),
+        settings.name_of,
+        losses,
+        runtime.webhook_store,
+        key_of=runtime.deployment.keys.key_of,
+    )
 
 
 def _run(*words: str) -> tuple[int, str, str]:

@@ -71,6 +71,7 @@ def test_every_face_says_what_it_must_of_an_incident_and_nothing_else(
     row.wrong = [*(f"said before: {kind}" for kind in before), *_wrong(case, row, said)]
     if ROWS:
         (Path(ROWS) / f"{case.name}.json").write_text(json.dumps(asdict(row)))
+        (Path(ROWS) / f"{case.name}.debug").write_text(repr((began, began_at, said)))
 
     assert row.wrong == []
 
@@ -79,7 +80,7 @@ def _row(fleet: SmallFleet, case: Case, said: Said, began: float, began_at: floa
     row = Row(case.name)
     found = said.incidents.get(case.kind)
     if found is not None and case.says in found.problem:
-        row.exit_code = said.exit_codes.get(case.kind, 0)
+        row.exit_code = found.exit_code
         row.status = _first(said.status, case.says, began)
     row.doctor = _first(said.doctor, case.doctor, began) if case.doctor else None
     row.console = _first(said.console, case.says[1:], began) if case.says else None  # it begins a sentence
