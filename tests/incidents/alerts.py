@@ -15,6 +15,9 @@ from tests.support.scrape import Series
 
 STEP_SECONDS = 5
 LASTS_SECONDS = 3 * 3600
+LASTING = (
+    3  # scrapes: what was told in fewer of the last ones, as an event on its way, is not there for hours
+)
 SETTLED = 3  # scrapes after its begin, a trouble has shown how fast counters go on
 INSTANT = "_timestamp_seconds"
 COUNTED = ("_total", "_bucket", "_count", "_sum")
@@ -33,6 +36,7 @@ def alerts_on(
         began_at: in Unix seconds.
         lasts_seconds: for so long the state of the last scrape goes on.
     """
+    scrapes = _without_a_slow_end(scrapes)
     first, offset = scrapes[0][0], scrapes[0][0] - began_at
     steps = _in_steps(scrapes)
     since = next((number for number, (at, _) in enumerate(steps) if at >= began_at), 0)
@@ -47,6 +51,14 @@ def alerts_on(
         fired[alert] = min(fired.get(alert, float("inf")), float(at) + offset)
     assert fired or done.returncode == 0, done.stdout + done.stderr
     return fired
+
+
+def _without_a_slow_end(scrapes: Scrapes) -> Scrapes:
+    """One failed scrape at the end is no service that is down."""
+    end = len(scrapes)
+    while end and not scrapes[end - 1][1]:
+        end -= 1
+    return scrapes if len(scrapes) - end >= LASTING else scrapes[:end]
 
 
 def _in_steps(scrapes: Scrapes) -> list[tuple[float, Series]]:
@@ -93,7 +105,7 @@ def _values(name: str, steps: Scrapes, first: float, settled: int, more: int) ->
     for value in told:
         yield "_" if value is None else f"{value:.3f}"
     last, since = told[-1], min(settled, len(told) - 1)
-    if not more or last is None:
+    if not more or None in told[-LASTING:] or last is None:
         return
     moves = _moves(told, max(since, 2 * len(told) // 3) if family.endswith(INSTANT) else since)
     per_step = moves if family.endswith((INSTANT, *COUNTED)) else 0.0
@@ -102,7 +114,5 @@ def _values(name: str, steps: Scrapes, first: float, settled: int, more: int) ->
 
 def _moves(told: Sequence[float | None], since: int) -> float:
     """How fast a series goes on, for each step."""
-    begin, last = told[since], told[-1]
-    if begin is None or last is None:
-        return 0.0
-    return max(last - begin, 0.0) / max(len(told) - 1 - since, 1)
+    known = [value for value in told[since:] if value is not None]
+    return max(known[-1] - known[0], 0.0) / max(len(known) - 1, 1)

@@ -126,7 +126,7 @@ class Looking:
 
     def _scrape(self) -> None:
         try:
-            answer = self._http.get(self._fleet.url + "/metrics")
+            answer = httpx.get(self._fleet.url + "/metrics", trust_env=False, timeout=15)  # no old connection
             series = series_in(answer.text) if answer.is_success else {}
         except httpx.TransportError:
             series = {}

@@ -77,7 +77,7 @@ def revoked(count: int) -> Provoke:
 @contextmanager
 def reply_lost(fleet: SmallFleet) -> Iterator[None]:
     (grant,) = fleet.upcoming(1)
-    with fleet.live.sandbox.fault("drop_after", grant=grant):
+    with fleet.live.sandbox.fault("drop_after", grant=grant, times=1):
         yield
 
 
@@ -100,6 +100,7 @@ def refuses(words: str) -> Provoke:
 @contextmanager
 def nearly_full(fleet: SmallFleet) -> Iterator[None]:
     assert isinstance(fleet.server, RedisServer)
+    fleet.server.operator.setrange("filler", 100_000_000, b"0")
     used = fleet.server.operator.info("memory")["used_memory"]
     fleet.server.operator.config_set("maxmemory", str(int(used / 0.93)))
     yield
