@@ -102,8 +102,8 @@ class Looking:
                 return
 
     def _ask_status(self) -> None:
-        at = time.monotonic()
         told = _incidents_of(self._fleet)
+        at = time.monotonic()
         self.said.urgent += [f"{kind}: {problem}" for kind, problem, needs_a_person in told if needs_a_person]
         if {kind for kind, _, _ in told} <= self.said.incidents.keys():
             return

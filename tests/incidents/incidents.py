@@ -32,6 +32,7 @@ class Case:
         says: words of its line, the same in `status`, in its JSON and on the console.
         needs_a_person: whether that line is marked.
         doctor: words of a line of `doctor` that is not in order.
+        console: words of its page, where they are not those of `says`.
         metrics: what becomes of a metric: its beginning, `<`, `>` or `==`, a number. Instants count from now.
         alerts: that fire if it lasts.
         events: types, without `evergrant.`
@@ -46,6 +47,7 @@ class Case:
     says: str = ""
     needs_a_person: bool = True
     doctor: str = ""
+    console: str | None = None
     metrics: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
@@ -330,8 +332,9 @@ CASES = (
         "Redis is away",
         away,
         kind="store_unreachable",
-        says="Redis",
-        doctor="Redis",
+        says="EVERGRANT_REDIS_URL cannot be reached",
+        doctor="EVERGRANT_REDIS_URL cannot be reached",
+        console="503 The store is away or recovering",
         metrics=("absent",),
         alerts=("EvergrantAbsent",),
     ),
@@ -342,6 +345,7 @@ CASES = (
         kind="store_lost",
         says="and this machine's journals hold answers of",
         doctor="bad: Redis: it",
+        console="",  # its keys are lost, too: nobody can sign in
         metrics=('evergrant_grants{client="buddy",status="active"} == 0',),
     ),
     Case(
@@ -349,8 +353,8 @@ CASES = (
         "A record in Redis is damaged",
         damaged,
         kind="grant_unreadable",
-        says="its record cannot be read",
-        doctor="its record cannot be read",
+        says="its record has format",
+        doctor="its record has format",
         metrics=("evergrant_grants_unreadable > 0",),
         alerts=("EvergrantUnreadable",),
     ),
