@@ -103,9 +103,10 @@ def _values(name: str, steps: Scrapes, first: float, settled: int, more: int) ->
     if family.endswith(INSTANT):
         told = [None if value is None else value - first for value in told]
     for value in told:
-        yield "_" if value is None else f"{value:.3f}"
+        yield "stale" if value is None else f"{value:.3f}"  # as Prometheus marks what a scrape lacks
     last, since = told[-1], min(settled, len(told) - 1)
     if not more or None in told[-LASTING:] or last is None:
+        yield "stale"
         return
     moves = _moves(told, max(since, 2 * len(told) // 3) if family.endswith(INSTANT) else since)
     per_step = moves if family.endswith((INSTANT, *COUNTED)) else 0.0
