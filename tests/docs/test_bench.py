@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "measurement", ["backlog", "claims", "clients", "command", "parts", "scrape", "tokens"]
+    "measurement", ["backlog", "claims", "clients", "command", "page", "parts", "scrape", "tokens"]
 )  # the others take a minute each
 def test_a_sketch_of_a_measurement_ends_with_its_figures_and_plots(tmp_path: Path, measurement: str) -> None:
     done = subprocess.run(  # noqa: S603 our own bench
