@@ -40,12 +40,13 @@ def test_its_counters_are_the_providers_own_after_workers_were_killed(build: Bui
         assert restless(live, REST_SECONDS) == []
         live.end(worker)
         live.wait_until(lambda: _scraped(caller)["evergrant_workers",] == 0, "the killed to be missed", 120)
-        refreshes = _refreshes(live)
         told_by = _scraped(caller)
+    # Of a grant whose answer died with its worker, and that was asked for again too late, the last rotation is lost.
+    stored, lost = _refreshes(live) - len(live.lost()), len(live.lost())
 
     assert set(answers) <= {200, 404, 409, 503}
-    assert told_by["evergrant_refreshes_total", "buddy", "refreshed"] == refreshes
-    assert told_by["evergrant_grants", "buddy", "active"] == GRANTS
+    assert told_by["evergrant_refreshes_total", "buddy", "refreshed"] == stored
+    assert told_by["evergrant_grants", "buddy", "active"] == GRANTS - lost
     assert _served(told_by, "promised", "unpromised") == answers.count(200)
     assert told_by["evergrant_tokens_served_total", "", "no_such_grant"] == 1
 
