@@ -41,7 +41,7 @@ def test_its_counters_are_the_providers_own_after_workers_were_killed(build: Bui
         live.end(worker)
         live.wait_until(lambda: _scraped(caller)["evergrant_workers",] == 0, "the killed to be missed", 120)
         told_by = _scraped(caller)
-    # Of a grant whose answer died with its worker, and that was asked for again too late, the last rotation is lost.
+    # An answer died with its worker, and the provider's grace was over: of that grant one rotation is lost.
     stored, lost = _refreshes(live) - len(live.lost()), len(live.lost())
 
     assert set(answers) <= {200, 404, 409, 503}
