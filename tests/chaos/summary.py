@@ -19,7 +19,8 @@ def summary(evidence: Evidence, verdict: Verdict) -> Iterator[str]:
     for kind in Kind:
         yield _row(f"  {kind.value}", struck[kind])
     yield _row("  (worker kills in all)", sum(struck[kind] for kind in WORKER_KILLS))
-    yield _row("  processes that ended by themselves", len(evidence.ended_by_themselves))
+    codes = "".join(f", {code}" for code in evidence.ended_by_themselves)
+    yield _row(f"  processes that ended by themselves{codes}", len(evidence.ended_by_themselves))
     yield _row("grants", len(evidence.lines))
     yield _row("rotations", evidence.totals["refreshes"])
     lost = Counter(verdict.lost.values())
