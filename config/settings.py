@@ -69,6 +69,7 @@ from config.registration import Authentication
 from config.secret_files import SecretFilesError
 from config.servers import Kind, check_broker_url, is_rabbitmq, read_server_url
 
+API_KEY = "evg_"  # what an API key begins with
 TAKES = {
     "provider": "'buddy', 'pagerduty' or 'oauth2'",
     "client_id": "the client's id at the provider",
@@ -312,7 +313,7 @@ class Settings(BaseSettings):
             raise SettingsError(f"{variable} {problem}") from None
         _refuse_twins()
         secret_files_settings = SecretFilesSource(settings_cls, secrets)
-        _refuse_unknown(environment, "")
+        _refuse_unknown(_without_the_clients(environment), "")
         _refuse_unknown(dotenv, f" in {cls.model_config['env_file']}")
         _refuse_unknown(_names_in(secret_files_settings), f" in {secrets}")
         return init_settings, env_settings, dotenv_settings, secret_files_settings
@@ -479,6 +480,17 @@ def _refuse_twins() -> None:
         known = spelt.setdefault(name.upper(), name)
         if known != name and name.upper().startswith(PREFIX):
             raise SettingsError(f"{known} and {name} are one setting; capitals make no difference")
+
+
+def _without_the_clients(environment: Mapping[str, str | None]) -> list[str]:
+    """The names without those of `evergrant-client`, which may share a shell with the commands.
+
+    A sealing key under its name is a misspelt `EVERGRANT_KEYS`.
+    """
+    of_the_client = {PREFIX + "URL"}
+    if (environment.get(PREFIX + "KEY") or API_KEY).startswith(API_KEY):
+        of_the_client.add(PREFIX + "KEY")
+    return [name for name in environment if name not in of_the_client]
 
 
 def _refuse_unknown(variables: Iterable[str], where: str) -> None:

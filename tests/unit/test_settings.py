@@ -521,6 +521,17 @@ def test_a_variable_that_is_no_setting_is_refused_for_its_default_might_be_anoth
     assert "swordfish" not in problem
 
 
+@pytest.mark.parametrize("key", ["evg_0123456789ab_x", ""])
+def test_the_variables_of_the_client_may_be_set_in_the_same_shell(
+    place: Place, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("EVERGRANT_URL", "http://127.0.0.1:8000")
+    monkeypatch.setenv("EVERGRANT_KEY", key)
+    assert load_settings().namespace == "evergrant"
+    monkeypatch.setenv("EVERGRANT_KEY", "k1:swordfish")
+    assert place.problem() == "EVERGRANT_KEY is no setting; did you mean EVERGRANT_KEYS?"
+
+
 def test_a_misspelt_name_in_a_dotenv_file_is_refused_too(place: Place) -> None:
     place.dotenv("ANOTHER_PROGRAM=1\nEVERGRANT_REDIS_ULR=redis://:swordfish@h\n")
     assert place.problem() == "EVERGRANT_REDIS_ULR in .env is no setting; did you mean EVERGRANT_REDIS_URL?"

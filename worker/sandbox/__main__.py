@@ -2,7 +2,7 @@
 
 Prints exactly one line on standard output, once connections are accepted:
 {"url": "http://127.0.0.1:PORT", "token_url": "http://127.0.0.1:PORT/oauth2/token",
-"revoke_url": ..., "authorize_url": ...}
+"revoke_url": ..., "authorize_url": ..., "api_url": ...}
 Ends with 0 on SIGTERM and SIGINT. Logs nothing: /control reports what happened.
 """
 
@@ -23,7 +23,7 @@ import uvicorn
 from worker.sandbox.issuer import IssuerRules, Reuse
 from worker.sandbox.profiles import PROFILES, ErrorStyle
 from worker.sandbox.proofs import METHODS
-from worker.sandbox.server import TransportProtocol, build_app
+from worker.sandbox.server import API_PATH, TransportProtocol, build_app
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -50,6 +50,7 @@ class _Server(uvicorn.Server):
             "token_url": self._profile.token_path,
             "revoke_url": self._profile.revoke_path,
             "authorize_url": self._profile.authorize_path,
+            "api_url": API_PATH,
         }
         addresses = {"url": url, **{name: url + path for name, path in paths.items()}}
         print(json.dumps(addresses), flush=True)  # noqa: T201

@@ -40,12 +40,13 @@ class Sandbox:
         token_url: str,
         revoke_url: str = "",
         authorize_url: str = "",
+        api_url: str = "",
         *,
         pid: int | None = None,
         ca_file: str | None = None,
     ) -> None:
         self.url = url
-        self.api_url = f"{url}/api/user"
+        self.api_url = api_url
         self.token_url = token_url
         self.revoke_url = revoke_url
         self.authorize_url = authorize_url
