@@ -15,7 +15,7 @@ HEAD = """<!-- Made by `make incidents`. Change tests/incidents/incidents.py, no
 
 What each face of Evergrant says of an incident, and after how long. Every row was provoked on a small real
 fleet of its own, some fleets at a time on 2 cores: Redis, a worker with two children, beat, the HTTP service,
-a receiver of webhooks and a sandbox as Buddy, with the default settings, 600 grants and tokens of eight hours.
+a receiver of webhooks and a sandbox as Buddy, with default settings, 600 grants and tokens of eight hours.
 [operations.md](operations.md#at-3-am) says what to do about each.
 
 - `-`: this face rightly says nothing. `!` in `status`: a person must act, and `status` exits 1 (3 where Redis
