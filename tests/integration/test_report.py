@@ -12,8 +12,10 @@ import pytest
 from config.settings import variable_of
 from tests.support.callables import Configure, Enroll, OpenMember, OpenStore, Seed
 from tests.support.waiting import until
+from worker.adapters.clock import RedisClock
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
@@ -79,6 +81,13 @@ async def beating(scripts: Scripts) -> None:
 
 
 @pytest.fixture
+def service(scripts: Scripts, clock: RedisClock) -> RedisStore:
+    """The store of a process that runs no refresh tasks."""
+    limits = StoreLimits(60_000, 10_000, 60_000, 60_000, 10_000, 10_000)
+    return RedisStore(scripts, clock, limits, source="evergrant/test", owner="service")
+
+
+@pytest.fixture
 def whole(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisReplies) -> Whole:
     """All that the report says."""
 
@@ -120,6 +129,24 @@ async def test_workers_that_were_killed_are_an_incident_and_so_is_beat(
 
     assert (incident.kind, incident.subject, incident.needs_a_person) == (f"{kind}_dead", name, True)
     assert incident.problem.startswith(f"no {kind} is alive: nothing was heard of this one since 20")
+
+
+@pytest.mark.usefixtures("beating")
+async def test_the_last_worker_that_was_killed_stays_known_although_its_journal_was_taken_over(
+    whole: Whole, seed: Seed, open_store: OpenStore, service: RedisStore
+) -> None:
+    await seed("one", due_in_ms=MINUTE_MS)
+    for name in ("killed-1", "killed-2"):
+        await open_store(owner=name)
+
+    for name in ("killed-1", "killed-2"):
+        await service.leave(name)
+    killed = [each.name for each in (await whole()).processes if each.role == "worker"]
+    await open_store(owner="living")
+    await service.leave("killed-2")
+    left = [each.name for each in (await whole()).processes if each.role == "worker"]
+
+    assert (killed, left) == (["killed-2"], ["living"])
 
 
 async def test_those_that_were_stopped_are_none(
