@@ -537,7 +537,7 @@ async def test_the_status_names_a_webhook_that_is_disabled_failing_or_was_not_to
 ) -> None:
     async def said() -> list[tuple[str, str, bool]]:
         report = await report_on(
-            registry, fleet_state, replies, [], variable_of, None, store, missing_key=keys.missing_key
+            registry, fleet_state, replies, [], variable_of, None, store, key_of=keys.key_of
         )
         return [(each.kind, each.subject, each.needs_a_person) for each in report.incidents]
 

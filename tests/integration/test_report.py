@@ -55,7 +55,7 @@ def told(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisRe
             replies,
             {"acme"},
             variable_of,
-            missing_key=KeyRing({"k1": bytes(32)}).missing_key,
+            key_of=KeyRing({"k1": bytes(32)}).key_of,
         )
         (incident,) = [each for each in report.incidents if each.subject == "acme"]
         return incident
@@ -93,9 +93,7 @@ def whole(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisR
 
     async def read() -> Report:
         keys = KeyRing({"k1": bytes(32)})
-        return await report_on(
-            registry, fleet_state, replies, {"acme"}, variable_of, missing_key=keys.missing_key
-        )
+        return await report_on(registry, fleet_state, replies, {"acme"}, variable_of, key_of=keys.key_of)
 
     return read
 
@@ -168,7 +166,7 @@ async def test_a_lost_key_is_one_incident_however_many_grants_it_sealed(
     one = await seed("first")
     sealed = KeyRing({"k-old": bytes(32)}).seal(one, TokenPair("a", "r"))
     for number in range(30):
-        grant = replace(one, id=f"g{number:02}", sealed=sealed, status=Status.FAILING, reason="cannot_unseal")
+        grant = replace(one, id=f"g{number:02}", sealed=sealed, reason="key_missing")
         ends_at = grant.access_expires_at
         change = Change(grant, None, attention_at=ends_at, event=None)
         await registry.import_grant(change, replaces=None)
@@ -194,7 +192,7 @@ async def test_a_grant_whose_key_is_there_is_not_told_to_lack_one(
     (incident,) = [each for each in (await whole()).incidents if each.kind != "not_refreshing"]
 
     assert (incident.kind, incident.subject) == ("grant_failing", "second")
-    assert incident.advice.startswith("Its key is here.")
+    assert incident.advice.startswith("Its key is there.")
 
 
 async def test_a_provider_that_leaves_refreshes_unanswered_is_told_of_before_it_is_unavailable(
@@ -237,7 +235,7 @@ async def test_a_provider_that_hangs_is_told_of_after_two_timeouts(
 
         async def told_of() -> list[Incident]:
             report = await report_on(
-                registry, fleet_state, replies, clients.names(), variable_of, missing_key=keys.missing_key
+                registry, fleet_state, replies, clients.names(), variable_of, key_of=keys.key_of
             )
             return list(report.incidents)
 
