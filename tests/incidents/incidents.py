@@ -304,10 +304,9 @@ CASES = (
         key_missing,
         kind="key_missing",
         says="the key k1 that sealed them is not in EVERGRANT_KEYS",
-        doctor="and it is not in EVERGRANT_KEYS: put it back",
+        doctor="the key k1 that sealed them is not in EVERGRANT_KEYS",
         metrics=('evergrant_unseal_failures_total{key="k1"} > 0',),
-        alerts=("EvergrantKeyMissing", "EvergrantWebhookStuck"),
-        passing=("webhook_failing", "grant_failing"),
+        alerts=("EvergrantKeyMissing",),
     ),
     Case(
         "redis_full",
@@ -347,6 +346,7 @@ CASES = (
         doctor="bad: Redis: it",
         console="",  # its keys are lost, too: nobody can sign in
         metrics=('evergrant_grants{client="buddy",status="active"} == 0',),
+        alerts=("EvergrantStoreLost",),
     ),
     Case(
         "record_damaged",
