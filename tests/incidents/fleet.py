@@ -9,7 +9,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -127,15 +127,20 @@ class SmallFleet:
         self._stack.close()
 
     def start(
-        self, store: AbstractContextManager[RedisServer | ServerWithAClock], *, grants: int = GRANTS
+        self,
+        store: AbstractContextManager[RedisServer | ServerWithAClock],
+        *,
+        grants: int = GRANTS,
+        settings: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Put it to work; returns once it refreshes."""
+        """Put it to work, with these settings besides; returns once it refreshes."""
         self.live = self._build(access_seconds=TOKEN_SECONDS)
         self.server = self._stack.enter_context(store)
         url = f"unix://{self.server.socket}" if isinstance(self.server, RedisServer) else self.server.url
         for name in DEFAULTS:
             self.monkeypatch.delenv(f"EVERGRANT_{name}")
-        self.monkeypatch.setenv("EVERGRANT_REDIS_URL", url)
+        for name, value in [("EVERGRANT_REDIS_URL", url), *settings]:
+            self.monkeypatch.setenv(name, value)
         self._stack.enter_context(listening(self.receiver))
         self.key = self.live.run(lambda runtime: runtime.api_keys.make("incidents", [Scope.ADMIN], {}, ME))
         self.add_webhook(self.receiver.url)

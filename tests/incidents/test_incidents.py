@@ -50,9 +50,7 @@ class Row:
 def test_every_face_says_what_it_must_of_an_incident_and_nothing_else(
     fleet: SmallFleet, case: Case, promtool: str, tmp_path: Path
 ) -> None:
-    for name, value in case.settings:
-        fleet.monkeypatch.setenv(name, value)
-    fleet.start(case.store())
+    fleet.start(case.store(), settings=case.settings)
 
     with Looking(fleet) as said:
         fleet.live.wait_until(lambda: bool(said.scrapes), "the first scrape")
