@@ -97,6 +97,7 @@ class SmallFleet:
         server: its Redis.
         grants: their ids, in the order in which they come due.
         receiver: takes the events of every kind.
+        webhook: the id of its webhook.
         url: of its HTTP service.
         key: an API key that may see the fleet.
     """
@@ -113,6 +114,7 @@ class SmallFleet:
         self._stack = ExitStack()
         self.grants: list[str] = []
         self.receiver = Receiver()
+        self.webhook = ""
         self.url = ""
         self.key = ""
 
@@ -143,7 +145,7 @@ class SmallFleet:
             self.monkeypatch.setenv(name, value)
         self._stack.enter_context(listening(self.receiver))
         self.key = self.live.run(lambda runtime: runtime.api_keys.make("incidents", [Scope.ADMIN], {}, ME))
-        self.add_webhook(self.receiver.url)
+        self.webhook = self.add_webhook(self.receiver.url)
         self.import_grants(grants)
         self.worker = self.live.start_worker()
         self.beat = self.live.start_beat()
