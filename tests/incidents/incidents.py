@@ -88,7 +88,7 @@ def key_missing(fleet: SmallFleet) -> Iterator[None]:
     fleet.live.end(fleet.worker)
     fleet.monkeypatch.setenv("EVERGRANT_KEYS", OTHER_KEY)
     fleet.live.start_worker()
-    # Whether an event was just then on its way is chance. Some are from now on: the key sealed their secret, too.
+    # Whether an event was on its way just then is chance; now some are. The key sealed their secret, too.
     fleet.live.run(lambda runtime: runtime.webhooks.replay(fleet.webhook, "0-0"))
     yield
 
