@@ -19,6 +19,7 @@ LASTING = (
     3  # scrapes: what was told in fewer of the last ones, as an event on its way, is not there for hours
 )
 SETTLED = 3  # scrapes after its begin, a trouble has shown how fast counters go on
+NEARLY = 0.9
 INSTANT = "_timestamp_seconds"
 COUNTED = ("_total", "_bucket", "_count", "_sum")
 ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
@@ -115,9 +116,21 @@ def _values(name: str, steps: Scrapes, first: float, settled: int, more: int) ->
     if not more or None in at_the_end or last is None:
         yield "stale"
         return
-    moves = _moves(told, max(since, 2 * len(told) // 3) if family.endswith(INSTANT) else since)
-    per_step = moves if family.endswith((INSTANT, *COUNTED)) else 0.0
+    if family.endswith(INSTANT):
+        per_step = _passes(told, since)
+    else:
+        per_step = _moves(told, since) if family.endswith(COUNTED) else 0.0
     yield f"{last + per_step:.3f}+{per_step:.4f}x{more}"
+
+
+def _passes(told: Sequence[float | None], since: int) -> float:
+    """How fast an instant goes on, for each step: as fast as time where it nearly kept up.
+
+    A sweep every five seconds, looked at every five, would else be minutes behind after three hours.
+    """
+    of_late = _moves(told, max(since, 2 * len(told) // 3))
+    keeps_up = max(of_late, _moves(told, since)) > NEARLY * STEP_SECONDS
+    return STEP_SECONDS if keeps_up else of_late
 
 
 def _moves(told: Sequence[float | None], since: int) -> float:
