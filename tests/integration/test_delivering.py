@@ -252,11 +252,13 @@ async def test_410_disables_a_webhook_with_an_event_and_enabling_it_goes_on_wher
     (state,) = await store.states()
     disabled = (await told())[1]
     sent = len(receiver.got)
+    measured = await store.oldest_undelivered()
 
     await webhooks.enable(added.id, BY)
     await turn()
 
-    assert (sent, state.disabled_for) == (1, "gone")
+    assert (sent, state.disabled_for, state.waiting) == (1, "gone", 1)
+    assert (state.oldest_at is None, measured) == (False, {})  # no alert: it asked for nothing more
     assert (disabled["type"], disabled["subject"]) == ("evergrant.webhook.disabled", added.id)
     assert disabled["data"]["endpoint"] + "/hooks" == receiver.url
     subjects = [json.loads(got.body)["subject"] for got in receiver.got]
@@ -283,6 +285,9 @@ async def test_five_days_of_failures_disable_a_webhook(
 
     (state,) = await store.states()
     assert (state.disabled_for, state.waiting, len(receiver.got)) == ("failing", 1, 2)
+    assert await store.oldest_undelivered() == {
+        added.id: state.oldest_at
+    }  # the alert stays: nobody has mended it
 
 
 async def test_when_a_webhook_takes_events_again_all_that_waits_is_tried_at_once(
@@ -532,7 +537,7 @@ async def test_the_status_names_a_webhook_that_is_disabled_failing_or_was_not_to
 ) -> None:
     async def said() -> list[tuple[str, str, bool]]:
         report = await report_on(
-            registry, fleet_state, replies, [], variable_of, None, store, missing_key=keys.missing_key
+            registry, fleet_state, replies, [], variable_of, None, store, key_of=keys.key_of
         )
         return [(each.kind, each.subject, each.needs_a_person) for each in report.incidents]
 

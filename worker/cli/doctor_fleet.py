@@ -28,7 +28,7 @@ async def fleet_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
         set(runtime.deployment.settings.clients),
         runtime.deployment.settings.name_of,
         webhooks=runtime.webhook_store,
-        missing_key=runtime.deployment.keys.missing_key,
+        key_of=runtime.deployment.keys.key_of,
     )
     refusal = (await runtime.fleet_state.workers()).refusal
     if refusal:

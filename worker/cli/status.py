@@ -66,7 +66,7 @@ async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
         settings.name_of,
         losses,
         runtime.webhook_store,
-        missing_key=runtime.deployment.keys.missing_key,
+        key_of=runtime.deployment.keys.key_of,
     )
     if as_json:
         for document in report.documents():

@@ -210,7 +210,8 @@ class WebhookStore(Protocol):
     async def oldest_undelivered(self) -> Mapping[str, int]:
         """When the oldest event was written that a webhook has not been sent, Unix ms, by the webhook's id.
 
-        Events that were not looked at yet count. Webhooks that were sent everything are not in it.
+        Events that were not looked at yet count. Webhooks that were sent everything are not in it, nor those
+        whose receiver answered 410: it asked to be sent nothing more.
         """
 
     async def deliveries_of(self, grant_id: str) -> Sequence[Delivered]:

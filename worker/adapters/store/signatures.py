@@ -493,9 +493,16 @@ class NameInstance(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """Say that a process is gone."""
+    """Say that a process is gone.
+
+    Attributes:
+        is_dead: it did not say so itself.
+        alive_ms: a worker is alive for so long after a heartbeat.
+    """
 
     owner: str
+    is_dead: bool
+    alive_ms: int
 
 
 class ImportGrant(NamedTuple):

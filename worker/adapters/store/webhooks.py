@@ -6,7 +6,7 @@ Rules:
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -16,6 +16,7 @@ from worker.adapters.store import signatures
 from worker.adapters.store.reads import Reads
 from worker.adapters.store.registry import signed
 from worker.adapters.store.store_clock import read_clocks
+from worker.core.delivery import DisabledFor
 from worker.core.events import EventType
 from worker.core.webhooks import (
     MOST_WAITING,
@@ -107,7 +108,7 @@ class RedisWebhooks:
         counts = await self._redis.together(
             [("zcard", (self._key("retries", webhook.id),), {}) for webhook in webhooks]
         )
-        oldest = await self.oldest_undelivered()
+        oldest = await self._oldest([webhook.id for webhook in webhooks])
         return [
             _state(webhook, fields, waiting, oldest.get(webhook.id))
             for webhook, fields, waiting in zip(webhooks, known, counts, strict=True)
@@ -116,6 +117,14 @@ class RedisWebhooks:
     async def oldest_undelivered(self) -> dict[str, int]:
         """When the oldest event was written that a webhook has not been sent, Unix ms, by its id."""
         ids = await self.ids()
+        disabled_for = await self._redis.together(
+            [("hget", (self._key("webhook", each), "disabled_for"), {}) for each in ids]
+        )
+        return await self._oldest(
+            [each for each, why in zip(ids, disabled_for, strict=True) if why != DisabledFor.GONE.encode()]
+        )
+
+    async def _oldest(self, ids: Sequence[str]) -> dict[str, int]:
         waiting = await self._redis.together(
             [("zrange", (self._key("retries", each), 0, -1), {}) for each in ids]
         )

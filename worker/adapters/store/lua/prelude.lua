@@ -101,7 +101,8 @@
 -- untaken          hash    For each process, the grants whose answers the store fails at, packed; its fields are the
 --                          processes. Written by heartbeat and leave. A field lives until its process says otherwise,
 --                          or leaves.
--- workers          zset    The processes among them that run refresh tasks, by their last heartbeat. As `processes`.
+-- workers          zset    The processes among them that run refresh tasks, by their last heartbeat. Written with it. A
+--                          member lives until it leaves, or for a day; the last one of those that died too.
 -- beats            zset    Beats, by their last heartbeat. Written by note_beat. A member lives until its beat ends, or for a
 --                          day.
 -- measures         hash    What belongs to no client: lateness:BOUND and duration:BOUND (how many refreshes took so long, by
@@ -731,9 +732,7 @@ local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recov
   -- A runner that goes on takes its place again with its next claim. Others gave up while the store was away, or the
   -- broker has lost them: a place that is kept for such a one would hold up everything that is due.
   redis.call('DEL', P .. 'recovered', P .. 'runners')
-  for _, known in ipairs({'processes', 'workers'}) do
-    redis.call('ZREMRANGEBYSCORE', P .. known, '-inf', digits(last_heartbeat_at - DAY_MS))
-  end
+  redis.call('ZREMRANGEBYSCORE', P .. 'processes', '-inf', digits(last_heartbeat_at - DAY_MS))
 end
 
 -- Note how Redis's clock was set, for `evergrant status`.
