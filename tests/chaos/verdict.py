@@ -16,6 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
+from tests.chaos.counters import miscounted
 from tests.chaos.driver import Struck
 from tests.chaos.evidence import Evidence, Visit
 from tests.chaos.metronome import stalled_seconds
@@ -153,14 +154,14 @@ class Verdict:
             return WHILE_STORE_AWAY
         return UNCALLED_FOR
 
+    @cached_property
+    def heard(self) -> list[Visit]:
+        """The refusals that no strike can have kept from the store."""
+        return [visit for visit in self._evidence.refusals if not self._may_be_forgotten(visit)]
+
     def _deaf(self) -> list[str]:
         """Grants whose dead token was refused more than once and, with the client in doubt, once more."""
-        told = Counter(
-            grant_id
-            for grant_id, visits in self._evidence.visits_of.items()
-            for visit in visits
-            if visit["verdict"] == "superseded" and visit["delivered"] and not self._may_be_forgotten(visit)
-        )
+        told = Counter(visit["grant"] for visit in self.heard)
         return [grant_id for grant_id, times in told.items() if times > REFUSED_AT_MOST]
 
     def _may_be_forgotten(self, visit: Visit) -> bool:
@@ -240,7 +241,8 @@ class Verdict:
             "presented by two at once": [visit["grant"] for visit in self.overlapping],
             "secrets": list(evidence.leaks),
         }
-        return [f"{len(each)} {what}: {_some(each)}" for what, each in named.items() if each]
+        counts = miscounted(evidence, lost=len(lost), sure_refusals=len(self.heard))
+        return [*(f"{len(each)} {what}: {_some(each)}" for what, each in named.items() if each), *counts]
 
 
 def _some(names: Collection[str]) -> str:
