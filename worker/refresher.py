@@ -23,7 +23,7 @@ import structlog
 
 from worker.core import lifecycle, policy
 from worker.core.events import EventType, provider_event
-from worker.core.failures import StoreUnavailableError, UnsealError
+from worker.core.failures import MissingKeyError, StoreUnavailableError, UnsealError
 from worker.core.grant import Grant, TokenPair
 from worker.core.outcomes import (
     AnswerKnown,
@@ -234,8 +234,7 @@ class Refresher:
             pair = self._sealer.open(attempt.lease.grant)
         except UnsealError as error:
             log.warning("grant.cannot_unseal", problem=str(error))
-            failed = FailedAttempt(CannotUnseal(), is_the_grants=not attempt.on_demand)
-            return failed.outcome, await self._give_up(attempt, failed)
+            return await self._do_without_tokens(attempt, error)
         async with turn.slot:
             result = await self._present(attempt, pair, turn)
         outcome: AttemptOutcome = result if isinstance(result, Refreshed) else result.outcome
@@ -262,6 +261,26 @@ class Refresher:
         as_claimed = replace(attempt.lease.grant, in_doubt=True)
         await self._put_back(attempt.lease, as_claimed, self._clock.now(), attempt.client)
         return AnswerKnown(is_stored=True), grant
+
+    async def _do_without_tokens(
+        self, attempt: Attempt, problem: UnsealError
+    ) -> tuple[AttemptOutcome, Grant]:
+        """Put a grant back whose tokens cannot be opened; it is to blame if its key is there."""
+        if not isinstance(problem, MissingKeyError):
+            failed = FailedAttempt(CannotUnseal(), is_the_grants=not attempt.on_demand)
+            return failed.outcome, await self._give_up(attempt, failed)
+        outcome = CannotUnseal(problem.key_id)
+        if attempt.on_demand:
+            return outcome, await self._give_up(attempt, FailedAttempt(outcome, is_the_grants=False))
+        change = lifecycle.wait_for_key(
+            attempt.lease.grant,
+            attempt.client,
+            self._rules,
+            now=self._clock.now(),
+            chance=self._chance(),
+        )
+        await self._record(attempt.lease, change, counted=counted_as(outcome))
+        return outcome, change.grant
 
     async def _present(
         self, attempt: Attempt, pair: TokenPair, turn: Turn
@@ -364,7 +383,8 @@ class Refresher:
         lease, client, now = attempt.lease, attempt.client, self._clock.now()
         outcome, in_doubt = failed.outcome, attempt.in_doubt
         if not failed.is_the_grants:
-            grant = replace(lease.grant, in_doubt=lifecycle.still_in_doubt(outcome, in_doubt=in_doubt))
+            known = lease.grant if isinstance(outcome, CannotUnseal) else lifecycle.unsealed(lease.grant)
+            grant = replace(known, in_doubt=lifecycle.still_in_doubt(outcome, in_doubt=in_doubt))
             due_at = self._next_try_at(outcome, now)
             await self._put_back(lease, grant, due_at, client, counted_as(outcome))
             return grant

@@ -82,7 +82,7 @@ def _status_names(live: LiveDeployment, words: str) -> bool:
             runtime.replies,
             ["buddy"],
             variable_of,
-            missing_key=runtime.deployment.keys.missing_key,
+            key_of=runtime.deployment.keys.key_of,
         )
 
     problems = [incident.problem for incident in live.run(report).incidents]

@@ -174,7 +174,7 @@ async def _report(runtime: Runtime) -> Report:
         settings.name_of,
         losses,
         runtime.webhook_store,
-        missing_key=runtime.deployment.keys.missing_key,
+        key_of=runtime.deployment.keys.key_of,
     )
 
 

@@ -9,7 +9,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -97,6 +97,7 @@ class SmallFleet:
         server: its Redis.
         grants: their ids, in the order in which they come due.
         receiver: takes the events of every kind.
+        webhook: the id of its webhook.
         url: of its HTTP service.
         key: an API key that may see the fleet.
     """
@@ -113,6 +114,7 @@ class SmallFleet:
         self._stack = ExitStack()
         self.grants: list[str] = []
         self.receiver = Receiver()
+        self.webhook = ""
         self.url = ""
         self.key = ""
 
@@ -127,18 +129,23 @@ class SmallFleet:
         self._stack.close()
 
     def start(
-        self, store: AbstractContextManager[RedisServer | ServerWithAClock], *, grants: int = GRANTS
+        self,
+        store: AbstractContextManager[RedisServer | ServerWithAClock],
+        *,
+        grants: int = GRANTS,
+        settings: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Put it to work; returns once it refreshes."""
+        """Put it to work, with these settings besides; returns once it refreshes."""
         self.live = self._build(access_seconds=TOKEN_SECONDS)
         self.server = self._stack.enter_context(store)
         url = f"unix://{self.server.socket}" if isinstance(self.server, RedisServer) else self.server.url
         for name in DEFAULTS:
             self.monkeypatch.delenv(f"EVERGRANT_{name}")
-        self.monkeypatch.setenv("EVERGRANT_REDIS_URL", url)
+        for name, value in [("EVERGRANT_REDIS_URL", url), *settings]:
+            self.monkeypatch.setenv(name, value)
         self._stack.enter_context(listening(self.receiver))
         self.key = self.live.run(lambda runtime: runtime.api_keys.make("incidents", [Scope.ADMIN], {}, ME))
-        self.add_webhook(self.receiver.url)
+        self.webhook = self.add_webhook(self.receiver.url)
         self.import_grants(grants)
         self.worker = self.live.start_worker()
         self.beat = self.live.start_beat()

@@ -50,9 +50,7 @@ class Row:
 def test_every_face_says_what_it_must_of_an_incident_and_nothing_else(
     fleet: SmallFleet, case: Case, promtool: str, tmp_path: Path
 ) -> None:
-    for name, value in case.settings:
-        fleet.monkeypatch.setenv(name, value)
-    fleet.start(case.store())
+    fleet.start(case.store(), settings=case.settings)
 
     with Looking(fleet) as said:
         fleet.live.wait_until(lambda: bool(said.scrapes), "the first scrape")
@@ -67,7 +65,8 @@ def test_every_face_says_what_it_must_of_an_incident_and_nothing_else(
                 time.sleep(1)
             row = _row(fleet, case, said, began, began_at)
             row.seconds = time.monotonic() - began
-    row.alerts = alerts_on(said.scrapes, began_at, promtool, tmp_path)
+            scrapes = list(said.scrapes)  # those to come are of a fleet out of trouble
+    row.alerts = alerts_on(scrapes, began_at, promtool, tmp_path)
     row.wrong = [*(f"said before: {kind}" for kind in before), *_wrong(case, row, said)]
     if ROWS:
         (Path(ROWS) / f"{case.name}.json").write_text(json.dumps(asdict(row)))

@@ -1353,7 +1353,7 @@ async def test_clients_credentials_are_used_again_for_each_next_access_token(
         assert await registry.now() < stored.due_at < stored.grant.access_expires_at
 
 
-async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_when_the_key_is_back(
+async def test_a_grant_whose_key_is_missing_loses_nothing_and_goes_on_when_the_key_is_back(
     sandbox: Sandbox,
     configure: Configure,
     enroll: Enroll,
@@ -1370,14 +1370,19 @@ async def test_a_grant_whose_key_is_missing_is_failing_loses_nothing_and_lives_w
 
     await _drain(stranger)
     stored = await _find(registry, grants[0].id)
-    assert stored.grant.status is Status.FAILING
+    assert (stored.grant.status, stored.grant.reason) == (Status.ACTIVE, "key_missing")
     assert (stored.grant.sealed, stored.grant.in_doubt) == (grants[0].sealed, False)
+    assert stored.due_at is not None
+    assert grants[0].access_expires_at is not None
+    assert await registry.now() < stored.due_at < grants[0].access_expires_at
+    assert [each.grant.id for each, _ in await registry.needing_attention(5)] == [grants[0].id]
     assert sandbox.totals()["requests"] == before
     await make_due(grants[0].id)
     await _drain(await open_refresher(clients))
 
     await _assert_alive(registry, keys, sandbox, grants)
-    assert _types(await told()) == ["grant.failing", "grant.recovered"]
+    assert await registry.needing_attention(5) == []
+    assert _types(await told()) == ["grant.refreshed"]
 
 
 # The end of a drain

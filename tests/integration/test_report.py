@@ -12,8 +12,10 @@ import pytest
 from config.settings import variable_of
 from tests.support.callables import Configure, Enroll, OpenMember, OpenStore, Seed
 from tests.support.waiting import until
+from worker.adapters.clock import RedisClock
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.redis_store import RedisStore, StoreLimits
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
 from worker.adapters.store.scripts import Scripts
@@ -53,7 +55,7 @@ def told(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisRe
             replies,
             {"acme"},
             variable_of,
-            missing_key=KeyRing({"k1": bytes(32)}).missing_key,
+            key_of=KeyRing({"k1": bytes(32)}).key_of,
         )
         (incident,) = [each for each in report.incidents if each.subject == "acme"]
         return incident
@@ -79,14 +81,19 @@ async def beating(scripts: Scripts) -> None:
 
 
 @pytest.fixture
+def service(scripts: Scripts, clock: RedisClock) -> RedisStore:
+    """The store of a process that runs no refresh tasks."""
+    limits = StoreLimits(60_000, 10_000, 60_000, 60_000, 10_000, 10_000)
+    return RedisStore(scripts, clock, limits, source="evergrant/test", owner="service")
+
+
+@pytest.fixture
 def whole(registry: RedisRegistry, fleet_state: RedisFleetState, replies: RedisReplies) -> Whole:
     """All that the report says."""
 
     async def read() -> Report:
         keys = KeyRing({"k1": bytes(32)})
-        return await report_on(
-            registry, fleet_state, replies, {"acme"}, variable_of, missing_key=keys.missing_key
-        )
+        return await report_on(registry, fleet_state, replies, {"acme"}, variable_of, key_of=keys.key_of)
 
     return read
 
@@ -122,6 +129,24 @@ async def test_workers_that_were_killed_are_an_incident_and_so_is_beat(
     assert incident.problem.startswith(f"no {kind} is alive: nothing was heard of this one since 20")
 
 
+@pytest.mark.usefixtures("beating")
+async def test_the_last_worker_that_was_killed_stays_known_although_its_journal_was_taken_over(
+    whole: Whole, seed: Seed, open_store: OpenStore, service: RedisStore
+) -> None:
+    await seed("one", due_in_ms=MINUTE_MS)
+    for name in ("killed-1", "killed-2"):
+        await open_store(owner=name)
+
+    for name in ("killed-1", "killed-2"):
+        await service.leave(name)
+    killed = [each.name for each in (await whole()).processes if each.role == "worker"]
+    await open_store(owner="living")
+    await service.leave("killed-2")
+    left = [each.name for each in (await whole()).processes if each.role == "worker"]
+
+    assert (killed, left) == (["killed-2"], ["living"])
+
+
 async def test_those_that_were_stopped_are_none(
     whole: Whole, seed: Seed, scripts: Scripts, open_store: OpenStore
 ) -> None:
@@ -141,7 +166,7 @@ async def test_a_lost_key_is_one_incident_however_many_grants_it_sealed(
     one = await seed("first")
     sealed = KeyRing({"k-old": bytes(32)}).seal(one, TokenPair("a", "r"))
     for number in range(30):
-        grant = replace(one, id=f"g{number:02}", sealed=sealed, status=Status.FAILING, reason="cannot_unseal")
+        grant = replace(one, id=f"g{number:02}", sealed=sealed, reason="key_missing")
         ends_at = grant.access_expires_at
         change = Change(grant, None, attention_at=ends_at, event=None)
         await registry.import_grant(change, replaces=None)
@@ -167,7 +192,7 @@ async def test_a_grant_whose_key_is_there_is_not_told_to_lack_one(
     (incident,) = [each for each in (await whole()).incidents if each.kind != "not_refreshing"]
 
     assert (incident.kind, incident.subject) == ("grant_failing", "second")
-    assert incident.advice.startswith("Its key is here.")
+    assert incident.advice.startswith("Its key is there.")
 
 
 async def test_a_provider_that_leaves_refreshes_unanswered_is_told_of_before_it_is_unavailable(
@@ -210,7 +235,7 @@ async def test_a_provider_that_hangs_is_told_of_after_two_timeouts(
 
         async def told_of() -> list[Incident]:
             report = await report_on(
-                registry, fleet_state, replies, clients.names(), variable_of, missing_key=keys.missing_key
+                registry, fleet_state, replies, clients.names(), variable_of, key_of=keys.key_of
             )
             return list(report.incidents)
 

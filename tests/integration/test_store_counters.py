@@ -263,6 +263,6 @@ async def test_only_processes_that_refresh_are_workers_and_only_while_they_live(
     await scripts.run(Heartbeat("worker", MINUTE_MS, None, is_worker=True))
     assert (await measures.read({})).workers == 1
 
-    await scripts.run(Leave("worker"))
+    await scripts.run(Leave("worker", is_dead=False, alive_ms=0))
 
     assert (await measures.read({})).workers == 0

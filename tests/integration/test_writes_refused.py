@@ -62,7 +62,7 @@ def report(
         replies,
         ["acme"],
         variable_of,
-        missing_key=KeyRing({"k1": bytes(32)}).missing_key,
+        key_of=KeyRing({"k1": bytes(32)}).key_of,
     )
 
 

@@ -507,15 +507,50 @@ def test_a_stopping_drain_puts_back_what_it_has_not_sent(ours: Deployment) -> No
     assert ours.unharmed("two", "three")
 
 
-def test_a_missing_key_counts_against_the_grant_in_a_worker_and_not_on_demand(ours: Deployment) -> None:
-    ours.seed("one", keys=KeyRing({"k2": bytes(range(32))}))
+def test_grants_whose_key_is_missing_wait_for_it_and_nobody_is_told_of_each(ours: Deployment) -> None:
+    ours.seed("one", "two", keys=KeyRing({"k2": bytes(range(32))}))
 
-    assert ours.refresh_one("one") == CannotUnseal()
+    assert ours.refresh_one("one") == CannotUnseal("k2")
     assert ours.unharmed("one")
     ours.drain()
 
-    assert (ours.grant("one").status, ours.grant("one").reason) == (Status.FAILING, "cannot_unseal")
+    assert [(ours.grant(each).status, ours.grant(each).reason) for each in ("one", "two")] == [
+        (Status.ACTIVE, "key_missing"),
+        (Status.ACTIVE, "key_missing"),
+    ]
+    assert ours.told() == {}
     assert ours.endpoint.presented == []
+
+
+def test_a_grant_that_waited_for_its_key_is_refreshed_once_it_is_back_as_if_nothing_had_been(
+    ours: Deployment,
+) -> None:
+    ours.seed("one", reason="key_missing")
+    ours.endpoint.otherwise = TOKENS
+
+    ours.drain()
+
+    assert (ours.grant("one").status, ours.grant("one").reason) == (Status.ACTIVE, None)
+    assert ours.told() == {"grant.refreshed": 1}
+
+
+def test_an_outage_after_its_key_came_back_is_not_called_a_missing_key(ours: Deployment) -> None:
+    ours.seed("one", reason="key_missing")
+    ours.endpoint.otherwise = Unavailable("http_503")
+
+    ours.drain()
+
+    assert (ours.grant("one").status, ours.grant("one").reason) == (Status.ACTIVE, None)
+
+
+def test_tokens_that_were_changed_are_the_grants_failure(ours: Deployment) -> None:
+    ours.seed("other")
+    ours.seed("one", sealed=ours.grant("other").sealed)
+
+    ours.drain()
+
+    assert (ours.grant("one").status, ours.grant("one").reason) == (Status.FAILING, "cannot_unseal")
+    assert ours.told() == {"grant.failing": 1, "grant.refreshed": 1}
 
 
 def test_a_grant_that_cannot_be_refreshed_is_announced_before_its_end_and_expires_at_it(

@@ -1,7 +1,5 @@
 """What happens, as counts: gathered in this process, and added to the store with its heartbeat."""
 
-from collections.abc import Callable
-
 from worker.core.measures import Gathered, Spread
 from worker.core.outcomes import CannotUnseal, Refreshed, counted_as
 from worker.core.ports import Claim, Commit, Observer, RefreshReport, Verdict
@@ -15,13 +13,11 @@ class MeasuringObserver:
     Args:
         following: hears the same.
         gathered: what this process has counted.
-        key_of: the id of the key that sealed a pair.
     """
 
-    def __init__(self, following: Observer, gathered: Gathered, key_of: Callable[[bytes], str]) -> None:
+    def __init__(self, following: Observer, gathered: Gathered) -> None:
         self._following = following
         self._gathered = gathered
-        self._key_of = key_of
 
     def claimed(self, client: Client, claim: Claim) -> None:
         """A claim was answered."""
@@ -32,7 +28,8 @@ class MeasuringObserver:
         outcome, due_at = report.outcome, report.lease.due_at
         is_refreshed = isinstance(outcome, Refreshed)
         if isinstance(outcome, CannotUnseal):
-            self._gathered.not_unsealed(self._key_of(report.lease.grant.sealed))
+            if outcome.missing_key is not None:
+                self._gathered.not_unsealed(outcome.missing_key)
         elif is_refreshed or counted_as(outcome) is not None:
             self._gathered.measured(Spread.DURATION, report.ended_at - report.began_at)
         if is_refreshed and due_at is not None:

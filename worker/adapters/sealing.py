@@ -19,7 +19,7 @@ import msgpack
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from worker.core.failures import UnsealError
+from worker.core.failures import MissingKeyError, UnsealError
 from worker.core.grant import Grant, TokenPair
 from worker.core.outcomes import Reply
 from worker.core.sessions import Session
@@ -59,11 +59,6 @@ class KeyRing:
         """The id of the key that sealed a value; empty where it says none."""
         return sealed[2 : 2 + sealed[1]].decode(errors="replace") if len(sealed) >= 2 else ""  # noqa: PLR2004
 
-    def missing_key(self, sealed: bytes) -> str | None:
-        """The id of the key that sealed a value, where the ring lacks it; else `None`."""
-        key_id = self.key_of(sealed)
-        return None if key_id in self.ids() else key_id
-
     def seal(self, grant: Grant, pair: TokenPair) -> bytes:
         """Seal with the first key of the ring, for the record that `grant` will be."""
         return self._seal_pair(pair, grant, grant.version)
@@ -76,8 +71,9 @@ class KeyRing:
         """Open a grant's pair with the key that sealed it.
 
         Raises:
-            UnsealError: the key is not in the ring, a newer release sealed the pair, or it is not that of
-                this client's grant at this version.
+            MissingKeyError: the key is not in the ring.
+            UnsealError: a newer release sealed the pair, or it is not that of this client's grant at this
+                version.
         """
         access_token, refresh_token = self._open(grant.sealed, PAIR, grant.client, grant.id, grant.version)
         return TokenPair(access_token, refresh_token)
@@ -149,7 +145,8 @@ class KeyRing:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             name = key_id.decode(errors="replace")
-            raise UnsealError(f"{grant_id}: sealed with the key {name!r}, which is not in EVERGRANT_KEYS")
+            problem = f"{grant_id}: sealed with the key {name!r}, which is not in EVERGRANT_KEYS"
+            raise MissingKeyError(problem, name)
         nonce, secret = sealed[body_at : body_at + NONCE_BYTES], sealed[body_at + NONCE_BYTES :]
         try:
             plain = cipher.decrypt(nonce, secret, bind(kind, client, grant_id, version))

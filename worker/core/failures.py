@@ -15,6 +15,18 @@ class UnsealError(Exception):
     """A sealed pair cannot be opened: its key is not in the ring, or it was tampered with."""
 
 
+class MissingKeyError(UnsealError):
+    """A sealed pair cannot be opened: this process lacks the key that sealed it.
+
+    Attributes:
+        key_id: of that key.
+    """
+
+    def __init__(self, problem: str, key_id: str) -> None:
+        super().__init__(problem)
+        self.key_id = key_id
+
+
 class StoreUnavailableError(Exception):
     """The store did not answer, or cannot do it now; the change may have been made all the same."""
 

@@ -3,7 +3,8 @@
 Rules:
 - The table is the whole truth, for outcomes and operators, in Python and in Lua: the scripts' own tables
   are made from it when they are loaded. A pair that is not in it cannot happen, and looking it up raises.
-- A fault of the client or of the provider is no trigger: it leaves its grants as they are.
+- A fault of the client, of the provider or of the deployment, such as a lost sealing key, is no trigger: it
+  leaves its grants as they are.
 - A rejection is believed when a second, spaced try says the same; not yet while every grant of the client is
   rejected.
 - A reply that could not be read most likely holds the only living tokens. Until somebody reads it or gives
@@ -454,6 +455,26 @@ def leave(grant: Grant, due_at: int | None, client: Client, rules: Rules) -> Cha
     return Change(grant, due_at, attention_at(grant, client, rules), None)
 
 
+def wait_for_key(grant: Grant, client: Client, rules: Rules, *, now: int, chance: float) -> Change:
+    """Put a grant back whose sealing key this process lacks: a fault of the deployment, not of the grant.
+
+    Its status stays, without an event: everybody would be told of everybody's grant.
+    """
+    if phase_of(grant) in {Phase.ACTIVE, Phase.RETRYING}:
+        grant = replace(grant, reason=Reason.KEY_MISSING)
+    return leave(grant, now + policy.key_pause_ms(chance, _life_left_ms(grant, now)), client, rules)
+
+
+def unsealed(grant: Grant) -> Grant:
+    """The grant once its key was there."""
+    return replace(grant, reason=None) if waits_for_key(grant) else grant
+
+
+def waits_for_key(grant: Grant) -> bool:
+    """Whether the worker that tried a grant last lacked the key that sealed its tokens."""
+    return grant.status in {Status.ACTIVE, Status.FAILING} and grant.reason == Reason.KEY_MISSING
+
+
 def give_back(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
     """Put a grant back whose lease was not used, because another's attempt at it has just ended."""
     due_at: int | None
@@ -478,7 +499,7 @@ def admit(grant: Grant, client: Client, rules: Rules, now: int) -> Change:
 
 def attention_at(grant: Grant, client: Client, rules: Rules) -> int | None:
     """When something ends that a person may have to see to; `NO_END` where it has no known end."""
-    if grant.status in {Status.FAILING, Status.FAILED}:
+    if grant.status in {Status.FAILING, Status.FAILED} or waits_for_key(grant):
         return NO_END if grant.access_expires_at is None else grant.access_expires_at
     if grant.noticed_at is None:
         return None

@@ -158,7 +158,13 @@ class ClientNotConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class CannotUnseal:
-    """Nothing was sent: no key of the ring opens the grant's tokens."""
+    """Nothing was sent: no key of the ring opens the grant's tokens.
+
+    Attributes:
+        missing_key: the id of the key that sealed them, where the ring lacks it; else they were changed.
+    """
+
+    missing_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

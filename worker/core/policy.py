@@ -189,6 +189,14 @@ def backoff_ms(streak: int, chance: float, life_left_ms: int | None) -> int:
     return int(chance * _within_life(ceiling, life_left_ms))
 
 
+def key_pause_ms(chance: float, life_left_ms: int | None) -> int:
+    """How long to leave a grant alone whose sealing key is missing, as `backoff_ms` has it.
+
+    A key comes back with a restart, not by itself; and it is missing to many grants at once.
+    """
+    return int((0.5 + chance / 2) * _within_life(BACKOFF_CAP_MS, life_left_ms))
+
+
 def retry_after_ms(asked_ms: int) -> int:
     """How much of a server's `Retry-After` to grant: at most an hour.
 

@@ -751,7 +751,7 @@ class Store(Protocol):
         """Take back a lease that the store may have forgotten."""
 
     async def leave(self, owner: str | None = None) -> None:
-        """Say that this process is gone, or that `owner` is."""
+        """Say that this process is gone, or that `owner` is dead."""
 
 
 class SignInStore(Protocol):

@@ -65,8 +65,18 @@ class Reason(StrEnum):
     )
     CANNOT_UNSEAL = (
         "cannot_unseal",
-        "no key in `EVERGRANT_KEYS` opens its stored tokens",
-        "Put that key back into EVERGRANT_KEYS and restart the workers.",
+        "its stored tokens cannot be opened, although the key that sealed them is there: they were changed",
+        "If this stays, import it anew.",
+    )
+
+    # Why it waits, and is none the worse for it.
+    KEY_MISSING = (
+        "key_missing",
+        "the worker that tried it lacks the key that sealed its tokens",
+        (
+            "Put that key back into EVERGRANT_KEYS of every worker, and restart them: the grants are tried"
+            " again within a quarter of an hour."
+        ),
     )
 
     # Why it failed: its person is needed.

@@ -25,7 +25,7 @@ class Metrics:
         configured: the token URLs of the clients that have settings, by their names.
         expose: makes the text, of the kind that an `Accept` header asks for; returns it and what it is.
         undelivered: when the oldest event was emitted that a webhook has not taken, by the webhook's id, in
-            Unix ms; those that have taken all are left out.
+            Unix ms; those that have taken all, or asked for nothing more, are left out.
     """
 
     def __init__(

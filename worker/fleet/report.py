@@ -8,6 +8,7 @@ from worker.core.delivery import FAILING_MS, DisabledFor
 from worker.core.destinations import origin_of
 from worker.core.events import rfc3339
 from worker.core.grant import NO_END, Status
+from worker.core.lifecycle import waits_for_key
 from worker.core.outcomes import EVERY_GRANT_REJECTED
 from worker.core.ports import CLOCK_ADVICE, ClockJump
 from worker.core.protocol import REDIRECT
@@ -29,7 +30,7 @@ from worker.fleet.idleness import OVERDUE_MS, Idleness, why_idle
 from worker.fleet.losses import Losses
 
 Called = Callable[[str, str], str]
-MissingKey = Callable[[bytes], str | None]
+KeyOf = Callable[[bytes], str]
 
 MOST_NAMED: Final = 20
 MOST_COUNTED: Final = 1_000  # grants whose key is missing
@@ -165,7 +166,7 @@ async def report_on(
     losses: Losses | None = None,
     webhooks: WebhookStore | None = None,
     *,
-    missing_key: MissingKey,
+    key_of: KeyOf,
 ) -> Report:
     """Look at every client that is configured or has grants.
 
@@ -177,7 +178,7 @@ async def report_on(
         called: what a person calls a client's setting, by the client's name and the setting's.
         losses: what the store lacks of this machine's journals; `None` where it lacks nothing.
         webhooks: how they are getting on; `None` where that is not asked.
-        missing_key: the key that sealed a pair, where this process lacks it; else `None`.
+        key_of: the id of the key that sealed a pair.
     """
     now = await registry.now()
     names = sorted({*configured, *await fleet_state.client_names()})
@@ -192,12 +193,11 @@ async def report_on(
     incidents += [
         incident for client in clients for incident in _of_client(client, configured, called, workers, now)
     ]
-    lacking = {stored.grant.id for stored, _ in troubled if _missing_key_of(stored, missing_key) is not None}
-    if lacking:
+    if any(waits_for_key(stored.grant) for stored, _ in troubled):
         listed = await registry.needing_attention(MOST_COUNTED, unreadable=unreadable.append)
-        incidents += _of_missing_keys(listed, missing_key)
+        incidents += _of_missing_keys(listed, key_of)
     for stored, ends_at in troubled:
-        if stored.grant.id in lacking:
+        if waits_for_key(stored.grant):
             continue
         number = stored.grant.kept_reply
         reply = None if number is None else await replies.find(number)
@@ -476,31 +476,21 @@ def _of_webhook(state: WebhookState) -> Iterator[Incident]:
         )
 
 
-def _missing_key_of(stored: StoredGrant, missing_key: MissingKey) -> str | None:
-    """The key for want of which a grant is failing."""
-    grant = stored.grant
-    is_sealed_up = grant.status is Status.FAILING and grant.reason == Reason.CANNOT_UNSEAL
-    return missing_key(grant.sealed) if is_sealed_up else None
-
-
-def _of_missing_keys(
-    listed: Sequence[tuple[StoredGrant, int | None]], missing_key: MissingKey
-) -> Iterator[Incident]:
+def _of_missing_keys(listed: Sequence[tuple[StoredGrant, int | None]], key_of: KeyOf) -> Iterator[Incident]:
     """One incident for each key, however many grants it sealed."""
     by_key: dict[str, list[int | None]] = {}
     for stored, ends_at in listed:
-        key_id = _missing_key_of(stored, missing_key)
-        if key_id is not None:
-            by_key.setdefault(key_id, []).append(ends_at)
+        if waits_for_key(stored.grant):
+            by_key.setdefault(key_of(stored.grant.sealed), []).append(ends_at)
     more = " or more" if len(listed) == MOST_COUNTED else ""
     for key_id, ends in sorted(by_key.items()):
         yield Incident(
             "key_missing",
             key_id,
             f"the tokens of {len(ends)}{more} grants cannot be read: the key {key_id} that sealed them is not"
-            " in EVERGRANT_KEYS",
+            " in EVERGRANT_KEYS of the worker that tried",
             min((at for at in ends if at is not None), default=None),
-            Reason.CANNOT_UNSEAL.advice,
+            Reason.KEY_MISSING.advice,
             needs_a_person=True,
         )
 
@@ -555,7 +545,7 @@ def _of_grant(stored: StoredGrant, ends_at: int | None) -> Incident:
         problem = _said("failing", grant.reason, f"tries: {grant.streak}")
         advice = "It is being tried again; nothing to do yet."
         if grant.reason == Reason.CANNOT_UNSEAL:
-            advice = "Its key is here. If this stays, its stored tokens were changed: import it anew."
+            advice = "Its key is there. If this stays, its stored tokens were changed: import it anew."
         return Incident("grant_failing", grant.id, problem, ends_at, advice, needs_a_person=False)
     return Incident(
         "grant_expiring",

@@ -342,7 +342,7 @@ async def open_runtime(
             clock=clock,
             rules=rules_of(settings),
             chance=random.random,
-            observer=MeasuringObserver(LogObserver(), gathered, deployment.keys.key_of),
+            observer=MeasuringObserver(LogObserver(), gathered),
             effort=timing.effort(settings),
             lease_ms=lease_ms(settings),
             keep_running=None if server is None else server.keep_running,

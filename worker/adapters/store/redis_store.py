@@ -48,7 +48,7 @@ from worker.core.ports import (
 )
 from worker.core.providers import Client
 from worker.core.reasons import Reason
-from worker.core.registry import Reserved, UnreadableRecordError
+from worker.core.registry import WORKER_ALIVE_MS, Reserved, UnreadableRecordError
 
 log = structlog.get_logger(__name__)
 
@@ -457,8 +457,10 @@ class RedisStore:
         )
 
     async def leave(self, owner: str | None = None) -> None:
-        """Say that this process is gone, or that `owner` is."""
-        await self._scripts.run(signatures.Leave(owner=owner or self._owner))
+        """Say that this process is gone, or that `owner` is dead."""
+        await self._scripts.run(
+            signatures.Leave(owner or self._owner, is_dead=owner is not None, alive_ms=WORKER_ALIVE_MS)
+        )
 
     async def _note_unreadable(self, problem: UnreadableRecordError) -> None:
         log.error("grant.unreadable", grant=problem.grant_id, problem=str(problem))

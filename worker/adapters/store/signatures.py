@@ -493,9 +493,16 @@ class NameInstance(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """Say that a process is gone."""
+    """Say that a process is gone.
+
+    Attributes:
+        is_dead: it did not say so itself.
+        alive_ms: a worker is alive for so long after a heartbeat.
+    """
 
     owner: str
+    is_dead: bool
+    alive_ms: int
 
 
 class ImportGrant(NamedTuple):
@@ -859,18 +866,17 @@ class RewindWebhook(NamedTuple):
 
 
 class ServeWebhook(NamedTuple):
-    """Serve a webhook.
+    """Read what a webhook is to be sent.
 
     Attributes:
-        owner: who serves it.
+        task: that has the place for delivering.
         most: due events to read.
         page_size: events of the stream to read.
         most_waiting: how long its queue may be.
     """
 
     id: str
-    owner: str
-    lease_ms: int
+    task: str
     most: int
     page_size: int
     most_waiting: int
@@ -887,7 +893,6 @@ class EnqueueDeliveries(NamedTuple):
     """
 
     id: str
-    owner: str
     from_place: str
     to_place: str
     number: int
@@ -925,13 +930,6 @@ class RecordDelivery(NamedTuple):
     event_id: str
     most_shown: int
     shown_ms: int
-
-
-class LeaveWebhook(NamedTuple):
-    """Serve a webhook no longer."""
-
-    id: str
-    owner: str
 
 
 class ReserveDeliverer(NamedTuple):
@@ -1024,7 +1022,6 @@ Call = (
     | ServeWebhook
     | EnqueueDeliveries
     | RecordDelivery
-    | LeaveWebhook
     | ReserveDeliverer
     | ReleaseDeliverer
     | NoteBeat

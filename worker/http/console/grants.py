@@ -156,7 +156,7 @@ async def _deliveries(visit: "Visit") -> Sequence[Delivered]:
 def _why(grant: Grant) -> list[str]:
     """Why a grant is where it is, and what a person does about it."""
     said = []
-    if grant.status in {Status.FAILING, Status.FAILED} and grant.reason:
+    if grant.status is not Status.PAUSED and grant.reason:
         meaning = meaning_of(grant.reason)
         said = [f"{meaning[:1].upper()}{meaning[1:]}.", advice_on(grant.reason)]
     elif grant.status is Status.PAUSED:

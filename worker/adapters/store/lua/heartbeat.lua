@@ -28,7 +28,10 @@ end
 local now, number, recovering = epoch(recovery_ms, at_least, recovered_epoch)
 if leapt_ms then note_leap(now, leapt_ms) end
 redis.call('ZADD', P .. 'processes', digits(now), owner)
-if is_worker then redis.call('ZADD', P .. 'workers', digits(now), owner) end
+if is_worker then
+  redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', digits(now - DAY_MS))
+  redis.call('ZADD', P .. 'workers', digits(now), owner)
+end
 if trouble then
   redis.call('HSET', P .. 'troubles', owner, trouble)
 else

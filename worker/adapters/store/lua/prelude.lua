@@ -101,7 +101,8 @@
 -- untaken          hash    For each process, the grants whose answers the store fails at, packed; its fields are the
 --                          processes. Written by heartbeat and leave. A field lives until its process says otherwise,
 --                          or leaves.
--- workers          zset    The processes among them that run refresh tasks, by their last heartbeat. As `processes`.
+-- workers          zset    The processes among them that run refresh tasks, by their last heartbeat. Written with it. A
+--                          member lives until it leaves, or for a day; the last one of those that died too.
 -- beats            zset    Beats, by their last heartbeat. Written by note_beat. A member lives until its beat ends, or for a
 --                          day.
 -- measures         hash    What belongs to no client: lateness:BOUND and duration:BOUND (how many refreshes took so long, by
@@ -132,9 +133,8 @@
 --                          its webhook is removed.
 -- webhook:ID       hash    How a webhook is getting on. Written by add_webhook and those that follow; lives as long as it.
 --                          Fields: place (up to where it has the stream), counted (how many events had been written up to
---                          there), owner and lease_until (of who serves it), hold_until (nothing is sent before),
---                          failing_since (nothing but failures since), failed_with (the last one), disabled_at,
---                          disabled_for, delivered, given_up and lost (how many events).
+--                          there), hold_until (nothing is sent before), failing_since (nothing but failures since),
+--                          failed_with (the last one), disabled_at, disabled_for, delivered, given_up and lost (how many events).
 -- undelivered:ID   hash    The queue of a webhook: events by stream id, packed: how often each was tried, the event. Written
 --                          by enqueue_deliveries and record_delivery. A field lives until its event is delivered or
 --                          given up, or its webhook removed.
@@ -142,7 +142,7 @@
 -- deliveries:GRANT string  The last deliveries of a grant's events, packed, newest first: webhook, event id, when, outcome,
 --                          tries. Written by record_delivery. Expires a week after the last one.
 -- deliverer        string  The task that has the place for delivering. Written by reserve_deliverer and release_deliverer.
---                          Expires by itself.
+--                          Expires unless its task keeps it.
 -- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py, and by fleet_state.py to
 --                          find out whether the store takes writes. Lives for ever.
 
@@ -731,9 +731,7 @@ local function begin_epoch(number, run, restarted, now, last_heartbeat_at, recov
   -- A runner that goes on takes its place again with its next claim. Others gave up while the store was away, or the
   -- broker has lost them: a place that is kept for such a one would hold up everything that is due.
   redis.call('DEL', P .. 'recovered', P .. 'runners')
-  for _, known in ipairs({'processes', 'workers'}) do
-    redis.call('ZREMRANGEBYSCORE', P .. known, '-inf', digits(last_heartbeat_at - DAY_MS))
-  end
+  redis.call('ZREMRANGEBYSCORE', P .. 'processes', '-inf', digits(last_heartbeat_at - DAY_MS))
 end
 
 -- Note how Redis's clock was set, for `evergrant status`.
