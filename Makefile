@@ -121,7 +121,7 @@ $(SERVERS)/node_modules/.done: $(SERVERS)/package-lock.json
 	@touch $@
 
 .PHONY: foreign
-foreign: $(VENV)/.dev $(VENV)-foreign/.done $(SERVERS)/node_modules/.done ## at three servers that others wrote; needs Node. SECONDS=300 of other kinds of clients
+foreign: $(VENV)/.dev $(VENV)-foreign/.done $(SERVERS)/node_modules/.done ## at three servers that others wrote, and webhooks to a fourth; needs Node. SECONDS=300 of other kinds of clients
 	@FOREIGN_SECONDS=$(call chosen,SECONDS,300) $(BIN)/python -m pytest -q -s -m foreign tests/foreign
 
 $(VENV)-fuzz/.done: requirements-fuzz.lock

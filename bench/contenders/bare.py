@@ -56,7 +56,7 @@ async def _httpx_over_aiohttp(url: str, opened: AsyncExitStack) -> Ask:
 
 
 async def _transport(url: str, opened: AsyncExitStack) -> Ask:
-    """The same transport, called directly as the worker calls it."""
+    """The same transport, called directly."""
     transport = await opened.enter_async_context(AiohttpTransport(limits=NO_LIMIT))
     headers, body = TYPE, urlencode(FORM).encode()
 

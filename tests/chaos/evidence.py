@@ -1,6 +1,7 @@
 """What a chaos run left behind: gathered from the live deployment, kept as files, read by the judge."""
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.chaos.driver import Struck
+from tests.support.command import Cli
 from tests.support.live import KEY, SECRET, LiveDeployment
+from tests.support.scrape import Samples, told
 from worker.adapters.journal.format import read_file
 from worker.core.grant import TokenPair, lineage_of
 from worker.core.registry import StoredGrant
@@ -51,6 +54,7 @@ class Evidence:
         grants: the stored grants.
         events: the event stream.
         totals: the provider's counts.
+        samples: what `evergrant metrics` tells.
         expired: grants of which an access token expired.
         struck: what was struck when.
         stalls: when the machine itself was held up: begin and end.
@@ -66,6 +70,7 @@ class Evidence:
     grants: Mapping[str, StoredGrant]
     events: Sequence[Event]
     totals: Mapping[str, int]
+    samples: Samples
     expired: frozenset[str]
     struck: Sequence[Struck]
     stalls: Sequence[tuple[float, float]]
@@ -89,6 +94,11 @@ class Evidence:
             grant_id: [visit for visit in visits if visit["verdict"] == "live" and visit["acted"]]
             for grant_id, visits in self.visits_of.items()
         }
+
+    @cached_property
+    def refusals(self) -> Sequence[Visit]:
+        """The requests that the provider refused, as far as its answer was written."""
+        return [visit for visit in self.visits if visit["verdict"] == "superseded" and visit["delivered"]]
 
     def told(self, kind: str) -> list[Event]:
         """The events of one type, by the end of its name."""
@@ -124,6 +134,7 @@ def gather(live: LiveDeployment, lines: Iterable[str], witness: Witness) -> Evid
         grants=live.grants(),
         events=live.events(),
         totals=totals,
+        samples=told(Cli(live.directory, dict(os.environ))("metrics").out),
         expired=frozenset(_expired(live, imported)) if totals["expired"] else frozenset(),
         struck=sorted(witness.struck, key=lambda struck: struck.at),
         stalls=witness.stalls,

@@ -5,6 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterator
 
+from tests.chaos.counters import REFUSALS, counted
 from tests.chaos.evidence import Evidence
 from tests.chaos.plan import WORKER_KILLS, Kind
 from tests.chaos.verdict import DROPPED, IN_FROZEN, JOURNALED, KILLED, OUTSIDE, Verdict
@@ -37,6 +38,11 @@ def summary(evidence: Evidence, verdict: Verdict) -> Iterator[str]:
     yield _row("superseded tokens presented", evidence.totals["superseded"])
     for why, times in verdict.superseded.most_common():
         yield _row(f"  {why}", times)
+    yield _row("refreshes that a scrape counts", counted(evidence, "refreshed"))
+    refused = (
+        f"{counted(evidence, *REFUSALS)}, of {len(evidence.refusals)}, {len(verdict.heard)} of them sure"
+    )
+    yield _row("refusals that it counts", refused)
     yield _row("presented by two at once", evidence.totals["concurrent"])
     yield _row("  while no worker was stopped", len(verdict.overlapping))
     yield _row("longest time overdue", f"{verdict.overdue_seconds:.1f} s")

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.counters import REFRESHES
 from tests.chaos.driver import Struck
 from tests.chaos.evidence import Evidence
 from tests.chaos.plan import Kind
 from tests.chaos.verdict import DROPPED, IN_FROZEN, JOURNALED, KILLED, OUTSIDE, Verdict
+from tests.support.scrape import Samples
 from worker.core.events import rfc3339
 from worker.core.grant import Grant, Status, TokenPair, lineage_of
 from worker.core.registry import StoredGrant
@@ -18,6 +20,8 @@ ID = "grant-1"
 ISSUED_AT = 1_000.0
 ROTATED_AT = 1_050.0
 REPLIED_AT = 1_050.1
+
+STATUSES = {status.value for status in Status}
 
 
 def _line(number: int) -> dict[str, Any]:
@@ -51,8 +55,14 @@ def _event(kind: str, version: int, *, reason: str | None = None, number: int = 
     }
 
 
-def _stored(status: Status) -> StoredGrant:
-    return StoredGrant(Grant(ID, "buddy", status, 0, b"", b"", 0, None, 0, None, None), 1, None)
+def _stored(status: Status, version: int = 0) -> StoredGrant:
+    return StoredGrant(Grant(ID, "buddy", status, version, b"", b"", 0, None, 0, None, None), 1, None)
+
+
+def _samples(**counts: int) -> Samples:
+    """A scrape: outcomes of refreshes, and grants by status."""
+    by_name = {name: "evergrant_grants" if name in STATUSES else REFRESHES for name in counts}
+    return {(by_name[name], "buddy", name): number for name, number in counts.items()}
 
 
 def _struck(kind: Kind, at: float, ended_at: float) -> Struck:
@@ -64,9 +74,10 @@ FINE = Evidence(
     visits=[_visit()],
     pairs={ID: {"id": ID, **_line(1)}},
     kept={ID: TokenPair("access-1", "refresh-1")},
-    grants={ID: _stored(Status.ACTIVE)},
+    grants={ID: _stored(Status.ACTIVE, version=1)},
     events=[_event("refreshed", 1)],
     totals={"refreshes": 1, "expired": 0, "superseded": 0, "concurrent": 0},
+    samples=_samples(refreshed=1, active=1),
     expired=frozenset(),
     struck=[],
     stalls=[],
@@ -80,6 +91,7 @@ LOST = replace(
     kept={ID: TokenPair("access-0", "refresh-0")},
     grants={ID: _stored(Status.FAILED)},
     events=[_event("failed", 0, reason="reply_lost")],
+    samples=_samples(failed=1),
 )
 
 
@@ -130,6 +142,7 @@ def test_a_lost_grant_is_excused_by_a_kill_or_a_dropped_answer_alone(
     assert (verdict.violations() == []) == (why in {KILLED, DROPPED})
 
 
+REFUSED = _visit(at=1_060, ended_at=1_060.1, verdict="superseded", acted=False)
 DROP = {"visits": [_visit(fault="drop_after", delivered=False)]}
 
 
@@ -159,6 +172,29 @@ DROP = {"visits": [_visit(fault="drop_after", delivered=False)]}
             },
         ),
         ("presented by two at once", FINE, {"visits": [_visit(concurrent=True)]}),
+        (
+            "2 refreshes counted; the provider has 1 rotations",
+            FINE,
+            {"samples": _samples(refreshed=2, active=1)},
+        ),
+        ("1 refreshes counted; the versions of", FINE, {"grants": {ID: _stored(Status.ACTIVE, version=2)}}),
+        ("2 grants told to be active; stored are 1", FINE, {"samples": _samples(refreshed=1, active=2)}),
+        (
+            "0 refusals counted; the provider has 1, 1 of them sure",
+            LOST,
+            {"visits": [*DROP["visits"], REFUSED]},
+        ),
+        (
+            "1 refusals counted; the provider has 0",
+            FINE,
+            {"samples": _samples(refreshed=1, active=1, rejected=1)},
+        ),
+        (
+            "the lateness of 2 refreshes",
+            FINE,
+            {"samples": FINE.samples | {("evergrant_refresh_lateness_seconds_count",): 2}},
+        ),
+        ("counted as unread", FINE, {"samples": FINE.samples | _samples(unread=1)}),
         ("secrets", FINE, {"leaks": ["processes.log has access-0..."]}),
     ],
 )
@@ -181,10 +217,11 @@ def test_a_refusal_counts_unless_a_strike_may_have_kept_it_from_the_store(
         _visit(at=at, ended_at=at + 0.1, verdict="superseded", acted=False) for at in (1_060, 1_070, 1_080)
     ]
     visits = [_visit(fault="drop_after", delivered=False), *refusals]
+    told: dict[str, Any] = {"visits": visits, "samples": _samples(failed=1, rejected=3)}
     kill = _struck(kind, at, at + 0.1)
 
-    assert any("told twice" in each for each in _verdict(LOST, visits=visits).violations())
-    assert (_verdict(LOST, visits=visits, struck=[kill]).violations() == []) == is_excused
+    assert any("told twice" in each for each in _verdict(LOST, **told).violations())
+    assert (_verdict(LOST, **told, struck=[kill]).violations() == []) == is_excused
 
 
 def test_a_failure_that_was_taken_back_is_counted_and_is_no_violation() -> None:

@@ -10,17 +10,17 @@ Rules:
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from itertools import pairwise
 from typing import Final
 
+from tests.chaos.counters import miscounted
 from tests.chaos.driver import Struck
 from tests.chaos.evidence import Evidence, Visit
 from tests.chaos.metronome import stalled_seconds
 from tests.chaos.plan import FREEZES, STORE_STRIKES, WORKER_KILLS, Kind
-from worker.core.policy import JITTER, jitter
+from tests.support.punctuality import Delay, delays
 
 AFTERMATH_SECONDS: Final = 1.0  # in which what was stopped does what it was about to do
 REFUSED_AT_MOST: Final = 2
@@ -153,14 +153,14 @@ class Verdict:
             return WHILE_STORE_AWAY
         return UNCALLED_FOR
 
+    @cached_property
+    def heard(self) -> list[Visit]:
+        """The refusals that no strike can have kept from the store."""
+        return [visit for visit in self._evidence.refusals if not self._may_be_forgotten(visit)]
+
     def _deaf(self) -> list[str]:
         """Grants whose dead token was refused more than once and, with the client in doubt, once more."""
-        told = Counter(
-            grant_id
-            for grant_id, visits in self._evidence.visits_of.items()
-            for visit in visits
-            if visit["verdict"] == "superseded" and visit["delivered"] and not self._may_be_forgotten(visit)
-        )
+        told = Counter(visit["grant"] for visit in self.heard)
         return [grant_id for grant_id, times in told.items() if times > REFUSED_AT_MOST]
 
     def _may_be_forgotten(self, visit: Visit) -> bool:
@@ -195,20 +195,16 @@ class Verdict:
     @cached_property
     def overdue_seconds(self) -> float:
         """The longest that a grant was rotated after it was due."""
-        return max((late for late, _ in self._delays()), default=0.0)
+        return max((delay.late for delay in self._delays), default=0.0)
 
     @cached_property
     def margin_seconds(self) -> float:
         """The least that was left of an access token when it was replaced."""
-        return min((left for _, left in self._delays()), default=0.0)
+        return min((delay.left for delay in self._delays), default=0.0)
 
-    def _delays(self) -> Iterator[tuple[float, float]]:
-        for grant_id, line in self._evidence.lines.items():
-            lives = line["expires_in"]
-            due_after = lives * (self._refresh_at + JITTER * jitter(grant_id))
-            rotated_at = [visit["at"] for visit in self._evidence.rotations_of[grant_id]]
-            for issued_at, next_at in pairwise([_unix(line["issued_at"]), *rotated_at]):
-                yield next_at - issued_at - due_after, issued_at + lives - next_at
+    @cached_property
+    def _delays(self) -> list[Delay]:
+        return [*delays(self._evidence.lines, self._evidence.rotations_of, self._refresh_at)]
 
     # Sentence
 
@@ -240,7 +236,8 @@ class Verdict:
             "presented by two at once": [visit["grant"] for visit in self.overlapping],
             "secrets": list(evidence.leaks),
         }
-        return [f"{len(each)} {what}: {_some(each)}" for what, each in named.items() if each]
+        counts = miscounted(evidence, lost=len(lost), sure_refusals=len(self.heard))
+        return [*(f"{len(each)} {what}: {_some(each)}" for what, each in named.items() if each), *counts]
 
 
 def _some(names: Collection[str]) -> str:

@@ -23,9 +23,7 @@ from worker.adapters.store.webhooks import RedisWebhooks
 from worker.adapters.webhook_sender import HttpWebhookSender
 from worker.core import webhooks as core
 from worker.core.audit import By
-from worker.core.delivery import Answer
 from worker.core.events import Event, EventType
-from worker.core.webhooks import Message
 from worker.fleet.delivering import AT_ONCE, Delivering
 from worker.fleet.report import report_on
 from worker.fleet.webhooks import NewWebhook, WebhookError, WebhookProblem, Webhooks
@@ -360,30 +358,48 @@ async def test_two_tasks_at_once_send_nothing_twice(
     assert len(receiver.got) == len(set(receiver.ids)) == 30
 
 
-async def test_what_a_dead_process_had_in_flight_is_sent_by_the_next(
-    added: NewWebhook, receiver: Receiver, emit: Emit, turn: Turn, redis: Any, prefix: str
+@pytest.mark.usefixtures("added")
+async def test_what_a_dead_process_had_in_flight_is_sent_by_the_next_when_its_place_has_ended(
+    receiver: Receiver, emit: Emit, turn: Turn, redis: Any, prefix: str
 ) -> None:
-    class StandsStill:
-        def __init__(self) -> None:
-            self.sending = asyncio.Event()
-
-        async def send(self, _message: Message) -> Answer:
-            self.sending.set()
-            await asyncio.Event().wait()
-            raise AssertionError
-
+    receiver.hold.clear()
     await emit()
-    dying = StandsStill()
-    killed = asyncio.create_task(turn(sent_by=dying))
-    await dying.sending.wait()
+    killed = asyncio.create_task(turn())
+    await until(lambda: _is(len(receiver.got) == 1))
+    place = await redis.get(f"{prefix}deliverer")
     killed.cancel()
     await asyncio.gather(killed, return_exceptions=True)
+    await redis.set(f"{prefix}deliverer", place)  # a process that is killed gives nothing back
+    receiver.hold.set()
     await turn()
-    busy = len(receiver.got)
-    await redis.hset(f"{prefix}webhook:{added.id}", "lease_until", "1")
+    meanwhile = len(receiver.got)
+    await redis.delete(f"{prefix}deliverer")
     await turn()
 
-    assert (busy, len(receiver.got)) == (0, 1)
+    assert (meanwhile, len(receiver.got)) == (1, 2)
+    assert receiver.ids[0] == receiver.ids[1]
+
+
+@pytest.mark.usefixtures("added")
+async def test_a_turn_keeps_its_place_for_as_long_as_a_request_hangs(
+    receiver: Receiver, emit: Emit, turn: Turn, redis: Any, prefix: str
+) -> None:
+    receiver.hold.clear()
+    await emit()
+    taking = asyncio.create_task(turn(turn_seconds=0.1))
+    await until(lambda: _is(len(receiver.got) == 1))
+    place = await redis.getdel(f"{prefix}deliverer")
+
+    async def is_kept() -> bool:
+        return bool(await redis.get(f"{prefix}deliverer") == place)
+
+    await until(is_kept)
+    await turn()
+    receiver.hold.set()
+    await taking
+
+    assert len(receiver.got) == 1
+    assert await redis.get(f"{prefix}deliverer") is None
 
 
 async def test_a_retry_keeps_its_event_when_the_stream_is_trimmed(

@@ -113,8 +113,8 @@ async def test_every_request_names_its_sender_as_the_client_says(
 
     assert len(heads) == 3
     for head in heads:
-        named = [line for line in head.split("\r\n") if line.startswith("user-agent:")]
-        assert named == ["user-agent: acme-integration/7 (ops@acme.test)"]
+        named = [line for line in head.split("\r\n") if line.lower().startswith("user-agent:")]
+        assert named == ["User-Agent: acme-integration/7 (ops@acme.test)"]
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])

@@ -19,13 +19,14 @@ deadline cancels the request: safe with this transport, but it would break httpx
 
 import asyncio
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import quote_plus
 
 import aiohttp
@@ -73,10 +74,10 @@ LATE_SECONDS: Final = 0.1  # a deadline that fires this late means that the proc
 CATCH_UP_SECONDS: Final = 0.5
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
-# The transport raises ConnectTimeout also when a connection is lost after sending; only the cause tells.
+# A connection that is lost after sending raises none of these.
 _BEFORE_SENDING = (
     *(aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL),
-    NotConnectedError,
+    *(aiohttp.NonHttpUrlClientError, NotConnectedError),
 )
 
 _is_plain = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
@@ -210,7 +211,7 @@ class HttpTokenEndpoint:
             reply = await self._exchange(request, seconds_left)
         except Exception as error:  # noqa: BLE001 any failure on the wire is an answer
             return RevocationUnanswered(
-                "could_not_connect" if isinstance(error.__cause__, _BEFORE_SENDING) else "connection_lost"
+                "could_not_connect" if isinstance(error, _BEFORE_SENDING) else "connection_lost"
             )
         return read_revocation_reply(reply)
 
@@ -248,21 +249,28 @@ class HttpTokenEndpoint:
         try:
             reply = await self._exchange(request, seconds_left)
         except Exception as error:  # noqa: BLE001 any failure on the wire is an outcome
-            if isinstance(error.__cause__, _BEFORE_SENDING) or isinstance(error, httpx.UnsupportedProtocol):
+            if isinstance(error, _BEFORE_SENDING):
                 return Unavailable("could_not_connect")
             return asked.what_came("connection_lost")
         return asked.outcome_of(reply)
 
     async def _exchange(self, request: TokenRequest, seconds_left: float) -> Reply:
         # Connecting has a shorter deadline: a request that ends there was certainly not sent.
-        timeout = {"connect": min(self._timeout_seconds * CONNECT_SHARE, seconds_left)}
-        extensions = {"timeout": timeout, "target": request.url, "tls": request.tls}
-        response = await self._transport.handle_async_request(_posted(request, extensions))
+        body = _form_encoded(request)
+        response = await self._transport.send(
+            "POST",
+            request.url,
+            headers=_headers(request.url, len(body), *request.headers.items()),
+            body=body,
+            tls=request.tls if isinstance(request.tls, ssl.SSLContext) else None,
+            connect_seconds=min(self._timeout_seconds * CONNECT_SHARE, seconds_left),
+        )
         try:
-            return _reply(response.status_code, response.headers, await _read(response))
+            headers = httpx.Headers(response.raw_headers)
+            return _reply(response.status, headers, await _read(response.content))
         finally:
             with suppress(Exception):  # the reply is read; failing to release its connection costs nothing
-                await response.aclose()
+                response.release()
 
 
 class _Asked:
@@ -344,7 +352,7 @@ def _refuses_client(outcome: Outcome) -> bool:
 
 
 def _why_unreachable(error: Exception) -> Reach:
-    match error.__cause__:
+    match error:
         case aiohttp.ClientConnectorCertificateError():
             return Reach.NOT_TRUSTED
         case aiohttp.ClientConnectorSSLError():
@@ -382,11 +390,6 @@ def _context_of(client: Client) -> object:
     return first.context if isinstance(first, TlsClientAuth) else None
 
 
-def _without_query(response: httpx.Response) -> str:
-    """Where a redirect leads, without what may be secret in it."""
-    return str(response.url.join(response.headers["location"]).copy_with(query=None, fragment=None))
-
-
 def _form_encoded(request: TokenRequest) -> bytes:
     """Like `urllib.parse.urlencode`, but faster for values that need no quoting, as most tokens."""
     pairs = chain(request.form.items(), request.parameters)
@@ -394,38 +397,22 @@ def _form_encoded(request: TokenRequest) -> bytes:
     return "&".join(fields).encode()
 
 
-def _posted(request: TokenRequest, extensions: dict[str, Any]) -> httpx.Request:
-    """The same as `httpx.Request(content=...)` in a fifth of the time, because the headers are complete.
-
-    Requests with equal headers share them; the transport only reads them.
-    """
-    body = _form_encoded(request)
-    posted = httpx.Request("POST", _parsed(request.url), stream=httpx.ByteStream(body), extensions=extensions)
-    posted.headers = _headers(request.url, len(body), *request.headers.items())
-    posted.read()
-    return posted
-
-
 @lru_cache(maxsize=100)
-def _parsed(url: str) -> httpx.URL:
-    """Cached, like the headers: a deployment has few endpoints, and most of its tokens have one length."""
-    return httpx.URL(url)
+def _headers(url: str, length: int, *others: tuple[str, str]) -> Mapping[str, str]:
+    """Cached: a deployment has few endpoints, and most of its tokens have one length."""
+    host = httpx.URL(url).netloc.decode()
+    own = {"Host": host, "Content-Type": FORM_TYPE, "Content-Length": str(length)}
+    return {**own, **dict(others)}
 
 
-@lru_cache(maxsize=100)
-def _headers(url: str, length: int, *others: tuple[str, str]) -> httpx.Headers:
-    own = {"Host": _parsed(url).netloc.decode(), "Content-Type": FORM_TYPE, "Content-Length": str(length)}
-    return httpx.Headers({**own, **dict(others)})
-
-
-async def _read(response: httpx.Response) -> bytes:
+async def _read(content: aiohttp.StreamReader) -> bytes:
     """The body as it came; reading ends a little beyond the cap."""
-    body = bytearray()
-    stream = response.stream
-    async for chunk in aiter(stream) if isinstance(stream, httpx.AsyncByteStream) else response.aiter_raw():
-        body += chunk
-        if len(body) > MAX_REPLY_BYTES:
-            break
+    first = await content.readany()
+    if content.at_eof():
+        return first
+    body = bytearray(first)
+    while len(body) <= MAX_REPLY_BYTES and not content.at_eof():
+        body += await content.readany()
     return bytes(body)
 
 

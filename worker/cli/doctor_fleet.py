@@ -18,18 +18,11 @@ OF_ONE_GRANT = {"grant_failed", "grant_failing", "grant_expiring", "reply_unread
 
 async def fleet_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
     """Whether Redis takes writes, workers and beat live, and no client or webhook is kept from work."""
-    from worker.fleet.report import of_store, report_on
+    from worker.fleet.report import of_store
+    from worker.runtime.reporting import report_of
     from worker.runtime.store_checks import Finding, Level
 
-    report = await report_on(
-        runtime.registry,
-        runtime.fleet_state,
-        runtime.replies,
-        set(runtime.deployment.settings.clients),
-        runtime.deployment.settings.name_of,
-        webhooks=runtime.webhook_store,
-        key_of=runtime.deployment.keys.key_of,
-    )
+    report = await report_of(runtime)
     refusal = (await runtime.fleet_state.workers()).refusal
     if refusal:
         incident = of_store(refusal)

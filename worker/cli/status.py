@@ -52,22 +52,12 @@ def _of_unreachable(problem: str) -> "dict[str, Any]":
 
 async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
     from worker.fleet.losses import find_losses
-    from worker.fleet.report import report_on
+    from worker.runtime.reporting import report_of
 
-    settings = runtime.deployment.settings
     losses = await find_losses(
         runtime.registry, runtime.fleet_state, lambda: journaled_entries(runtime), always=False
     )
-    report = await report_on(
-        runtime.registry,
-        runtime.fleet_state,
-        runtime.replies,
-        set(settings.clients),
-        settings.name_of,
-        losses,
-        runtime.webhook_store,
-        key_of=runtime.deployment.keys.key_of,
-    )
+    report = await report_of(runtime, losses)
     if as_json:
         for document in report.documents():
             write_json(document)

@@ -44,6 +44,16 @@ def bucket_name(bound: float | None) -> str:
     return "+Inf" if bound is None else f"{bound:g}"
 
 
+def _counters(what: Spread) -> tuple[Sequence[float], Sequence[tuple[str, str]], tuple[str, str]]:
+    """A histogram's bounds, the counter of each of its buckets, and that of its sum."""
+    buckets = tuple((OF_NO_CLIENT, f"{what}:{bucket_name(bound)}") for bound in (*what.bounds, None))
+    return what.bounds, buckets, (OF_NO_CLIENT, f"{what}:sum")
+
+
+# Named once: each refresh is counted.
+_COUNTERS: Final = {what: _counters(what) for what in Spread}
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Some of what a process has counted.
@@ -67,11 +77,10 @@ class Gathered:
 
     def measured(self, what: Spread, ms: int) -> None:
         """One more refresh took so long."""
-        bounds, ms = what.bounds, max(ms, 0)
-        place = bisect_left(bounds, ms / SECOND_MS)
-        bound = bounds[place] if place < len(bounds) else None
-        self._counts[OF_NO_CLIENT, f"{what.value}:{bucket_name(bound)}"] += 1
-        self._counts[OF_NO_CLIENT, f"{what.value}:sum"] += ms
+        bounds, buckets, total = _COUNTERS[what]
+        ms = max(ms, 0)
+        self._counts[buckets[bisect_left(bounds, ms / SECOND_MS)]] += 1
+        self._counts[total] += ms
 
     def refused(self, client: str | None, outcome: str) -> None:
         """One more caller got no token."""

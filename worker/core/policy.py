@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from worker.core.grant import Grant, Status
 from worker.core.providers import DAY_MS, MINUTE_MS, SECOND_MS, Client, GrantType
@@ -72,8 +73,7 @@ def rules_for(client: Client, rules: Rules) -> Rules:
     return rules
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """One thing that will have to be done; `at` is `None` for never."""
 
     at: int | None
@@ -84,8 +84,7 @@ class Due:
 NEVER = Due(None, Action.WAIT, Reason.NOTHING_EXPIRES)
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """An end that no refresh can move, of a life that began at `start`."""
 
     start: int
@@ -95,9 +94,11 @@ class End:
 
 def next_due(grant: Grant, client: Client, rules: Rules) -> Due:
     """The first thing this grant will need, as things stand; `NEVER` where nothing expires."""
-    rules = rules_for(client, rules)
-    dues = [due for due in _candidates(grant, client, rules) if due.at is not None]
-    return min(dues, key=lambda due: due.at or 0, default=NEVER)
+    first = NEVER
+    for due in _candidates(grant, client, rules_for(client, rules)):
+        if due.at is not None and (first.at is None or due.at < first.at):
+            first = due
+    return first
 
 
 def decide(grant: Grant, client: Client, rules: Rules, now: int) -> Due:

@@ -237,12 +237,13 @@ class WebhookStore(Protocol):
 
 
 class DeliveryQueue(Protocol):
-    """The queues of all webhooks, each served by one process at a time."""
+    """The queues of all webhooks, served by one task at a time: the one that has the place."""
 
     async def reserve(self, task: str, *, is_at_work: bool) -> bool:
         """Reserve the deployment's one place for a delivering task; returns whether this one has it.
 
-        Where nothing is to be delivered there is none, unless the task is at work already.
+        Where nothing is to be delivered there is none, unless the task is at work already. Such a task calls
+        this again and again: the place ends after a while.
         """
 
     async def release(self, task: str) -> None:
@@ -251,22 +252,19 @@ class DeliveryQueue(Protocol):
     async def ids(self) -> Sequence[str]:
         """Every webhook."""
 
-    async def serve(self, webhook_id: str, server: str, most: int) -> Turn | None:
-        """Take or keep a webhook's lease, and read up to `most` events that are due.
+    async def serve(self, webhook_id: str, task: str, most: int) -> Turn | None:
+        """Read up to `most` events that are due, and what follows in the stream.
 
-        `None` where it is gone, disabled or served by another.
+        `None` where it is gone or disabled, or the task has lost its place.
         """
 
-    async def enqueue(self, turn: Turn, server: str) -> None:
+    async def enqueue(self, turn: Turn) -> None:
         """Put what the webhook wants of a turn's page into its queue, and move its place on."""
 
     async def record(
         self, turn: Turn, event: Waiting, answer: Answer, decision: Decision, told: Event | None
     ) -> None:
         """Record a try; `told` is the event of a webhook that is disabled by it."""
-
-    async def leave(self, webhook_id: str, server: str) -> None:
-        """End a lease."""
 
 
 def event_type(text: str) -> EventType:

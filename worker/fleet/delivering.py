@@ -3,8 +3,8 @@
 Rules:
 - An event is put into its webhook's queue, then sent, then recorded. A process that dies in between costs a
   second delivery.
-- A webhook has a lease while it is served, and no more than some requests in flight. One that is slow or dead
-  holds up itself alone.
+- A task at work keeps its place. The place of a killed task ends within seconds, and the next one goes on.
+- A webhook has no more than some requests in flight. One that is slow or dead holds up itself alone.
 - A turn ends when nothing is due, or its time is up. Then other tasks get the process: refreshes among them.
   While it has to wait for requests that hang, it goes on for the other webhooks.
 """
@@ -12,8 +12,8 @@ Rules:
 import asyncio
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import structlog
@@ -33,6 +33,7 @@ from worker.core.webhooks import (
 
 AT_ONCE: Final = 10  # requests to one webhook
 TURN_SECONDS: Final = 10.0
+KEEP_SECONDS: Final = 3.0  # between two renewals of the place, a third of what it lasts
 LOOK_SECONDS: Final = 0.5  # between two looks at a webhook with nothing due, while others are at work
 
 log = structlog.get_logger(__name__)
@@ -128,18 +129,37 @@ class Delivering:
         try:
             if not await self._queue.reserve(task, is_at_work=True):
                 return
-            ids = await self._queue.ids()
-            await asyncio.gather(*(self._serve(each, task, progress) for each in ids))
+            async with self._keeping(task):
+                ids = await self._queue.ids()
+                await asyncio.gather(*(self._serve(each, task, progress) for each in ids))
         except StoreUnavailableError as problem:
             log.warning("deliver.store_away", problem=str(problem))
         finally:
             await self.give_back(task)
 
+    @asynccontextmanager
+    async def _keeping(self, task: str) -> AsyncIterator[None]:
+        """Keep a task's place for as long as the block lasts."""
+        over = asyncio.Event()
+        keeping = asyncio.create_task(self._keep(task, over))
+        try:
+            yield
+        finally:
+            over.set()
+            await keeping  # a renewal that is on its way must not follow the place's end
+
+    async def _keep(self, task: str, over: asyncio.Event) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), KEEP_SECONDS)
+                return
+            with suppress(StoreUnavailableError):  # whoever serves meets it too
+                await self._queue.reserve(task, is_at_work=True)
+
     async def _serve(self, webhook_id: str, task: str, progress: _Progress) -> None:
         """Serve one webhook; what goes wrong with it is the business of no other."""
         try:
             await self._serve_while_due(webhook_id, task, progress)
-            await self._queue.leave(webhook_id, task)
         except StoreUnavailableError as problem:
             log.warning("deliver.store_away", webhook=webhook_id, problem=str(problem))
         except Exception as problem:  # noqa: BLE001 whatever one webhook's data do to us, the others go on
@@ -157,7 +177,7 @@ class Delivering:
             if turn.due or turn.page:
                 progress.at_work.add(webhook_id)
                 if turn.page:
-                    await self._queue.enqueue(turn, task)
+                    await self._queue.enqueue(turn)
                 await asyncio.gather(*(self._deliver(turn, event, progress) for event in turn.due))
                 continue
             progress.at_work.discard(webhook_id)

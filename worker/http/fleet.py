@@ -8,11 +8,12 @@ from starlette.responses import Response
 
 from worker.core.registry import StreamEntry
 from worker.fleet.losses import find_losses
-from worker.fleet.report import Report, report_on
+from worker.fleet.report import Report
 from worker.http import models
 from worker.http.answering import as_json
 from worker.http.calls import Call, room_in
 from worker.runtime.assembly import Runtime
+from worker.runtime.reporting import report_of
 
 LOOK_SECONDS: Final = 1.0  # between two looks whether this process was told to stop
 
@@ -20,7 +21,7 @@ LOOK_SECONDS: Final = 1.0  # between two looks whether this process was told to 
 async def status(call: Call) -> Response:
     """The fleet at a glance."""
     call.refuse_bound()
-    report = await report_of(call.runtime)
+    report = await fleet_report(call.runtime)
     documents = list(report.documents())
     return as_json(
         {
@@ -32,21 +33,10 @@ async def status(call: Call) -> Response:
     )
 
 
-async def report_of(runtime: Runtime) -> Report:
-    """What there is to say of the fleet now."""
-    settings = runtime.deployment.settings
+async def fleet_report(runtime: Runtime) -> Report:
+    """What there is to say of the fleet now, with what this machine's journals have beyond the store."""
     losses = await find_losses(runtime.registry, runtime.fleet_state, runtime.journals.entries, always=False)
-    names = list(runtime.clients.names())
-    return await report_on(
-        runtime.registry,
-        runtime.fleet_state,
-        runtime.replies,
-        names,
-        settings.name_of,
-        losses,
-        runtime.webhook_store,
-        key_of=runtime.deployment.keys.key_of,
-    )
+    return await report_of(runtime, losses)
 
 
 async def forecast(call: Call) -> Response:

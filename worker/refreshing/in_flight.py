@@ -108,8 +108,10 @@ class InFlight:
     async def take(self, share: Share) -> None:
         """Wait for a slot."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault((share.client, share.url), deque()).append(waiter)
-        self.hand_out()
+        queue = self._waiting.setdefault((share.client, share.url), deque())
+        queue.append(waiter)
+        if len(queue) == 1:  # otherwise the one before it may not send either
+            self.hand_out()
         try:
             await waiter
         except asyncio.CancelledError:

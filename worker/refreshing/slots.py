@@ -15,7 +15,7 @@ Rules:
 Instants are seconds of any one clock.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
@@ -239,11 +239,11 @@ class Slots:
     def next(self, waiting: Iterable[tuple[str, str]], now: float) -> tuple[str, str] | None:
         """Which of the waiting clients, each with its endpoint, is next; `None` where none may send now."""
         self._sort(now)
-        free = {kind for kind in Kind if self._has_slot(kind)}
+        has_slot = self._has_slot()
         best, fewest = None, inf
-        for each in waiting if free else ():
+        for each in waiting if any(has_slot) else ():
             load = self._clients[each[0]].in_flight
-            if load < fewest and self._may_send(self._paces[each[1]], now, free):
+            if load < fewest and self._may_send(self._paces[each[1]], now, has_slot):
                 best, fewest = each, load
             if not fewest:
                 break
@@ -261,23 +261,23 @@ class Slots:
         self._clients[client].in_flight -= 1
         self._sort_one(url, self._paces[url], now)
 
-    def _has_slot(self, kind: Kind) -> bool:
-        """Whether endpoints of a kind may have one more in flight."""
-        answering = self._by_kind[Kind.ANSWERS].in_flight
-        together = sum(load.in_flight for load in self._by_kind)
-        if together >= 2 * self._total:
-            return False
-        if kind is Kind.ANSWERS:
-            return answering + min(together - answering, self._for_silent) < self._total
-        in_flight = self._by_kind[kind].in_flight
-        taken = together if kind is Kind.IN_TROUBLE else answering + in_flight
+    def _has_slot(self) -> tuple[bool, bool, bool]:
+        """Whether endpoints of each kind may have one more in flight."""
+        answering, untried, in_trouble = (load.in_flight for load in self._by_kind)
+        silent = untried + in_trouble
+        if answering + silent >= 2 * self._total:
+            return False, False, False
+        has_room = silent < self._most_silent
         return (
-            in_flight < self._for_silent and taken < self._total and together - answering < self._most_silent
+            answering + min(silent, self._for_silent) < self._total,
+            has_room and untried < self._for_silent and answering + untried < self._total,
+            has_room and in_trouble < self._for_silent and answering + silent < self._total,
         )
 
-    def _may_send(self, pace: Pace, now: float, free: Collection[Kind]) -> bool:
+    @staticmethod
+    def _may_send(pace: Pace, now: float, has_slot: tuple[bool, bool, bool]) -> bool:
         kind = pace.kind(now)
-        return kind in free and pace.in_flight < (pace.limit if kind is Kind.ANSWERS else pace.few(kind))
+        return has_slot[kind] and pace.in_flight < (pace.limit if kind is Kind.ANSWERS else pace.few(kind))
 
     def _sort(self, now: float) -> None:
         """Sort the busy endpoints by what they are now."""

@@ -43,7 +43,6 @@ from worker.adapters.store.signatures import (
     Heartbeat,
     Lease,
     Leave,
-    LeaveWebhook,
     NoteBeat,
     NoteUnreadable,
     ReleaseDeliverer,
@@ -67,7 +66,7 @@ TAKE_LEASES: Final = frozenset[type[Call]]({Claim, Lease})
 # These writes are repeated soon, or come right by themselves. Every other script's writes must be kept.
 NEED_NO_REPLICA: Final = frozenset[type[Call]](
     {FinishRecovery, Heartbeat, Leave, NoteBeat, NoteUnreadable, ReleaseRunner, ReserveRunners}
-    | {LeaveWebhook, ReleaseDeliverer, ReserveDeliverer, ServeWebhook}
+    | {ReleaseDeliverer, ReserveDeliverer, ServeWebhook}
 )
 BESIDE: Final = TAKE_LEASES | NEED_NO_REPLICA
 BARRIER: Final = "barrier"  # no script: a write to be waited for

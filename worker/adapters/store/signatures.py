@@ -866,18 +866,17 @@ class RewindWebhook(NamedTuple):
 
 
 class ServeWebhook(NamedTuple):
-    """Serve a webhook.
+    """Read what a webhook is to be sent.
 
     Attributes:
-        owner: who serves it.
+        task: that has the place for delivering.
         most: due events to read.
         page_size: events of the stream to read.
         most_waiting: how long its queue may be.
     """
 
     id: str
-    owner: str
-    lease_ms: int
+    task: str
     most: int
     page_size: int
     most_waiting: int
@@ -894,7 +893,6 @@ class EnqueueDeliveries(NamedTuple):
     """
 
     id: str
-    owner: str
     from_place: str
     to_place: str
     number: int
@@ -932,13 +930,6 @@ class RecordDelivery(NamedTuple):
     event_id: str
     most_shown: int
     shown_ms: int
-
-
-class LeaveWebhook(NamedTuple):
-    """Serve a webhook no longer."""
-
-    id: str
-    owner: str
 
 
 class ReserveDeliverer(NamedTuple):
@@ -1031,7 +1022,6 @@ Call = (
     | ServeWebhook
     | EnqueueDeliveries
     | RecordDelivery
-    | LeaveWebhook
     | ReserveDeliverer
     | ReleaseDeliverer
     | NoteBeat

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from worker.core.delivery import Answer, Decision
     from worker.core.events import Event
 
-LEASE_MS: Final = 20_000  # longer than one round of requests takes, and renewed before each
-PLACE_MS: Final = 30_000  # longer than a task's turn; a lost task costs as much
+PLACE_MS: Final = 10_000  # a task at work renews its place more often; a killed one costs as much
 PAGE: Final = 200
 MOST_SHOWN: Final = 10
 SHOWN_MS: Final = 7 * 86_400_000
@@ -197,11 +196,9 @@ class RedisWebhooks:
         """Give the place back."""
         await self._scripts.run(signatures.ReleaseDeliverer(task))
 
-    async def serve(self, webhook_id: str, server: str, most: int) -> Turn | None:
-        """Take or keep a webhook's lease, and read up to `most` events that are due."""
-        answer = await self._scripts.run(
-            signatures.ServeWebhook(webhook_id, server, LEASE_MS, most, PAGE, MOST_WAITING)
-        )
+    async def serve(self, webhook_id: str, task: str, most: int) -> Turn | None:
+        """Read up to `most` events that are due, and what follows in the stream."""
+        answer = await self._scripts.run(signatures.ServeWebhook(webhook_id, task, most, PAGE, MOST_WAITING))
         if isinstance(answer, bytes):
             return None
         now, signed_at, packed, failing_since, place, due, page = answer
@@ -215,13 +212,12 @@ class RedisWebhooks:
             page=[(at.decode(), body) for at, body in page],
         )
 
-    async def enqueue(self, turn: Turn, server: str) -> None:
+    async def enqueue(self, turn: Turn) -> None:
         """Put what the webhook wants of a turn's page into its queue, and move its place on."""
         wanted = tuple((at, body) for at, body in turn.page if _is_wanted(turn.webhook, body))
         await self._scripts.run(
             signatures.EnqueueDeliveries(
                 id=turn.webhook.id,
-                owner=server,
                 from_place=turn.place,
                 to_place=turn.page[-1][0],
                 number=len(turn.page),
@@ -254,10 +250,6 @@ class RedisWebhooks:
                 shown_ms=SHOWN_MS,
             )
         )
-
-    async def leave(self, webhook_id: str, server: str) -> None:
-        """End a lease."""
-        await self._scripts.run(signatures.LeaveWebhook(webhook_id, server))
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}:{name}"

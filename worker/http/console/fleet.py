@@ -10,7 +10,7 @@ from worker.core.api_keys import Scope
 from worker.core.grant import Status
 from worker.core.registry import ClientState
 from worker.http.console.rendering import see, sees_fleet
-from worker.http.fleet import report_of
+from worker.http.fleet import fleet_report
 from worker.http.problems import Code, Problem
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ async def show_fleet(visit: "Visit") -> Response:
             return see("/grants")
         detail = "takes a key with the scope fleet or grants; that of fleet without labels"
         raise Problem(Code.FORBIDDEN, detail)
-    report = await report_of(visit.call.runtime)
+    report = await fleet_report(visit.call.runtime)
     shown = _shown(report)
     query = cast("LiveQuery", visit.call.query)
     return visit.render(

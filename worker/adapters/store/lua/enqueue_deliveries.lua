@@ -1,11 +1,11 @@
 -- Put events into a webhook's queue, and move its place behind them. `number` is how many the stream has in between.
 --
--- Returns whether its place was where the caller found it: not where another serves it by now, where it was rewound, or where
+-- Returns whether its place was where the caller found it: not where another task moved it on, where it was rewound, or where
 -- this same call is repeated.
 
 local key = webhooks.key(id)
-local holder, place, counted = unpack(redis.call('HMGET', key, 'owner', 'place', 'counted'))
-if holder ~= owner or place ~= from_place then return 0 end
+local place, counted = unpack(redis.call('HMGET', key, 'place', 'counted'))
+if place ~= from_place then return 0 end
 local now = digits(now_ms())
 for _, event in ipairs(events) do
   local at, body = event[1], event[2]

@@ -133,9 +133,8 @@
 --                          its webhook is removed.
 -- webhook:ID       hash    How a webhook is getting on. Written by add_webhook and those that follow; lives as long as it.
 --                          Fields: place (up to where it has the stream), counted (how many events had been written up to
---                          there), owner and lease_until (of who serves it), hold_until (nothing is sent before),
---                          failing_since (nothing but failures since), failed_with (the last one), disabled_at,
---                          disabled_for, delivered, given_up and lost (how many events).
+--                          there), hold_until (nothing is sent before), failing_since (nothing but failures since),
+--                          failed_with (the last one), disabled_at, disabled_for, delivered, given_up and lost (how many events).
 -- undelivered:ID   hash    The queue of a webhook: events by stream id, packed: how often each was tried, the event. Written
 --                          by enqueue_deliveries and record_delivery. A field lives until its event is delivered or
 --                          given up, or its webhook removed.
@@ -143,7 +142,7 @@
 -- deliveries:GRANT string  The last deliveries of a grant's events, packed, newest first: webhook, event id, when, outcome,
 --                          tries. Written by record_delivery. Expires a week after the last one.
 -- deliverer        string  The task that has the place for delivering. Written by reserve_deliverer and release_deliverer.
---                          Expires by itself.
+--                          Expires unless its task keeps it.
 -- barrier          string  Empty: the write that WAIT waits for. Written by scripts.py, and by fleet_state.py to
 --                          find out whether the store takes writes. Lives for ever.
 

@@ -1,6 +1,6 @@
--- Reserve the one place for a task that delivers. It ends by itself, so a lost task costs a delay.
+-- Reserve the one place for a task that delivers. It ends by itself unless its task keeps it, so a killed task costs a delay.
 --
--- A task that is at work keeps its place, or takes it where nobody has it. Else there is one only where something is to be
+-- A task that is at work keeps its place for longer, or takes it where nobody has it. Else there is one only where something is to be
 -- delivered.
 --
 -- Returns whether the task has it.
@@ -19,11 +19,11 @@ end
 local last = webhooks.last_event()
 
 local function is_to_be_served(id)
-  local known = redis.call('HMGET', webhooks.key(id), 'disabled_at', 'hold_until', 'lease_until', 'place')
-  if known[1] or tonumber(known[3] or '0') > now then return false end
+  local known = redis.call('HMGET', webhooks.key(id), 'disabled_at', 'hold_until', 'place')
+  if known[1] then return false end
   local first = redis.call('ZRANGE', webhooks.retries_key(id), 0, 0, 'WITHSCORES')[2]
   if first and math.max(tonumber(first), tonumber(known[2] or '0')) <= now then return true end
-  return redis.call('ZCARD', webhooks.retries_key(id)) < most_waiting and is_after(last, known[4])
+  return redis.call('ZCARD', webhooks.retries_key(id)) < most_waiting and is_after(last, known[3])
 end
 
 local is_needed = is_at_work or holder
