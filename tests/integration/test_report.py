@@ -147,6 +147,18 @@ async def test_the_last_worker_that_was_killed_stays_known_although_its_journal_
     assert (killed, left) == (["killed-2"], ["living"])
 
 
+async def test_a_worker_that_died_is_forgotten_after_a_day(
+    whole: Whole, registry: RedisRegistry, open_store: OpenStore, redis: Any, prefix: str
+) -> None:
+    a_day_ago = await registry.now() - 24 * 60 * MINUTE_MS
+    killed = {"a-day-ago": a_day_ago - 10_000, "later": a_day_ago + MINUTE_MS}
+    await redis.zadd(f"{prefix}workers", killed)
+
+    await open_store(owner="living")
+
+    assert [each.name for each in (await whole()).processes] == ["living", "later"]
+
+
 async def test_those_that_were_stopped_are_none(
     whole: Whole, seed: Seed, scripts: Scripts, open_store: OpenStore
 ) -> None:
