@@ -224,6 +224,26 @@ def test_a_refusal_counts_unless_a_strike_may_have_kept_it_from_the_store(
     assert (_verdict(LOST, **told, struck=[kill]).violations() == []) == is_excused
 
 
+@pytest.mark.parametrize(
+    ("kind", "at", "is_excused"),
+    [
+        (Kind.STORE_FORGETS, ROTATED_AT - 0.5, True),
+        (Kind.STORE_FORGETS, ROTATED_AT + 1, False),
+        (Kind.STORE_KILLED, ROTATED_AT - 0.5, False),
+    ],
+)
+def test_a_lost_reply_has_another_name_only_where_its_worker_died_and_the_store_forgot_the_intent(
+    kind: Kind, at: float, *, is_excused: bool
+) -> None:
+    told: dict[str, Any] = {"events": [_event("failed", 0, reason="revoked")]}
+    store, worker = Struck(kind, at, at + 1, at + 2, 1), _struck(Kind.WORKER_KILLED, ROTATED_AT, REPLIED_AT)
+    dropped = _visit(fault="drop_after", delivered=False)
+
+    assert (_verdict(LOST, **told, struck=[store, worker]).violations() == []) == is_excused
+    assert _verdict(LOST, **told, visits=[dropped], struck=[store, worker]).violations() != []
+    assert _verdict(LOST, **told, struck=[worker]).violations() != []
+
+
 def test_a_failure_that_was_taken_back_is_counted_and_is_no_violation() -> None:
     events = [_event("failed", 0, reason="reply_lost"), _event("recovered", 1, number=2)]
     verdict = _verdict(FINE, events=events)

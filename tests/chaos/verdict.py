@@ -116,6 +116,17 @@ class Verdict:
             grant_id: stored.grant.reason for grant_id, stored in grants if stored.grant.status == "failed"
         }
 
+    def _is_intent_lost(self, grant_id: str) -> bool:
+        """Whether the store may have forgotten the intent of a lost rotation whose worker was killed, too.
+
+        This double fault gets the wrong name: docs/reliability.md.
+        """
+        return self.lost.get(grant_id) == KILLED and any(
+            struck.kind is Kind.STORE_FORGETS
+            and struck.at <= self._evidence.rotations_of[grant_id][-1]["at"] <= struck.done_at
+            for struck in self._evidence.struck
+        )
+
     @cached_property
     def announced(self) -> set[str]:
         """The grants of which the stream's last word is that they failed."""
@@ -223,7 +234,7 @@ class Verdict:
             "announced as failed for another reason than reply_lost": [
                 f"{event['subject']} ({event['data']['reason']})"
                 for event in evidence.told("grant.failed")
-                if event["data"]["reason"] != "reply_lost"
+                if event["data"]["reason"] != "reply_lost" and not self._is_intent_lost(event["subject"])
             ],
             "events with one id": [each for each, times in ids.items() if times > 1],
             "access tokens expired": [each for each in evidence.expired if each not in lost],
