@@ -63,6 +63,7 @@ class Pace:
         "_least",
         "_limit",
         "_most",
+        "_slow_seconds",
         "_unanswered_since",
         "in_flight",
         "leased",
@@ -74,6 +75,7 @@ class Pace:
         self._most = most
         self._deadline = deadline
         self._least = inf
+        self._slow_seconds = deadline / SLOW_PART
         self._answered_at = -inf
         self._heard_at = -inf
         self._unanswered_since = inf
@@ -104,10 +106,6 @@ class Pace:
         """How many requests at once while it does not answer."""
         return min(self.limit, UNTRIED if kind is Kind.UNTRIED else FIRST)
 
-    @property
-    def _slow_seconds(self) -> float:
-        return max(self._deadline / SLOW_PART, 2 * self._least if self._least < inf else 0.0)
-
     def take(self, now: float) -> None:
         """A request is sent."""
         if not self.in_flight:
@@ -129,7 +127,9 @@ class Pace:
         if self.in_flight:
             self._unanswered_since = now
         self._has_failed = False
-        self._least = min(self._least, took)
+        if took < self._least:
+            self._least = took
+            self._slow_seconds = max(self._deadline / SLOW_PART, 2 * took)
         if took > self._slow_seconds:
             self._cut(sent_at, now)
         elif 2 * self.in_flight >= self._limit:  # a limit that is not reached was not tried
