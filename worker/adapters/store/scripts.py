@@ -127,7 +127,6 @@ class _Lane:
     ) -> None:
         self._redis = redis
         self._prefix = prefix
-        self._first_key = prefix.encode()  # redis-py looks at bytes once, at text five times
         self._write_concern = write_concern
         self._instance = instance
         self._waiting: deque[_Waiting] = deque()
@@ -179,8 +178,8 @@ class _Lane:
             if call.name == BARRIER:
                 pipeline.set(self._prefix + BARRIER, "")
             else:
-                sha = sha_of(call.name, self._instance.of(call.name)).encode()
-                pipeline.execute_command("EVALSHA", sha, b"1", self._first_key, call.args)
+                sha = sha_of(call.name, self._instance.of(call.name))
+                pipeline.evalsha(sha, 1, self._prefix, call.args)
         if self._write_concern is None:
             return await pipeline.execute(raise_on_error=False)
         # WAIT looks at its own connection's last write. After a script that found its work done, a new
