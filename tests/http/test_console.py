@@ -687,7 +687,7 @@ async def test_no_page_holds_a_token_a_key_or_a_secret(web: Web, person: Person)
 
     pairs = [*grants, *(web.sandbox.grant(each["id"]) for each in grants)]
     secrets = [pair[kind] for pair in pairs for kind in ("access_token", "refresh_token")]
-    secrets += ["canary-a", "canary-r", key, key.rpartition("_")[2]]
+    secrets += ["canary-a", "canary-r", key, key.split("_", 2)[2]]
     secrets += [web.runtime.deployment.settings.clients["buddy"].client_secret.get_secret_value()]  # type: ignore[union-attr]
     assert len(person.pages) > 4 * len(SEEN)
     assert [each for each in secrets for page in person.pages if each in page.text + str(page.headers)] == []
