@@ -333,6 +333,12 @@ LOSSES: Final = (
         stories.JOURNAL_IN_OTHER_HANDS,
         mutate=_other_journals_are_not_looked_at,
     ),
+    _loss(
+        "an outcome releases another's lease",
+        "1",
+        stories.JOURNAL_IN_OTHER_HANDS,
+        patch=_replacing("commit", {"local is_ours = r[FENCE] <= fence": "local is_ours = true"}),
+    ),
     _loss("a journal is offered from its oldest answer on", "2", stories.LONG_JOURNAL, mutate=_oldest_first),
     _loss(
         "a claim that is asked again gives other leases",
@@ -565,12 +571,6 @@ MUTANTS: Final = (
     _mutant("an answer is not journaled", "7", ["a crash"], mutate=_skip_the_journal),
     _mutant(
         "an answer is committed before it is journaled", "7", ["a crash"], mutate=_journal_after_the_commit
-    ),
-    _mutant(
-        "an outcome releases another's lease",
-        "1",
-        ["a freeze", "cut off"],
-        patch=_replacing("commit", {"local is_ours = r[FENCE] <= fence": "local is_ours = true"}),
     ),
     _mutant("an outage counts against the grant", "46", ["provider answers 503"], mutate=_outages_count),
     _mutant(
