@@ -19,7 +19,6 @@ deadline cancels the request: safe with this transport, but it would break httpx
 
 import asyncio
 import re
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -262,7 +261,7 @@ class HttpTokenEndpoint:
             request.url,
             headers=_headers(request.url, len(body), *request.headers.items()),
             body=body,
-            tls=request.tls if isinstance(request.tls, ssl.SSLContext) else None,
+            tls=request.tls,
             connect_seconds=min(self._timeout_seconds * CONNECT_SHARE, seconds_left),
         )
         try:

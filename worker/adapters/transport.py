@@ -42,8 +42,7 @@ class NotConnectedError(aiohttp.ClientConnectionError):
 class Transport(AiohttpTransport):
     """Sends one request at a time over kept connections.
 
-    Of a request's extensions it reads `target` (the URL as it is to be sent), `tls` (a context of the
-    request's own) and `timeout` (`connect`: seconds for resolving, connecting and TLS together).
+    Of a request's extensions it reads `target`, the URL as it is to be sent.
 
     Args:
         ca_file: private certificate authorities, beside the system's.
@@ -60,15 +59,9 @@ class Transport(AiohttpTransport):
         Raises:
             httpx.TransportError: its cause is aiohttp's exception.
         """
-        tls = request.extensions.get("tls")
         with map_aiohttp_exceptions():
             response = await self.send(
-                request.method,
-                request.extensions["target"],
-                headers=request.headers,
-                body=request.content,
-                tls=tls if isinstance(tls, ssl.SSLContext) else None,
-                connect_seconds=request.extensions.get("timeout", {}).get("connect"),
+                request.method, request.extensions["target"], headers=request.headers, body=request.content
             )
         return httpx.Response(
             response.status,
@@ -84,8 +77,8 @@ class Transport(AiohttpTransport):
         *,
         headers: Mapping[str, str],
         body: bytes,
-        tls: ssl.SSLContext | None,
-        connect_seconds: float | None,
+        tls: object = None,
+        connect_seconds: float | None = None,
     ) -> aiohttp.ClientResponse:
         """The same without httpx's objects, which cost a twelfth of a refresh.
 
@@ -94,8 +87,8 @@ class Transport(AiohttpTransport):
             target: the URL as it is to be sent.
             headers: all of them.
             body: empty for none.
-            tls: a context of the request's own.
-            connect_seconds: for resolving, connecting and TLS together.
+            tls: a context of the request's own; `None` for that of every request.
+            connect_seconds: for resolving, connecting and TLS together; `None` for no limit.
 
         Raises:
             aiohttp.ClientError: nothing came, or no good HTTP.
@@ -112,7 +105,7 @@ class Transport(AiohttpTransport):
             auto_decompress=False,
             compress=False,
             timeout=_connecting_within(connect_seconds, is_over_a_proxy=way.proxy is not None),
-            ssl=tls or True,
+            ssl=tls if isinstance(tls, ssl.SSLContext) else True,
             proxy=way.proxy,
             proxy_headers=way.proxy_headers,
         )

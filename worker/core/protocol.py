@@ -64,9 +64,9 @@ class TokenRequest:
     parameters: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     tls: object = field(default=None, repr=False)
 
-    def adding(self, fields: Mapping[str, str]) -> "TokenRequest":
+    def adding(self, fields: Mapping[str, str]) -> Self:
         """A copy with these fields in its form."""
-        return TokenRequest(self.url, {**self.form, **fields}, self.headers, self.parameters, self.tls)
+        return replace(self, form={**self.form, **fields})
 
     def with_header(self, name: str, value: str) -> Self:
         """A copy with this header."""

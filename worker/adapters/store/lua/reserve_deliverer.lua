@@ -1,7 +1,8 @@
--- Reserve the one place for a task that delivers. It ends by itself unless its task keeps it, so a killed task costs a delay.
+-- Reserve the one place for a task that delivers. It ends by itself unless its task keeps it, so a killed task costs a
+-- delay.
 --
--- A task that is at work keeps its place for longer, or takes it where nobody has it. Else there is one only where something is to be
--- delivered.
+-- A task that is at work keeps its place for longer, or takes it where nobody has it. Else there is one only where
+-- something is to be delivered.
 --
 -- Returns whether the task has it.
 
