@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from html import unescape
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.incidents.fleet import SmallFleet
 from tests.support.scrape import Series, series_in
 from worker.cli.session import journaled_entries
 from worker.core.ports import StoreUnavailableError
-from worker.fleet.losses import find_losses
+from worker.fleet.losses import GLANCE_SECONDS, find_losses
 from worker.fleet.report import Report, report_on
 from worker.runtime.assembly import Runtime
 
@@ -163,7 +164,7 @@ def _incidents_of(fleet: SmallFleet) -> list[tuple[str, str, bool]]:
 async def _report(runtime: Runtime) -> Report:
     """As `evergrant status` makes it."""
     losses = await find_losses(
-        runtime.registry, runtime.fleet_state, lambda: journaled_entries(runtime), always=False
+        runtime.registry, runtime.fleet_state, partial(journaled_entries, runtime), seconds=GLANCE_SECONDS
     )
     settings = runtime.deployment.settings
     return await report_on(

@@ -1,17 +1,18 @@
 """A store that was flushed, restored or exchanged is named, as far as the journals know better."""
 
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.integration.journal.files import reply
+from tests.integration.journal.files import answer, reply
 from tests.support.callables import OpenMember, SealedAnswer, Seed, SeedSealed
 from tests.support.member import Member
+from worker.adapters.journal.format import FIRST_LINE, framed, pack
 from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.fleet_state import RedisFleetState
@@ -27,6 +28,7 @@ from worker.recovery import recovery
 Look = Callable[..., Awaitable[Losses | None]]
 Step = Callable[[], Awaitable[None]]
 NOW = 1_700_000_000_000
+PLENTY = 60.0  # seconds to look at a few answers
 
 
 @pytest.fixture
@@ -39,8 +41,8 @@ def flush(redis: Any, prefix: str) -> Step:
 
 @pytest.fixture
 def look(registry: RedisRegistry, fleet_state: RedisFleetState, journals: Path) -> Look:
-    async def run(*, always: bool = True) -> Losses | None:
-        return await find_losses(registry, fleet_state, JournalsOnDisk(journals).entries, always=always)
+    async def run(*, seconds: float | None = None) -> Losses | None:
+        return await find_losses(registry, fleet_state, JournalsOnDisk(journals).entries, seconds=seconds)
 
     return run
 
@@ -64,6 +66,11 @@ async def _rotate(worker: Member, sealed_answer: SealedAnswer, grant_id: str = "
     await worker.answers.keep(sealed_answer(lease, "r1", by=worker))
 
 
+def _reading(*answers: Entry) -> Callable[[int], Iterator[Entry]]:
+    """Journals that hold these answers."""
+    return lambda _about: iter(answers)
+
+
 def _told(losses: Losses | None) -> dict[str, str]:
     assert losses is not None
     return {incident.kind: incident.problem for incident in of_losses(losses)}
@@ -79,7 +86,7 @@ async def test_an_empty_store_is_named_with_what_the_journals_hold(
 
     await flush()
 
-    assert _told(await look(always=False)) == {
+    assert _told(await look(seconds=PLENTY)) == {
         "store_lost": "it is empty, and this machine's journals hold answers of 2 grants that it lacks:"
         " was it flushed, restored from a backup, or is it another one?"
     }
@@ -95,7 +102,7 @@ async def test_a_store_that_began_anew_is_named_as_long_as_it_lacks_a_grant(
     await _beat(worker)
     await seed_sealed("one", version=1, holds="r1")
 
-    assert "began anew at 20" in _told(await look(always=False))["store_lost"]
+    assert "began anew at 20" in _told(await look(seconds=PLENTY))["store_lost"]
     assert "of 1 grants" in _told(await look())["store_lost"]
     await seed_sealed("two", version=1, holds="r1")
     assert await look() is None
@@ -141,13 +148,59 @@ async def test_a_record_that_was_put_back_is_named_and_an_answer_on_its_way_is_n
 async def test_journals_are_not_read_for_a_status_without_a_reason(
     seed: Seed, registry: RedisRegistry, fleet_state: RedisFleetState, redis: Any, prefix: str
 ) -> None:
-    def unwanted() -> Iterator[Entry]:
+    def unwanted(_about: int) -> Iterator[Entry]:
         raise AssertionError("the journals were read")
 
     await seed()
     await redis.hset(f"{prefix}epoch", mapping={"number": 1, "began_at": 1})
 
-    assert await find_losses(registry, fleet_state, unwanted, always=False) is None
+    assert await find_losses(registry, fleet_state, unwanted, seconds=PLENTY) is None
+
+
+async def test_a_glance_at_long_journals_ends_in_time_and_says_that_there_may_be_more(
+    registry: RedisRegistry, fleet_state: RedisFleetState
+) -> None:
+    journals = _reading(*(answer(fence) for fence in range(1, 3 * module.AT_ONCE + 1)))
+
+    glance = await find_losses(registry, fleet_state, journals, seconds=0.0)
+    thorough = await find_losses(registry, fleet_state, journals, seconds=None)
+
+    assert f"answers of at least {module.AT_ONCE} grants that it lacks" in _told(glance)["store_lost"]
+    assert f"answers of {3 * module.AT_ONCE} grants that it lacks" in _told(thorough)["store_lost"]
+
+
+@pytest.mark.parametrize(
+    ("written_ms_after_the_change", "behind"),
+    [pytest.param(-1, 1, id="before"), pytest.param(0, 0, id="since")],
+)
+async def test_a_glance_is_at_the_answers_from_before_the_store_changed(
+    answer_of_one: Commit,
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
+    written_ms_after_the_change: int,
+    behind: int,
+) -> None:
+    changed_at = (await fleet_state.life()).changed_at(0)
+    journaled = replace(answer_of_one, fence=(changed_at + written_ms_after_the_change) * 1000)
+
+    losses = await find_losses(registry, fleet_state, _reading(journaled), seconds=PLENTY)
+
+    assert (losses.behind if losses else 0) == behind
+
+
+def test_files_that_were_written_about_an_instant_are_read_first(tmp_path: Path) -> None:
+    for fence, (name, written_at) in enumerate(
+        [("a/00000001", 100), ("a/00000002", 300), ("b/00000001", 210), ("b/00000002", 900)], start=1
+    ):
+        path = tmp_path / f"{name}.segment"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(FIRST_LINE + framed(pack(answer(fence))))
+        os.utime(path, (written_at, written_at))
+    journals = JournalsOnDisk(tmp_path)
+
+    assert [entry.fence for entry in journals.entries()] == [1, 2, 3, 4]
+    assert [entry.fence for entry in journals.entries(about=250_000)] == [3, 2, 1, 4]
+    assert [entry.fence for entry in journals.entries(about=1_000_000)] == [4, 2, 3, 1]
 
 
 @pytest.fixture
@@ -185,7 +238,7 @@ async def test_a_record_is_behind_an_answer_of_its_own_line_that_is_newer_by_ver
 ) -> None:
     answer = _with(answer_of_one, **differs)
 
-    losses = await find_losses(registry, fleet_state, lambda: [answer], always=True)
+    losses = await find_losses(registry, fleet_state, _reading(answer), seconds=None)
 
     assert (losses.behind if losses else 0) == behind
 
@@ -195,7 +248,7 @@ async def test_a_record_is_behind_the_pair_to_which_an_unread_reply_came(
 ) -> None:
     kept = replace(reply(answer_of_one.fence, "one"), change=answer_of_one.change)
 
-    losses = await find_losses(registry, fleet_state, lambda: [kept], always=True)
+    losses = await find_losses(registry, fleet_state, _reading(kept), seconds=None)
 
     assert losses is not None
     assert losses.behind == 1
@@ -207,7 +260,7 @@ async def test_the_newest_answer_of_a_grant_counts_in_whatever_order_they_are_re
     older = replace(_with(answer_of_one, version=0), fence=answer_of_one.fence - 1)
 
     for journaled in ([older, answer_of_one], [answer_of_one, older]):
-        losses = await find_losses(registry, fleet_state, partial(iter, journaled), always=True)
+        losses = await find_losses(registry, fleet_state, _reading(*journaled), seconds=None)
         assert losses is not None
         assert losses.behind == 1
 
@@ -217,7 +270,7 @@ async def test_a_record_that_cannot_be_read_is_neither_missing_nor_behind(
 ) -> None:
     before = await redis.getset(f"{prefix}grant:one", "what no release has written")
 
-    losses = await find_losses(registry, fleet_state, lambda: [answer_of_one], always=True)
+    losses = await find_losses(registry, fleet_state, _reading(answer_of_one), seconds=None)
 
     await redis.set(f"{prefix}grant:one", before)
     assert losses is None

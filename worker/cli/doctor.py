@@ -1,6 +1,7 @@
 """`evergrant doctor`: is everything in order?"""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -111,7 +112,7 @@ async def _loss_findings(runtime: "Runtime") -> "AsyncIterator[Finding]":
     from worker.runtime.store_checks import Finding, Level
 
     losses = await find_losses(
-        runtime.registry, runtime.fleet_state, lambda: journaled_entries(runtime), always=True
+        runtime.registry, runtime.fleet_state, partial(journaled_entries, runtime), seconds=None
     )
     for incident in () if losses is None else of_losses(losses):
         yield Finding(Level.REFUSED, f"{incident.subject}: {incident.problem} {incident.advice}")

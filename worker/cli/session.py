@@ -130,8 +130,8 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         raise CommandError(line, UNREACHABLE) from None
 
 
-def journaled_entries(runtime: "Runtime") -> "Iterator[Entry]":
-    """Every answer in this machine's journals.
+def journaled_entries(runtime: "Runtime", about: int | None = None) -> "Iterator[Entry]":
+    """Every answer in this machine's journals; with an instant, in Unix ms, those written about it first.
 
     Raises:
         CommandError: they cannot be read.
@@ -139,7 +139,7 @@ def journaled_entries(runtime: "Runtime") -> "Iterator[Entry]":
     from worker.core.ports import JournalError
 
     try:
-        yield from runtime.journals.entries()
+        yield from runtime.journals.entries(about)
     except JournalError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
 

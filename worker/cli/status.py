@@ -1,5 +1,6 @@
 """`evergrant status`: what is wrong, whom it concerns, until when there is time, what to do."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,11 +52,11 @@ def _of_unreachable(problem: str) -> "dict[str, Any]":
 
 
 async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
-    from worker.fleet.losses import find_losses
+    from worker.fleet.losses import GLANCE_SECONDS, find_losses
     from worker.runtime.reporting import report_of
 
     losses = await find_losses(
-        runtime.registry, runtime.fleet_state, lambda: journaled_entries(runtime), always=False
+        runtime.registry, runtime.fleet_state, partial(journaled_entries, runtime), seconds=GLANCE_SECONDS
     )
     report = await report_of(runtime, losses)
     if as_json:

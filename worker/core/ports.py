@@ -560,8 +560,11 @@ class AbandonedJournal(Protocol):
 class Journals(Protocol):
     """The journals of all processes in one data directory, to be read."""
 
-    def entries(self) -> Iterator[Entry]:
-        """Each answer in them, those of one process in the order they were written. Blocks.
+    def entries(self, about: int | None = None) -> Iterator[Entry]:
+        """Each answer in them, those of one file in the order they were written. Blocks.
+
+        Args:
+            about: files last written about this instant, in Unix ms, come first; `None` for the oldest first.
 
         Raises:
             JournalError: the directory cannot be read.

@@ -189,6 +189,10 @@ class StoreLife:
         """Whether it began after the lease with this fence, which is at least its own time in µs."""
         return self.is_empty or (self.began_at is not None and fence < self.began_at * 1000)
 
+    def changed_at(self, now: int) -> int:
+        """When it last may have lost something: just now, where it is empty."""
+        return now if self.is_empty else max(self.began_at or 0, self.epoch or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredReply:
@@ -280,6 +284,9 @@ class Registry(Protocol):
         Raises:
             UnreadableRecordError: its record cannot be read.
         """
+
+    async def find_each(self, grant_ids: Sequence[str]) -> Sequence[Grant | UnreadableRecordError | None]:
+        """What is stored of each of some grants, in their order and in one round trip."""
 
     def walk(
         self, client: str | None = None, *, unreadable: OnUnreadable = refuse_unreadable

@@ -7,11 +7,13 @@ Rules:
 - A grant that is not there counts only if the store began after its answer: otherwise somebody deleted it.
 - A record that is behind an answer of the last moments is not: that answer is on its way.
 - A kept reply counts by the pair that was presented: a store with an older one has lost that.
-- Reading the journals takes a while where much is refreshed, so `evergrant status` looks only while there is
-  reason to: the store is empty, began lately, or has lately recovered. `evergrant doctor` always looks.
+- Long journals take a while to read, so `evergrant status` only glances: while there is reason to (the store
+  is empty, began lately, or has lately recovered), for `GLANCE_SECONDS`, at the answers from before that.
+  Files written about then come first: they have most of what may be lost. `evergrant doctor` reads all.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -19,9 +21,10 @@ from typing import Final
 
 from worker.core.grant import Grant
 from worker.core.ports import Entry
-from worker.core.registry import FleetState, Registry, StoreLife, UnreadableRecordError
+from worker.core.registry import FleetState, Registry, StoreLife
 
-AT_ONCE: Final = 100
+AT_ONCE: Final = 500
+GLANCE_SECONDS: Final = 2.0
 ON_ITS_WAY_MS: Final = 30_000
 BEGAN_LATELY_MS: Final = 86_400_000
 RECOVERED_LATELY_MS: Final = 900_000  # as long as a journal keeps an answer by default
@@ -35,11 +38,13 @@ class Losses:
         life: of the store.
         missing: how many grants are not there at all.
         behind: how many have an older pair than the journals.
+        is_all: whether every answer was compared; if not, there may be more of both.
     """
 
     life: StoreLife
     missing: int
     behind: int
+    is_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,47 +68,60 @@ def is_worth_a_look(life: StoreLife, now: int) -> bool:
 
 
 async def find_losses(
-    registry: Registry, fleet_state: FleetState, journaled: Callable[[], Iterable[Entry]], *, always: bool
+    registry: Registry,
+    fleet_state: FleetState,
+    journaled: Callable[[int], Iterable[Entry]],
+    *,
+    seconds: float | None,
 ) -> Losses | None:
     """Compare the store with this machine's journals; `None` where nothing is lost, or nothing was read.
 
     Args:
         registry: the grants.
         fleet_state: knows the life of the store.
-        journaled: reads the answers in this machine's journals.
-        always: read them even without a reason to.
+        journaled: reads the answers in this machine's journals, those written about an instant first.
+        seconds: only glance: read nothing without a reason to, and for so long those from before it.
+            Comparing what was read takes about as long again. `None` reads all, however long it takes.
     """
     now, life = await registry.now(), await fleet_state.life()
-    if not always and not is_worth_a_look(life, now):
+    if seconds is None:
+        ends_at, before = None, None
+    elif is_worth_a_look(life, now):
+        ends_at, before = time.monotonic() + seconds, life.changed_at(now)
+    else:
         return None
-    missing = behind = 0
     # In a thread: a long journal takes seconds to read, and a service goes on meanwhile.
-    newest = iter((await asyncio.to_thread(lambda: _newest_of_each(journaled()))).items())
-    while group := list(islice(newest, AT_ONCE)):
-        for (_, known), stored in zip(
-            group, await asyncio.gather(*(_find(registry, each) for each, _ in group)), strict=True
-        ):
+    newest, is_all = await asyncio.to_thread(
+        lambda: _newest_of_each(journaled(now if before is None else before), before, ends_at)
+    )
+    missing = behind = 0
+    ids = iter(newest)
+    while group := list(islice(ids, AT_ONCE)):
+        for grant_id, stored in zip(group, await registry.find_each(group), strict=True):
+            known = newest[grant_id]
             if stored is None:
                 missing += life.lacks(known.fence)
             else:
                 is_settled = known.issued_at <= now - ON_ITS_WAY_MS
                 behind += is_settled and isinstance(stored, Grant) and known.is_ahead_of(stored)
-    return Losses(life, missing, behind) if missing or behind else None
+    return Losses(life, missing, behind, is_all) if missing or behind else None
 
 
-def _newest_of_each(entries: Iterable[Entry]) -> dict[str, _Newest]:
+def _newest_of_each(
+    entries: Iterable[Entry], before: int | None, ends_at: float | None
+) -> tuple[dict[str, _Newest], bool]:
+    """The newest answer of each grant, of those from before an instant, as far as there is time to read.
+
+    Returns them, and whether all were read.
+    """
     newest: dict[str, _Newest] = {}
-    for entry in entries:
+    for number, entry in enumerate(entries):
+        if ends_at is not None and number and number % AT_ONCE == 0 and time.monotonic() >= ends_at:
+            return newest, False
+        if before is not None and entry.fence >= before * 1000:
+            continue
         grant = entry.change.grant
         known = newest.get(grant.id)
         if known is None or known.fence < entry.fence:
             newest[grant.id] = _Newest(entry.fence, grant.version, grant.issued_at, grant.root)
-    return newest
-
-
-async def _find(registry: Registry, grant_id: str) -> Grant | UnreadableRecordError | None:
-    try:
-        stored = await registry.find(grant_id)
-    except UnreadableRecordError as problem:
-        return problem
-    return None if stored is None else stored.grant
+    return newest, True

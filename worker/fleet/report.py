@@ -253,13 +253,14 @@ def _has_trouble(client: ClientState) -> bool:
 
 def of_losses(losses: Losses) -> Iterator[Incident]:
     """The store lacks what this machine's journals hold."""
+    at_least = "" if losses.is_all else "at least "
     if losses.missing:
         what = "is empty" if losses.life.is_empty else f"began anew at {rfc3339(losses.life.began_at)}"
         yield Incident(
             "store_lost",
             "Redis",
-            f"it {what}, and this machine's journals hold answers of {losses.missing} grants that it lacks:"
-            " was it flushed, restored from a backup, or is it another one?",
+            f"it {what}, and this machine's journals hold answers of {at_least}{losses.missing} grants that"
+            " it lacks: was it flushed, restored from a backup, or is it another one?",
             None,
             "Stop every worker, import your newest export, start them again: the journals give those grants"
             " their newest tokens (docs/operations.md, `Redis lost everything`).",
@@ -269,7 +270,7 @@ def of_losses(losses: Losses) -> Iterator[Incident]:
         yield Incident(
             "store_behind",
             "Redis",
-            f"it has older tokens of {losses.behind} grants than this machine's journals:"
+            f"it has older tokens of {at_least}{losses.behind} grants than this machine's journals:"
             " was a backup restored, or a record put back?",
             None,
             "Restart the workers of this machine: they give the newest tokens back before they refresh.",

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 from starlette.responses import Response
 
 from worker.core.registry import StreamEntry
-from worker.fleet.losses import find_losses
+from worker.fleet.losses import GLANCE_SECONDS, find_losses
 from worker.fleet.report import Report
 from worker.http import models
 from worker.http.answering import as_json
@@ -35,7 +35,9 @@ async def status(call: Call) -> Response:
 
 async def fleet_report(runtime: Runtime) -> Report:
     """What there is to say of the fleet now, with what this machine's journals have beyond the store."""
-    losses = await find_losses(runtime.registry, runtime.fleet_state, runtime.journals.entries, always=False)
+    losses = await find_losses(
+        runtime.registry, runtime.fleet_state, runtime.journals.entries, seconds=GLANCE_SECONDS
+    )
     return await report_of(runtime, losses)
 
 

@@ -21,12 +21,26 @@ class JournalsOnDisk:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def entries(self) -> Iterator[Entry]:
-        """Each answer, those of one process in the order they were written. Blocks.
+    def entries(self, about: int | None = None) -> Iterator[Entry]:
+        """Each answer, those of one file in the order they were written. Blocks.
+
+        Args:
+            about: files last written about this instant, in Unix ms, come first; `None` for the oldest of
+                each process first.
 
         Raises:
             JournalError: the directory cannot be read.
         """
-        for journal in journals_in(self._root):
-            for path in segments_in(journal):
-                yield from read_file(path).entries
+        files = [path for journal in journals_in(self._root) for path in segments_in(journal)]
+        if about is not None:
+            files.sort(key=lambda path: abs(_written_at(path) - about))
+        for path in files:
+            yield from read_file(path).entries
+
+
+def _written_at(path: Path) -> float:
+    """When a file was last written, in Unix ms; 0 for one that was removed meanwhile."""
+    try:
+        return path.stat().st_mtime * 1000
+    except OSError:
+        return 0.0
