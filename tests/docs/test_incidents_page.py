@@ -1,11 +1,13 @@
-"""`docs/incidents.md` says of each incident which alerts fire, and each alert is provoked."""
+"""`docs/incidents.md` has every incident that `docs/operations.md` explains, and each alert is provoked."""
 
+import re
 from pathlib import Path
 
 from tests.incidents.incidents import CASES
 from tests.monitoring.test_files import NAMES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "incidents.md").read_text()
+OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ")][1:]
 
 
@@ -21,3 +23,22 @@ def test_every_incident_has_its_row_with_the_alerts_that_fire() -> None:
 
 def test_every_alert_is_provoked() -> None:
     assert {alert for case in CASES for alert in case.alerts} == set(NAMES)
+
+
+def test_every_incident_that_operations_explains_is_provoked() -> None:
+    section = OPERATIONS.partition("## At 3 a.m.")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    explained = {
+        begin.strip()
+        for row in rows
+        for quoted in re.findall("`([^`]+)`", row.split(" | ")[0])
+        if (begin := quoted.partition("…")[0])
+    }
+    said = [
+        words
+        for case in CASES
+        for words in (case.what, case.says, case.doctor, *(each for _, each in case.also))
+    ]
+
+    assert len(explained) > len(rows) > 30
+    assert {begin for begin in explained if not any(begin in words for words in said)} == set()

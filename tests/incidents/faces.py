@@ -51,7 +51,7 @@ class Said:
     """Everything that was said since the look began; instants on the monotonic clock.
 
     Attributes:
-        incidents: of `status --json`, each kind as it was said first.
+        incidents: of `status --json`, each kind and problem as it was said first.
         status: lines of `status` with the exit code.
         doctor: lines of `doctor` that are not in order, each once.
         console: what the fleet's page says is wrong, each once.
@@ -59,7 +59,7 @@ class Said:
         urgent: every line that was marked, as often as it was met.
     """
 
-    incidents: dict[str, Incident] = field(default_factory=dict)
+    incidents: list[Incident] = field(default_factory=list)
     status: list[tuple[float, str]] = field(default_factory=list)
     doctor: list[tuple[float, str]] = field(default_factory=list)
     console: list[tuple[float, str]] = field(default_factory=list)
@@ -106,15 +106,17 @@ class Looking:
         told = _incidents_of(self._fleet)
         at = time.monotonic()
         self.said.urgent += [f"{kind}: {problem}" for kind, problem, needs_a_person in told if needs_a_person]
-        if {kind for kind, _, _ in told} <= self.said.incidents.keys():
+        known = {(found.kind, _constant(found.problem)) for found in self.said.incidents}
+        if {(kind, _constant(problem)) for kind, problem, _ in told} <= known:
             return
         self._news.set()
         _, out, _ = _run("status", "--json")
         code, text, err = _run("status")
         for line in (json.loads(line) for line in out.splitlines()):
-            if line["kind"] == "incident" and line["incident"] not in self.said.incidents:
+            if line["kind"] == "incident" and (line["incident"], _constant(line["problem"])) not in known:
                 found = Incident(at, line["incident"], line["problem"], line["needs_a_person"], code)
-                self.said.incidents[found.kind] = found
+                self.said.incidents.append(found)
+                known.add((found.kind, _constant(found.problem)))
         self.said.status += [(at, line) for line in (text + err).splitlines() if line]
 
     def _ask_doctor(self) -> None:

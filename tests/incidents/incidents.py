@@ -1,22 +1,56 @@
-"""Every incident: how to provoke it, and what each face must say of it. Nothing else may be said."""
+"""Every incident, and what each face must say of it. Nothing else may be said."""
 
-import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
-from tests.chaos.processes import writing_no_file
-from tests.incidents.fleet import Receiver, SmallFleet, listening
+from tests.incidents.provoking import (
+    DAY,
+    Provoke,
+    about_to_end,
+    away,
+    begun_anew,
+    cannot_store,
+    clock_back,
+    damaged,
+    events_cut,
+    fault,
+    flushed,
+    for_one,
+    key_missing,
+    killed,
+    nearly_full,
+    no_room,
+    no_room_for_answers,
+    no_settings,
+    not_confirmed,
+    other_broker,
+    put_back,
+    receiver_away_for_days,
+    receiver_down,
+    receiver_gone,
+    refuses,
+    reply_lost,
+    restarted,
+    revoked,
+    stopped,
+    then_stopped,
+    to_its_end,
+    tokens_changed,
+    too_much_due,
+    without,
+    would_evict,
+    wrong_secret,
+)
 from tests.support.faketime import ServerWithAClock, running_with_a_clock
-from tests.support.redis_server import RedisServer, running, trouble
+from tests.support.redis_server import RedisServer, running
 
-OTHER_KEY = "k2:YW5vdGhlci1zZWFsaW5nLWtleS1hbm90aGVyLWtleTE="
 OOM = "OOM command not allowed"
-DAY = 86_400
+READONLY = "READONLY You can't write against a read only replica"
+NOREPLICAS = "NOREPLICAS Not enough good replicas"
+NOPERM = "(The user executing the script can't run|ACL failure in script)"
+ABSOLUTE = (("EVERGRANT_CLIENTS__BUDDY__ABSOLUTE_LIFETIME_SECONDS", str(365 * DAY)),)
 
-Provoke = Callable[[SmallFleet], AbstractContextManager[object]]
 Store = Callable[[], AbstractContextManager[RedisServer | ServerWithAClock]]
 
 
@@ -32,11 +66,12 @@ class Case:
         says: words of its line, the same in `status`, in its JSON and on the console.
         needs_a_person: whether that line is marked.
         doctor: words of a line of `doctor` that is not in order.
+        also: other incidents that must be said on the way or beside it: the kind, and words of its line.
         console: words of its page, where they are not those of `says`.
         metrics: what becomes of a metric: its beginning, `<`, `>` or `==`, a number. Instants count from now.
         alerts: that fire if it lasts.
         events: types, without `evergrant.`
-        passing: other incidents that may be said on the way.
+        passing: kinds of incidents that may be said on the way.
         settings: of the fleet.
     """
 
@@ -46,6 +81,7 @@ class Case:
     kind: str = ""
     says: str = ""
     needs_a_person: bool = True
+    also: tuple[tuple[str, str], ...] = ()
     doctor: str = ""
     console: str | None = None
     metrics: tuple[str, ...] = ()
@@ -56,145 +92,7 @@ class Case:
     settings: tuple[tuple[str, str], ...] = ()
 
 
-@contextmanager
-def wrong_secret(fleet: SmallFleet) -> Iterator[None]:
-    fleet.live.sandbox.set_secret("another")
-    yield
-
-
-def fault(kind: str, **options: str | float) -> Provoke:
-    return lambda fleet: fleet.live.sandbox.fault(kind, **options)
-
-
-def revoked(count: int) -> Provoke:
-    @contextmanager
-    def provoke(fleet: SmallFleet) -> Iterator[None]:
-        for grant in fleet.upcoming(count) if count else fleet.grants:
-            fleet.live.sandbox.revoke(grant)
-        yield
-
-    return provoke
-
-
-@contextmanager
-def reply_lost(fleet: SmallFleet) -> Iterator[None]:
-    (grant,) = fleet.upcoming(1)
-    with fleet.live.sandbox.fault("drop_after", grant=grant, times=1):
-        yield
-
-
-@contextmanager
-def key_missing(fleet: SmallFleet) -> Iterator[None]:
-    fleet.live.end(fleet.worker)
-    fleet.monkeypatch.setenv("EVERGRANT_KEYS", OTHER_KEY)
-    fleet.live.start_worker()
-    # Whether an event was on its way just then is chance; now some are. The key sealed their secret, too.
-    fleet.live.run(lambda runtime: runtime.webhooks.replay(fleet.webhook, "0-0"))
-    yield
-
-
-def refuses(words: str) -> Provoke:
-    def provoke(fleet: SmallFleet) -> AbstractContextManager[None]:
-        assert isinstance(fleet.server, RedisServer)
-        return trouble(words, fleet.server)
-
-    return provoke
-
-
-@contextmanager
-def nearly_full(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
-    fleet.server.operator.setrange("filler", 100_000_000, b"0")
-    used = fleet.server.operator.info("memory")["used_memory"]
-    fleet.server.operator.config_set("maxmemory", str(int(used / 0.93)))
-    yield
-
-
-@contextmanager
-def flushed(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
-    fleet.server.operator.flushall()
-    yield
-
-
-@contextmanager
-def away(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
-    fleet.server.operator.shutdown(nosave=True)
-    yield
-
-
-@contextmanager
-def damaged(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
-    (grant,) = fleet.upcoming(1)
-    fleet.server.operator.set(f"{{evergrant}}:grant:{grant}", b"\xc1 no record")
-    yield
-
-
-def no_room(fleet: SmallFleet) -> AbstractContextManager[None]:
-    return writing_no_file(fleet.worker.pid)
-
-
-def killed(process: str) -> Provoke:
-    @contextmanager
-    def provoke(fleet: SmallFleet) -> Iterator[None]:
-        fleet.live.kill(getattr(fleet, process))
-        yield
-
-    return provoke
-
-
-def stopped(process: str) -> Provoke:
-    @contextmanager
-    def provoke(fleet: SmallFleet) -> Iterator[None]:
-        fleet.live.end(getattr(fleet, process))
-        yield
-
-    return provoke
-
-
-@contextmanager
-def no_settings(fleet: SmallFleet) -> Iterator[None]:
-    fleet.live.end(fleet.worker)
-    fleet.live.end(fleet.web)
-    for name in [name for name in os.environ if name.startswith("EVERGRANT_CLIENTS__")]:
-        fleet.monkeypatch.delenv(name)
-    (fleet.live.secrets / "EVERGRANT_CLIENTS__BUDDY__CLIENT_SECRET").unlink()
-    fleet.live.start_worker()
-    fleet.start_web()
-    yield
-
-
-@contextmanager
-def receiver_down(fleet: SmallFleet) -> Iterator[None]:
-    fleet.add_webhook(Receiver().url)
-    yield
-
-
-@contextmanager
-def receiver_gone(fleet: SmallFleet) -> Iterator[None]:
-    gone = Receiver(answers=410)
-    with listening(gone):
-        fleet.add_webhook(gone.url)
-        yield
-
-
-@contextmanager
-def about_to_end(fleet: SmallFleet) -> Iterator[None]:
-    (line,) = fleet.live.sandbox.issue(1, prefix="old", access_seconds=28_800)
-    line["authorized_at"] = (datetime.now(UTC) - timedelta(days=362)).isoformat()
-    fleet.live.take([json.dumps(line)])
-    yield
-
-
-@contextmanager
-def clock_back(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, ServerWithAClock)
-    fleet.server.set_clock(-3_600.0)
-    yield
-
-
+FAILED = 'evergrant_grants{client="buddy",status="failed"} > 0'
 NOTHING_GOES_ON = ("EvergrantNotRefreshing", "EvergrantNotSweeping", "EvergrantWillMissExpiry")
 CASES = (
     Case(
@@ -207,6 +105,18 @@ CASES = (
         metrics=("evergrant_client_accepted{ == 0",),
         alerts=("EvergrantClientRejected", "EvergrantWillMissExpiry"),
         events=("client.rejected",),
+    ),
+    Case(
+        "rejected_and_stopped",
+        "The client's secret is wrong, and every worker is stopped",
+        then_stopped(wrong_secret, "state", "rejected"),
+        kind="client_rejected",
+        says="next probe is due, and nobody tries (no worker is alive",
+        doctor="no worker is alive",
+        metrics=("evergrant_client_accepted{ == 0", "evergrant_workers == 0"),
+        alerts=("EvergrantClientRejected", "EvergrantNoWorkers", *NOTHING_GOES_ON),
+        events=("client.rejected",),
+        settings=(("EVERGRANT_PROBE_SECONDS", "10"),),
     ),
     Case(
         "provider_down",
@@ -232,7 +142,69 @@ CASES = (
         metrics=("evergrant_provider_available{ == 0",),
         alerts=("EvergrantProviderUnavailable", "EvergrantWillMissExpiry"),
         events=("provider.unavailable",),
+        also=(("provider_failing", "its token endpoint has given no usable answer since"),),
+    ),
+    Case(
+        "outage_and_stopped",
+        "The provider answers 503, and every worker is stopped",
+        then_stopped(fault("outage", form="503"), "provider_state", "unavailable"),
+        kind="provider_unavailable",
+        says="next try is due, and nobody tries (no worker is alive",
+        doctor="no worker is alive",
+        metrics=("evergrant_provider_available{ == 0", "evergrant_workers == 0"),
+        alerts=("EvergrantProviderUnavailable", "EvergrantNoWorkers", *NOTHING_GOES_ON),
+        events=("provider.unavailable",),
         passing=("provider_failing",),
+    ),
+    Case(
+        "one_unanswered",
+        "The provider answers 503 for one grant, and others well",
+        for_one("status", status=503),
+        kind="grant_failing",
+        says="failing, unavailable",
+        needs_a_person=False,
+        events=("grant.failing",),
+        passing=("provider_failing",),
+    ),
+    Case(
+        "refused_in_words",
+        "The provider refuses one grant in words that nobody knows, until its token has ended",
+        to_its_end("refuse", code="not_today"),
+        kind="grant_failed",
+        says="failed, refused",
+        metrics=(FAILED,),
+        events=("grant.failing", "grant.failed"),
+        also=(("grant_failing", "failing, unavailable"),),
+    ),
+    Case(
+        "invalid_request",
+        "The provider calls the request for one grant invalid",
+        for_one("refuse", code="invalid_request"),
+        kind="grant_failed",
+        says="failed, invalid_request",
+        metrics=(FAILED,),
+        events=("grant.failing", "grant.failed"),
+        passing=("grant_failing",),
+    ),
+    Case(
+        "not_confirmed",
+        "Buddy refuses one grant, and the client cannot be checked (`client_not_confirmed`)",
+        not_confirmed,
+        kind="grant_failing",
+        says="failing, unavailable",
+        needs_a_person=False,
+        events=("grant.failing",),
+    ),
+    Case(
+        "too_much_due",
+        "More is due than the client's rate lets through",
+        too_much_due,
+        kind="behind",
+        says="its refreshes are late, overdue:",
+        needs_a_person=False,
+        metrics=("evergrant_oldest_due_timestamp_seconds{ < -10",),
+        alerts=("EvergrantWillMissExpiry",),
+        settings=(("EVERGRANT_CLIENTS__BUDDY__RATE_PER_SECOND", "5"),),
     ),
     Case(
         "throttled",
@@ -251,9 +223,9 @@ CASES = (
         revoked(1),
         kind="grant_failed",
         says="failed, revoked",
-        metrics=('evergrant_grants{client="buddy",status="failed"} > 0',),
+        metrics=(FAILED,),
         events=("grant.failing", "grant.failed"),
-        passing=("grant_failing",),
+        also=(("grant_failing", "failing, rejected"),),
     ),
     Case(
         "many_revoked",
@@ -284,21 +256,63 @@ CASES = (
         reply_lost,
         kind="grant_failed",
         says="failed, reply_lost",
-        metrics=('evergrant_grants{client="buddy",status="failed"} > 0',),
+        metrics=(FAILED,),
         events=("grant.failing", "grant.failed"),
-        passing=("grant_failing", "provider_failing"),
+        also=(("grant_failing", "failing, reply_unknown"),),
+        passing=("provider_failing",),
+    ),
+    Case(
+        "no_refresh_token",
+        "The access token of a grant without a refresh token ends",
+        without("refresh_token"),
+        kind="grant_failed",
+        says="failed, access_token_expired",
+        also=(("grant_expiring", "comes to an end that no refresh can move"),),
+        metrics=(FAILED,),
+        events=("grant.expiring", "grant.failed"),
+    ),
+    Case(
+        "absolute_limit",
+        "A grant comes to its absolute limit",
+        without(authorized_at=25 - 365 * DAY),
+        kind="grant_failed",
+        says="failed, absolute_limit",
+        metrics=(FAILED,),
+        events=("grant.expiring", "grant.failing", "grant.failed"),
+        passing=("grant_expiring", "grant_failing"),
+        settings=ABSOLUTE,
+    ),
+    Case(
+        "refresh_token_expired",
+        "A refresh token comes to its end",
+        without(refresh_token_expires_at=20),
+        kind="grant_failed",
+        says="failed, refresh_token_expired",
+        metrics=(FAILED,),
+        events=("grant.failing", "grant.failed"),
+        passing=("grant_expiring", "grant_failing"),
     ),
     Case(
         "reply_unread",
         "A reply's tokens cannot be read",
         fault("unreadable"),
         kind="reply_unread",
-        says="the provider answered, and its tokens could not be read",
+        says="failing, reply_unread since",
         doctor="warning: buddy: its token endpoint gives no usable answer",
         metrics=("evergrant_provider_available{ == 0",),
         alerts=("EvergrantProviderUnavailable", "EvergrantWillMissExpiry"),
         events=("provider.unavailable", "grant.failing"),
         passing=("provider_unavailable",),
+    ),
+    Case(
+        "reply_unread_to_the_end",
+        "A reply's tokens cannot be read, and nobody takes them in",
+        to_its_end("unreadable"),
+        kind="reply_unread",
+        says="failed, reply_unread since",
+        metrics=(FAILED,),
+        events=("grant.failing", "grant.failed"),
+        passing=("provider_failing",),
     ),
     Case(
         "key_missing",
@@ -312,6 +326,15 @@ CASES = (
         passing=("webhook_failing",),
     ),
     Case(
+        "tokens_changed",
+        "A record is moved to another grant's place",
+        tokens_changed,
+        kind="grant_failing",
+        says="failing, cannot_unseal",
+        needs_a_person=False,
+        events=("grant.failing",),
+    ),
+    Case(
         "redis_full",
         "Redis refuses writes: it is full (`OOM`)",
         refuses(OOM),
@@ -320,7 +343,82 @@ CASES = (
         doctor="bad: Redis refuses writes: OOM",
         metrics=("evergrant_workers == 0", "evergrant_store_memory_limit_bytes > 0"),
         alerts=("EvergrantStoreNearFull", "EvergrantNoWorkers", *NOTHING_GOES_ON),
+        also=(("not_refreshing", "nobody refreshes its grants (Redis refuses writes: OOM"),),
+        passing=("worker_dead", "beat_dead"),
+    ),
+    Case(
+        "redis_is_a_replica",
+        "Redis refuses writes: the URL leads to a replica (`READONLY`)",
+        refuses(READONLY),
+        kind="store_refuses_writes",
+        says="Redis refuses writes: READONLY",
+        doctor="bad: Redis refuses writes: READONLY",
+        metrics=("evergrant_workers == 0",),
+        alerts=("EvergrantNoWorkers", *NOTHING_GOES_ON),
         passing=("not_refreshing", "worker_dead", "beat_dead"),
+    ),
+    Case(
+        "redis_cannot_save",
+        "Redis refuses writes: its disk is full (`MISCONF`)",
+        refuses("MISCONF "),
+        kind="store_refuses_writes",
+        says="Redis refuses writes: MISCONF",
+        doctor="bad: Redis refuses writes: MISCONF",
+        metrics=("evergrant_workers == 0",),
+        alerts=("EvergrantNoWorkers", *NOTHING_GOES_ON),
+        passing=("not_refreshing", "worker_dead", "beat_dead"),
+    ),
+    Case(
+        "redis_lacks_replicas",
+        "Redis refuses writes: too few replicas are connected (`NOREPLICAS`)",
+        refuses(NOREPLICAS),
+        kind="store_refuses_writes",
+        says="Redis refuses writes: NOREPLICAS",
+        doctor="bad: Redis refuses writes: NOREPLICAS",
+        metrics=("evergrant_workers == 0",),
+        alerts=("EvergrantNoWorkers", *NOTHING_GOES_ON),
+        passing=("not_refreshing", "worker_dead", "beat_dead"),
+    ),
+    Case(
+        "redis_lacks_a_right",
+        "Redis refuses writes: its user lacks a right (`NOPERM`)",
+        refuses(NOPERM),
+        kind="store_refuses_writes",
+        says="Redis refuses writes: NOPERM",
+        doctor="bad: Redis refuses writes: NOPERM",
+        metrics=("evergrant_workers == 0",),
+        alerts=("EvergrantNoWorkers", *NOTHING_GOES_ON),
+        passing=("not_refreshing", "worker_dead", "beat_dead"),
+    ),
+    Case(
+        "cannot_store",
+        "Redis fails at storing new tokens: what it has of the client is damaged",
+        cannot_store,
+        kind="answer_untaken",
+        says="its provider has answered, and Redis fails at storing the new tokens",
+        metrics=("evergrant_oldest_due_timestamp_seconds{ < -10",),
+        alerts=("EvergrantNotRefreshing", "EvergrantWillMissExpiry"),
+        passing=("not_refreshing", "behind"),
+    ),
+    Case(
+        "redis_would_evict",
+        "Redis is restarted with a policy by which it forgets grants",
+        would_evict,
+        kind="worker_stopped_claiming",
+        says="it claims nothing (EVERGRANT_REDIS_URL:",
+        doctor="maxmemory-policy",
+        metrics=("evergrant_oldest_due_timestamp_seconds{ < -10",),
+        alerts=("EvergrantNotRefreshing", "EvergrantWillMissExpiry"),
+        passing=("not_refreshing", "store_unreachable"),
+    ),
+    Case(
+        "redis_restarted",
+        "Redis is restarted, just after another host with a worker was lost",
+        restarted,
+        kind="not_refreshing",
+        says="nobody refreshes its grants (the store is recovering until",
+        needs_a_person=False,
+        passing=("store_unreachable",),
     ),
     Case(
         "redis_nearly_full",
@@ -345,11 +443,29 @@ CASES = (
         "Redis lost everything (`FLUSHALL`)",
         flushed,
         kind="store_lost",
-        says="and this machine's journals hold answers of",
+        says="it is empty, and this machine's journals hold answers",
         doctor="bad: Redis: it",
         console="",  # its keys are lost, too: nobody can sign in
         metrics=('evergrant_grants{client="buddy",status="active"} == 0',),
         alerts=("EvergrantStoreLost",),
+    ),
+    Case(
+        "redis_began_anew",
+        "Redis lost everything, and one grant was imported since",
+        begun_anew,
+        kind="store_lost",
+        says="it began anew at",
+        doctor="bad: Redis: it",
+        console="",  # as above
+        metrics=('evergrant_grants{client="buddy",status="active"} < 10',),
+        alerts=("EvergrantStoreLost",),
+        passing=("store_lost",),
+    ),
+    Case(
+        "record_put_back",
+        "A record in Redis is put back as it was before its refresh",
+        put_back,
+        doctor="bad: Redis: it has older tokens of",
     ),
     Case(
         "record_damaged",
@@ -370,6 +486,17 @@ CASES = (
         doctor="it claims nothing (journal:",
         metrics=("evergrant_oldest_due_timestamp_seconds{ < -10",),
         alerts=("EvergrantNotRefreshing", "EvergrantWillMissExpiry"),
+        also=(("not_refreshing", "nobody refreshes its grants (no worker claims anything (journal:"),),
+    ),
+    Case(
+        "disk_full_for_answers",
+        "The journal's disk is full while answers are on their way",
+        no_room_for_answers,
+        kind="worker_stopped_claiming",
+        says="its reserve is used up, and answers are on no disk",
+        doctor="it claims nothing (journal:",
+        metrics=("evergrant_oldest_due_timestamp_seconds{ < -10",),
+        alerts=("EvergrantNotRefreshing", "EvergrantWillMissExpiry"),
         passing=("not_refreshing",),
     ),
     Case(
@@ -377,7 +504,7 @@ CASES = (
         "Every worker is killed",
         killed("worker"),
         kind="worker_dead",
-        says="no worker is alive",
+        says="no worker is alive: nothing was heard of this one since",
         doctor="no worker is alive",
         metrics=("evergrant_workers == 0",),
         alerts=("EvergrantNoWorkers", *NOTHING_GOES_ON),
@@ -398,11 +525,30 @@ CASES = (
         "Beat is killed",
         killed("beat"),
         kind="beat_dead",
-        says="no beat is alive",
+        says="no beat is alive: nothing was heard of this one since",
         doctor="no beat is alive",
         metrics=("evergrant_last_sweep_timestamp_seconds < -30",),
         alerts=NOTHING_GOES_ON,
         passing=("not_refreshing",),
+    ),
+    Case(
+        "beat_stopped",
+        "Beat is stopped, and none started",
+        stopped("beat"),
+        kind="not_refreshing",
+        says="nobody refreshes its grants (no beat is alive",
+        doctor="no beat is alive",
+        metrics=("evergrant_last_sweep_timestamp_seconds < -30",),
+        alerts=NOTHING_GOES_ON,
+    ),
+    Case(
+        "other_broker",
+        "Beat uses another broker than the workers",
+        other_broker,
+        kind="not_refreshing",
+        says="nobody refreshes its grants (no worker has asked for its grants",
+        metrics=("evergrant_last_sweep_timestamp_seconds < -30",),
+        alerts=NOTHING_GOES_ON,
     ),
     Case(
         "no_web",
@@ -442,13 +588,31 @@ CASES = (
         events=("webhook.disabled",),
     ),
     Case(
+        "receiver_away_for_days",
+        "The receiver of a webhook takes nothing for five days",
+        receiver_away_for_days,
+        kind="webhook_disabled",
+        says="took nothing for five days",
+        doctor="took nothing for five days",
+        events=("webhook.disabled",),
+        passing=("webhook_failing",),
+    ),
+    Case(
+        "events_cut",
+        "The stream is cut while no worker delivers its events",
+        events_cut,
+        kind="webhook_missed",
+        says="was not told of",
+        needs_a_person=False,
+    ),
+    Case(
         "about_to_end",
         "A grant is three days from its absolute limit",
         about_to_end,
         kind="grant_expiring",
         says="comes to an end that no refresh can move",
         events=("grant.expiring",),
-        settings=(("EVERGRANT_CLIENTS__BUDDY__ABSOLUTE_LIFETIME_SECONDS", str(365 * DAY)),),
+        settings=ABSOLUTE,
     ),
     Case(
         "clock_back",

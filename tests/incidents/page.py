@@ -44,8 +44,10 @@ def main(rows: Path) -> None:
 
 def _cells(case: Case, row: dict[str, Any]) -> Iterator[str]:
     yield case.what
-    mark = "! " if case.needs_a_person else "- "
-    yield _after(row["status"], f"`{mark}{case.says}`")
+    words = [case.says, *(each for _, each in case.also)]
+    told = zip([row["status"], *row["also"]], words, strict=True)
+    in_time = sorted((each for each in told if each[0]), key=lambda each: each[0][0])
+    yield "<br>".join(_after(line, f"`{line[1][0]} {said}`") for line, said in in_time) or "-"
     yield _after(row["doctor"], f"`{case.doctor}`")
     yield _after(row["console"], "the same")
     yield "<br>".join(_after(told, _metric(told)) for told in row["metrics"]) or "-"

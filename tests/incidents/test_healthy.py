@@ -52,7 +52,7 @@ def test_restarts_and_an_import_of_old_lines_concern_nobody(
     fired = alerts_on(said.scrapes, began_at, promtool, tmp_path, lasts_seconds=0)
     refreshed = fleet.live.refreshed()
 
-    kinds = {kind: round(found.at - began) for kind, found in said.incidents.items()}
+    kinds = {found.kind: round(found.at - began) for found in reversed(said.incidents)}
     sys.stdout.write(
         f"\n{time.monotonic() - began:.0f} s, {restarts} rolling restarts, {OLD_LINES} old lines, {refreshed}"
         f" refreshes; informed of {kinds}\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.incidents.alerts import alerts_on
-from tests.incidents.faces import Looking, Said, events_of
+from tests.incidents.faces import Incident, Looking, Said, events_of
 from tests.incidents.fleet import SmallFleet
 from tests.incidents.incidents import CASES, Case
 from tests.support.scrape import Series
@@ -37,6 +37,7 @@ class Row:
     name: str
     status: Told = None
     exit_code: int = 0
+    also: list[Told] = field(default_factory=list)
     doctor: Told = None
     console: Told = None
     metrics: list[Told] = field(default_factory=list)
@@ -55,7 +56,7 @@ def test_every_face_says_what_it_must_of_an_incident_and_nothing_else(
     with Looking(fleet) as said:
         fleet.live.wait_until(lambda: bool(said.scrapes), "the first scrape")
         time.sleep(BEFORE_SECONDS)
-        before = dict(said.incidents)
+        before = list(said.incidents)
         began, began_at = time.monotonic(), time.time()
         with case.provoke(fleet):
             while time.monotonic() - began < MOST_SECONDS and not (
@@ -67,7 +68,7 @@ def test_every_face_says_what_it_must_of_an_incident_and_nothing_else(
             row.seconds = time.monotonic() - began
             scrapes = list(said.scrapes)  # those to come are of a fleet out of trouble
     row.alerts = alerts_on(scrapes, began_at, promtool, tmp_path)
-    row.wrong = [*(f"said before: {kind}" for kind in before), *_wrong(case, row, said)]
+    row.wrong = [*(f"said before: {found.kind}" for found in before), *_wrong(case, row, said)]
     if ROWS:
         (Path(ROWS) / f"{case.name}.json").write_text(json.dumps(asdict(row)))
 
@@ -76,10 +77,11 @@ def test_every_face_says_what_it_must_of_an_incident_and_nothing_else(
 
 def _row(fleet: SmallFleet, case: Case, said: Said, began: float, began_at: float) -> Row:
     row = Row(case.name)
-    found = said.incidents.get(case.kind)
-    if found is not None and case.says in found.problem:
+    if found := _incident(said, case.kind, case.says):
         row.exit_code = found.exit_code
         row.status = _first(said.status, case.says, began)
+    for kind, words in case.also:
+        row.also.append(_first(said.status, words, began) if _incident(said, kind, words) else None)
     row.doctor = _first(said.doctor, case.doctor, began) if case.doctor else None
     shown = case.says[1:] if case.console is None else case.console  # a sentence begins with a capital
     row.console = _first(said.console, shown, began) if shown else None
@@ -102,6 +104,9 @@ def _missing(case: Case, row: Row) -> Iterator[str]:
         yield f"status does not say {case.kind}: {case.says}"
     if case.kind and row.console is None and case.console != "":
         yield f"the console does not say {case.says}"
+    for (kind, words), told in zip(case.also, row.also, strict=True):
+        if told is None:
+            yield f"status does not say {kind}: {words}"
     if case.doctor and row.doctor is None:
         yield f"doctor does not say {case.doctor}"
     for metric, told in zip(case.metrics, row.metrics, strict=True):
@@ -113,16 +118,23 @@ def _missing(case: Case, row: Row) -> Iterator[str]:
 
 def _wrong(case: Case, row: Row, said: Said) -> Iterator[str]:
     yield from _missing(case, row)
-    for kind in said.incidents.keys() - {case.kind, *case.passing}:
-        yield f"status says {kind}: {said.incidents[kind].problem}"
-    if case.kind in said.incidents and said.incidents[case.kind].needs_a_person != case.needs_a_person:
-        yield f"whether a person is needed is said wrong: {said.incidents[case.kind].needs_a_person}"
+    expected = {case.kind, *(kind for kind, _ in case.also), *case.passing}
+    for found in said.incidents:
+        if found.kind not in expected:
+            yield f"status says {found.kind}: {found.problem}"
+    if (main := _incident(said, case.kind, case.says)) and main.needs_a_person != case.needs_a_person:
+        yield f"whether a person is needed is said wrong: {main.needs_a_person}"
     for event in sorted(row.events.keys() - set(case.events)):
         yield f"an event {event}"
     for alert in sorted(row.alerts.keys() ^ set(case.alerts)):
         yield f"alert {alert}: {'fires' if alert in row.alerts else 'does not fire'}"
     if row.doctor is None and not case.doctor:
         yield from (f"doctor says {line}" for _, line in said.doctor if line.startswith("bad"))
+
+
+def _incident(said: Said, kind: str, words: str) -> Incident | None:
+    """The first incident of a kind whose problem has these words."""
+    return next((each for each in list(said.incidents) if each.kind == kind and words in each.problem), None)
 
 
 def _first(said: list[tuple[float, str]], words: str, began: float) -> Told:

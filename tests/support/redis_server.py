@@ -4,7 +4,7 @@ import importlib.util
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,24 +40,33 @@ class RedisServer:
         socket: where it answers.
         data: its working directory.
         operator: a connection to it.
+        restart: it, with all that it has and these options besides.
     """
 
     socket: Path
     data: Path
     operator: redis.Redis
+    restart: Callable[..., None]
 
 
 @contextmanager
 def running(name: str) -> Iterator[RedisServer]:
     """A server for as long as the block lasts."""
     binary = binary_of(name)
-    with directory_for_sockets() as home:
-        valkey = start_valkey(home, binary=binary, save="86400 1000000")
-        try:
-            with redis.Redis(unix_socket_path=str(valkey.socket)) as operator:
-                yield RedisServer(valkey.socket, home, operator)
-        finally:
-            valkey.kill()
+    with directory_for_sockets() as home, ExitStack() as running_ones:
+
+        def start(**options: str) -> Path:
+            valkey = start_valkey(home, binary=binary, save="86400 1000000", **options)
+            running_ones.callback(valkey.kill)
+            return valkey.socket
+
+        def restart(**options: str) -> None:
+            operator.save()
+            running_ones.close()
+            start(**options)
+
+        with redis.Redis(unix_socket_path=str(start())) as operator:
+            yield RedisServer(home / "s", home, operator, restart)
 
 
 def _answers(operator: redis.Redis) -> bool:
