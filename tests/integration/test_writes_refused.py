@@ -109,6 +109,33 @@ async def test_a_record_that_cannot_be_read_is_told_from_a_server_that_takes_no_
     await redis.delete(*(f"{prefix}grant:{name}" for name in ("no-record", "cut", "list")))
 
 
+@pytest.mark.parametrize(("share", "is_told"), [(0.8, False), (0.93, True), (None, False)])
+async def test_a_server_that_is_nearly_full_is_named_before_it_refuses_writes(
+    report: Callable[[], Awaitable[Report]],
+    seed: Seed,
+    server: RedisServer,
+    share: float | None,
+    is_told: bool,  # noqa: FBT001 pytest passes it by name
+) -> None:
+    await seed("one")
+    used = (
+        server.operator.info("memory")["used_memory"] + 50_000_000
+    )  # what one more client takes, is little of it
+    server.operator.setrange("filler", 50_000_000, b"0")
+    server.operator.config_set("maxmemory", 0 if share is None else int(used / share))
+
+    incidents = (await report()).incidents
+
+    server.operator.config_set("maxmemory", 0)
+    server.operator.delete("filler")
+    assert [incident.kind for incident in incidents] == ["store_nearly_full"] * is_told
+    if is_told:
+        assert incidents[0].problem in (
+            "Redis has used 93% of its maxmemory",
+            "Redis has used 94% of its maxmemory",
+        )
+
+
 # The answers of that time
 
 

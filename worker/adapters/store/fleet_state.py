@@ -8,7 +8,7 @@ import msgpack
 from redis.exceptions import ResponseError
 
 from worker.adapters.store.errors import described
-from worker.adapters.store.reads import Reads
+from worker.adapters.store.reads import Reads, read_memory
 from worker.adapters.store.registry import instant_of, read_grants
 from worker.adapters.store.scripts import BARRIER
 from worker.adapters.store.store_clock import read_clocks, store_now
@@ -134,12 +134,14 @@ class RedisFleetState:
         ends_at, jumped_at, jumped_by = await self._redis.hmget(
             self._key("epoch"), ("ends_at", "jumped_at", "jumped_by")
         )
+        used, limit = await read_memory(self._redis)
         return Workers(
             alive=len(alive),
             able=sum(owner.encode() not in troubles for owner in alive),
             troubles={owner.decode(): text.decode() for owner, text in troubles.items() if owner in seen},
             recovering_until=int(ends_at) if ends_at is not None and int(ends_at) > now else None,
             refusal=await self._refusal(),
+            memory_share=used / limit if used and limit else None,
             clock_jump=ClockJump(int(jumped_at), int(jumped_by), ahead_ms) if jumped_at else None,
             untaken=sorted({name for owner in seen for name in msgpack.unpackb(untaken.get(owner, EMPTY))}),
             heard=heard,

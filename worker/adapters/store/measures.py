@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
-
 from worker.adapters.store import signatures
 from worker.adapters.store.fleet_state import ALIVE_SECONDS
-from worker.adapters.store.reads import Reads
+from worker.adapters.store.reads import Reads, read_memory
 from worker.adapters.store.store_clock import store_now
 from worker.core.grant import Status
 from worker.core.measures import ClientMeasures, FleetMeasures, Histogram, Spread
@@ -52,7 +50,7 @@ class RedisMeasures:
         measures = _numbers(known)
         names = sorted({*configured, *(name.decode() for name in members)})
         found = await self._survey([(name, configured.get(name, "")) for name in names], now)
-        used, limit = await self._memory()
+        used, limit = await read_memory(self._redis)
         clients = [_client(name, each) for name, each in zip(names, found, strict=True) if each is not None]
         return FleetMeasures(
             clients=clients,
@@ -76,14 +74,6 @@ class RedisMeasures:
             some = tuple(clients[begin : begin + AT_ONCE])
             found += await self._scripts.run(signatures.Survey(some, now, looked_at))
         return found
-
-    async def _memory(self) -> tuple[int | None, int | None]:
-        """How much memory the server uses, and its limit; managed servers may hide both."""
-        try:
-            info = await self._redis.info("memory")
-        except ResponseError:
-            return None, None
-        return info.get("used_memory"), info.get("maxmemory") or None
 
 
 def _client(name: str, found: Sequence[Any]) -> ClientMeasures:
