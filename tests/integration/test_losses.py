@@ -4,7 +4,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from tests.integration.journal.files import answer, reply
 from tests.support.callables import OpenMember, SealedAnswer, Seed, SeedSealed
 from tests.support.member import Member
+from worker.adapters.journal import reading
 from worker.adapters.journal.format import FIRST_LINE, framed, pack
 from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.sealing import KeyRing
@@ -66,9 +67,9 @@ async def _rotate(worker: Member, sealed_answer: SealedAnswer, grant_id: str = "
     await worker.answers.keep(sealed_answer(lease, "r1", by=worker))
 
 
-def _reading(*answers: Entry) -> Callable[[int], Iterator[Entry]]:
+def _reading(*answers: Entry) -> Callable[[int | None], Iterator[Entry]]:
     """Journals that hold these answers."""
-    return lambda _about: iter(answers)
+    return lambda _before: iter(answers)
 
 
 def _told(losses: Losses | None) -> dict[str, str]:
@@ -148,7 +149,7 @@ async def test_a_record_that_was_put_back_is_named_and_an_answer_on_its_way_is_n
 async def test_journals_are_not_read_for_a_status_without_a_reason(
     seed: Seed, registry: RedisRegistry, fleet_state: RedisFleetState, redis: Any, prefix: str
 ) -> None:
-    def unwanted(_about: int) -> Iterator[Entry]:
+    def unwanted(_before: int | None) -> Iterator[Entry]:
         raise AssertionError("the journals were read")
 
     await seed()
@@ -169,38 +170,58 @@ async def test_a_glance_at_long_journals_ends_in_time_and_says_that_there_may_be
     assert f"answers of {3 * module.AT_ONCE} grants that it lacks" in _told(thorough)["store_lost"]
 
 
-@pytest.mark.parametrize(
-    ("written_ms_after_the_change", "behind"),
-    [pytest.param(-1, 1, id="before"), pytest.param(0, 0, id="since")],
-)
-async def test_a_glance_is_at_the_answers_from_before_the_store_changed(
-    answer_of_one: Commit,
-    registry: RedisRegistry,
-    fleet_state: RedisFleetState,
-    written_ms_after_the_change: int,
-    behind: int,
+def _write(path: Path, written_at: int, *fences: int) -> None:
+    """A file of a journal."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(FIRST_LINE + b"".join(framed(pack(answer(fence))) for fence in fences))
+    os.utime(path, (written_at, written_at))
+
+
+def test_answers_from_before_an_instant_are_read_those_that_were_written_about_then_first(
+    tmp_path: Path,
 ) -> None:
-    changed_at = (await fleet_state.life()).changed_at(0)
-    journaled = replace(answer_of_one, fence=(changed_at + written_ms_after_the_change) * 1000)
-
-    losses = await find_losses(registry, fleet_state, _reading(journaled), seconds=PLENTY)
-
-    assert (losses.behind if losses else 0) == behind
-
-
-def test_files_that_were_written_about_an_instant_are_read_first(tmp_path: Path) -> None:
-    for fence, (name, written_at) in enumerate(
-        [("a/00000001", 100), ("a/00000002", 300), ("b/00000001", 210), ("b/00000002", 900)], start=1
-    ):
-        path = tmp_path / f"{name}.segment"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(FIRST_LINE + framed(pack(answer(fence))))
-        os.utime(path, (written_at, written_at))
+    _write(tmp_path / "a" / "00000001.segment", 100, 10_000_000, 90_000_000)
+    _write(tmp_path / "a" / "00000002.segment", 300, 110_000_000, 290_000_000)
+    _write(tmp_path / "b" / "00000001.segment", 210, 20_000_000, 210_000_000)
     journals = JournalsOnDisk(tmp_path)
 
-    assert [entry.fence for entry in journals.entries()] == [1, 2, 3, 4]
-    assert [entry.fence for entry in journals.entries(about=250_000)] == [3, 2, 1, 4]
-    assert [entry.fence for entry in journals.entries(about=1_000_000)] == [4, 2, 3, 1]
+    def seconds(before: int | None) -> list[int]:
+        return [entry.fence // 1_000_000 for entry in journals.entries(before)]
+
+    assert seconds(None) == [10, 90, 110, 290, 20, 210]
+    assert seconds(250_000) == [20, 210, 110, 10, 90]
+    assert seconds(110_000) == [10, 90, 20]
+    assert seconds(20_000) == [10]
+
+
+def test_a_file_that_began_later_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "a" / "00000001.segment", 100, 100_000_000)
+
+    def unwanted(_path: Path) -> Never:
+        raise AssertionError("the whole file was read")
+
+    monkeypatch.setattr(reading, "read_file", unwanted)
+
+    assert list(JournalsOnDisk(tmp_path).entries(100_000)) == []
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_glance_is_at_the_answers_from_before_the_store_last_may_have_lost_some(
+    registry: RedisRegistry, fleet_state: RedisFleetState, redis: Any, prefix: str
+) -> None:
+    await redis.sadd(f"{prefix}clients", "acme")
+    life = await fleet_state.life()
+    asked: list[int | None] = []
+
+    def journals(before: int | None) -> Iterator[Entry]:
+        asked.append(before)
+        return iter(())
+
+    await find_losses(registry, fleet_state, journals, seconds=PLENTY)
+    await find_losses(registry, fleet_state, journals, seconds=None)
+
+    assert life.began_at is not None
+    assert asked == [max(life.began_at, life.epoch or 0), None]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +24,11 @@ from tests.support.redis_server import (
     trouble,
 )
 from tests.support.waiting import PATIENCE_SECONDS, until
+from worker.adapters.journal.reading import JournalsOnDisk
 from worker.adapters.sealing import KeyRing
 from worker.adapters.store.errors import described
 from worker.adapters.store.fleet_state import RedisFleetState
+from worker.adapters.store.measures import RedisMeasures
 from worker.adapters.store.redis_store import RedisStore
 from worker.adapters.store.registry import RedisRegistry
 from worker.adapters.store.replies import RedisReplies
@@ -33,10 +36,12 @@ from worker.adapters.store.scripts import Scripts
 from worker.adapters.store.signatures import PauseGrant
 from worker.core.ports import StoreRefusedError, StoreUnavailableError, WritesRefusedError
 from worker.core.providers import Client
+from worker.fleet import losses
 from worker.fleet.report import Report, report_on
 from worker.sandbox.client import Sandbox
 
 IN_FLIGHT = 10
+MINUTE_MS = 60_000
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -109,6 +114,33 @@ async def test_a_record_that_cannot_be_read_is_told_from_a_server_that_takes_no_
     await redis.delete(*(f"{prefix}grant:{name}" for name in ("no-record", "cut", "list")))
 
 
+@pytest.mark.parametrize(("share", "is_told"), [(0.8, False), (0.93, True), (None, False)])
+async def test_a_server_that_is_nearly_full_is_named_before_it_refuses_writes(
+    report: Callable[[], Awaitable[Report]],
+    seed: Seed,
+    server: RedisServer,
+    share: float | None,
+    is_told: bool,  # noqa: FBT001 pytest passes it by name
+) -> None:
+    await seed("one")
+    used = (
+        server.operator.info("memory")["used_memory"] + 50_000_000
+    )  # what one more client takes, is little of it
+    server.operator.setrange("filler", 50_000_000, b"0")
+    server.operator.config_set("maxmemory", 0 if share is None else int(used / share))
+
+    incidents = (await report()).incidents
+
+    server.operator.config_set("maxmemory", 0)
+    server.operator.delete("filler")
+    assert [incident.kind for incident in incidents] == ["store_nearly_full"] * is_told
+    if is_told:
+        assert incidents[0].problem in (
+            "Redis has used 93% of its maxmemory",
+            "Redis has used 94% of its maxmemory",
+        )
+
+
 # The answers of that time
 
 
@@ -163,6 +195,7 @@ async def test_what_is_answered_while_the_server_refuses_writes_is_stored_afterw
 
     assert incident.kind == "store_refuses_writes"
     assert re.match(f"Redis refuses writes: {words}", incident.problem)
+    assert not incident.problem.endswith("."), "it becomes part of a sentence"
     assert incident.needs_a_person
     assert _named(logs) == 1
     assert await rotated() == len(ids)
@@ -180,9 +213,16 @@ async def test_an_answer_that_the_store_fails_at_is_shown_until_it_is_taken(
     enroll: Enroll,
     sandbox: Sandbox,
     report: Callable[[], Awaitable[Report]],
+    registry: RedisRegistry,
+    fleet_state: RedisFleetState,
+    scripts: Scripts,
+    journals: Path,
     redis: Any,
     prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(losses, "ON_ITS_WAY_MS", -MINUTE_MS)
+    measures = RedisMeasures(redis, scripts, prefix)
     clients = configure(sandbox.token_url)
     (grant,) = await enroll(sandbox, clients)
     member = await open_member(clients)
@@ -192,20 +232,20 @@ async def test_an_answer_that_the_store_fails_at_is_shown_until_it_is_taken(
         await member.refresher.drain("", lambda: False)
         await until_equal(lambda: member.answers.set_aside, [grant.id])
 
-        async def kinds() -> list[tuple[str, str]]:
-            await redis.hset(f"{prefix}client:acme", "refreshed", 0)  # for `status`, which reads it too
-            incidents = (await report()).incidents
-            await redis.hset(f"{prefix}client:acme", "refreshed", "no number")
-            return [(incident.kind, incident.subject) for incident in incidents]
-
         await member.membership.beat()
-        assert await kinds() == [("answer_untaken", grant.id)]
+        incidents = (await report()).incidents
+        assert [(incident.kind, incident.subject) for incident in incidents] == [("answer_untaken", grant.id)]
+        measured = await measures.read({})
+        assert (measured.untaken, measured.clients, measured.unread_clients) == (1, [], 1)
+        entries = JournalsOnDisk(journals).entries
+        assert await losses.find_losses(registry, fleet_state, entries, seconds=None) is None
         await redis.hset(f"{prefix}client:acme", "refreshed", 0)
 
-        async def incidents() -> list[Any]:
+        async def all_incidents() -> list[Any]:
             return list((await report()).incidents)
 
-        await until_equal(incidents, [])
+        await until_equal(all_incidents, [])
+        assert (await measures.read({})).untaken == 0
 
 
 def test_a_code_that_the_client_library_takes_out_of_an_error_is_shown_all_the_same() -> None:

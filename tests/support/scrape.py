@@ -48,6 +48,7 @@ def everything() -> Sequence[Metric]:
         workers=1,
         swept_at=1,
         unreadable=0,
+        untaken=0,
         unsealed={"k1": 1},
         memory_used=1,
         memory_limit=1,

@@ -155,6 +155,11 @@ def _of_the_fleet(measures: FleetMeasures) -> "Iterator[Metric]":
             measures.unreadable,
         ),
         (
+            "evergrant_answers_untaken",
+            "Grants whose new tokens the store fails to take; a worker's journal has them.",
+            measures.untaken,
+        ),
+        (
             "evergrant_clients_unreadable",
             "Clients of which something in the store cannot be read: they are missing here.",
             measures.unread_clients,

@@ -130,8 +130,8 @@ def run(work: "Callable[[Runtime], Awaitable[T]]") -> T:
         raise CommandError(line, UNREACHABLE) from None
 
 
-def journaled_entries(runtime: "Runtime", about: int | None = None) -> "Iterator[Entry]":
-    """Every answer in this machine's journals; with an instant, in Unix ms, those written about it first.
+def journaled_entries(runtime: "Runtime", before: int | None = None) -> "Iterator[Entry]":
+    """Every answer in this machine's journals; with an instant, in Unix ms, those from before it.
 
     Raises:
         CommandError: they cannot be read.
@@ -139,7 +139,7 @@ def journaled_entries(runtime: "Runtime", about: int | None = None) -> "Iterator
     from worker.core.ports import JournalError
 
     try:
-        yield from runtime.journals.entries(about)
+        yield from runtime.journals.entries(before)
     except JournalError as problem:
         raise CommandError(str(problem), BAD_STATE) from None
 

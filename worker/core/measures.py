@@ -169,6 +169,7 @@ class FleetMeasures:
         workers: processes that run refresh tasks.
         swept_at: when a sweep last looked for due grants, Unix ms; `None` for never.
         unreadable: grants whose records could not be read.
+        untaken: grants whose answers the store fails at; each process names up to 20.
         unsealed: attempts for which a key was missing, by the key's id.
         memory_used: of the store's server, bytes; `None` where it does not say.
         memory_limit: the same; `None` where it has none.
@@ -182,6 +183,7 @@ class FleetMeasures:
     workers: int
     swept_at: int | None
     unreadable: int
+    untaken: int
     unsealed: Mapping[str, int]
     memory_used: int | None = None
     memory_limit: int | None = None

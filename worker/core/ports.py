@@ -560,11 +560,11 @@ class AbandonedJournal(Protocol):
 class Journals(Protocol):
     """The journals of all processes in one data directory, to be read."""
 
-    def entries(self, about: int | None = None) -> Iterator[Entry]:
+    def entries(self, before: int | None = None) -> Iterator[Entry]:
         """Each answer in them, those of one file in the order they were written. Blocks.
 
         Args:
-            about: files last written about this instant, in Unix ms, come first; `None` for the oldest first.
+            before: only those whose lease began before this instant, in Unix ms, the latest files first.
 
         Raises:
             JournalError: the directory cannot be read.

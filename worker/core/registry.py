@@ -151,6 +151,8 @@ class Workers:
         troubles: why some of them claim nothing, by process.
         recovering_until: when the store's recovery is over at the latest; `None` where it is not recovering.
         refusal: why the store takes no writes, with the server's code; empty where it takes them.
+        memory_share: how much of its memory the store uses, from 0 to 1; `None` where it has no limit, or
+            does not say.
         untaken: the grants whose answers the store fails at.
         clock_jump: how the server's clock was last set; `None` where it never was.
     """
@@ -160,6 +162,7 @@ class Workers:
     troubles: Mapping[str, str]
     recovering_until: int | None
     refusal: str = ""
+    memory_share: float | None = None
     untaken: Sequence[str] = ()
     clock_jump: ClockJump | None = None
     heard: Mapping[str, int] = field(default_factory=dict)

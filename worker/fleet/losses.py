@@ -8,8 +8,8 @@ Rules:
 - A record that is behind an answer of the last moments is not: that answer is on its way.
 - A kept reply counts by the pair that was presented: a store with an older one has lost that.
 - Long journals take a while to read, so `evergrant status` only glances: while there is reason to (the store
-  is empty, began lately, or has lately recovered), for `GLANCE_SECONDS`, at the answers from before that.
-  Files written about then come first: they have most of what may be lost. `evergrant doctor` reads all.
+  is empty, began lately, or has lately recovered), for `GLANCE_SECONDS`, at the answers from before that, the
+  latest first: they have most of what may be lost. `evergrant doctor` reads all.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ def is_worth_a_look(life: StoreLife, now: int) -> bool:
 async def find_losses(
     registry: Registry,
     fleet_state: FleetState,
-    journaled: Callable[[int], Iterable[Entry]],
+    journaled: Callable[[int | None], Iterable[Entry]],
     *,
     seconds: float | None,
 ) -> Losses | None:
@@ -79,7 +79,7 @@ async def find_losses(
     Args:
         registry: the grants.
         fleet_state: knows the life of the store.
-        journaled: reads the answers in this machine's journals, those written about an instant first.
+        journaled: reads the answers in this machine's journals, all or those from before an instant.
         seconds: only glance: read nothing without a reason to, and for so long those from before it.
             Comparing what was read takes about as long again. `None` reads all, however long it takes.
     """
@@ -91,9 +91,7 @@ async def find_losses(
     else:
         return None
     # In a thread: a long journal takes seconds to read, and a service goes on meanwhile.
-    newest, is_all = await asyncio.to_thread(
-        lambda: _newest_of_each(journaled(now if before is None else before), before, ends_at)
-    )
+    newest, is_all = await asyncio.to_thread(lambda: _newest_of_each(journaled(before), ends_at))
     missing = behind = 0
     ids = iter(newest)
     while group := list(islice(ids, AT_ONCE)):
@@ -104,22 +102,17 @@ async def find_losses(
             else:
                 is_settled = known.issued_at <= now - ON_ITS_WAY_MS
                 behind += is_settled and isinstance(stored, Grant) and known.is_ahead_of(stored)
+    if behind and (await fleet_state.workers()).untaken:
+        behind = 0  # the store fails at those answers, and `report_on` says that
     return Losses(life, missing, behind, is_all) if missing or behind else None
 
 
-def _newest_of_each(
-    entries: Iterable[Entry], before: int | None, ends_at: float | None
-) -> tuple[dict[str, _Newest], bool]:
-    """The newest answer of each grant, of those from before an instant, as far as there is time to read.
-
-    Returns them, and whether all were read.
-    """
+def _newest_of_each(entries: Iterable[Entry], ends_at: float | None) -> tuple[dict[str, _Newest], bool]:
+    """The newest answer of each grant, as far as there is time to read, and whether all were read."""
     newest: dict[str, _Newest] = {}
     for number, entry in enumerate(entries):
         if ends_at is not None and number and number % AT_ONCE == 0 and time.monotonic() >= ends_at:
             return newest, False
-        if before is not None and entry.fence >= before * 1000:
-            continue
         grant = entry.change.grant
         known = newest.get(grant.id)
         if known is None or known.fence < entry.fence:

@@ -35,6 +35,7 @@ KeyOf = Callable[[bytes], str]
 MOST_NAMED: Final = 20
 MOST_COUNTED: Final = 1_000  # grants whose key is missing
 JUMP_TOLD_MS: Final = 86_400_000
+NEARLY_FULL: Final = 0.9  # of the store's memory: the alert's share
 AHEAD_TOLD_MS: Final = 5_000  # as much as `evergrant doctor` lets pass between two machines
 CLOSE_MS: Final = 1_800_000  # an outage this near to an expiry is worth waking a person
 
@@ -186,7 +187,7 @@ async def report_on(
     clients = await fleet_state.of_clients(names, unreadable=unreadable.append)
     troubled = await registry.needing_attention(MOST_NAMED, unreadable=unreadable.append)
     workers = await fleet_state.workers()
-    incidents = [of_store(workers.refusal)] if workers.refusal else []
+    incidents = list(_of_store_now(workers))
     incidents += [] if losses is None else of_losses(losses)
     incidents += of_clock(workers.clock_jump, now)
     incidents += _of_dead_processes(workers, clients, now)
@@ -426,6 +427,20 @@ def _ahead(at: int | None, now: int) -> int | None:
 
 def _in(at: int | None, now: int) -> str:
     return "is due" if at is None or at <= now else f"in {(at - now) // 1000} s"
+
+
+def _of_store_now(workers: Workers) -> Iterator[Incident]:
+    if workers.refusal:
+        yield of_store(workers.refusal)
+    elif workers.memory_share is not None and workers.memory_share > NEARLY_FULL:
+        yield Incident(
+            "store_nearly_full",
+            "the store",
+            f"Redis has used {workers.memory_share:.0%} of its maxmemory",
+            None,
+            "Raise maxmemory, or make room: when it is full it takes no writes, and nothing is refreshed.",
+            needs_a_person=False,
+        )
 
 
 def of_store(refusal: str) -> Incident:

@@ -51,6 +51,7 @@ KIND_VERSION: Final = 1  # of each of these
 FIRST_LINE: Final = b"evergrant journal 1\n"
 MARK: Final = b"\xf5\x9eGj"  # begins with a byte that UTF-8 never has
 BLOCK_BYTES: Final = 4096
+FIRST_BYTES: Final = 64 * 1024  # of a file, in which its first answer is sought
 
 _GRANT_FIELDS: Final = tuple(field.name for field in fields(Grant))
 _grant_values = attrgetter(*_GRANT_FIELDS)
@@ -275,6 +276,19 @@ def read_on(path: Path, begin: int) -> tuple[list[Entry], int]:
     return entries, end
 
 
+def first_in(path: Path) -> Entry | None:
+    """The first answer of a file that this release can read; `None` where its beginning has none."""
+    try:
+        content = _content(path, most=FIRST_BYTES)
+    except OSError:
+        return None
+    for _, entry in entries_in(content):
+        if entry is not None:
+            with contextlib.suppress(UnknownEntryError):
+                return unpack(entry)
+    return None
+
+
 def last_of_each_grant(entries: Iterable[Entry]) -> list[Entry]:
     """For each grant the commit with the highest fence, of two with one the later; and everything else.
 
@@ -412,14 +426,15 @@ def _is_blank(content: bytes) -> bool:
     return content.count(0) == len(content)
 
 
-def _content(path: Path, begin: int = 0, *, whole: bool = True) -> bytes:
+def _content(path: Path, begin: int = 0, *, whole: bool = True, most: int | None = None) -> bytes:
     """A file's bytes; a block that the disk cannot read comes as zeros, so that it costs no other.
 
-    Not `whole`, it ends before the first block of zeros.
+    Not `whole`, it ends before the first block of zeros; it has no more bytes than `most`.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(descriptor).st_size
+        size = size if most is None else min(size, begin + most)
         blocks: Iterator[bytes] = (
             _block(descriptor, offset, size) for offset in range(begin, size, BLOCK_BYTES)
         )

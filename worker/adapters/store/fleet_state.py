@@ -1,4 +1,8 @@
-"""Reads the state of clients, token endpoints and processes, which the scripts keep."""
+"""Reads the state of clients, token endpoints and processes, which the scripts keep.
+
+A field of a client that was damaged, so that it holds no number, counts as absent: what needs it fails by its
+own name, and the rest of the fleet is still to be seen.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +12,7 @@ import msgpack
 from redis.exceptions import ResponseError
 
 from worker.adapters.store.errors import described
-from worker.adapters.store.reads import Reads
+from worker.adapters.store.reads import Reads, read_memory
 from worker.adapters.store.registry import instant_of, read_grants
 from worker.adapters.store.scripts import BARRIER
 from worker.adapters.store.store_clock import read_clocks, store_now
@@ -134,14 +138,16 @@ class RedisFleetState:
         ends_at, jumped_at, jumped_by = await self._redis.hmget(
             self._key("epoch"), ("ends_at", "jumped_at", "jumped_by")
         )
+        used, limit = await read_memory(self._redis)
         return Workers(
             alive=len(alive),
             able=sum(owner.encode() not in troubles for owner in alive),
             troubles={owner.decode(): text.decode() for owner, text in troubles.items() if owner in seen},
             recovering_until=int(ends_at) if ends_at is not None and int(ends_at) > now else None,
             refusal=await self._refusal(),
+            memory_share=used / limit if used and limit else None,
             clock_jump=ClockJump(int(jumped_at), int(jumped_by), ahead_ms) if jumped_at else None,
-            untaken=sorted({name for owner in seen for name in msgpack.unpackb(untaken.get(owner, EMPTY))}),
+            untaken=untaken_in(untaken, seen),
             heard=heard,
             beats=beats,
         )
@@ -156,7 +162,7 @@ class RedisFleetState:
         try:
             await self._redis.set(self._key(BARRIER), "")
         except ResponseError as problem:
-            return described(problem)
+            return described(problem).rstrip(".")  # it becomes part of a sentence
         return ""
 
     async def _texts_of(self, keys: Sequence[str], fields: Sequence[str]) -> list[dict[str, str]]:
@@ -191,14 +197,19 @@ def _state(
         endpoint_probe_at=_number(endpoint.get("probe_at")),
         throttled_until=_number(text.get("throttled_until")),
         claimed_at=_number(text.get("claimed_at")),
-        grants={status: int(text.get(f"grants:{status}", "0")) for status in Status},
+        grants={status: _number(text.get(f"grants:{status}")) or 0 for status in Status},
         due=due,
         next_due_at=instant_of(first[0][1]) if first else None,
         soonest_expiry_at=soonest_expiry_at,
-        refreshed=int(text.get("refreshed", "0")),
-        late=int(text.get("late", "0")),
+        refreshed=_number(text.get("refreshed")) or 0,
+        late=_number(text.get("late")) or 0,
     )
 
 
 def _number(text: str | None) -> int | None:
-    return None if text is None else int(text)
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def untaken_in(packed: Mapping[bytes, bytes], seen: Sequence[bytes]) -> list[str]:
+    """The grants whose answers the store fails at, as the processes that were seen lately say it."""
+    return sorted({name for owner in seen for name in msgpack.unpackb(packed.get(owner, EMPTY))})

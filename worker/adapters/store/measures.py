@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
-
 from worker.adapters.store import signatures
-from worker.adapters.store.fleet_state import ALIVE_SECONDS
-from worker.adapters.store.reads import Reads
+from worker.adapters.store.fleet_state import ALIVE_SECONDS, SEEN_LATELY_SECONDS, untaken_in
+from worker.adapters.store.reads import Reads, read_memory
 from worker.adapters.store.store_clock import store_now
 from worker.core.grant import Status
 from worker.core.measures import ClientMeasures, FleetMeasures, Histogram, Spread
@@ -41,19 +39,23 @@ class RedisMeasures:
     async def read(self, configured: Mapping[str, str]) -> FleetMeasures:
         """All of it, of every client that is configured or ever had a grant."""
         now = await store_now(self._redis, self._prefix)
-        members, known, workers, unreadable = await self._redis.together(
+        lately = now - SEEN_LATELY_SECONDS * 1000
+        members, known, workers, unreadable, seen, untaken = await self._redis.together(
             [
                 ("smembers", (self._prefix + "clients",), {}),
                 ("hgetall", (self._prefix + "measures",), {}),
                 ("zcount", (self._prefix + "workers", now - ALIVE_SECONDS * 1000, "+inf"), {}),
                 ("scard", (self._prefix + "unreadable",), {}),
+                ("zrangebyscore", (self._prefix + "processes", lately, "+inf"), {}),
+                ("hgetall", (self._prefix + "untaken",), {}),
             ]
         )
         measures = _numbers(known)
         names = sorted({*configured, *(name.decode() for name in members)})
         found = await self._survey([(name, configured.get(name, "")) for name in names], now)
-        used, limit = await self._memory()
-        clients = [_client(name, each) for name, each in zip(names, found, strict=True) if each is not None]
+        used, limit = await read_memory(self._redis)
+        surveyed = [_client(name, each) for name, each in zip(names, found, strict=True)]
+        clients = [client for client in surveyed if client is not None]
         return FleetMeasures(
             clients=clients,
             unread_clients=len(names) - len(clients),
@@ -63,6 +65,7 @@ class RedisMeasures:
             workers=workers,
             swept_at=measures.get("swept_at"),
             unreadable=unreadable,
+            untaken=len(untaken_in(untaken, seen)),
             unsealed=_under(measures, "unsealed"),
             memory_used=used,
             memory_limit=limit,
@@ -77,16 +80,16 @@ class RedisMeasures:
             found += await self._scripts.run(signatures.Survey(some, now, looked_at))
         return found
 
-    async def _memory(self) -> tuple[int | None, int | None]:
-        """How much memory the server uses, and its limit; managed servers may hide both."""
-        try:
-            info = await self._redis.info("memory")
-        except ResponseError:
-            return None, None
-        return info.get("used_memory"), info.get("maxmemory") or None
+
+def _client(name: str, found: Sequence[Any] | None) -> ClientMeasures | None:
+    """What the script found of a client; `None` where something of it cannot be read."""
+    try:
+        return None if found is None else _read(name, found)
+    except ValueError:  # where a number should be, there is none
+        return None
 
 
-def _client(name: str, found: Sequence[Any]) -> ClientMeasures:
+def _read(name: str, found: Sequence[Any]) -> ClientMeasures:
     state, endpoint, endpoint_state, refreshed, late, grants, counters, due, first_due, soonest = found
     counted = _numbers(dict(zip(counters[::2], counters[1::2], strict=True)))
     return ClientMeasures(

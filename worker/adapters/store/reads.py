@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.adapters.store.errors import described
@@ -37,3 +38,15 @@ class Reads:
                 raise StoreUnavailableError(described(problem)) from problem
 
         return read
+
+
+async def read_memory(redis: Any) -> tuple[int | None, int | None]:
+    """How many bytes of memory the server uses, and its limit; managed servers may hide both.
+
+    Each is `None` where the server does not say, or has no limit.
+    """
+    try:
+        info = await redis.info("memory")
+    except ResponseError:
+        return None, None
+    return info.get("used_memory"), info.get("maxmemory") or None
