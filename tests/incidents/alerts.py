@@ -1,7 +1,8 @@
 """Which alerts fire, and when: promtool's answer on what was scraped, continued as if the trouble lasted.
 
 What was scraped stands there in real time. After its end gauges stay as they were, and counters and instants
-go on as fast as they did in the last part of the recording.
+go on as fast as they did in the last part of the recording: what was on its way when the trouble began, is
+counted before that.
 """
 
 import json
@@ -119,7 +120,7 @@ def _values(name: str, steps: Scrapes, first: float, settled: int, more: int) ->
     if family.endswith(INSTANT):
         per_step = _passes(told, since)
     else:
-        per_step = _moves(told, since) if family.endswith(COUNTED) else 0.0
+        per_step = _moves(told, max(since, len(told) // 2)) if family.endswith(COUNTED) else 0.0
     yield f"{last + per_step:.3f}+{per_step:.4f}x{more}"
 
 

@@ -157,6 +157,13 @@ class SmallFleet:
         self.url = self.live.start_web()
         self.web = self.live._processes[-1]  # noqa: SLF001 the last one that was started
 
+    def restart_all(self) -> None:
+        """The worker and the HTTP service, with the settings as they are now."""
+        self.live.end(self.worker)
+        self.live.end(self.web)
+        self.worker = self.live.start_worker()
+        self.start_web()
+
     def add_webhook(self, url: str) -> str:
         """A webhook for events of every kind but refreshes that go well; returns its id."""
 

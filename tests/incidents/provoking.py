@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from tests.chaos.processes import writing_no_file
 from tests.incidents.fleet import Receiver, SmallFleet, listening
 from tests.support.faketime import ServerWithAClock
+from tests.support.live import SECRET
 from tests.support.redis_server import RedisServer, running, trouble
-from worker.core.registry import ClientState, Operation
+from worker.core.registry import Operation
 from worker.runtime.assembly import Runtime
 
 OTHER_KEY = "k2:YW5vdGhlci1zZWFsaW5nLWtleS1hbm90aGVyLWtleTE="
@@ -68,9 +69,20 @@ def to_its_end(kind: str, **options: str | float) -> Provoke:
 
 @contextmanager
 def not_confirmed(fleet: SmallFleet) -> Iterator[None]:
-    (grant,) = fleet.upcoming(1)
+    """The only grant of its client is refused: no other shows that the client is not at fault."""
+    lonely = {
+        "PROVIDER": "buddy",
+        "CLIENT_ID": "sandbox-client",
+        "CLIENT_SECRET": SECRET,
+        "TOKEN_URL": fleet.live.sandbox.token_url,
+    }
+    for name, value in lonely.items():
+        fleet.monkeypatch.setenv(f"EVERGRANT_CLIENTS__LONELY__{name}", value)
+    fleet.restart_all()
+    (line,) = fleet.live.sandbox.issue(1, prefix="lonely", client="lonely", access_seconds=120)
     with fleet.live.sandbox.fault("status", grant_type="client_credentials"):
-        fleet.live.sandbox.revoke(grant)
+        fleet.live.sandbox.revoke(line["id"])
+        fleet.live.take([json.dumps(line)])
         yield
 
 
@@ -143,7 +155,16 @@ def away(fleet: SmallFleet) -> Iterator[None]:
 def damaged(fleet: SmallFleet) -> Iterator[None]:
     assert isinstance(fleet.server, RedisServer)
     (grant,) = fleet.upcoming(1)
-    fleet.server.operator.set(f"{{evergrant}}:grant:{grant}", b"\xc1 no record")
+    fleet.server.operator.set(f"{{evergrant}}:grant:{grant}", b"no record")
+    yield
+
+
+@contextmanager
+def of_a_newer_release(fleet: SmallFleet) -> Iterator[None]:
+    """A record begins as those of all formats but the first do: worker/adapters/store/record.py."""
+    assert isinstance(fleet.server, RedisServer)
+    (grant,) = fleet.upcoming(1)
+    fleet.server.operator.set(f"{{evergrant}}:grant:{grant}", b"\xc1\x02 what a later release will write")
     yield
 
 
@@ -205,10 +226,6 @@ def restarted(fleet: SmallFleet) -> Iterator[None]:
     yield
 
 
-async def _client(runtime: Runtime) -> ClientState:
-    return await runtime.fleet_state.of_client("buddy")
-
-
 async def _workers(runtime: Runtime) -> int:
     return (await runtime.fleet_state.workers()).alive
 
@@ -244,17 +261,14 @@ def stopped(process: str) -> Provoke:
     return provoke
 
 
-def then_stopped(trouble: Provoke, state: str, is_now: str) -> Provoke:
-    """Every worker is stopped in the middle of another trouble, which is seen at its client's state."""
+def then_stopped(trouble: Provoke, event: str) -> Provoke:
+    """Every worker is stopped in the middle of another trouble, once its event was delivered."""
 
     @contextmanager
     def provoke(fleet: SmallFleet) -> Iterator[None]:
         with trouble(fleet):
             fleet.live.wait_until(
-                lambda: (
-                    getattr(fleet.live.run(lambda each: each.fleet_state.of_client("buddy")), state) == is_now
-                ),
-                is_now,
+                lambda: any(got["type"] == f"evergrant.{event}" for _, got in fleet.receiver.got), event
             )
             fleet.live.end(fleet.worker)
             yield
@@ -280,13 +294,10 @@ def too_much_due(fleet: SmallFleet) -> Iterator[None]:
 
 @contextmanager
 def no_settings(fleet: SmallFleet) -> Iterator[None]:
-    fleet.live.end(fleet.worker)
-    fleet.live.end(fleet.web)
     for name in [name for name in os.environ if name.startswith("EVERGRANT_CLIENTS__")]:
         fleet.monkeypatch.delenv(name)
     (fleet.live.secrets / "EVERGRANT_CLIENTS__BUDDY__CLIENT_SECRET").unlink()
-    fleet.live.start_worker()
-    fleet.start_web()
+    fleet.restart_all()
     yield
 
 
