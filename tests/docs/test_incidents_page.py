@@ -8,6 +8,7 @@ from tests.monitoring.test_files import NAMES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "incidents.md").read_text()
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+JSON = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ")][1:]
 
 
@@ -23,6 +24,16 @@ def test_every_incident_has_its_row_with_the_alerts_that_fire() -> None:
 
 def test_every_alert_is_provoked() -> None:
     assert {alert for case in CASES for alert in case.alerts} == set(NAMES)
+
+
+def test_every_kind_of_incident_is_provoked() -> None:
+    listed = JSON.partition("| `incident` | `subject` | it means |\n")[2].partition("\n\n")[0]
+    kinds = set(re.findall(r"^\| `(\w+)` \|", listed, re.MULTILINE))
+
+    provoked = {kind for case in CASES for kind in (case.kind, *(each for each, _ in case.also)) if kind}
+
+    assert kinds - provoked == {"store_behind"}  # doctor alone compares a store that is at rest
+    assert provoked <= kinds
 
 
 def test_every_incident_that_operations_explains_is_provoked() -> None:
