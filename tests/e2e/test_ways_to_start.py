@@ -43,6 +43,30 @@ def test_what_would_drop_answers_is_refused_at_start_with_what_to_use(
     assert "--concurrency" in line
 
 
+@pytest.mark.parametrize(("processors", "children"), [(1, 2), (None, 2), (8, 8)])
+def test_a_worker_has_a_child_for_each_processor_and_two_at_least(
+    processors: int | None, children: int, tmp_path: Path
+) -> None:
+    """So that no refresh waits for a webhook's receiver that hangs."""
+    script = f"""
+import os
+os.cpu_count = lambda: {processors}
+from worker.celery import app
+print(app.conf.worker_concurrency)
+"""
+    said = subprocess.run(  # noqa: S603 our own interpreter
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PATH": os.defpath, "HOME": str(tmp_path), "EVERGRANT_KEYS": KEY},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+
+    assert int(said.stdout) == children
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",

@@ -7,6 +7,7 @@ Rules:
   nothing more (see process.py). The hard one is longer than all that a task waits for.
 """
 
+import os
 import sys
 from functools import cache
 from typing import IO, Any, Final
@@ -18,6 +19,7 @@ from worker.runtime import timing
 from worker.runtime.connections import broker
 
 CHILD_START_SECONDS: Final = 60.0
+LEAST_CHILDREN: Final = 2  # unless `--concurrency` says less: one may be waiting for a webhook's receiver
 BROKER_HEARTBEAT_SECONDS: Final = 30.0
 BROKER_TIMEOUT_SECONDS: Final = 10.0  # so that a broker that fell silent is left and named soon
 
@@ -82,6 +84,7 @@ def configuration() -> dict[str, Any]:
         "task_soft_time_limit": timing.longest_run_seconds(chosen),
         "task_time_limit": timing.hard_limit_seconds(chosen),
         "worker_soft_shutdown_timeout": timing.in_flight_seconds(chosen),
+        "worker_concurrency": max(os.cpu_count() or 1, LEAST_CHILDREN),
         "worker_prefetch_multiplier": 1,
         "worker_consumer": "worker.runtime.celery_consumer:SteadyConsumer",
         "worker_cancel_long_running_tasks_on_connection_loss": False,
