@@ -15,15 +15,16 @@ HEAD = """<!-- Made by `make incidents`. Change tests/incidents/incidents.py, no
 
 What each face of Evergrant says of an incident, and after how long. Every row was provoked on a small real
 fleet of its own, some fleets at a time on 2 cores: Redis, a worker with two children, beat, the HTTP service,
-a receiver of webhooks and a sandbox as Buddy, with default settings, 600 grants and tokens of eight hours.
-[operations.md](operations.md#at-3-am) says what to do about each.
+a receiver of webhooks and a sandbox as Buddy, with default settings but where a row names one, 600 grants and
+tokens of eight hours. Each line that [operations.md](operations.md#at-3-am) explains has its row; there stands
+what to do about it.
 
 - `-`: this face rightly says nothing. `!` in `status`: a person must act, and `status` exits 1 (3 where Redis
   is away). What no row names was not said either: the tests fail if it is.
 - Times count from the provocation, on a busy machine. What `status` says was looked at about once a second,
   and the command run when there was news; console and metrics once a second too, `doctor` as often as it
   answers.
-- The console is its fleet page: it has the same line as `status`.
+- The console is its fleet page: it has the lines of `status`. The time is that of the row's own incident.
 - An alert's time is when it fires if the incident lasts: promtool evaluated what was scraped, continued for
   three hours.
 
@@ -47,13 +48,18 @@ def _cells(case: Case, row: dict[str, Any]) -> Iterator[str]:
     words = [case.says, *(each for _, each in case.also)]
     told = zip([row["status"], *row["also"]], words, strict=True)
     in_time = sorted((each for each in told if each[0]), key=lambda each: each[0][0])
-    yield "<br>".join(_after(line, f"`{line[1][0]} {said}`") for line, said in in_time) or "-"
+    yield "<br>".join(_after(line, f"`{_mark(line[1])} {said}`") for line, said in in_time) or "-"
     yield _after(row["doctor"], f"`{case.doctor}`")
     yield _after(row["console"], "the same")
     yield "<br>".join(_after(told, _metric(told)) for told in row["metrics"]) or "-"
     alerts = sorted(row["alerts"].items(), key=lambda each: each[1])
     yield "<br>".join(f"{name.removeprefix('Evergrant')}: {_span(at)}" for name, at in alerts) or "-"
     yield "<br>".join(f"`{name}`: {_span(at)}" for name, at in row["events"].items()) or "-"
+
+
+def _mark(line: str) -> str:
+    """Whether a person must act; a line on stderr says that Redis is away."""
+    return "-" if line.startswith("- ") else "!"
 
 
 def _after(told: list[Any] | None, text: str) -> str:
