@@ -16,8 +16,8 @@ HEAD = """<!-- Made by `make incidents`. Change tests/incidents/incidents.py, no
 What each face of Evergrant says of an incident, and after how long. Every row was provoked on a small real
 fleet of its own, some fleets at a time on 2 cores: Redis, a worker with two children, beat, the HTTP service,
 a receiver of webhooks and a sandbox as Buddy, with default settings but where a row names one, 600 grants and
-tokens of eight hours. Each line that [operations.md](operations.md#at-3-am) explains has its row; there stands
-what to do about it.
+tokens of eight hours. Each line that [operations.md](operations.md#at-3-am) explains has its row; what to do
+about it stands there.
 
 - `-`: this face rightly says nothing. `!` in `status`: a person must act, and `status` exits 1 (3 where Redis
   is away). What no row names was not said either: the tests fail if it is.
