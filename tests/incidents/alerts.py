@@ -22,6 +22,7 @@ LASTING = (
 SETTLED = 3  # scrapes after its begin, a trouble has shown how fast counters go on
 NEARLY = 0.9
 INSTANT = "_timestamp_seconds"
+NEXT_DUE = "evergrant_oldest_due_timestamp_seconds"
 COUNTED = ("_total", "_bucket", "_count", "_sum")
 ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
 FIRED = re.compile(r'\{alertname="(\w+)"[^}]*\} ([\d.E+]+)')
@@ -117,21 +118,24 @@ def _values(name: str, steps: Scrapes, first: float, settled: int, more: int) ->
     if not more or None in at_the_end or last is None:
         yield "stale"
         return
-    if family.endswith(INSTANT):
-        per_step = _passes(told, since)
+    of_late = max(since, 2 * len(told) // 3)
+    if family == NEXT_DUE and last + first >= steps[-1][0]:
+        per_step = float(STEP_SECONDS)  # it is still ahead: what is tried again in time is tried so on and on
+    elif family.endswith(INSTANT):
+        per_step = _passes(told, since, of_late)
     else:
-        per_step = _moves(told, max(since, len(told) // 2)) if family.endswith(COUNTED) else 0.0
+        per_step = _moves(told, of_late) if family.endswith(COUNTED) else 0.0
     yield f"{last + per_step:.3f}+{per_step:.4f}x{more}"
 
 
-def _passes(told: Sequence[float | None], since: int) -> float:
+def _passes(told: Sequence[float | None], since: int, of_late: int) -> float:
     """How fast an instant goes on, for each step: as fast as time where it nearly kept up.
 
     A sweep every five seconds, looked at every five, would else be minutes behind after three hours.
     """
-    of_late = _moves(told, max(since, 2 * len(told) // 3))
-    keeps_up = max(of_late, _moves(told, since)) > NEARLY * STEP_SECONDS
-    return STEP_SECONDS if keeps_up else of_late
+    lately = _moves(told, of_late)
+    keeps_up = max(lately, _moves(told, since)) > NEARLY * STEP_SECONDS
+    return STEP_SECONDS if keeps_up else lately
 
 
 def _moves(told: Sequence[float | None], since: int) -> float:

@@ -172,16 +172,24 @@ class SmallFleet:
 
         return self.live.run(make)
 
-    def import_grants(self, count: int, *, due_in: float = 0.0, every: float = DUE_EVERY_SECONDS) -> None:
+    def import_grants(self, count: int, *, every: float = DUE_EVERY_SECONDS) -> None:
         """Grants that come due one after the other from now on."""
-        lines = self.live.sandbox.issue(count, prefix=f"g{len(self.grants)}", access_seconds=TOKEN_SECONDS)
+        lines = self.lines_due(count, prefix=f"g{len(self.grants)}", every=every)
+        self.live.take(json.dumps(line) for line in lines)
+        self.grants += [line["id"] for line in lines]
+
+    def lines_due(
+        self, count: int, *, prefix: str, client: str = "buddy", every: float = DUE_EVERY_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Import lines of grants that come due one after the other from now on."""
+        order = {"prefix": prefix, "client": client}
+        lines = self.live.sandbox.issue(count, access_seconds=TOKEN_SECONDS, **order)
         now = time.time()
         for number, line in enumerate(lines):
             share = Rules().refresh_at + JITTER * jitter(line["id"])
-            at = now + due_in + every * number - share * TOKEN_SECONDS
+            at = now + every * number - share * TOKEN_SECONDS
             line["issued_at"] = datetime.fromtimestamp(at, UTC).isoformat()
-        self.live.take(json.dumps(line) for line in lines)
-        self.grants += [line["id"] for line in lines]
+        return lines
 
     def upcoming(self, count: int) -> list[str]:
         """Some grants that come due in a few seconds."""

@@ -424,6 +424,7 @@ CASES = (
         kind="not_refreshing",
         says="nobody refreshes its grants (the store is recovering until",
         needs_a_person=False,
+        alerts=("EvergrantNotRefreshing", "EvergrantWillMissExpiry"),
         passing=("store_unreachable",),
         settings=(("EVERGRANT_HTTP_TIMEOUT_SECONDS", "60"),),
     ),
@@ -518,7 +519,7 @@ CASES = (
         doctor="it claims nothing (journal:",
         metrics=("evergrant_oldest_due_timestamp_seconds{ < -10",),
         alerts=("EvergrantNotRefreshing", "EvergrantWillMissExpiry"),
-        passing=("not_refreshing",),
+        also=(("not_refreshing", "nobody refreshes its grants (no worker claims anything (journal:"),),
     ),
     Case(
         "no_worker",

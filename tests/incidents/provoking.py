@@ -79,7 +79,7 @@ def not_confirmed(fleet: SmallFleet) -> Iterator[None]:
     for name, value in lonely.items():
         fleet.monkeypatch.setenv(f"EVERGRANT_CLIENTS__LONELY__{name}", value)
     fleet.restart_all()
-    (line,) = fleet.live.sandbox.issue(1, prefix="lonely", client="lonely", access_seconds=120)
+    line = fleet.lines_due(1, prefix="lonely", client="lonely")[0]
     with fleet.live.sandbox.fault("status", grant_type="client_credentials"):
         fleet.live.sandbox.revoke(line["id"])
         fleet.live.take([json.dumps(line)])

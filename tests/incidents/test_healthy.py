@@ -57,11 +57,11 @@ def test_restarts_and_an_import_of_old_lines_concern_nobody(
         f"\n{time.monotonic() - began:.0f} s, {restarts} rolling restarts, {OLD_LINES} old lines, {refreshed}"
         f" refreshes; informed of {kinds}\n"
     )
-    assert said.urgent == []
-    assert fired == {}
-    assert [event for _, event in events_of(fleet)] == []
     assert fleet.live.told("grant.failing") == []
     assert fleet.live.told("grant.failed") == []
+    assert [event for _, event in events_of(fleet)] == []
+    assert said.urgent == []
+    assert fired == {}
     assert refreshed > OLD_LINES / 2
 
 
