@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 
 from tests.chaos.processes import writing_no_file
-from tests.incidents.fleet import Receiver, SmallFleet, listening
+from tests.incidents.fleet import GRANTS, Receiver, SmallFleet, listening
 from tests.support.faketime import ServerWithAClock
 from tests.support.live import SECRET
 from tests.support.redis_server import RedisServer, running, trouble
@@ -30,6 +30,20 @@ def wrong_secret(fleet: SmallFleet) -> Iterator[None]:
 
 def fault(kind: str, **options: str | float) -> Provoke:
     return lambda fleet: fleet.live.sandbox.fault(kind, **options)
+
+
+@contextmanager
+def hangs_for_few(fleet: SmallFleet) -> Iterator[None]:
+    """The provider hangs, and a grant is due every 20 seconds: not enough to tell at once that it is away."""
+    others = [grant for number, grant in enumerate(fleet.upcoming(GRANTS)) if number % 40]
+
+    async def pause(runtime: Runtime) -> None:
+        for grant in others:
+            await runtime.registry.operate(grant, Operation.PAUSE)
+
+    with fleet.live.sandbox.fault("hang"):
+        fleet.live.run(pause)
+        yield
 
 
 def revoked(count: int) -> Provoke:
