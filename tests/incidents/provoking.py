@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 
 from tests.chaos.processes import writing_no_file
-from tests.incidents.fleet import GRANTS, Receiver, SmallFleet, listening
+from tests.incidents.fleet import Receiver, SmallFleet, listening
 from tests.support.faketime import ServerWithAClock
 from tests.support.live import SECRET
 from tests.support.redis_server import RedisServer, running, trouble
@@ -35,7 +35,7 @@ def fault(kind: str, **options: str | float) -> Provoke:
 @contextmanager
 def hangs_for_few(fleet: SmallFleet) -> Iterator[None]:
     """The provider hangs, and a grant is due every 20 seconds: not enough to tell at once that it is away."""
-    others = [grant for number, grant in enumerate(fleet.upcoming(GRANTS)) if number % 40]
+    others = [grant for number, grant in enumerate(fleet.grants) if number % 40]
 
     async def pause(runtime: Runtime) -> None:
         for grant in others:
