@@ -120,7 +120,7 @@ def without(*names: str, **given: int) -> Provoke:
 @contextmanager
 def reply_lost(fleet: SmallFleet) -> Iterator[None]:
     (grant,) = fleet.upcoming(1)
-    with fleet.live.sandbox.fault("drop_after", grant=grant, times=1):
+    with fleet.live.sandbox.fault("drop_after", grant=grant, times=2):
         yield
 
 
