@@ -33,7 +33,7 @@ from worker.adapters.sealing import KeyRing
 from worker.adapters.store.registry import RedisRegistry
 from worker.core.grant import Grant, Status, TokenPair
 from worker.core.lifecycle import Change
-from worker.core.outcomes import AnswerKnown, Rejected
+from worker.core.outcomes import AnswerKnown, CannotUnseal, Rejected
 from worker.core.ports import Commit, Lease, StoreUnavailableError, Verdict
 from worker.core.providers import Client
 from worker.core.registry import ImportVerdict, Operation
@@ -645,3 +645,24 @@ async def test_an_answer_of_a_server_that_keeps_the_refresh_token_uses_none_up(
     await member.answers.keep(sealed_answer(lease, "r0", by=member))
 
     assert await member.answers.catch_up(lease) is None
+
+
+async def test_a_record_that_was_put_in_another_grants_place_is_not_followed_by_its_answers(
+    open_member: OpenMember,
+    configure: Configure,
+    seed_sealed: Seed,
+    lease_of: Callable[[Member], Awaitable[Lease]],
+    sealed_answer: SealedAnswer,
+    redis: Any,
+    prefix: str,
+) -> None:
+    for grant_id in ("one", "two"):
+        await seed_sealed(grant_id)
+    await redis.copy(f"{prefix}grant:one", f"{prefix}grant:two", replace=True)
+    member = await open_member(configure("http://127.0.0.1:9/token"))
+    await member.answers.keep(sealed_answer(await lease_of(member), "r1", by=member))
+    lease = await member.store.lease("two")
+    assert isinstance(lease, Lease)
+
+    assert await member.answers.catch_up(lease) is None
+    assert isinstance(await member.refresher.refresh_one(lease), CannotUnseal)

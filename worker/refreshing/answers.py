@@ -178,8 +178,8 @@ class Answers:
         grant = lease.grant
         for _ in range(MOST_FOLLOWED):
             entry = await self._answer_to(grant.lineage)
-            if entry is None:
-                break
+            if entry is None or entry.change.grant.id != grant.id:
+                break  # of another grant: a record was put in this one's place, and cannot be unsealed
             log.warning("answer.found_in_journal", grant=grant.id)
             verdict = await self._offer_any(entry)
             if isinstance(entry, KeptReply) and verdict is Verdict.SUPERSEDED:  # a person gave the reply up
