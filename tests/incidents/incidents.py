@@ -75,6 +75,7 @@ class Case:
         events: types, without `evergrant.`
         passing: kinds of incidents that may be said on the way.
         settings: of the fleet.
+        lasts_seconds: at least: by then it has settled, and shows how fast counters go on.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Case:
     passing: tuple[str, ...] = ()
     store: Store = lambda: running("redis")
     settings: tuple[tuple[str, str], ...] = ()
+    lasts_seconds: float = 60.0
 
 
 FAILED = 'evergrant_grants{client="buddy",status="failed"} > 0'
@@ -529,6 +531,7 @@ CASES = (
         doctor="it claims nothing (journal:",
         metrics=("evergrant_oldest_due_timestamp_seconds{ < -10",),
         alerts=("EvergrantNotRefreshing", "EvergrantWillMissExpiry"),
+        lasts_seconds=120.0,  # a child only sees it when it writes
         also=(("not_refreshing", "nobody refreshes its grants (no worker claims anything (journal:"),),
     ),
     Case(
