@@ -531,6 +531,7 @@ CASES = (
         doctor="it claims nothing (journal:",
         metrics=("evergrant_oldest_due_timestamp_seconds{ < -10",),
         alerts=("EvergrantNotRefreshing", "EvergrantWillMissExpiry"),
+        passing=("behind",),
         lasts_seconds=120.0,  # a child only sees it when it writes
         also=(("not_refreshing", "nobody refreshes its grants (no worker claims anything (journal:"),),
     ),

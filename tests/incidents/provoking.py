@@ -250,8 +250,9 @@ def no_room(fleet: SmallFleet) -> AbstractContextManager[None]:
 
 @contextmanager
 def no_room_for_answers(fleet: SmallFleet) -> Iterator[None]:
-    """The disk is full while answers are on their way."""
+    """The disk is full while answers to both children are on their way."""
     with fleet.live.sandbox.fault("latency", ms=3_000):
+        fleet.import_grants(100, every=0.0)
         time.sleep(3)  # some have left since
         with no_room(fleet):
             yield
