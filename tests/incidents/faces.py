@@ -120,7 +120,8 @@ class Looking:
         self.said.status += [(at, line) for line in (text + err).splitlines() if line]
 
     def _ask_doctor(self) -> None:
-        self._news.wait(DOCTOR_SECONDS)
+        if self.said.doctor:  # it always warns of a Redis without an append-only file
+            self._news.wait(DOCTOR_SECONDS)
         self._news.clear()
         _, out, err = _run("doctor", "--json")
         found = [json.loads(line) for line in out.splitlines()]
