@@ -34,8 +34,8 @@ TAIL = """
 
 Nothing is said where nothing is wrong: two workers of two children, beat and the HTTP service were restarted
 in turn, 144 times within an hour, while 100,000 grants that an application had stored days before were
-imported. 107,251 refreshes; no alert, no event of a failure, no line of `status` that a person must act on. It
-said once that refreshes are late, of the 100,000 that were due at once. On 2 cores and 23 GiB, by
+imported. 107,251 refreshes; no alert, no event of a failure, no line of `status` that a person must act on.
+It said once that refreshes are late, of the 100,000 that were due at once. On 2 cores and 23 GiB, by
 `make incidents SECONDS=3600 LINES=100000`, beside other work.
 """
 COLUMNS = ("incident", "`status`", "`doctor`", "console", "metrics", "alerts", "webhook")
