@@ -88,7 +88,8 @@ def not_confirmed(fleet: SmallFleet) -> Iterator[None]:
         "PROVIDER": "buddy",
         "CLIENT_ID": "sandbox-client",
         "CLIENT_SECRET": SECRET,
-        "TOKEN_URL": fleet.live.sandbox.token_url,
+        # Otherwise `doctor` rightly asks whether two clients are one registration.
+        "TOKEN_URL": fleet.live.sandbox.token_url.replace("127.0.0.1", "localhost"),
     }
     for name, value in lonely.items():
         fleet.monkeypatch.setenv(f"EVERGRANT_CLIENTS__LONELY__{name}", value)
