@@ -158,11 +158,17 @@ class SmallFleet:
         self.web = self.live._processes[-1]  # noqa: SLF001 the last one that was started
 
     def restart_all(self) -> None:
-        """The worker and the HTTP service, with the settings as they are now."""
-        self.live.end(self.worker)
-        self.live.end(self.web)
+        """The worker and the HTTP service, with the settings as they are now; some worker lives all the while."""
+        before, at_work = self.worker, self.children()
         self.worker = self.live.start_worker()
+        self.live.wait_until(lambda: self.children() > at_work, "the new worker")
+        self.live.end(before)
+        self.live.end(self.web)
         self.start_web()
+
+    def children(self) -> int:
+        """How many children of workers are alive."""
+        return self.live.run(lambda runtime: runtime.fleet_state.workers()).alive
 
     def add_webhook(self, url: str) -> str:
         """A webhook for events of every kind but refreshes that go well; returns its id."""

@@ -329,6 +329,7 @@ CASES = (
         to_its_end("unreadable"),
         kind="reply_unread",
         says="failed, reply_unread since",
+        doctor="warning: buddy: its token endpoint gives no usable answer",
         metrics=(FAILED,),
         events=("grant.failing", "provider.unavailable", "provider.recovered", "grant.failed"),
         passing=("provider_unavailable",),

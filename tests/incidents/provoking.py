@@ -12,12 +12,12 @@ from tests.incidents.fleet import Receiver, SmallFleet, listening
 from tests.support.faketime import ServerWithAClock
 from tests.support.live import SECRET
 from tests.support.redis_server import RedisServer, running, trouble
+from worker.core.policy import jitter
 from worker.core.registry import Operation
 from worker.runtime.assembly import Runtime
 
 OTHER_KEY = "k2:YW5vdGhlci1zZWFsaW5nLWtleS1hbm90aGVyLWtleTE="
 DAY = 86_400
-CHILDREN = 2  # of the one worker
 
 Provoke = Callable[[SmallFleet], AbstractContextManager[object]]
 
@@ -185,10 +185,11 @@ def of_a_newer_release(fleet: SmallFleet) -> Iterator[None]:
 
 @contextmanager
 def tokens_changed(fleet: SmallFleet) -> Iterator[None]:
-    """A record is moved to another grant's place."""
+    """A record is moved to another grant's place, where it is due no later: each has a jitter of its own."""
     assert isinstance(fleet.server, RedisServer)
-    one, other = (f"{{evergrant}}:grant:{grant}" for grant in fleet.upcoming(2))
-    fleet.server.operator.copy(one, other, replace=True)
+    earliest, *_, latest = sorted(fleet.upcoming(10), key=jitter)
+    places = f"{{evergrant}}:grant:{latest}", f"{{evergrant}}:grant:{earliest}"
+    fleet.server.operator.copy(*places, replace=True)
     yield
 
 
@@ -234,15 +235,12 @@ def restarted(fleet: SmallFleet) -> Iterator[None]:
     assert isinstance(fleet.server, RedisServer)
     with fleet.monkeypatch.context() as elsewhere:
         elsewhere.setenv("EVERGRANT_DATA_DIR", str(fleet.live.directory / "elsewhere"))
+        at_work = fleet.children()
         other = fleet.live.start_worker()
-        fleet.live.wait_until(lambda: fleet.live.run(_workers) > CHILDREN, "the other worker")
+        fleet.live.wait_until(lambda: fleet.children() > at_work, "the other worker")
     fleet.live.kill(other)
     fleet.server.restart()
     yield
-
-
-async def _workers(runtime: Runtime) -> int:
-    return (await runtime.fleet_state.workers()).alive
 
 
 def no_room(fleet: SmallFleet) -> AbstractContextManager[None]:
