@@ -158,7 +158,7 @@ class SmallFleet:
         self.web = self.live._processes[-1]  # noqa: SLF001 the last one that was started
 
     def restart_all(self) -> None:
-        """The worker and the HTTP service, with the settings as they are now; some worker lives all the while."""
+        """The worker and the HTTP service, with the settings as they are now. Some worker always lives."""
         before, at_work = self.worker, self.children()
         self.worker = self.live.start_worker()
         self.live.wait_until(lambda: self.children() > at_work, "the new worker")
