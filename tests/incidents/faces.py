@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from html import unescape
 from typing import Any
 
@@ -22,11 +21,8 @@ from redis.exceptions import RedisError
 
 from tests.incidents.fleet import SmallFleet
 from tests.support.scrape import Series, series_in
-from worker.cli.session import journaled_entries
 from worker.core.ports import StoreUnavailableError
-from worker.fleet.losses import GLANCE_SECONDS, find_losses
-from worker.fleet.report import Report, report_on
-from worker.runtime.assembly import Runtime
+from worker.runtime.reporting import fleet_report
 
 LOOK_SECONDS = 1.0
 DOCTOR_SECONDS = 20.0  # between two looks of which the second has no cause
@@ -158,28 +154,10 @@ class Looking:
 def _incidents_of(fleet: SmallFleet) -> list[tuple[str, str, bool]]:
     """The kind and the problem of each incident, and whether it needs a person."""
     try:
-        report = fleet.live.run(_report)
+        report = fleet.live.run(fleet_report)
     except (RedisError, StoreUnavailableError) as error:
         return [("store_unreachable", str(error), True)]
     return [(each.kind, each.problem, each.needs_a_person) for each in report.incidents]
-
-
-async def _report(runtime: Runtime) -> Report:
-    """As `evergrant status` makes it."""
-    losses = await find_losses(
-        runtime.registry, runtime.fleet_state, partial(journaled_entries, runtime), seconds=GLANCE_SECONDS
-    )
-    settings = runtime.deployment.settings
-    return await report_on(
-        runtime.registry,
-        runtime.fleet_state,
-        runtime.replies,
-        set(settings.clients),
-        settings.name_of,
-        losses,
-        runtime.webhook_store,
-        key_of=runtime.deployment.keys.key_of,
-    )
 
 
 def _run(*words: str) -> tuple[int, str, str]:

@@ -52,13 +52,9 @@ def _of_unreachable(problem: str) -> "dict[str, Any]":
 
 
 async def _status(runtime: "Runtime", *, as_json: bool) -> bool:
-    from worker.fleet.losses import GLANCE_SECONDS, find_losses
-    from worker.runtime.reporting import report_of
+    from worker.runtime.reporting import fleet_report
 
-    losses = await find_losses(
-        runtime.registry, runtime.fleet_state, partial(journaled_entries, runtime), seconds=GLANCE_SECONDS
-    )
-    report = await report_of(runtime, losses)
+    report = await fleet_report(runtime, partial(journaled_entries, runtime))
     if as_json:
         for document in report.documents():
             write_json(document)

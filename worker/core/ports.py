@@ -564,7 +564,8 @@ class Journals(Protocol):
         """Each answer in them, those of one file in the order they were written. Blocks.
 
         Args:
-            before: only those whose lease began before this instant, in Unix ms, the latest files first.
+            before: only those whose lease began before this instant, in Unix ms; what was written about then
+                comes first.
 
         Raises:
             JournalError: the directory cannot be read.

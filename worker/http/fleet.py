@@ -7,13 +7,10 @@ from typing import Any, Final, cast
 from starlette.responses import Response
 
 from worker.core.registry import StreamEntry
-from worker.fleet.losses import GLANCE_SECONDS, find_losses
-from worker.fleet.report import Report
 from worker.http import models
 from worker.http.answering import as_json
 from worker.http.calls import Call, room_in
-from worker.runtime.assembly import Runtime
-from worker.runtime.reporting import report_of
+from worker.runtime.reporting import fleet_report
 
 LOOK_SECONDS: Final = 1.0  # between two looks whether this process was told to stop
 
@@ -31,14 +28,6 @@ async def status(call: Call) -> Response:
             "incidents": [each for each in documents if each["kind"] == "incident"],
         }
     )
-
-
-async def fleet_report(runtime: Runtime) -> Report:
-    """What there is to say of the fleet now, with what this machine's journals have beyond the store."""
-    losses = await find_losses(
-        runtime.registry, runtime.fleet_state, runtime.journals.entries, seconds=GLANCE_SECONDS
-    )
-    return await report_of(runtime, losses)
 
 
 async def forecast(call: Call) -> Response:

@@ -10,8 +10,8 @@ from worker.core.api_keys import Scope
 from worker.core.grant import Status
 from worker.core.registry import ClientState
 from worker.http.console.rendering import see, sees_fleet
-from worker.http.fleet import fleet_report
 from worker.http.problems import Code, Problem
+from worker.runtime.reporting import fleet_report
 
 if TYPE_CHECKING:
     from worker.fleet.report import Report
