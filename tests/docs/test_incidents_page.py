@@ -40,9 +40,8 @@ def test_every_incident_that_operations_explains_is_provoked() -> None:
     section = OPERATIONS.partition("## At 3 a.m.")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
     quoted = [each for row in rows for each in re.findall("`([^`]+)`", row.split(" | ")[0])]
-    explained = {
-        max(each.split("…"), key=len).strip(" ;") for each in quoted
-    }  # the longest part without a gap
+    # Of each the longest part without a gap.
+    explained = {max(each.split("…"), key=len).strip(" ;") for each in quoted}
     said = [
         words
         for case in CASES

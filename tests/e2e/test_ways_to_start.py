@@ -15,6 +15,19 @@ from tests.support.waiting import PATIENCE_SECONDS
 LATENCY_MS = 500
 
 
+def _python(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Our own interpreter in a deployment with nothing but a key."""
+    return subprocess.run(  # noqa: S603
+        [sys.executable, *arguments],
+        cwd=home,
+        env={"PATH": os.defpath, "HOME": str(home), "EVERGRANT_KEYS": KEY},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -27,15 +40,7 @@ LATENCY_MS = 500
 def test_what_would_drop_answers_is_refused_at_start_with_what_to_use(
     options: list[str], named: str, tmp_path: Path
 ) -> None:
-    done = subprocess.run(  # noqa: S603 our own worker
-        [sys.executable, "-m", "celery", "-A", "worker", "worker", *options],
-        cwd=tmp_path,
-        env={"PATH": os.defpath, "HOME": str(tmp_path), "EVERGRANT_KEYS": KEY},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    done = _python(tmp_path, "-m", "celery", "-A", "worker", "worker", *options)
 
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
@@ -54,17 +59,10 @@ os.cpu_count = lambda: {processors}
 from worker.celery import app
 print(app.conf.worker_concurrency)
 """
-    said = subprocess.run(  # noqa: S603 our own interpreter
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={"PATH": os.defpath, "HOME": str(tmp_path), "EVERGRANT_KEYS": KEY},
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    done = _python(tmp_path, "-c", script)
 
-    assert int(said.stdout) == children
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == children
 
 
 @pytest.mark.slow

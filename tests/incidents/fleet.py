@@ -159,16 +159,26 @@ class SmallFleet:
 
     def restart_all(self) -> None:
         """The worker and the HTTP service, with the settings as they are now. Some worker always lives."""
-        before, at_work = self.worker, self.children()
-        self.worker = self.live.start_worker()
-        self.live.wait_until(lambda: self.children() > at_work, "the new worker")
+        before, self.worker = self.worker, self.start_another_worker()
         self.live.end(before)
         self.live.end(self.web)
         self.start_web()
 
-    def children(self) -> int:
-        """How many children of workers are alive."""
+    def start_another_worker(self) -> subprocess.Popen[bytes]:
+        """One more; returns once it is alive."""
+        at_work = self._children()
+        worker = self.live.start_worker()
+        self.live.wait_until(lambda: self._children() > at_work, "the other worker")
+        return worker
+
+    def _children(self) -> int:
         return self.live.run(lambda runtime: runtime.fleet_state.workers()).alive
+
+    @property
+    def redis(self) -> RedisServer:
+        """Its server, where that is not one with a clock of its own."""
+        assert isinstance(self.server, RedisServer)
+        return self.server
 
     def add_webhook(self, url: str) -> str:
         """A webhook for events of every kind but refreshes that go well; returns its id."""

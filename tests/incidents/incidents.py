@@ -32,7 +32,6 @@ from tests.incidents.provoking import (
     receiver_down,
     receiver_gone,
     refuses,
-    reply_lost,
     restarted,
     revoked,
     stopped,
@@ -272,7 +271,7 @@ CASES = (
     Case(
         "reply_lost",
         "A reply with new tokens is lost on its way",
-        reply_lost,
+        for_one("drop_after", times=2),
         kind="grant_failed",
         says="failed, reply_lost",
         metrics=(FAILED,),

@@ -11,7 +11,7 @@ from tests.chaos.processes import writing_no_file
 from tests.incidents.fleet import Receiver, SmallFleet, listening
 from tests.support.faketime import ServerWithAClock
 from tests.support.live import SECRET
-from tests.support.redis_server import RedisServer, running, trouble
+from tests.support.redis_server import running, trouble
 from worker.core.policy import jitter
 from worker.core.registry import Operation
 from worker.runtime.assembly import Runtime
@@ -119,13 +119,6 @@ def without(*names: str, **given: int) -> Provoke:
 
 
 @contextmanager
-def reply_lost(fleet: SmallFleet) -> Iterator[None]:
-    (grant,) = fleet.upcoming(1)
-    with fleet.live.sandbox.fault("drop_after", grant=grant, times=2):
-        yield
-
-
-@contextmanager
 def key_missing(fleet: SmallFleet) -> Iterator[None]:
     fleet.live.end(fleet.worker)
     fleet.monkeypatch.setenv("EVERGRANT_KEYS", OTHER_KEY)
@@ -137,68 +130,63 @@ def key_missing(fleet: SmallFleet) -> Iterator[None]:
 
 def refuses(words: str) -> Provoke:
     def provoke(fleet: SmallFleet) -> AbstractContextManager[None]:
-        assert isinstance(fleet.server, RedisServer)
-        return trouble(words, fleet.server)
+        return trouble(words, fleet.redis)
 
     return provoke
 
 
 @contextmanager
 def nearly_full(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
-    fleet.server.operator.setrange("filler", 100_000_000, b"0")
-    used = fleet.server.operator.info("memory")["used_memory"]
-    fleet.server.operator.config_set("maxmemory", str(int(used / 0.93)))
+    fleet.redis.operator.setrange("filler", 100_000_000, b"0")
+    used = fleet.redis.operator.info("memory")["used_memory"]
+    fleet.redis.operator.config_set("maxmemory", str(int(used / 0.93)))
     yield
 
 
 @contextmanager
 def flushed(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
-    fleet.server.operator.flushall()
+    fleet.redis.operator.flushall()
     yield
 
 
 @contextmanager
 def away(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
-    fleet.server.operator.shutdown(nosave=True)
+    fleet.redis.operator.shutdown(nosave=True)
     yield
+
+
+def _record_of(grant: str) -> str:
+    return f"{{evergrant}}:grant:{grant}"
 
 
 @contextmanager
 def damaged(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
     (grant,) = fleet.upcoming(1)
-    fleet.server.operator.set(f"{{evergrant}}:grant:{grant}", b"no record")
+    fleet.redis.operator.set(_record_of(grant), b"no record")
     yield
 
 
 @contextmanager
 def of_a_newer_release(fleet: SmallFleet) -> Iterator[None]:
     """A record begins as those of all formats but the first do: worker/adapters/store/record.py."""
-    assert isinstance(fleet.server, RedisServer)
     (grant,) = fleet.upcoming(1)
-    fleet.server.operator.set(f"{{evergrant}}:grant:{grant}", b"\xc1\x02 what a later release will write")
+    fleet.redis.operator.set(_record_of(grant), b"\xc1\x02 what a later release will write")
     yield
 
 
 @contextmanager
 def tokens_changed(fleet: SmallFleet) -> Iterator[None]:
     """A record is moved to another grant's place, where it is due no later: each has a jitter of its own."""
-    assert isinstance(fleet.server, RedisServer)
     earliest, *_, latest = sorted(fleet.upcoming(10), key=jitter)
-    places = f"{{evergrant}}:grant:{latest}", f"{{evergrant}}:grant:{earliest}"
-    fleet.server.operator.copy(*places, replace=True)
+    fleet.redis.operator.copy(_record_of(latest), _record_of(earliest), replace=True)
     yield
 
 
 @contextmanager
 def put_back(fleet: SmallFleet) -> Iterator[None]:
     """A record is put back as it was before its refresh."""
-    assert isinstance(fleet.server, RedisServer)
     (grant,) = fleet.upcoming(1)
-    operator, key = fleet.server.operator, f"{{evergrant}}:grant:{grant}"
+    operator, key = fleet.redis.operator, _record_of(grant)
     before = operator.dump(key)
     assert before is not None
     fleet.live.wait_until(lambda: fleet.live.grants()[grant].grant.version > 0, "its refresh")
@@ -216,30 +204,25 @@ def begun_anew(fleet: SmallFleet) -> Iterator[None]:
 @contextmanager
 def cannot_store(fleet: SmallFleet) -> Iterator[None]:
     """A counter of the client that Redis cannot raise: no answer is stored with it."""
-    assert isinstance(fleet.server, RedisServer)
-    fleet.server.operator.hset("{evergrant}:client:buddy", "refreshed", "+20")
+    fleet.redis.operator.hset("{evergrant}:client:buddy", "refreshed", "+20")
     yield
 
 
 @contextmanager
 def would_evict(fleet: SmallFleet) -> Iterator[None]:
     """Redis is restarted with another policy."""
-    assert isinstance(fleet.server, RedisServer)
-    fleet.server.restart(maxmemory_policy="allkeys-lru")
+    fleet.redis.restart(maxmemory_policy="allkeys-lru")
     yield
 
 
 @contextmanager
 def restarted(fleet: SmallFleet) -> Iterator[None]:
     """Redis is restarted just after a worker of another host was killed."""
-    assert isinstance(fleet.server, RedisServer)
     with fleet.monkeypatch.context() as elsewhere:
         elsewhere.setenv("EVERGRANT_DATA_DIR", str(fleet.live.directory / "elsewhere"))
-        at_work = fleet.children()
-        other = fleet.live.start_worker()
-        fleet.live.wait_until(lambda: fleet.children() > at_work, "the other worker")
+        other = fleet.start_another_worker()
     fleet.live.kill(other)
-    fleet.server.restart()
+    fleet.redis.restart()
     yield
 
 
@@ -331,9 +314,8 @@ def receiver_gone(fleet: SmallFleet) -> Iterator[None]:
 
 @contextmanager
 def receiver_away_for_days(fleet: SmallFleet) -> Iterator[None]:
-    assert isinstance(fleet.server, RedisServer)
     webhook = f"{{evergrant}}:webhook:{fleet.add_webhook(Receiver().url)}"
-    operator = fleet.server.operator
+    operator = fleet.redis.operator
     fleet.live.wait_until(lambda: operator.hexists(webhook, "failing_since"), "the first failure")
     operator.hincrby(webhook, "failing_since", -6 * DAY * 1000)
     yield
@@ -342,12 +324,11 @@ def receiver_away_for_days(fleet: SmallFleet) -> Iterator[None]:
 @contextmanager
 def events_cut(fleet: SmallFleet) -> Iterator[None]:
     """No worker lives while the stream is cut."""
-    assert isinstance(fleet.server, RedisServer)
     fleet.live.end(fleet.worker)
     (grant,) = fleet.upcoming(1)
     fleet.live.run(lambda runtime: runtime.registry.operate(grant, Operation.PAUSE))
     fleet.live.run(lambda runtime: runtime.registry.operate(grant, Operation.RESUME))
-    fleet.server.operator.xtrim("{evergrant}:events", maxlen=0, approximate=False)
+    fleet.redis.operator.xtrim("{evergrant}:events", maxlen=0, approximate=False)
     fleet.worker = fleet.live.start_worker()
     yield
 
