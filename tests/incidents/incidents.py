@@ -271,7 +271,7 @@ CASES = (
     Case(
         "reply_lost",
         "A reply with new tokens is lost on its way",
-        for_one("drop_after", times=2),
+        for_one("drop_after", times=6),  # three attempts: the first is over before a slow look
         kind="grant_failed",
         says="failed, reply_lost",
         metrics=(FAILED,),
